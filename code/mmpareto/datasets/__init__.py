@@ -1,0 +1,108 @@
+"""Datasets: `build(name, root, split, ...)` makes any of them; a new one is a file here and a line in `DATASETS`.
+
+A dataset knows its modalities and its classes and gives samples {"inputs": {modality: Tensor}, "label", "id"}.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from pathlib import Path
+from typing import Any
+
+from mmpareto.datasets.base import (
+    SPLITS,
+    Batch,
+    DatasetError,
+    Modality,
+    MultimodalDataset,
+    Sample,
+    Split,
+    collate,
+    to_device,
+)
+
+# name -> where its class is; imported when asked for, because some need libraries that take seconds to load
+DATASETS: dict[str, str] = {
+    "digits": "mmpareto.datasets.digits:Digits",
+}
+# names that other code uses for the same sets
+ALIASES: dict[str, str] = {}
+
+
+def canonical(name: str) -> str:
+    """The project's own name of a dataset (aliases and letter case resolved); `package.module:Class` stays as it is.
+
+    Raises DatasetError for an unknown name.
+    """
+    if ":" in name:
+        return name
+    lowered = name.lower().replace("_", "-")
+    lowered = ALIASES.get(lowered, lowered)
+    if lowered not in DATASETS:
+        known = ", ".join(DATASETS)
+        raise DatasetError(f"unknown dataset {name!r}; known: {known}, or package.module:Class for one of your own")
+    return lowered
+
+
+def dataset_class(name: str) -> type[MultimodalDataset]:
+    """The class behind a dataset's name, or behind `package.module:Class`.
+
+    Raises DatasetError where there is none, or where it is no MultimodalDataset.
+    """
+    name = canonical(name)
+    module_name, _, class_name = DATASETS.get(name, name).partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise DatasetError(f"dataset {name!r} cannot be imported: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, MultimodalDataset)):
+        raise DatasetError(f"dataset {name!r} is not a subclass of mmpareto.datasets.MultimodalDataset")
+    return found
+
+
+def options(name: str) -> dict[str, Any]:
+    """The options that a dataset takes beside root, split and seed, with their defaults."""
+    parameters = inspect.signature(dataset_class(name)).parameters
+    return {key: p.default for key, p in parameters.items() if key not in ("root", "split", "seed")}
+
+
+def build(name: str, root: str | Path | None, split: Split, *, seed: int = 0, **chosen: Any) -> MultimodalDataset:
+    """Makes one split of a dataset.
+
+    name    one of DATASETS, an alias, or `package.module:Class`.
+    root    the folder that holds the (prepared) data; None for embedded sets.
+    split   "train", "val" or "test".
+    seed    of the augmentation; the splits themselves never depend on it.
+    chosen  the dataset's own options, see `options`.
+
+    Raises DatasetError: unknown name, split or option, or data that is missing or unusable.
+    """
+    if split not in SPLITS:
+        raise DatasetError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+    found = dataset_class(name)
+    known = options(name)
+    for key in chosen:
+        if key not in known:
+            takes = ", ".join(known) or "none"
+            raise DatasetError(f"dataset {name!r} has no option {key!r}; its options: {takes}")
+    return found(None if root is None else Path(root), split, seed=seed, **chosen)  # type: ignore[call-arg,arg-type]
+
+
+__all__ = [
+    "ALIASES",
+    "DATASETS",
+    "SPLITS",
+    "Batch",
+    "DatasetError",
+    "Modality",
+    "MultimodalDataset",
+    "Sample",
+    "Split",
+    "build",
+    "canonical",
+    "collate",
+    "dataset_class",
+    "options",
+    "to_device",
+]

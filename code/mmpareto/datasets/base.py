@@ -1,0 +1,151 @@
+"""What every dataset offers: its modalities, its classes, and samples as {"inputs", "label", "id"}.
+
+Shapes: B batch, F frames of a clip, L audio frames, M mel bins, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+Kind = Literal["image", "frames", "spectrogram", "vector"]
+
+
+class DatasetError(Exception):
+    """A dataset cannot be used as asked; the message says what was found, what was expected and what to do."""
+
+
+class Sample(TypedDict):
+    """One sample: an input per modality (shape as its `Modality` says), the class index and the clip's identifier."""
+
+    inputs: dict[str, Tensor]
+    label: int
+    id: str
+
+
+class Batch(TypedDict):
+    """B samples: `inputs` {modality: [B, ...]}, `label` int64 [B], `id` B strings."""
+
+    inputs: dict[str, Tensor]
+    label: Tensor
+    id: list[str]
+
+
+@dataclass(frozen=True)
+class Modality:
+    """What one modality's input is.
+
+    kind   "image" [channels, H, W], "frames" [F, channels, H, W], "spectrogram" [1, L, M] or "vector" [features].
+    shape  of one sample, without the batch dimension.
+    mean, std  per channel, in units of the input after scaling to 0 .. 1 where it is stored as uint8. They are applied
+           on the device (see `to_device`), so that workers and the bus carry bytes. None: nothing to subtract, divide by.
+    """
+
+    kind: Kind
+    shape: tuple[int, ...]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    @property
+    def channels(self) -> int:
+        """Number of channels (of features, for a vector)."""
+        return self.shape[1] if self.kind == "frames" else self.shape[0]
+
+
+class MultimodalDataset(Dataset[Sample]):
+    """Base class of the datasets.
+
+    A subclass sets `name`, `modalities`, `classes` and `labels` and implements `__len__` and `__getitem__`. A small set
+    that is held in memory implements `__getitems__` as well, and returns a `Batch` from it: no Python per sample.
+
+    Random augmentation draws from `self.generator(index)` alone: its seed is made of the run's seed, the epoch and the
+    index, so that a run repeats exactly for any number of worker processes.
+    """
+
+    name: str
+    modalities: dict[str, Modality]
+    classes: list[str]
+    labels: np.ndarray  # int64, one per sample, without reading any media
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+        # in shared memory, so that persistent workers see the epoch that the training process sets
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Sample:
+        raise TypeError(f"{type(self).__name__} does not say how to read a sample")
+
+    def set_epoch(self, epoch: int) -> None:
+        """Makes the augmentation of this epoch (0, 1, ...) the current one, in all worker processes."""
+        self._epoch.fill_(epoch)
+
+    def generator(self, index: int) -> torch.Generator:
+        """The random numbers of sample `index` in the current epoch."""
+        seed = np.random.SeedSequence([self.seed, int(self._epoch), index]).generate_state(1, np.uint64)[0]
+        return torch.Generator().manual_seed(int(seed >> np.uint64(1)))
+
+
+def collate(samples: Sequence[Sample] | Batch) -> Batch:
+    """Stacks samples into a batch; a batch that `__getitems__` already made passes through."""
+    if isinstance(samples, dict):
+        return samples
+    return {
+        "inputs": {name: torch.stack([s["inputs"][name] for s in samples]) for name in samples[0]["inputs"]},
+        "label": default_collate([s["label"] for s in samples]),
+        "id": [s["id"] for s in samples],
+    }
+
+
+def to_device(
+    inputs: Mapping[str, Tensor],
+    modalities: Mapping[str, Modality],
+    device: torch.device | str,
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, Tensor]:
+    """Moves a batch's inputs to `device` and makes them what the model sees.
+
+    uint8 is scaled to 0 .. 1; then each channel's mean is subtracted and the result divided by its std.
+
+    inputs  {modality: [B, ...]}, uint8 or floating point; pinned memory moves without waiting.
+    Returns {modality: [B, ...]} of `dtype`.
+    """
+    moved: dict[str, Tensor] = {}
+    for name, value in inputs.items():
+        value = value.to(device, non_blocking=True)
+        scale = 255.0 if value.dtype == torch.uint8 else 1.0
+        value = value.to(dtype)
+        modality = modalities[name]
+        if modality.mean is None and modality.std is None:
+            moved[name] = value / scale if scale != 1.0 else value
+            continue
+        mean, std = _statistics(modality, scale, value.device, dtype)
+        moved[name] = (value - mean) / std
+    return moved
+
+
+_cache: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
+
+
+def _statistics(modality: Modality, scale: float, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Mean and std times `scale`, broadcastable to [B, *shape]; kept on the device, since each upload would wait for it."""
+    key = (modality.mean, modality.std, modality.kind, len(modality.shape), scale, device, dtype)
+    if key not in _cache:
+        channel = 1 if modality.kind == "frames" else 0
+        shape = [1] * len(modality.shape)
+        shape[channel] = -1
+        mean = torch.tensor(modality.mean or (0.0,), dtype=torch.float64).mul(scale).view(shape)
+        std = torch.tensor(modality.std or (1.0,), dtype=torch.float64).mul(scale).view(shape)
+        _cache[key] = (mean.to(device, dtype), std.to(device, dtype))
+    return _cache[key]

@@ -1,0 +1,10 @@
+#!/bin/sh
+# Everything that CI checks: ruff, mypy, pytest. Arguments go to pytest: sh script/test.sh -m slow tests/integration
+set -eu
+ROOT=$(CDPATH='' cd -P -- "$(dirname -- "$0")/.." && pwd)
+. "$ROOT/script/setup.sh"
+cd "$ROOT"
+"$PYTHON" -m ruff check .
+"$PYTHON" -m ruff format --check .
+"$PYTHON" -m mypy
+"$PYTHON" -m pytest "$@"
