@@ -13,7 +13,7 @@ try:
     from packaging.requirements import Requirement
 except ModuleNotFoundError:  # a bare environment: pip carries its own copy
     try:
-        from pip._vendor.packaging.requirements import Requirement
+        from pip._vendor.packaging.requirements import Requirement  # type: ignore[assignment]
     except ModuleNotFoundError:
         sys.exit("neither packaging nor pip is installed")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,8 @@ def build(name: str, root: str | Path | None, split: Split, *, seed: int = 0, **
         if key not in known:
             takes = ", ".join(known) or "none"
             raise DatasetError(f"dataset {name!r} has no option {key!r}; its options: {takes}")
-    return found(None if root is None else Path(root), split, seed=seed, **chosen)  # type: ignore[call-arg,arg-type]
+    make: Callable[..., MultimodalDataset] = found
+    return make(None if root is None else Path(root), split, seed=seed, **chosen)
 
 
 __all__ = [

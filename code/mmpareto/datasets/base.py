@@ -47,7 +47,7 @@ class Modality:
     kind   "image" [channels, H, W], "frames" [F, channels, H, W], "spectrogram" [1, L, M] or "vector" [features].
     shape  of one sample, without the batch dimension.
     mean, std  per channel, in units of the input after scaling to 0 .. 1 where it is stored as uint8. They are applied
-           on the device (see `to_device`), so that workers and the bus carry bytes. None: nothing to subtract, divide by.
+           on the device (see `to_device`), so that workers and the bus carry bytes. None: left as it is.
     """
 
     kind: Kind
@@ -139,7 +139,7 @@ _cache: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
 
 
 def _statistics(modality: Modality, scale: float, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Mean and std times `scale`, broadcastable to [B, *shape]; kept on the device, since each upload would wait for it."""
+    """Mean and std times `scale`, broadcastable to [B, *shape]; kept on the device, where an upload would wait."""
     key = (modality.mean, modality.std, modality.kind, len(modality.shape), scale, device, dtype)
     if key not in _cache:
         channel = 1 if modality.kind == "frames" else 0

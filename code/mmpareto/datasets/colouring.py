@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-# Mean colour of each class, RGB in 0 .. 1: ten hues at equal distances round the colour wheel, full saturation and value.
+# Mean colour of each class, RGB in 0 .. 1: ten hues at equal distances round the colour wheel.
 MEAN_COLOURS = np.array(
     [
         [1.0, 0.0, 0.0],

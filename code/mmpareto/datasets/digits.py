@@ -22,7 +22,7 @@ _SPLIT_SEED = 0  # the splits and colours are part of the dataset: they do not m
 
 
 class InMemoryImages(MultimodalDataset):
-    """Images of several modalities held in memory as uint8; whole batches are cut out by index, without Python per sample."""
+    """Images of several modalities held in memory as uint8; whole batches are cut out by index."""
 
     def __init__(
         self,
