@@ -1,0 +1,37 @@
+"""Gradient integration inside encoders: pure, pluggable, usable in anybody's training loop.
+
+from mmpareto.integration import MMPareto
+
+integrator = MMPareto(gamma=1.5)
+diagnostics = integrator.backward(
+    joint_loss,
+    {"audio": audio_loss, "visual": visual_loss},
+    encoders={"audio": model.audio, "visual": model.visual},
+    heads=[*model.head.parameters(), ...],
+)
+optimizer.step()
+"""
+
+from mmpareto.integration.integrator import EncoderDiagnostics, Integrator, diagnose
+from mmpareto.integration.mmpareto import MMPareto
+from mmpareto.integration.one_pass import OneJoint, Uniform
+from mmpareto.integration.pareto import Pareto, minimum_norm_weight
+from mmpareto.integration.partition import PartitionError
+from mmpareto.integration.registry import METHODS, build_integrator, method_options
+from mmpareto.integration.torchjd_weighting import TorchJDWeighting
+
+__all__ = [
+    "METHODS",
+    "EncoderDiagnostics",
+    "Integrator",
+    "MMPareto",
+    "OneJoint",
+    "Pareto",
+    "PartitionError",
+    "TorchJDWeighting",
+    "Uniform",
+    "build_integrator",
+    "diagnose",
+    "method_options",
+    "minimum_norm_weight",
+]

@@ -1,0 +1,72 @@
+"""Methods by name: what `--method` takes."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from mmpareto.integration.integrator import Integrator
+from mmpareto.integration.mmpareto import MMPareto
+from mmpareto.integration.one_pass import OneJoint, Uniform
+from mmpareto.integration.pareto import Pareto
+from mmpareto.integration.torchjd_weighting import WEIGHTINGS, TorchJDWeighting
+
+# name -> what makes the integrator, and what it is in a line
+METHODS: dict[str, tuple[Callable[..., Integrator], str]] = {
+    "one_joint": (OneJoint, "one joint loss; unimodal heads learn on detached features"),
+    "uniform": (Uniform, "uniform baseline: the plain sum of all losses"),
+    "uniform_gamma": (partial(Uniform, gamma=1.5), "the control: uniform sum, encoder gradients times gamma"),
+    "pareto": (Pareto, "conventional Pareto (MGDA): the minimum-norm point, always"),
+    "mmpareto": (MMPareto, "MMPareto: Pareto direction in conflict, magnitude restored, times gamma"),
+    **{name: (partial(TorchJDWeighting, name), f"TorchJD; {entry.paper}") for name, entry in WEIGHTINGS.items()},
+}
+
+
+def method_options(method: str) -> dict[str, Any]:
+    """The options that a method takes, with their defaults (`inspect.Parameter.empty` for those without).
+
+    Raises ValueError for an unknown method.
+    """
+    if method in WEIGHTINGS:
+        module, _, class_name = WEIGHTINGS[method].weighting.partition(":")
+        parameters = inspect.signature(getattr(importlib.import_module(module), class_name)).parameters
+        known = {key: p.default for key, p in parameters.items() if key not in ("n_tasks", "weighting")}
+        return known | {key: v for key, v in WEIGHTINGS[method].defaults.items() if key in known}
+    parameters = inspect.signature(_maker(method)).parameters
+    return {key: p.default for key, p in parameters.items() if not (method == "uniform" and key == "gamma")}
+
+
+def build_integrator(method: str, **options: Any) -> Integrator:
+    """The integrator of a method.
+
+    method   one of METHODS, or `package.module:Class` for a routine that lives elsewhere (a subclass of Integrator).
+    options  of that method, such as gamma.
+
+    Raises ValueError for an unknown method, or an option that it does not take (named, with the known ones).
+    """
+    maker = _maker(method)
+    known = method_options(method)
+    for key in options:
+        if key not in known:
+            raise ValueError(f"method {method!r} has no option {key!r}; its options: {', '.join(known) or 'none'}")
+    integrator = maker(**options)
+    if not isinstance(integrator, Integrator):
+        raise ValueError(f"method {method!r} is no subclass of mmpareto.integration.Integrator")
+    return integrator
+
+
+def _maker(method: str) -> Callable[..., Integrator]:
+    if method in METHODS:
+        return METHODS[method][0]
+    module, colon, class_name = method.partition(":")
+    if not colon:
+        raise ValueError(
+            f"unknown method {method!r}; known: {', '.join(METHODS)}, or package.module:Class for one of your own"
+        )
+    try:
+        return getattr(importlib.import_module(module), class_name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"method {method!r} cannot be imported: {error}") from error
