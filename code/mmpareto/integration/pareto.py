@@ -27,7 +27,7 @@ class Pareto(Integrator):
 
     h = 2 a g_joint + 2 (1 - a) g_unimodal with the minimum-norm weight a of the whole encoder, in conflict or not; the
     magnitude is left as it is. Two equal gradients give their sum. The point of Wei & Hu (ICML 2024) is that this is
-    worse than the plain sum here: the minimum-norm point favours the smaller gradient, and shrinks. Two backward passes.
+    worse than the plain sum here: the minimum-norm point favours the smaller gradient, and shrinks. Two passes.
     """
 
     def coefficients(self, gramians: Tensor) -> Tensor:
