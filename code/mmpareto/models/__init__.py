@@ -1,0 +1,56 @@
+"""Models: encoders, fusion, and the multimodal classifier made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mmpareto.models.classifier import ConcatFusion, MultimodalClassifier, Output
+from mmpareto.models.encoders import ENCODERS, ModelError, build_encoder, default_encoder
+
+
+def encoder_names(
+    modalities: Mapping[str, tuple[str, tuple[int, ...]]], model: str | None, chosen: Mapping[str, str]
+) -> dict[str, str]:
+    """Which encoder each modality gets.
+
+    modalities  {name: (kind, shape of a sample)}.
+    model       encoder for all modalities; None: chosen by kind and shape.
+    chosen      {modality: encoder}; goes before `model`.
+
+    Raises ModelError for a choice about a modality that does not exist.
+    """
+    for name in chosen:
+        if name not in modalities:
+            raise ModelError(
+                f"an encoder is chosen for {name!r}, which is no modality; they are {', '.join(modalities)}"
+            )
+    return {name: chosen.get(name, model or default_encoder(*about)) for name, about in modalities.items()}
+
+
+def build_model(
+    modalities: Mapping[str, tuple[str, tuple[int, ...]]], classes: int, encoders: Mapping[str, str]
+) -> MultimodalClassifier:
+    """A classifier with the named encoder for each modality; arguments as `encoder_names` takes and gives them.
+
+    Raises ModelError for an encoder that is unknown or cannot take its modality's input.
+    """
+    built = {}
+    for name, (kind, shape) in modalities.items():
+        try:
+            built[name] = build_encoder(encoders[name], kind, shape)
+        except ModelError as error:
+            raise ModelError(f"modality {name}: {error}") from error
+    return MultimodalClassifier(built, classes)
+
+
+__all__ = [
+    "ENCODERS",
+    "ConcatFusion",
+    "ModelError",
+    "MultimodalClassifier",
+    "Output",
+    "build_encoder",
+    "build_model",
+    "default_encoder",
+    "encoder_names",
+]

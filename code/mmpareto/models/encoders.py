@@ -1,0 +1,139 @@
+"""Encoders: one modality's input -> a feature vector per sample.
+
+Shapes: B batch, F frames of a clip, L audio frames, M mel bins, H x W pixels, D feature width.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+
+class ModelError(ValueError):
+    """A model cannot be built as asked; the message says what was found and what is possible."""
+
+
+class ConvEncoder(nn.Module):
+    """Small convolutional encoder for 28 x 28 images, D = 512.
+
+    Batch norm, convolutions 5x5 (32), 3x3 (32), 3x3 with stride 2 (64) and 3x3 (64), ReLU after each, 3x3 max pooling
+    with stride 2 after the first, average pooling, and a linear map to 512: the encoder that PMR (Fan et al., CVPR 2023)
+    uses on coloured-and-gray MNIST.
+
+    channels  of the input; forward takes [B, channels, H, W] and gives [B, 512].
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.features = 512
+        self.layers = nn.Sequential(
+            nn.BatchNorm2d(channels),
+            nn.Conv2d(channels, 32, 5, padding=2),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(3, stride=2, padding=1),
+            nn.Conv2d(32, 32, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(32, 64, 3, stride=2, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(64, 64, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(64, self.features),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, channels, H, W] -> [B, 512]."""
+        return self.layers(x)
+
+
+class ResNetEncoder(nn.Module):
+    """A torchvision ResNet without its classifier, trained from scratch, its stem fitted to the input's channels.
+
+    name      "resnet18" (D = 512, as in Wei & Hu, ICML 2024), "resnet34", "resnet50", ...
+    channels  of the input: 1 for a spectrogram [B, 1, L, M], 3 for images [B, 3, H, W] and frames [B, F, 3, H, W],
+              whose features are averaged over the frames.
+    """
+
+    def __init__(self, name: str, channels: int) -> None:
+        super().__init__()
+        network = torchvision.models.get_model(name, weights=None)
+        if channels != 3:
+            stem = nn.Conv2d(channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
+            nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")  # as torchvision does it
+            network.conv1 = stem
+        self.features: int = network.fc.in_features
+        network.fc = nn.Identity()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, channels, H, W] or [B, F, channels, H, W] -> [B, D]."""
+        if x.dim() == 4:
+            return self.network(x)
+        batch, frames = x.shape[:2]
+        return self.network(x.flatten(0, 1)).view(batch, frames, -1).mean(1)
+
+
+class MLPEncoder(nn.Module):
+    """Two linear layers with a ReLU between, for inputs that are feature vectors already: [B, inputs] -> [B, 512]."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.features = 512
+        self.layers = nn.Sequential(nn.Linear(inputs, 512), nn.ReLU(inplace=True), nn.Linear(512, self.features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, inputs] -> [B, 512]."""
+        return self.layers(x)
+
+
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
+ENCODERS = ("cnn", *RESNETS, "mlp")
+
+
+def default_encoder(kind: str, shape: tuple[int, ...]) -> str:
+    """The encoder where none is chosen: `mlp` for vectors, `cnn` for images up to 32 x 32 pixels, else `resnet18`."""
+    if kind == "vector":
+        return "mlp"
+    return "cnn" if kind == "image" and max(shape[-2:]) <= 32 else "resnet18"
+
+
+def build_encoder(name: str, kind: str, shape: tuple[int, ...]) -> nn.Module:
+    """The encoder of a modality: a module with the attribute `features`, its output width D.
+
+    name   one of ENCODERS, or `package.module:Class`: a class that is called with the modality's kind and shape.
+    kind   "image", "frames", "spectrogram" or "vector".
+    shape  of one sample of it.
+
+    Raises ModelError for an unknown name or an encoder that cannot take such input.
+    """
+    if ":" in name:
+        return _foreign(name, kind, shape)
+    lowered = name.lower()
+    if lowered not in ENCODERS:
+        raise ModelError(f"unknown encoder {name!r}; known: {', '.join(ENCODERS)}, or package.module:Class")
+    takes = {"mlp": ("vector",), "cnn": ("image", "spectrogram")}.get(lowered, ("image", "frames", "spectrogram"))
+    if kind not in takes:
+        raise ModelError(f"the encoder {lowered} takes {' or '.join(takes)}, not {kind} of shape {list(shape)}")
+    if lowered == "mlp":
+        return MLPEncoder(shape[0])
+    channels = shape[1] if kind == "frames" else shape[0]
+    return ConvEncoder(channels) if lowered == "cnn" else ResNetEncoder(lowered, channels)
+
+
+def _foreign(name: str, kind: str, shape: tuple[int, ...]) -> nn.Module:
+    module, _, class_name = name.partition(":")
+    try:
+        make: Callable[..., nn.Module] = getattr(importlib.import_module(module), class_name)
+    except (ImportError, AttributeError) as error:
+        raise ModelError(f"the encoder {name!r} cannot be imported: {error}") from error
+    encoder = make(kind, shape)
+    if not isinstance(getattr(encoder, "features", None), int) or not isinstance(encoder, torch.nn.Module):
+        raise ModelError(
+            f"the encoder {name!r} must be a torch.nn.Module with an integer attribute `features`, its width"
+        )
+    return encoder
