@@ -21,7 +21,7 @@ class ConvEncoder(nn.Module):
     """Small convolutional encoder for 28 x 28 images, D = 512.
 
     Batch norm, convolutions 5x5 (32), 3x3 (32), 3x3 with stride 2 (64) and 3x3 (64), ReLU after each, 3x3 max pooling
-    with stride 2 after the first, average pooling, and a linear map to 512: the encoder that PMR (Fan et al., CVPR 2023)
+    with stride 2 after the first, average pooling, a linear map to 512: the encoder that PMR (Fan et al., CVPR 2023)
     uses on coloured-and-gray MNIST.
 
     channels  of the input; forward takes [B, channels, H, W] and gives [B, 512].

@@ -1,0 +1,114 @@
+"""Text of the command line to values, with messages that say what was expected."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable
+from typing import Any
+
+
+def number(text: str, kind: type, holds: Callable[[Any], bool], wanted: str) -> Any:
+    """`text` as a number of `kind` for which `holds`; else an error that says what is `wanted`."""
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not holds(value):
+        raise argparse.ArgumentTypeError(f"expected {wanted}, found {text!r}")
+    return value
+
+
+def count(text: str) -> int:
+    """1, 2, ..."""
+    return number(text, int, lambda x: x > 0, "a whole number above zero")
+
+
+def count_or_zero(text: str) -> int:
+    """0, 1, 2, ..."""
+    return number(text, int, lambda x: x >= 0, "a whole number, zero or more")
+
+
+def positive(text: str) -> float:
+    """A finite number above zero."""
+    return number(text, float, lambda x: 0 < x < float("inf"), "a number above zero")
+
+
+def not_negative(text: str) -> float:
+    """A finite number, zero or more."""
+    return number(text, float, lambda x: 0 <= x < float("inf"), "a number, zero or more")
+
+
+def fraction(text: str) -> float:
+    """A number in [0, 1)."""
+    return number(text, float, lambda x: 0 <= x < 1, "a number from 0 up to but not including 1")
+
+
+def assignment_text(text: str) -> tuple[str, str]:
+    """NAME=VALUE as (name, value)."""
+    key, equals, value = text.partition("=")
+    if not (key and equals and value):
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, found {text!r}")
+    return key, value
+
+
+def assignment(text: str) -> tuple[str, Any]:
+    """NAME=VALUE with a value that may be a number, true, false or none."""
+    key, value = assignment_text(text)
+    for kind in (int, float):
+        try:
+            return key, kind(value)
+        except ValueError:
+            continue
+    return key, {"true": True, "false": False, "none": None}.get(value.lower(), value)
+
+
+def converter(hint: Any, default: Any) -> Callable[[str], Any]:
+    """What turns a flag's text into a dataset option of the type `hint`."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):  # an optional option
+        return converter(next(a for a in arguments if a is not type(None)), default)
+    if origin is typing.Literal:
+
+        def choice(text: str) -> str:
+            if text not in arguments:
+                raise argparse.ArgumentTypeError(f"expected one of {', '.join(map(str, arguments))}, found {text!r}")
+            return text
+
+        return choice
+    if origin in (tuple, list):
+        inner = converter(arguments[0], default)
+        return lambda text: tuple(inner(part) for part in text.split(","))
+    if hint is bool:
+        return lambda text: bool(
+            number(text.lower().replace("true", "1").replace("false", "0"), int, (0, 1).__contains__, "true or false")
+        )
+    if hint is int:
+        return lambda text: number(text, int, lambda x: True, "a whole number")
+    if hint is float:
+        return lambda text: number(text, float, lambda x: x == x, "a number")
+    return str
+
+
+def shown(default: Any) -> str:
+    """A default as a person would type it."""
+    return ",".join(map(str, default)) if isinstance(default, tuple | list) else str(default)
+
+
+def described_arguments(owner: type) -> dict[str, str]:
+    """What a class's docstring says of its arguments: lines of the form `name  text`, continued by deeper indentation."""
+    described: dict[str, str] = {}
+    current = ""
+    for line in inspect.getdoc(owner).splitlines() if inspect.getdoc(owner) else []:  # type: ignore[union-attr]
+        start = re.match(r"(\w+)  +(\S.*)", line)
+        if start:
+            current = start[1]
+            described[current] = start[2]
+        elif current and line.startswith("    "):
+            described[current] += " " + line.strip()
+        else:
+            current = ""
+    return described

@@ -1,0 +1,192 @@
+"""The run directory: what a training run leaves behind, and nothing half-written.
+
+config.json        every flag, resolved           metrics.csv    a row per epoch
+environment.json   versions, device, code, command  gradients.csv  a row per step and encoder: what integration saw
+last.pt  best.pt   checkpoints                    results.json   the scores; there only when the run is finished
+*.png              figures                        events.*       TensorBoard
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+CONFIG, ENVIRONMENT, METRICS, GRADIENTS = "config.json", "environment.json", "metrics.csv", "gradients.csv"
+LAST, BEST, RESULTS = "last.pt", "best.pt", "results.json"
+_OWN = (CONFIG, ENVIRONMENT, METRICS, GRADIENTS, LAST, BEST, RESULTS, "learning_curves.png", "gradients.png")
+
+
+class RunError(Exception):
+    """A run directory that cannot be used as asked; the message says what it holds and what to do."""
+
+
+class RunDirectory:
+    """A folder for one run; made by `open_for`, so that no run overwrites another unasked."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Writes `name`, whole or not at all."""
+        text = json.dumps(content, indent=2, default=str) + "\n"
+        with atomically(self / name) as file:
+            file.write(text.encode())
+
+    def write_csv(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Writes `name` with the rows' keys as header, whole or not at all."""
+        buffer = io.StringIO(newline="")
+        if rows:
+            writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        with atomically(self / name) as file:
+            file.write(buffer.getvalue().encode())
+
+    def append_csv(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Adds rows to `name`; `read_csv` passes over a last line that a crash cut off."""
+        with open(self / name, "a", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
+            if file.tell() == 0:
+                writer.writeheader()
+            writer.writerows(rows)
+
+    def read_csv(self, name: str) -> list[dict[str, str]]:
+        """The complete rows of `name`; none where it is not there."""
+        if not (self / name).exists():
+            return []
+        text = (self / name).read_text(encoding="utf-8")
+        return list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """The content of `name`.
+
+        Raises RunError where it is missing or no JSON.
+        """
+        try:
+            return json.loads((self / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self / name} cannot be read ({error}); is {self.path} a run directory?") from error
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has its results."""
+        return (self / RESULTS).exists()
+
+
+def open_for(path: str, resume: bool, overwrite: bool) -> RunDirectory:
+    """The run directory at `path`, made where it is not there, ready to be written to.
+
+    Raises RunError: it holds a run and neither `resume` nor `overwrite` says what to do with it; there is nothing to
+    resume; it cannot be written to.
+    """
+    run = RunDirectory(Path(path))
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+        with atomically(run / ".writable") as file:
+            file.write(b"")
+        (run / ".writable").unlink()
+    except OSError as error:
+        raise RunError(f"cannot write to {path}: {error.strerror}; name another folder with --ckpt_path") from error
+    holds = "a finished run" if run.finished else "an unfinished run" if (run / LAST).exists() else ""
+    if resume:
+        if not (run / LAST).exists():
+            raise RunError(f"there is no run to resume in {path}; leave --resume out to begin one")
+    elif holds and not overwrite:
+        raise RunError(
+            f"{path} holds {holds}; --resume goes on with it, --overwrite throws it away, --ckpt_path names another"
+        )
+    elif overwrite:
+        for name in _OWN:
+            (run / name).unlink(missing_ok=True)
+        for events in run.path.glob("events.out.tfevents.*"):
+            events.unlink()
+    return run
+
+
+@contextmanager
+def atomically(path: Path) -> Iterator[io.BufferedWriter]:
+    """A file that appears at `path` whole, flushed to the disk, or not at all."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(beside, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What is needed to repeat a run years later: versions, device, state of the code, command line."""
+    versions = {}
+    for name in ("torch", "torchvision", "torchaudio", "torchjd", "torchmetrics", "numpy", "scikit-learn"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "command": [sys.executable, *sys.argv],
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": versions,
+        "device": str(device),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "cuda": torch.version.cuda,
+        "threads": torch.get_num_threads(),
+        "git": {"commit": _git("rev-parse", "HEAD"), "changed": bool(_git("status", "--porcelain", "--", "."))},
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):  # installed without its repository, or no git
+        return None
+    return done.stdout.strip()
+
+
+def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a checkpoint, whole or not at all."""
+    with atomically(path) as file:
+        torch.save(dict(content), file)
+
+
+def load_checkpoint(path: Path, device: torch.device, keys: Sequence[str]) -> dict[str, Any]:
+    """Reads a checkpoint; nothing in it can run code.
+
+    keys  that it must have.
+
+    Raises RunError, naming the file, where it is missing, cut off, of another origin or incomplete.
+    """
+    load: Callable[..., Any] = torch.load
+    try:
+        content = load(path, map_location=device, weights_only=True)
+    except FileNotFoundError as error:
+        raise RunError(f"there is no checkpoint {path}") from error
+    except Exception as error:  # torch.load raises whatever the broken bytes happen to hit
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RunError(f"the checkpoint {path} is damaged or foreign ({first})") from error
+    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise RunError(f"{path} is no checkpoint of this program: it lacks {', '.join(missing)}")
+    return content

@@ -1,0 +1,1 @@
+"""Training: loaders, the batch step, epochs, seeds, devices."""
