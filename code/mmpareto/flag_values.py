@@ -99,7 +99,7 @@ def shown(default: Any) -> str:
 
 
 def described_arguments(owner: type) -> dict[str, str]:
-    """What a class's docstring says of its arguments: lines of the form `name  text`, continued by deeper indentation."""
+    """What a class's docstring says of its arguments: lines of the form `name  text`, continued deeper."""
     described: dict[str, str] = {}
     current = ""
     for line in inspect.getdoc(owner).splitlines() if inspect.getdoc(owner) else []:  # type: ignore[union-attr]

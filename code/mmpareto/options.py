@@ -27,6 +27,7 @@ from mmpareto.flag_values import (
     shown,
 )
 from mmpareto.integration import METHODS, method_options
+from mmpareto.models import ENCODERS
 
 OPTIMIZERS = ("SGD", "Adam", "AdamW")
 
@@ -41,7 +42,7 @@ PUBLISHED: dict[str, Any] = {
     "weight_decay": 1e-4,
 }
 RECIPES: dict[str, dict[str, Any]] = {
-    "digits": {"epochs": 20, "learning_rate": 0.01},
+    "digits": {"epochs": 20, "batch_size": 32, "learning_rate": 0.01},
     "cgmnist": {"epochs": 20, "learning_rate": 0.01},
 }
 
@@ -148,8 +149,8 @@ def _parser(dataset: str, own: dict[str, Any], method_defaults: dict[str, Any]) 
     recipe = PUBLISHED | RECIPES.get(dataset, {})
     parser = _Parser(
         prog="train.py",
-        description="Trains a multimodal classifier with a joint loss and one unimodal loss per modality; --method says "
-        "how their gradients are integrated inside the encoders. Defaults below are those of the dataset "
+        description="Trains a multimodal classifier with a joint loss and one unimodal loss per modality; --method "
+        "says how their gradients are integrated inside the encoders. Defaults below are those of the dataset "
         f"{dataset}; name another with --dataset to see its own.",
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=110),
         allow_abbrev=False,
@@ -171,7 +172,7 @@ def _parser(dataset: str, own: dict[str, Any], method_defaults: dict[str, Any]) 
         type=count,
         default=recipe["batch_size"],
         metavar="N",
-        help="samples per step (default: %(default)s, as published)",
+        help="samples per step (default: %(default)s; published for CREMA-D: 64)",
     )
     group.add_argument(
         "--num_workers",
@@ -226,16 +227,18 @@ def _parser(dataset: str, own: dict[str, Any], method_defaults: dict[str, Any]) 
         type=count_or_zero,
         default=10,
         metavar="N",
-        help="one_joint, uniform and uniform_gamma need one backward pass and see no conflict; every N-th step they take a "
-        "second one to measure it; 0: never (default: %(default)s; the other methods measure every step)",
+        help="one_joint, uniform and uniform_gamma need one backward pass and see no conflict; every N-th step they "
+        "take a second one to measure it; 0: never (default: %(default)s; the other methods measure every step)",
     )
 
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
         metavar="ENCODER",
-        help="encoder of all modalities: cnn (28 x 28 images), resnet18, resnet34, resnet50, resnet101, mlp (vectors), or "
-        "package.module:Class (default: by the kind of the modality; resnet18, as published, for media)",
+        default=recipe.get("model"),
+        help=f"encoder of all modalities: {', '.join(ENCODERS)}, or package.module:Class (default: "
+        + (recipe.get("model") or "by the kind of the modality; resnet18, as published, for media")
+        + ")",
     )
     group.add_argument(
         "--encoder",
@@ -301,8 +304,8 @@ def _parser(dataset: str, own: dict[str, Any], method_defaults: dict[str, Any]) 
         "--selected_on",
         choices=("val", "test"),
         default="val",
-        help="split whose best joint accuracy selects the checkpoint; test is the published protocol, it flatters and is "
-        "marked in the results (default: val)",
+        help="split whose best joint accuracy selects the checkpoint; test is the published protocol, it flatters and "
+        "is marked in the results (default: val)",
     )
 
     group = parser.add_argument_group("run")

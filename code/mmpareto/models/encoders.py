@@ -17,20 +17,34 @@ class ModelError(ValueError):
     """A model cannot be built as asked; the message says what was found and what is possible."""
 
 
-class ConvEncoder(nn.Module):
-    """Small convolutional encoder for 28 x 28 images, D = 512.
+class ConvEncoder(nn.Sequential):
+    """Small convolutional encoder for images of about 28 x 28 pixels: [B, channels, H, W] -> [B, 64].
 
-    Batch norm, convolutions 5x5 (32), 3x3 (32), 3x3 with stride 2 (64) and 3x3 (64), ReLU after each, 3x3 max pooling
-    with stride 2 after the first, average pooling, a linear map to 512: the encoder that PMR (Fan et al., CVPR 2023)
-    uses on coloured-and-gray MNIST.
-
-    channels  of the input; forward takes [B, channels, H, W] and gives [B, 512].
+    Four 3x3 convolutions (16, 32 with stride 2, 64 with stride 2, 64), each with batch norm and ReLU, average pooling.
     """
 
     def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.features = 512
-        self.layers = nn.Sequential(
+        layers: list[nn.Module] = []
+        for width, stride in ((16, 1), (32, 2), (64, 2), (64, 1)):
+            layers += [
+                nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(inplace=True),
+            ]
+            channels = width
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.features = channels
+
+
+class PMREncoder(nn.Sequential):
+    """The encoder of PMR (Fan et al., CVPR 2023) for coloured-and-gray MNIST: [B, channels, H, W] -> [B, 512].
+
+    Batch norm, convolutions 5x5 (32), 3x3 (32), 3x3 with stride 2 (64) and 3x3 (64), ReLU after each, 3x3 max pooling
+    with stride 2 after the first, average pooling, and a linear map to 512.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(
             nn.BatchNorm2d(channels),
             nn.Conv2d(channels, 32, 5, padding=2),
             nn.ReLU(inplace=True),
@@ -43,12 +57,9 @@ class ConvEncoder(nn.Module):
             nn.ReLU(inplace=True),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
-            nn.Linear(64, self.features),
+            nn.Linear(64, 512),
         )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, channels, H, W] -> [B, 512]."""
-        return self.layers(x)
+        self.features = 512
 
 
 class ResNetEncoder(nn.Module):
@@ -78,21 +89,16 @@ class ResNetEncoder(nn.Module):
         return self.network(x.flatten(0, 1)).view(batch, frames, -1).mean(1)
 
 
-class MLPEncoder(nn.Module):
+class MLPEncoder(nn.Sequential):
     """Two linear layers with a ReLU between, for inputs that are feature vectors already: [B, inputs] -> [B, 512]."""
 
     def __init__(self, inputs: int) -> None:
-        super().__init__()
+        super().__init__(nn.Linear(inputs, 512), nn.ReLU(inplace=True), nn.Linear(512, 512))
         self.features = 512
-        self.layers = nn.Sequential(nn.Linear(inputs, 512), nn.ReLU(inplace=True), nn.Linear(512, self.features))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, inputs] -> [B, 512]."""
-        return self.layers(x)
 
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
-ENCODERS = ("cnn", *RESNETS, "mlp")
+ENCODERS = ("cnn", "pmr", *RESNETS, "mlp")
 
 
 def default_encoder(kind: str, shape: tuple[int, ...]) -> str:
@@ -116,13 +122,16 @@ def build_encoder(name: str, kind: str, shape: tuple[int, ...]) -> nn.Module:
     lowered = name.lower()
     if lowered not in ENCODERS:
         raise ModelError(f"unknown encoder {name!r}; known: {', '.join(ENCODERS)}, or package.module:Class")
-    takes = {"mlp": ("vector",), "cnn": ("image", "spectrogram")}.get(lowered, ("image", "frames", "spectrogram"))
+    small = ("image", "spectrogram")
+    takes = {"mlp": ("vector",), "cnn": small, "pmr": small}.get(lowered, (*small, "frames"))
     if kind not in takes:
         raise ModelError(f"the encoder {lowered} takes {' or '.join(takes)}, not {kind} of shape {list(shape)}")
     if lowered == "mlp":
         return MLPEncoder(shape[0])
     channels = shape[1] if kind == "frames" else shape[0]
-    return ConvEncoder(channels) if lowered == "cnn" else ResNetEncoder(lowered, channels)
+    if lowered in ("cnn", "pmr"):
+        return ConvEncoder(channels) if lowered == "cnn" else PMREncoder(channels)
+    return ResNetEncoder(lowered, channels)
 
 
 def _foreign(name: str, kind: str, shape: tuple[int, ...]) -> nn.Module:

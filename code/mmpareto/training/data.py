@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from typing import cast
 
-from torch.utils.data import BatchSampler, DataLoader, DistributedSampler
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Sampler
 
-from mmpareto.datasets import Batch, MultimodalDataset, collate
+from mmpareto.datasets import Batch, MultimodalDataset, Sample, collate
 
 
 class Loader:
@@ -14,7 +15,7 @@ class Loader:
 
     dataset     the split.
     batch_size  samples a batch; the last one of an epoch may be smaller.
-    shuffle     a new order every epoch, drawn from the seed and the epoch alone, so that a resumed run sees the same one.
+    shuffle     a new order every epoch, drawn from the seed and the epoch alone: a resumed run sees the same one.
     seed        of the order.
     workers     processes that load; None: 0 for a dataset that cuts whole batches out of memory, else the cores minus
                 one, at most 8. They stay alive between epochs.
@@ -29,12 +30,12 @@ class Loader:
             workers = 0 if in_memory else max(1, min(8, (os.cpu_count() or 2) - 1))
         self.dataset = dataset
         self.workers = workers
-        self.sampler: DistributedSampler[object] = DistributedSampler(
+        self.sampler: DistributedSampler[Sample] = DistributedSampler(
             dataset, num_replicas=1, rank=0, shuffle=shuffle, seed=seed
         )
         self.batches: DataLoader[Batch] = DataLoader(
             dataset,  # type: ignore[arg-type]  # samples in, batches out
-            batch_sampler=BatchSampler(self.sampler, batch_size, drop_last=False),
+            batch_sampler=BatchSampler(cast(Sampler[int], self.sampler), batch_size, drop_last=False),
             num_workers=workers,
             collate_fn=collate,
             pin_memory=pin,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,8 +61,8 @@ def train_epoch(
 ) -> tuple[dict[str, dict[str, float]], list[dict[str, Any]]]:
     """Trains for one epoch (1, 2, ...).
 
-    Returns the training scores ({"joint" or modality: {"loss", "accuracy"}}, running over the epoch) and the rows of the
-    gradient log, their steps counted from the beginning of the run.
+    Returns the training scores ({"joint" or modality: {"loss", "accuracy"}}, running over the epoch) and the rows of
+    the gradient log, their steps counted from the beginning of the run.
 
     Raises TrainingError where a loss is not finite.
     """
@@ -80,10 +81,11 @@ def train_epoch(
         log.add(step, done.diagnostics)
     result = scores.compute()
     for name, score in result.items():
-        if not torch.tensor(score["loss"]).isfinite():
+        if not math.isfinite(score["loss"]):
             raise TrainingError(
-                f"the {name} loss is {score['loss']} in epoch {epoch}; the learning rate may be too high (--learning_rate, "
-                "--clip_grad), or the data hold values that are not finite. The checkpoints of the epochs before are kept"
+                f"the {name} loss is {score['loss']} in epoch {epoch}; the learning rate may be too high "
+                "(--learning_rate, --clip_grad), or the data hold values that are not finite. The checkpoints of the "
+                "epochs before are kept"
             )
     return result, log.rows(epoch)
 
