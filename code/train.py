@@ -20,18 +20,19 @@ import torch
 from mmpareto import datasets, runs
 from mmpareto.datasets import DatasetError
 from mmpareto.integration import build_integrator
-from mmpareto.models import ModelError, build_model, encoder_names
+from mmpareto.models import ModelError, MultimodalClassifier, build_model, encoder_names
 from mmpareto.options import Options, UsageError, fail, parse
 from mmpareto.reporting.tables import result_table
 from mmpareto.runs import RunDirectory, RunError
 from mmpareto.training.data import Loader
 from mmpareto.training.epochs import TrainingError, score, train_epoch
+from mmpareto.training.records import by_head, epoch_line, epoch_row, integration_summary, settings_text
 from mmpareto.training.setup import choose_device, make_optimizer, seed_everything
 
 CHECKPOINT = ("model", "optimizer", "schedule", "integrator", "epoch", "history", "best", "random", "seconds")
 # settings that may change when a run is resumed: they do not change its results so far
 MAY_CHANGE = ("epochs", "num_workers", "gpu_ids", "ckpt_path", "data_root")
-DATA = Path(__file__).resolve().parent.parent / "data"
+ROOT = Path(__file__).resolve().parent.parent  # of the repository: data/ and runs/ are there, wherever one stands
 
 
 def main(options: Options) -> None:
@@ -40,9 +41,8 @@ def main(options: Options) -> None:
     torch.backends.cudnn.benchmark = True  # input shapes do not change: let cuDNN find its fastest kernels once
 
     # data
-    root = options.data_root or DATA / options.dataset
     train_set, val_set, test_set = (
-        datasets.build(options.dataset, root, split, seed=options.random_seed, **options.dataset_options)
+        datasets.build(options.dataset, options.data_root, split, seed=options.random_seed, **options.dataset_options)
         for split in datasets.SPLITS
     )
     classes, modalities = len(train_set.classes), list(train_set.modalities)
@@ -96,7 +96,7 @@ def main(options: Options) -> None:
         (run / runs.RESULTS).unlink(missing_ok=True)
     run.write_json(runs.CONFIG, options.resolved() | {"encoders": encoders})
     run.write_json(runs.ENVIRONMENT, runs.environment(device))
-    show_settings(options, train_set, len(val_set), len(test_set), encoders, model, device, run)
+    print(settings_text(options, train_set, len(val_set), len(test_set), encoders, model, device, run.path), flush=True)
 
     # epochs
     from torch.utils.tensorboard import SummaryWriter  # takes a second to load
@@ -104,7 +104,7 @@ def main(options: Options) -> None:
     with SummaryWriter(str(run.path), purge_step=begun) as board:
         for epoch in range(begun, options.epochs + 1):
             started = time.perf_counter()
-            rate = schedule.get_last_lr()[0]
+            rate = float(schedule.get_last_lr()[0])
             training, gradients = train_epoch(
                 model,
                 integrator,
@@ -174,87 +174,6 @@ def main(options: Options) -> None:
     return None
 
 
-def epoch_row(
-    epoch: int,
-    rate: float,
-    training: dict[str, dict[str, float]],
-    validation: dict[str, dict[str, float]],
-    gradients: list[dict[str, Any]],
-    modalities: list[str],
-) -> dict[str, Any]:
-    """A row of metrics.csv, its time apart."""
-    row: dict[str, Any] = {"epoch": epoch, "learning_rate": rate}
-    for split, scores in (("train", training), ("val", validation)):
-        for measure in ("loss", "accuracy"):
-            row |= {f"{split}_{measure}_{name}": value[measure] for name, value in scores.items()}
-    for name, summary in integration_summary(gradients, modalities).items():
-        row |= {f"{measure}_{name}": value for measure, value in summary.items()}
-    return row
-
-
-def integration_summary(gradients: list[dict[str, Any]], modalities: list[str]) -> dict[str, dict[str, float | None]]:
-    """{modality: conflict rate in 0 .. 1 and mean cosine} over rows of the gradient log; None where there are none."""
-    summary: dict[str, dict[str, float | None]] = {}
-    for name in modalities:
-        own = [row for row in gradients if row["encoder"] == name]
-        summary[name] = {
-            "conflict_rate": sum(float(row["conflict"]) for row in own) / len(own) if own else None,
-            "mean_cosine": sum(float(row["cosine"]) for row in own) / len(own) if own else None,
-        }
-    return summary
-
-
-def epoch_line(row: dict[str, Any], epochs: int, took: float, modalities: list[str]) -> str:
-    """What a person reads of an epoch."""
-    names = ["joint", *modalities]
-    loss = " ".join(f"{name} {row[f'train_loss_{name}']:.3f}" for name in names)
-    accuracy = " ".join(f"{name} {row[f'val_accuracy_{name}']:.1f}" for name in names)
-    rates = {name: row[f"conflict_rate_{name}"] for name in modalities}
-    conflict = " ".join(f"{name} {'-' if rate is None else f'{100 * rate:.0f}%'}" for name, rate in rates.items())
-    return (
-        f"epoch {row['epoch']:{len(str(epochs))}}/{epochs} | loss {loss} | val {accuracy} | conflict {conflict} "
-        f"| lr {row['learning_rate']:g} | {took:.1f} s"
-    )
-
-
-def by_head(scores: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """Scores in the form of results.json: the joint head, and the unimodal heads by modality."""
-    rest = {name: value for name, value in scores.items() if name != "joint"}
-    return {"joint": scores["joint"], "unimodal": rest}
-
-
-def show_settings(
-    options: Options,
-    train_set: datasets.MultimodalDataset,
-    val_size: int,
-    test_size: int,
-    encoders: dict[str, str],
-    model: torch.nn.Module,
-    device: torch.device,
-    run: RunDirectory,
-) -> None:
-    """The resolved settings, in a few lines."""
-
-    def settings(values: dict[str, Any]) -> str:
-        return "".join(f", {key} {value}" for key, value in values.items())
-
-    schedule = (
-        "constant" if options.lr_decay_step is None else f"x {options.lr_decay_ratio:g} every {options.lr_decay_step}"
-    )
-    inputs = ", ".join(f"{n} {list(m.shape)} -> {encoders[n]}" for n, m in train_set.modalities.items())
-    parameters = sum(p.numel() for p in model.parameters())
-    lines = {
-        "method": options.method + settings(options.method_options),
-        "data": f"{options.dataset}{settings(options.dataset_options)}; {len(train_set)} train, {val_size} val, "
-        f"{test_size} test, {len(train_set.classes)} classes",
-        "model": f"{inputs}; {parameters / 1e6:.2f} M parameters",
-        "training": f"{options.epochs} epochs, batch {options.batch_size}, {options.optimizer}, learning rate "
-        f"{options.learning_rate:g} ({schedule}), weight decay {options.weight_decay:g}, seed {options.random_seed}, on {device}",
-        "run": f"{run.path}, selected on {options.selected_on}",
-    }
-    print("\n".join(f"{name:9} {text}" for name, text in lines.items()), flush=True)
-
-
 def draw(run: RunDirectory, history: list[dict[str, Any]], modalities: list[str], selected: int, split: str) -> None:
     """The run's figures."""
     from mmpareto.reporting import figures  # matplotlib takes a second to load
@@ -281,7 +200,7 @@ def refuse_other_settings(run: RunDirectory, options: Options) -> None:
 
 
 def score_again(
-    options: Options, model: torch.nn.Module, device: torch.device, val_loader: Loader, test_loader: Loader
+    options: Options, model: MultimodalClassifier, device: torch.device, val_loader: Loader, test_loader: Loader
 ) -> None:
     """--no-train: scores the selected checkpoint of a finished run once more."""
     run = RunDirectory(Path(options.ckpt_path))
@@ -294,7 +213,7 @@ def score_again(
 
 if __name__ == "__main__":
     try:
-        main(parse(sys.argv[1:]))
+        main(parse(sys.argv[1:], ROOT))
     except (UsageError, DatasetError, ModelError, RunError, TrainingError) as error:
         fail(error)
     except KeyboardInterrupt:

@@ -56,7 +56,7 @@ class Options:
     """All settings of a training run, resolved. The fields are the flags, see `--help`."""
 
     dataset: str
-    data_root: str | None
+    data_root: str
     dataset_options: dict[str, Any]
     n_classes: int | None
     batch_size: int
@@ -92,8 +92,10 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(message)
 
 
-def parse(argv: Sequence[str]) -> Options:
+def parse(argv: Sequence[str], root: Path) -> Options:
     """The settings that a command line asks for, with the dataset's recipe for what it leaves open.
+
+    root  folder under which data/ and runs/ are looked for where the command line names no other.
 
     Raises UsageError for an unknown flag or value (naming the known ones), SystemExit after --help.
     """
@@ -135,9 +137,11 @@ def parse(argv: Sequence[str]) -> Options:
     if values["resume"] and values["overwrite"]:
         raise UsageError("--resume goes on with a run, --overwrite throws it away: give one of the two")
     values["dataset"] = dataset
+    if values["data_root"] is None:
+        values["data_root"] = str(root / "data" / dataset)
     if values["ckpt_path"] is None:
-        folder = early.method.replace(":", ".")
-        values["ckpt_path"] = str(Path("runs") / dataset.replace(":", ".") / folder / f"seed{values['random_seed']}")
+        folder = Path(dataset.replace(":", "."), early.method.replace(":", "."), f"seed{values['random_seed']}")
+        values["ckpt_path"] = str(root / "runs" / folder)
     return Options(dataset_options=dataset_options, **values)
 
 

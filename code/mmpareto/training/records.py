@@ -1,0 +1,98 @@
+"""What a run says of itself: its settings, a line and a table row per epoch, its scores in the form of results.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmpareto.datasets import MultimodalDataset
+from mmpareto.options import Options
+
+Scores = Mapping[str, Mapping[str, float]]  # {"joint" or a modality: {"loss", "accuracy"}}
+
+
+def epoch_row(
+    epoch: int,
+    rate: float,
+    training: Scores,
+    validation: Scores,
+    gradients: Sequence[Mapping[str, Any]],
+    modalities: Sequence[str],
+) -> dict[str, Any]:
+    """A row of metrics.csv, its time apart."""
+    row: dict[str, Any] = {"epoch": epoch, "learning_rate": rate}
+    for split, scores in (("train", training), ("val", validation)):
+        for measure in ("loss", "accuracy"):
+            row |= {f"{split}_{measure}_{name}": value[measure] for name, value in scores.items()}
+    for name, summary in integration_summary(gradients, modalities).items():
+        row |= {f"{measure}_{name}": value for measure, value in summary.items()}
+    return row
+
+
+def integration_summary(
+    gradients: Sequence[Mapping[str, Any]], modalities: Sequence[str]
+) -> dict[str, dict[str, float | None]]:
+    """{modality: conflict rate in 0 .. 1 and mean cosine} over rows of the gradient log; None where there are none."""
+    summary: dict[str, dict[str, float | None]] = {}
+    for name in modalities:
+        own = [row for row in gradients if row["encoder"] == name]
+        summary[name] = {
+            "conflict_rate": sum(float(row["conflict"]) for row in own) / len(own) if own else None,
+            "mean_cosine": sum(float(row["cosine"]) for row in own) / len(own) if own else None,
+        }
+    return summary
+
+
+def epoch_line(row: dict[str, Any], epochs: int, took: float, modalities: Sequence[str]) -> str:
+    """What a person reads of an epoch."""
+    names = ["joint", *modalities]
+    loss = " ".join(f"{name} {row[f'train_loss_{name}']:.3f}" for name in names)
+    accuracy = " ".join(f"{name} {row[f'val_accuracy_{name}']:.1f}" for name in names)
+    rates = {name: row[f"conflict_rate_{name}"] for name in modalities}
+    conflict = " ".join(f"{name} {'-' if rate is None else f'{100 * rate:.0f}%'}" for name, rate in rates.items())
+    return (
+        f"epoch {row['epoch']:{len(str(epochs))}}/{epochs} | loss {loss} | val {accuracy} | conflict {conflict} "
+        f"| lr {row['learning_rate']:g} | {took:.1f} s"
+    )
+
+
+def by_head(scores: Scores) -> dict[str, Any]:
+    """Scores in the form of results.json: the joint head, and the unimodal heads by modality."""
+    rest = {name: value for name, value in scores.items() if name != "joint"}
+    return {"joint": scores["joint"], "unimodal": rest}
+
+
+def settings_text(
+    options: Options,
+    train_set: MultimodalDataset,
+    val_size: int,
+    test_size: int,
+    encoders: dict[str, str],
+    model: torch.nn.Module,
+    device: torch.device,
+    folder: Path,
+) -> str:
+    """The resolved settings, in a few lines."""
+
+    def settings(values: dict[str, Any]) -> str:
+        return "".join(f", {key} {value}" for key, value in values.items())
+
+    schedule = "constant"
+    if options.lr_decay_step is not None:
+        schedule = f"x {options.lr_decay_ratio:g} every {options.lr_decay_step} epochs"
+    inputs = ", ".join(f"{n} {list(m.shape)} -> {encoders[n]}" for n, m in train_set.modalities.items())
+    parameters = sum(p.numel() for p in model.parameters())
+    lines = {
+        "method": options.method + settings(options.method_options),
+        "data": f"{options.dataset}{settings(options.dataset_options)}; {len(train_set)} train, {val_size} val, "
+        f"{test_size} test, {len(train_set.classes)} classes",
+        "model": f"{inputs}; {parameters / 1e6:.2f} M parameters",
+        "training": f"{options.epochs} epochs, batch {options.batch_size}, {options.optimizer}, learning rate "
+        f"{options.learning_rate:g} ({schedule}), weight decay {options.weight_decay:g}, seed {options.random_seed}, "
+        f"on {device}",
+        "run": f"{folder}, selected on {options.selected_on}",
+    }
+    return "\n".join(f"{name:9} {text}" for name, text in lines.items())
