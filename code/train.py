@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from mmpareto import datasets, runs
 from mmpareto.datasets import DatasetError
 from mmpareto.integration import build_integrator
 from mmpareto.models import ModelError, MultimodalClassifier, build_model, encoder_names
-from mmpareto.options import Options, UsageError, fail, parse
+from mmpareto.options import Options, UsageError, parse
 from mmpareto.reporting.tables import result_table
 from mmpareto.runs import RunDirectory, RunError
 from mmpareto.training.data import Loader
@@ -67,7 +68,10 @@ def main(options: Options) -> None:
     about = {name: (modality.kind, modality.shape) for name, modality in train_set.modalities.items()}
     encoders = encoder_names(about, options.model, options.encoder)
     model = build_model(about, classes, encoders).to(device)
-    integrator = build_integrator(options.method, **options.method_options)
+    try:
+        integrator = build_integrator(options.method, **options.method_options)
+    except (ValueError, ImportError) as error:
+        raise UsageError(str(error)) from error
     optimizer, schedule = make_optimizer(model, options)
 
     # the run directory
@@ -211,11 +215,18 @@ def score_again(
     print(result_table(results))
 
 
-if __name__ == "__main__":
+def entry(argv: Sequence[str]) -> int:
+    """Runs a command line; the result is the exit status. What a person can mend is said in a line or two."""
     try:
-        main(parse(sys.argv[1:], ROOT))
-    except (UsageError, DatasetError, ModelError, RunError, TrainingError) as error:
-        fail(error)
+        main(parse(argv, ROOT))
+    except (UsageError, DatasetError, ModelError, RunError, TrainingError, OSError) as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("\ninterrupted; the last whole epoch is kept, go on with --resume", file=sys.stderr)
-        sys.exit(130)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(entry(sys.argv[1:]))

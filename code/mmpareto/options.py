@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import inspect
-import sys
 import typing
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -134,6 +133,10 @@ def parse(argv: Sequence[str], root: Path) -> Options:
     if values["lr_decay_ratio"] is not None and values["lr_decay_step"] is None:
         raise UsageError("--lr_decay_ratio needs --lr_decay_step: without it the learning rate is constant")
     values["lr_decay_ratio"] = 0.1 if values["lr_decay_ratio"] is None else values["lr_decay_ratio"]
+    if values["momentum"] is not None and values["optimizer"] != "SGD":
+        raise UsageError(f"--momentum is SGD's; {values['optimizer']} has none")
+    if values["momentum"] is None:
+        values["momentum"] = PUBLISHED["momentum"]
     if values["resume"] and values["overwrite"]:
         raise UsageError("--resume goes on with a run, --overwrite throws it away: give one of the two")
     values["dataset"] = dataset
@@ -277,9 +280,8 @@ def _parser(dataset: str, own: dict[str, Any], method_defaults: dict[str, Any]) 
     group.add_argument(
         "--momentum",
         type=fraction,
-        default=recipe["momentum"],
         metavar="X",
-        help="of SGD (default: %(default)s, as published)",
+        help=f"of SGD (default: {PUBLISHED['momentum']}, as published)",
     )
     group.add_argument(
         "--weight_decay",
@@ -342,9 +344,3 @@ def _optimizer(text: str) -> str:
         if text.lower() == name.lower():
             return name
     raise argparse.ArgumentTypeError(f"unknown optimizer {text!r}; known: {', '.join(OPTIMIZERS)}")
-
-
-def fail(message: object) -> NoReturn:
-    """Ends the program with one line on standard error and exit status 2."""
-    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
-    sys.exit(2)

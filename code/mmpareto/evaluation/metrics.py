@@ -9,12 +9,36 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torchmetrics import MeanMetric
+from torchmetrics import SumMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 
+class HeadScores:
+    """Mean loss and top-1 accuracy of one head."""
+
+    def __init__(self, classes: int, device: torch.device) -> None:
+        # None of these may check the batch's values: each check would wait for the device. Sums rather than MeanMetric,
+        # which forgets the weights (torchmetrics 1.9) where its own check is switched off.
+        self.loss = SumMetric(nan_strategy="disable").to(device)
+        self.samples = SumMetric(nan_strategy="disable").to(device)
+        self.accuracy = MulticlassAccuracy(classes, average="micro", validate_args=False).to(device)
+
+    def update(self, loss: Tensor, logits: Tensor, label: Tensor) -> None:
+        """Takes in a batch: its mean loss, logits [B, C], labels [B]."""
+        self.loss.update(loss.detach() * len(label))
+        self.samples.update(torch.full_like(loss, len(label)))
+        self.accuracy.update(logits.detach(), label)
+
+    def compute(self) -> dict[str, float]:
+        """{"loss", "accuracy"}, accuracy in percent. Waits for the device."""
+        return {
+            "loss": float(self.loss.compute() / self.samples.compute()),
+            "accuracy": 100 * float(self.accuracy.compute()),
+        }
+
+
 class Scores:
-    """Mean loss and top-1 accuracy of the joint head and of each modality's own; nothing waits until `compute`.
+    """Scores of the joint head and of each modality's own over the batches of a pass.
 
     modalities  their names.
     classes     C.
@@ -22,15 +46,7 @@ class Scores:
     """
 
     def __init__(self, modalities: list[str], classes: int, device: torch.device) -> None:
-        # without checks of every batch's values, each of which would wait for the device
-        def accuracy() -> MulticlassAccuracy:
-            return MulticlassAccuracy(classes, average="micro", validate_args=False).to(device)
-
-        def mean() -> MeanMetric:
-            return MeanMetric(nan_strategy="disable").to(device)
-
-        self.joint = (mean(), accuracy())
-        self.unimodal = {name: (mean(), accuracy()) for name in modalities}
+        self.heads = {name: HeadScores(classes, device) for name in ["joint", *modalities]}
 
     def update(
         self,
@@ -41,20 +57,10 @@ class Scores:
         label: Tensor,
     ) -> None:
         """Takes in a batch: scalar losses (means over the batch), logits [B, C], labels [B]."""
-        _update(self.joint, joint_loss, joint_logits, label)
-        for name, metrics in self.unimodal.items():
-            _update(metrics, unimodal_losses[name], unimodal_logits[name], label)
+        self.heads["joint"].update(joint_loss, joint_logits, label)
+        for name, logits in unimodal_logits.items():
+            self.heads[name].update(unimodal_losses[name], logits, label)
 
     def compute(self) -> dict[str, dict[str, float]]:
         """{"joint" or a modality: {"loss", "accuracy"}}, accuracies in percent. Waits for the device."""
-        everything = {"joint": self.joint, **self.unimodal}
-        return {
-            name: {"loss": float(loss.compute()), "accuracy": 100 * float(accuracy.compute())}
-            for name, (loss, accuracy) in everything.items()
-        }
-
-
-def _update(metrics: tuple[MeanMetric, MulticlassAccuracy], loss: Tensor, logits: Tensor, label: Tensor) -> None:
-    mean, accuracy = metrics
-    mean.update(loss.detach(), weight=len(label))
-    accuracy.update(logits.detach(), label)
+        return {name: head.compute() for name, head in self.heads.items()}

@@ -40,7 +40,10 @@ def build_model(
             built[name] = build_encoder(encoders[name], kind, shape)
         except ModelError as error:
             raise ModelError(f"modality {name}: {error}") from error
-    return MultimodalClassifier(built, classes)
+    try:
+        return MultimodalClassifier(built, classes)
+    except ValueError as error:
+        raise ModelError(str(error)) from error
 
 
 __all__ = [

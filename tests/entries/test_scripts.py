@@ -1,0 +1,120 @@
+"""The shell scripts: set-up and launchers."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from entries.command import ROOT, run
+
+
+def test_setup_says_one_line_when_there_is_nothing_to_do() -> None:
+    for _ in range(2):
+        done = run("sh", ROOT / "script" / "setup.sh")
+        assert done.returncode == 0
+        assert "nothing to do" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """A copy of what setup.sh needs, in a folder with a space in its name."""
+    root = tmp_path / "a clone"
+    (root / "script").mkdir(parents=True)
+    for name in ("setup.sh", "check_requirements.py"):
+        shutil.copy(ROOT / "script" / name, root / "script")
+    return root
+
+
+def test_setup_refuses_an_old_python(elsewhere: Path) -> None:
+    (elsewhere / "requirements.txt").write_text("")
+    old = elsewhere / "bin"
+    old.mkdir()
+    for name in ("python", "python3", "python3.11", "python3.12", "python3.13"):
+        (old / name).write_text('#!/bin/sh\ncase "$1" in --version) echo "Python 3.8.10";; *) exit 1;; esac\n')
+        (old / name).chmod(0o755)
+    done = run("sh", elsewhere / "script" / "setup.sh", PATH=f"{old}:/usr/bin:/bin", PYTHON="")
+    assert done.returncode == 1
+    assert "Python 3.11 or newer is needed; found Python 3.8.10" in done.stderr
+
+
+def test_setup_fails_plainly_when_the_install_fails(elsewhere: Path) -> None:
+    (elsewhere / "requirements.txt").write_text("a-package-that-nobody-made==9.9\n")
+    done = run("sh", elsewhere / "script" / "setup.sh", PIP_NO_INDEX="1")
+    assert done.returncode == 1
+    assert "pip could not install requirements.txt" in done.stderr
+
+
+def test_setup_installs_what_is_missing_and_then_has_nothing_to_do(elsewhere: Path, tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    (package / "demo_requirement").mkdir(parents=True)
+    wheel = make_wheel(tmp_path)
+    (elsewhere / "requirements.txt").write_text("demo-requirement==1.0\n")
+    environment = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheel.parent)}
+    first = run("sh", elsewhere / "script" / "setup.sh", **environment)
+    assert first.returncode == 0, first.stderr
+    assert "installing requirements.txt" in first.stderr
+    second = run("sh", elsewhere / "script" / "setup.sh", **environment)
+    assert second.stderr.strip() == "setup: nothing to do (.venv satisfies requirements.txt)"
+
+
+def make_wheel(folder: Path) -> Path:
+    """A wheel with nothing in it, written by hand: demo-requirement 1.0."""
+    import zipfile
+
+    path = folder / "demo_requirement-1.0-py3-none-any.whl"
+    info = "demo_requirement-1.0.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: demo-requirement\nVersion: 1.0\n")
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(f"{info}/RECORD", f"{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("requirement", "satisfied"),
+    [
+        ("pytest>=1", True),
+        ("pytest<1", False),
+        ("a-package-that-nobody-made", False),
+        ("torchjd[full]", True),
+        ("# a comment\n\npytest  # another", True),
+    ],
+)
+def test_check_requirements_agrees_with_what_is_installed(tmp_path: Path, requirement: str, satisfied: bool) -> None:
+    (tmp_path / "requirements.txt").write_text(requirement + "\n")
+    done = run(sys.executable, ROOT / "script" / "check_requirements.py", tmp_path / "requirements.txt")
+    assert (done.returncode == 0) == satisfied
+    assert bool(done.stdout.strip()) != satisfied
+
+
+@pytest.mark.parametrize("start", ["elsewhere", "code"])
+def test_launchers_run_from_any_folder(tmp_path: Path, start: str) -> None:
+    script = Path("script/mmpareto.sh") if start == "code" else ROOT / "script" / "mmpareto.sh"
+    cwd = ROOT / "code" if start == "code" else tmp_path
+    done = run("sh", script, "--epochs", "1", "--ckpt_path", tmp_path / "run", cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    assert "method    mmpareto" in done.stdout
+    assert (tmp_path / "run" / "results.json").exists()
+
+
+def test_each_launcher_runs_its_method(tmp_path: Path) -> None:
+    """With a Python that prints its arguments in the place of a run: what each launcher would start."""
+    expected = {
+        "one_joint_loss": "one_joint",
+        "uniform_baseline": "uniform",
+        "mmpareto": "mmpareto",
+        "pareto": "pareto",
+        "uniform_gamma": "uniform_gamma",
+    }
+    (tmp_path / "python3").write_text(
+        f'#!/bin/sh\ncase "$1" in *train.py) echo "$@";; *) exec {sys.executable} "$@";; esac\n'
+    )
+    (tmp_path / "python3").chmod(0o755)
+    for script, method in expected.items():
+        done = run("sh", ROOT / "script" / f"{script}.sh", "--flag", "two words", PYTHON=str(tmp_path / "python3"))
+        assert done.stdout.strip() == f"{ROOT}/code/train.py --method {method} --flag two words"

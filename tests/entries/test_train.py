@@ -1,0 +1,218 @@
+"""code/train.py as a person runs it, on the embedded digits."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from entries.command import train
+from PIL import Image
+
+from mmpareto import datasets
+from mmpareto.models import build_model
+
+SHORT = ("--epochs", "2", "--batch_size", "64")
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def without_times(path: Path) -> list[dict[str, str]]:
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows(path)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run of two epochs, and what it printed."""
+    folder = tmp_path_factory.mktemp("runs") / "once"
+    done = train(*SHORT, "--ckpt_path", folder, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_prints_settings_an_epoch_line_each_and_a_table(finished: tuple[Path, str]) -> None:
+    folder, printed = finished
+    assert "mmpareto, gamma 1.5, rescale tensor" in printed
+    assert "1197 train, 200 val, 400 test, 10 classes" in printed
+    number = r"\d+\.\d+"
+    line = re.compile(
+        rf"epoch [12]/2 \| loss joint {number} gray {number} colour {number} "
+        rf"\| val joint {number} gray {number} colour {number} \| conflict gray \d+% colour \d+% \| lr 0.01 \| {number} s"
+    )
+    assert len(line.findall(printed)) == 2
+    assert re.search(rf"joint +{number} +{number}\ngray alone +{number} +{number} +{number} %\n", printed)
+    assert printed.rstrip().endswith(f"run directory: {folder}")
+
+
+def test_leaves_a_whole_run_directory(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    config = json.loads((folder / "config.json").read_text())
+    assert config["dataset"] == "digits"
+    assert config["method_options"] == {"gamma": 1.5, "rescale": "tensor"}
+    assert config["dataset_options"] == {"variance": 0.02}
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["versions"]["torch"] == torch.__version__.split("+")[0]
+    metrics = rows(folder / "metrics.csv")
+    assert [row["epoch"] for row in metrics] == ["1", "2"]
+    gradients = rows(folder / "gradients.csv")
+    steps = 2 * -(-1197 // 64)
+    assert [(row["step"], row["encoder"]) for row in gradients] == [
+        (str(step), encoder) for step in range(steps) for encoder in ("gray", "colour")
+    ]
+    conflict = [float(row["conflict"]) for row in gradients if row["encoder"] == "gray"]
+    assert all((float(row["cosine"]) < 0) == (float(row["conflict"]) == 1) for row in gradients)
+    results = json.loads((folder / "results.json").read_text())
+    assert results["integration"]["gray"]["conflict_rate"] == pytest.approx(np.mean(conflict))
+    assert {"dataset", "method", "seed", "selected_on", "selected_epoch", "epochs", "seconds", "val", "test"} <= set(
+        results
+    )
+    for name in ("learning_curves.png", "gradients.png"):
+        pixels = np.asarray(Image.open(folder / name).convert("RGB"))
+        assert min(pixels.shape[:2]) > 300
+        assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
+    assert list(folder.glob("events.out.tfevents.*"))
+    assert not list(folder.glob(".*"))  # nothing half-written
+
+
+def test_results_are_those_of_the_selected_checkpoint(finished: tuple[Path, str]) -> None:
+    """Accuracies counted by hand over the whole split, from the checkpoint and the plain images."""
+    folder, _ = finished
+    results = json.loads((folder / "results.json").read_text())
+    metrics = rows(folder / "metrics.csv")
+    accuracies = [float(row["val_accuracy_joint"]) for row in metrics]
+    assert results["selected_epoch"] == 1 + accuracies.index(max(accuracies))
+
+    for split in ("val", "test"):
+        data = datasets.build("digits", None, split)
+        assert isinstance(data, datasets.MultimodalDataset)
+        about = {name: (modality.kind, modality.shape) for name, modality in data.modalities.items()}
+        model = build_model(about, 10, {"gray": "cnn", "colour": "cnn"})
+        model.load_state_dict(torch.load(folder / "best.pt", weights_only=True)["model"])
+        model.eval()
+        samples = [data[index] for index in range(len(data))]
+        with torch.no_grad():
+            output = model({name: torch.stack([s["inputs"][name] for s in samples]) / 255 for name in about})
+        label = torch.tensor([s["label"] for s in samples])
+
+        def percent(logits: torch.Tensor, label: torch.Tensor = label) -> float:
+            return 100 * (logits.argmax(1) == label).double().mean().item()
+
+        assert results[split]["joint"]["accuracy"] == pytest.approx(percent(output.joint), abs=1e-4)
+        for name in about:
+            assert results[split]["unimodal"][name]["accuracy"] == pytest.approx(
+                percent(output.unimodal[name]), abs=1e-4
+            )
+
+
+def test_repeats_and_resumes_exactly(finished: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = finished
+    again, parted = tmp_path / "again", tmp_path / "parted"
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(train, *SHORT, "--ckpt_path", again, OMP_NUM_THREADS="1")
+        two = pool.submit(train, "--epochs", "1", *SHORT[2:], "--ckpt_path", parted, OMP_NUM_THREADS="1")
+        assert (one.result().returncode, two.result().returncode) == (0, 0)
+    resumed = train(*SHORT, "--ckpt_path", parted, "--resume", OMP_NUM_THREADS="1")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "epoch 1/2" not in resumed.stdout
+    for other in (again, parted):
+        assert without_times(other / "metrics.csv") == without_times(folder / "metrics.csv")
+        assert (other / "gradients.csv").read_text() == (folder / "gradients.csv").read_text()
+        mine, theirs = (torch.load(path / "last.pt", weights_only=True)["model"] for path in (folder, other))
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+
+
+def test_a_finished_run_is_not_touched_unasked(finished: tuple[Path, str], tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[0], folder)
+    before = (folder / "results.json").read_bytes()
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [
+            pool.submit(train, *SHORT, "--ckpt_path", folder, *flags)
+            for flags in ((), ("--resume",), ("--resume", "--learning_rate", "0.5"), ("--no-train",))
+        ]
+        plain, resumed, other, scored = (job.result() for job in jobs)
+    assert plain.returncode == 2
+    assert "holds a finished run" in plain.stderr
+    assert "--resume" in plain.stderr
+    assert "--overwrite" in plain.stderr
+    assert resumed.returncode == 0
+    assert "is finished" in resumed.stdout
+    assert other.returncode == 2
+    assert "--learning_rate 0.01 (now 0.5)" in other.stderr
+    results = json.loads(before)
+    assert scored.returncode == 0
+    assert f"{results['test']['joint']['accuracy']:.2f}" in scored.stdout
+    assert (folder / "results.json").read_bytes() == before
+
+
+def test_every_method_of_the_launchers_trains(tmp_path: Path) -> None:
+    methods = ["one_joint", "uniform", "uniform_gamma", "pareto"]
+    with ThreadPoolExecutor(2) as pool:
+        done = list(
+            pool.map(
+                lambda method: train(
+                    "--method", method, "--epochs", "1", "--ckpt_path", tmp_path / method, OMP_NUM_THREADS="1"
+                ),
+                methods,
+            )
+        )
+    for method, process in zip(methods, done, strict=True):
+        assert process.returncode == 0, process.stderr
+        results = json.loads((tmp_path / method / "results.json").read_text())
+        assert results["method"] == method
+        assert 0 <= results["integration"]["gray"]["conflict_rate"] <= 1
+
+
+BAD = {
+    "unknown dataset": (["--dataset", "cifar"], "known: digits"),
+    "unknown method": (["--method", "magic"], "known: one_joint"),
+    "unknown flag": (["--learningrate", "1"], "did you mean --learning_rate?"),
+    "unknown optimizer": (["--optimizer", "LBFGS"], "known: SGD, Adam, AdamW"),
+    "zero epochs": (["--epochs", "0"], "--epochs: expected a whole number above zero, found '0'"),
+    "negative rate": (["--learning_rate", "-1"], "--learning_rate: expected a number above zero"),
+    "text for a number": (["--batch_size", "many"], "expected a whole number above zero, found 'many'"),
+    "gamma without use": (["--method", "uniform", "--gamma", "2"], "--gamma means nothing to the method uniform"),
+    "wrong class count": (["--n_classes", "6"], "has 10 classes"),
+    "no GPU": (["--gpu_ids", "99"], "--gpu_ids 99"),
+    "not a GPU": (["--gpu_ids", "0,1"], "expected the number of one GPU"),
+    "unknown encoder": (["--model", "vit"], "known: cnn"),
+    "encoder of nothing": (["--encoder", "sound=resnet18"], "no modality"),
+    "nothing to resume": (["--resume"], "no run to resume"),
+    "both ways": (["--resume", "--overwrite"], "give one of the two"),
+    "bad variance": (["--variance", "-1"], "variance must lie between 0 and 1"),
+    "bad option value": (["--method", "gradvac", "--method_options", "beta=7"], "beta"),
+    "momentum of Adam": (["--optimizer", "adam", "--momentum", "0.5"], "--momentum is SGD's"),
+}
+
+
+def test_bad_input_ends_before_training_with_a_message(tmp_path: Path) -> None:
+    def attempt(case: str) -> tuple[int, str]:
+        done = train(*BAD[case][0], "--ckpt_path", tmp_path / case)
+        return done.returncode, done.stderr
+
+    with ThreadPoolExecutor(2) as pool:
+        ends = dict(zip(BAD, pool.map(attempt, BAD), strict=True))
+    for case, (status, message) in ends.items():
+        assert status == 2, (case, message)
+        assert BAD[case][1] in message, (case, message)
+        assert "Traceback" not in message
+        assert len(message.splitlines()) <= 2, (case, message)
+        assert not (tmp_path / case / "results.json").exists()
+
+
+def test_an_unwritable_run_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    done = train("--ckpt_path", tmp_path / "file" / "run")
+    assert done.returncode == 2
+    assert "cannot write to" in done.stderr
+    assert "Traceback" not in done.stderr
