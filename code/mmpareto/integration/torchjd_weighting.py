@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from mmpareto.integration.integrator import Integrator
@@ -45,6 +46,7 @@ WEIGHTINGS: dict[str, _Entry] = {
     "upgrad": _Entry("torchjd.aggregation:UPGradWeighting", "Quinton & Rey, 2024", {}),
 }
 _FACTORISED = ("nash_mtl",)  # takes the gradients, so it gets a square root of the Gramian
+_DRAWN = ("random",)  # every process draws its own weights, so that one of them must decide
 _OWN_SCALE = ("pcd",)  # follows the gradients' norms over time, so the Gramian keeps its scale
 
 
@@ -87,6 +89,9 @@ class TorchJDWeighting(Integrator):
         if not bool(total.isfinite().all()):  # an overflow of mixed precision: pass it on to the gradient scaler
             return gramians.new_full((len(gramians), 2), torch.nan)
         weights = self._weights(self._weightings[encoder], total.double()).to(total)
+        if self.name in _DRAWN and self._averages_over_processes():
+            group = self.process_group
+            dist.broadcast(weights, dist.get_global_rank(group or dist.group.WORLD, 0), group)
         return (self.scale * weights).expand(len(gramians), 2)
 
     def _weights(self, weighting: Any, gramian: Tensor) -> Tensor:

@@ -1,0 +1,125 @@
+"""What a step costs: passes, waits for the device, gradient sets alive."""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from integration.problems import LateFusion
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mmpareto.integration import Integrator, MMPareto, OneJoint, Pareto, Uniform, build_integrator
+
+ROUTINES = [OneJoint(), Uniform(), Uniform(1.5), Pareto(), MMPareto(), MMPareto(rescale="encoder")]
+
+
+class Calls(TorchDispatchMode):
+    """Counts operators, and those that bring a value or a tensor to the host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operators: Counter[str] = Counter()
+        self.waits = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = func.overloadpacket.__name__
+        self.operators[name] += 1
+        to_host = name == "_to_copy" and torch.device(kwargs.get("device") or "meta").type == "cpu"
+        if name in ("_local_scalar_dense", "nonzero", "equal", "masked_select", "_assert_async") or to_host:
+            self.waits += 1
+        return func(*args, **kwargs)
+
+
+class Convolutional(nn.Module):
+    """M encoders of two convolutions."""
+
+    def __init__(self, modalities: int) -> None:
+        super().__init__()
+        names = [f"m{i}" for i in range(modalities)]
+        self.encoders = nn.ModuleDict(
+            {n: nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten()) for n in names}
+        )
+        self.fusion = nn.Linear(modalities * 64, 3)
+        self.heads = nn.ModuleDict({n: nn.Linear(64, 3) for n in names})
+
+    def losses(self) -> tuple[Tensor, dict[str, Tensor]]:
+        features = {name: encoder(torch.randn(5, 2, 8, 8)) for name, encoder in self.encoders.items()}
+        label = torch.tensor([0, 1, 2, 0, 1])
+        joint = F.cross_entropy(self.fusion(torch.cat(list(features.values()), 1)), label)
+        return joint, {name: F.cross_entropy(self.heads[name](f), label) for name, f in features.items()}
+
+    def arguments(self) -> dict[str, Any]:
+        return {"encoders": dict(self.encoders.items()), "heads": [*self.fusion.parameters(), *self.heads.parameters()]}
+
+
+def test_the_counter_counts() -> None:
+    with Calls() as calls:
+        x = torch.ones(3)
+        x.sum().item()
+        bool(x[0] > 0)
+    assert calls.waits == 2
+
+
+@pytest.mark.parametrize("modalities", [2, 3, 4])
+@pytest.mark.parametrize("routine", ROUTINES, ids=lambda r: f"{type(r).__name__}-{getattr(r, 'rescale', '')}")
+def test_passes_and_waits(routine: Integrator, modalities: int) -> None:
+    model = Convolutional(modalities)
+    with Calls() as plain:
+        joint, unimodal = model.losses()
+        (joint + sum(unimodal.values())).backward()
+    assert plain.operators["convolution_backward"] == 2 * modalities
+    with Calls() as calls:
+        routine.backward(*model.losses(), **model.arguments())
+    assert calls.operators["convolution_backward"] == routine.passes * 2 * modalities
+    assert calls.waits == 0
+    with Calls() as calls:  # and accumulated, and with the diagnostics of the one-pass routines
+        routine.accumulate(*model.losses(), **model.arguments(), diagnose=True)
+        diagnostics = routine.backward(*model.losses(), **model.arguments(), diagnose=True)
+    assert diagnostics.keys() == model.encoders.keys()
+    assert calls.operators["convolution_backward"] == 2 * 2 * 2 * modalities
+    assert calls.waits == 0
+
+
+def test_torchjd_weightings_do_wait_and_say_so() -> None:
+    model = Convolutional(2)
+    routine = build_integrator("upgrad")
+    with Calls() as calls:
+        routine.backward(*model.losses(), **model.arguments())
+    assert calls.waits > 0
+    assert "wait for the device" in (type(routine).__doc__ or "")
+
+
+def test_one_extra_set_of_encoder_gradients_at_most() -> None:
+    """Counted where most of them are alive: when the coefficients are chosen, and after the step."""
+    model = LateFusion(3, seed=0)
+    sizes = {p.shape for p in model.encoders.parameters()}
+    bytes_of_a_set = sum(p.nbytes for p in model.encoders.parameters())
+
+    def alive() -> int:
+        gc.collect()
+        own = {p.data_ptr() for p in model.parameters()} | {
+            p.grad.data_ptr() for _, p in model.others if p.grad is not None
+        }
+        found = {t.data_ptr(): t.nbytes for t in gc.get_objects() if type(t) is Tensor and t.shape in sizes}
+        return sum(size for pointer, size in found.items() if pointer not in own)
+
+    class Watching(MMPareto):
+        def coefficients(self, gramians: Tensor) -> Tensor:
+            seen.append(alive())
+            return super().coefficients(gramians)
+
+    seen: list[int] = []
+    inputs, label = model.batch(0)
+    losses = model.losses(inputs, label)
+    before = alive()
+    Watching().backward(*losses, **model.arguments())
+    assert max(seen) - before <= 2 * bytes_of_a_set
+    assert max(seen) - before >= 1.9 * bytes_of_a_set  # it did see both
+    del losses
+    assert alive() - before <= bytes_of_a_set + sum(t.nbytes for t in inputs.values())
