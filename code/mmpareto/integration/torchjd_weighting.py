@@ -75,7 +75,7 @@ class TorchJDWeighting(Integrator):
         self._fresh = _make(name, self.options)
         self._weightings: dict[str, Any] = {}
         equal = self._weights(copy.deepcopy(self._fresh), torch.ones(2, 2, dtype=torch.float64))
-        self.scale = 2.0 / float(equal.sum())
+        self.scale = round(2.0 / float(equal.sum()), 9)  # without the last bits of a solver or of drawn weights
 
     def coefficients(self, gramians: Tensor) -> Tensor:
         """[T, 2, 2] -> [T, 2], the same for every tensor; with the state of a nameless encoder."""

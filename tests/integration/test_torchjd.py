@@ -1,0 +1,149 @@
+"""TorchJD's weightings, against TorchJD's own aggregators on the gradients themselves."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torchjd.aggregation as aggregation
+from integration.problems import LateFusion
+from torch import Tensor
+
+from mmpareto.integration import METHODS, TorchJDWeighting, build_integrator, method_options
+from mmpareto.integration.torchjd_weighting import WEIGHTINGS
+
+NAMES = [name for name in WEIGHTINGS if name != "random"]
+
+
+def gramian(first: Tensor, second: Tensor) -> Tensor:
+    rows = torch.stack((first, second))
+    return (rows @ rows.T).unsqueeze(0)
+
+
+@pytest.mark.parametrize("name", WEIGHTINGS)
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+def test_two_equal_gradients_give_their_sum(name: str, size: float) -> None:
+    gradient = size * torch.tensor([3.0, 4.0], dtype=torch.float64)
+    chosen = TorchJDWeighting(name).coefficients(gramian(gradient, gradient))
+    assert chosen.shape == (1, 2)
+    assert chosen.sum().item() == pytest.approx(2.0, rel=1e-3)
+
+
+AGGREGATORS = {
+    "aligned_mtl": aggregation.AlignedMTL(),
+    "cagrad": aggregation.CAGrad(c=0.4),
+    "dualproj": aggregation.DualProj(),
+    "fairgrad": aggregation.FairGrad(alpha=1.0),
+    "gradvac": aggregation.GradVac(),
+    "imtl_g": aggregation.IMTLG(),
+    "mgda": aggregation.MGDA(),
+    "nash_mtl": aggregation.NashMTL(n_tasks=2),
+    "pcd": aggregation.PCD(),
+    "pcgrad": aggregation.PCGrad(),
+    "upgrad": aggregation.UPGrad(),
+}
+
+
+def test_every_aggregator_with_a_gramian_is_compared() -> None:
+    assert set(AGGREGATORS) | {"cr_mogm", "random"} == set(WEIGHTINGS)
+
+
+@pytest.mark.parametrize("name", AGGREGATORS)
+def test_same_direction_as_torchjds_own_aggregator(name: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for case in range(12):
+        rows = torch.randn(2, 6, generator=generator, dtype=torch.float64)
+        if case % 2:
+            rows[1] -= rows[0]
+        rows /= rows.square().sum(1).mean().sqrt()  # the scale at which TorchJD's absolute constants are ours
+        aggregator = AGGREGATORS[name]
+        if hasattr(aggregator, "reset"):
+            aggregator.reset()
+        theirs = aggregator(rows)
+        routine = TorchJDWeighting(name)
+        chosen = routine.coefficients(gramian(rows[0], rows[1]))[0]
+        assert torch.allclose(chosen @ rows, routine.scale * theirs, rtol=1e-3, atol=1e-4), case
+
+
+def test_mgda_is_our_pareto() -> None:
+    for seed in range(20):
+        rows = torch.randn(2, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        ours, theirs = (build_integrator(n).coefficients(gramian(rows[0], rows[1])) for n in ("pareto", "mgda"))
+        assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_zero_gradients_are_no_surprise(name: str) -> None:
+    some, none = torch.tensor([3.0, 4.0]), torch.zeros(2)
+    for first, second in ((none, none), (some, none), (none, some)):
+        chosen = TorchJDWeighting(name).coefficients(gramian(first, second))
+        assert (chosen[0, 0] * first + chosen[0, 1] * second).isfinite().all(), (first, second)
+
+
+@pytest.mark.parametrize("name", WEIGHTINGS)
+def test_a_saved_state_goes_on_identically(name: str, tmp_path: Path) -> None:
+    model = LateFusion(2, seed=2, opposed=True)
+    whole, parted = build_integrator(name), build_integrator(name)
+    for step in range(4):
+        if step == 2:
+            torch.save(parted.state_dict(), tmp_path / "state.pt")
+            parted = build_integrator(name)
+            parted.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+        results = []
+        for integrator in (whole, parted):
+            torch.manual_seed(step)
+            integrator.backward(*model.losses(*model.batch(step)), **model.arguments())
+            results.append(model.gradients())
+        assert all(torch.equal(results[0][n], results[1][n]) for n in results[0]), step
+
+
+def test_states_of_other_methods_are_refused() -> None:
+    with pytest.raises(ValueError, match="none of the TorchJD weighting gradvac"):
+        build_integrator("gradvac").load_state_dict({"m0": {"|_lambda": torch.ones(2)}})
+    with pytest.raises(ValueError, match="MMPareto carries no state"):
+        build_integrator("mmpareto").load_state_dict({"m0": {}})
+
+
+def test_each_encoder_has_a_state_of_its_own() -> None:
+    model = LateFusion(2, seed=2, opposed=True)
+    routine = build_integrator("gradvac")
+    routine.backward(*model.losses(*model.batch(0)), **model.arguments())
+    state = routine.state_dict()
+    assert set(state) == {"m0", "m1"}
+    assert not torch.equal(state["m0"]["|_phi_t"], state["m1"]["|_phi_t"])
+
+
+def test_options_reach_the_weighting_and_wrong_ones_are_named() -> None:
+    assert method_options("cagrad") == {"c": 0.4, "norm_eps": 0.0001}
+    weak, strong = (
+        build_integrator("cagrad", c=c).coefficients(torch.tensor([[[1.0, -0.5], [-0.5, 4.0]]])) for c in (0.1, 0.9)
+    )
+    assert not torch.allclose(weak, strong)
+    with pytest.raises(ValueError, match="'cagrad' has no option 'd'; its options: c, norm_eps"):
+        build_integrator("cagrad", d=1)
+    with pytest.raises(ValueError, match="beta"):
+        build_integrator("gradvac", beta=3.0)
+    with pytest.raises(ValueError, match="unknown TorchJD weighting 'magic'"):
+        TorchJDWeighting("magic")
+
+
+@pytest.mark.parametrize("name", ["upgrad", "cagrad"])
+def test_a_missing_library_is_named_with_what_to_install(name: str) -> None:
+    program = (
+        "import sys\n"
+        "for missing in ('quadprog', 'qpsolvers', 'cvxpy'): sys.modules[missing] = None\n"
+        f"from mmpareto.integration import build_integrator\nbuild_integrator('mmpareto')\nbuild_integrator({name!r})\n"
+    )
+    code = Path(__file__).resolve().parents[2] / "code"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=code, capture_output=True, text=True, check=False, timeout=100
+    )
+    assert done.returncode != 0
+    assert f'ImportError: the method {name} needs more than is installed: pip install "torchjd[full]"' in done.stderr
+
+
+def test_all_are_methods() -> None:
+    assert set(WEIGHTINGS) <= set(METHODS)
