@@ -90,8 +90,7 @@ class TorchJDWeighting(Integrator):
             return gramians.new_full((len(gramians), 2), torch.nan)
         weights = self._weights(self._weightings[encoder], total.double()).to(total)
         if self.name in _DRAWN and self._averages_over_processes():
-            group = self.process_group
-            dist.broadcast(weights, dist.get_global_rank(group or dist.group.WORLD, 0), group)
+            dist.broadcast(weights, group=self.process_group, group_src=0)
         return (self.scale * weights).expand(len(gramians), 2)
 
     def _weights(self, weighting: Any, gramian: Tensor) -> Tensor:
