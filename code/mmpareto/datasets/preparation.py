@@ -1,0 +1,291 @@
+"""Preparation: raw clips -> a folder that the loader reads; parallel, resumable, atomic, repeatable.
+
+A prepared dataset:
+
+    dataset.json                     name, modalities, classes, parameters, tool versions, what was left out and why
+    splits/{train,val,test}.csv      id,label
+    <modality>/<id><suffix>          a file, or a folder where the suffix is empty
+
+dataset.json is written last: a folder that has none is not finished. A clip's files are made in a folder beside and
+renamed into place, so that what is there is whole; after a kill, the same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import fcntl
+import functools
+import io
+import json
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from mmpareto.datasets.base import SPLITS, DatasetError, Split
+from mmpareto.datasets.lists import check_id, check_unique
+from mmpareto.datasets.workers import Died, run_in_processes
+
+DESCRIPTION = "dataset.json"
+_UNFINISHED = ".preparation.json"  # parameters of a preparation that has not ended
+_BESIDE = ".unfinished"  # where files are made before they are renamed into place
+
+
+class UnusableError(Exception):
+    """A clip's media cannot be used. `reason`: a few words that clips are counted by; `detail`: names the file."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip to prepare.
+
+    id      its name in the prepared dataset.
+    split   "train", "val" or "test".
+    label   the name of its class.
+    source  modality -> raw file; empty where the clip is listed but not there: it counts as missing.
+    """
+
+    id: str
+    split: Split
+    label: str
+    source: Mapping[str, Path] = field(default_factory=dict)
+
+
+Make = Callable[[Clip, Path], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How many clips were prepared, are missing, and are unusable; `left_out` names each of these with its reason."""
+
+    prepared: int
+    missing: int
+    unusable: int
+    left_out: list[dict[str, str]]
+    text: str
+
+    @property
+    def unusable_percent(self) -> float:
+        """UnusableError clips in percent of those that are there."""
+        there = self.prepared + self.unusable
+        return 100.0 * self.unusable / there if there else 0.0
+
+
+def prepare(
+    output: Path,
+    *,
+    name: str,
+    clips: Sequence[Clip],
+    classes: Sequence[str],
+    modalities: Mapping[str, str],
+    make: Make,
+    parameters: Mapping[str, Any],
+    workers: int,
+    tools: Sequence[str] = (),
+    progress: bool = True,
+) -> Outcome:
+    """Prepares a dataset into the folder `output`, or goes on with a preparation that was cut short.
+
+    name        of the dataset.
+    clips       all that are listed, in their order.
+    modalities  modality -> suffix of its file ("" for a folder).
+    make        make(clip, folder) writes `folder / (modality + suffix)` for each modality; it raises UnusableError where the
+                media cannot be used. It must be importable (functools.partial carries its parameters): it runs in
+                worker processes. The same clip and parameters must give the same bytes.
+    parameters  what makes the result what it is; a folder made with others is refused.
+    workers     number of processes.
+    tools       distributions whose versions dataset.json records.
+
+    Raises DatasetError: bad ids, other parameters than the folder was made with, nothing prepared at all.
+    """
+    for clip in clips:
+        check_id(clip.id, name)
+    check_unique([clip.id for clip in clips], name)
+    identity = {"name": name, "parameters": dict(parameters)}
+    with _exclusive(output, identity):
+        shutil.rmtree(output / _BESIDE, ignore_errors=True)
+        (output / _BESIDE).mkdir()
+        for modality in modalities:
+            (output / modality).mkdir(exist_ok=True)
+        reasons = {clip.id: ("missing", "not found in the source") for clip in clips if not clip.source}
+        waiting = [clip for clip in clips if clip.source and not _finished(output, clip, modalities)]
+        work = functools.partial(_make_one, output=output, modalities=dict(modalities), make=make)
+        with tqdm(total=len(waiting), desc=name, unit="clip", disable=not progress, file=sys.stderr) as bar:
+            for clip, result in run_in_processes(work, waiting, workers):
+                bar.update()
+                if isinstance(result, Died):
+                    result = ("worker process died", result.cause)
+                if result is not None:
+                    reasons[clip.id] = result
+        shutil.rmtree(output / _BESIDE, ignore_errors=True)
+        outcome = _summary(clips, reasons)
+        if not outcome.prepared:
+            raise DatasetError(f"{name}: not one of {len(clips)} clips could be prepared\n{outcome.text}")
+        for split in SPLITS:
+            rows = [(clip.id, clip.label) for clip in clips if clip.split == split and clip.id not in reasons]
+            write_text(output / "splits" / f"{split}.csv", csv_text([("id", "label"), *rows]))
+        description = identity | {
+            "modalities": dict(modalities),
+            "classes": list(classes),
+            "versions": {tool: metadata.version(tool) for tool in tools},
+            "clips": _counts(clips, reasons),
+            "left_out": outcome.left_out,
+        }
+        write_text(output / DESCRIPTION, json.dumps(description, indent=2, ensure_ascii=False) + "\n")
+    return outcome
+
+
+def read_description(root: Path, name: str, parameters: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The dataset.json of a prepared dataset.
+
+    parameters  that the dataset must have been prepared with.
+
+    Raises DatasetError where the folder is missing, not prepared, of another dataset or made with other parameters.
+    """
+    file = root / DESCRIPTION
+    if not root.is_dir():
+        raise DatasetError(f"{name}: the folder {root} is missing; see data/{name}/README.md for how to make it")
+    if not file.exists():
+        state = "its preparation has not ended: run it again" if (root / _UNFINISHED).exists() else "it is not prepared"
+        raise DatasetError(
+            f"{name}: {root} has no {DESCRIPTION}, {state}; python code/prepare.py {name} --source RAW --output {root}"
+        )
+    try:
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        other_name, made_with = found["name"], found["parameters"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"{file}: cannot be read ({error}); delete it and prepare the dataset again") from error
+    if other_name != name:
+        raise DatasetError(f"{root} holds the dataset {other_name}, not {name}; give another --data_root")
+    for key, value in (parameters or {}).items():
+        if made_with.get(key) != value:
+            raise DatasetError(
+                f"{root} was prepared with {key} {made_with.get(key)}, the flags ask for {key} {value}; change the "
+                f"flag, or prepare the dataset again with --{key} {value} into another folder"
+            )
+    return found
+
+
+def _make_one(clip: Clip, output: Path, modalities: Mapping[str, str], make: Make) -> tuple[str, str] | None:
+    """Makes one clip's files; the result is None, or why it is unusable."""
+    beside = output / _BESIDE / clip.id
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    try:
+        make(clip, beside)
+        for modality, suffix in modalities.items():
+            place = output / modality / (clip.id + suffix)
+            if place.is_dir():  # whole, from a run that was killed between two modalities
+                shutil.rmtree(place)
+            os.replace(beside / (modality + suffix), place)
+    except UnusableError as error:
+        return error.reason, error.detail
+    except Exception as error:  # the run goes on without the clip, whatever is wrong with it, and says so
+        return type(error).__name__, " ".join(str(error).split())
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return None
+
+
+def _finished(output: Path, clip: Clip, modalities: Mapping[str, str]) -> bool:
+    return all((output / modality / (clip.id + suffix)).exists() for modality, suffix in modalities.items())
+
+
+@contextlib.contextmanager
+def _exclusive(output: Path, identity: dict[str, Any]) -> Iterator[None]:
+    """Holds the folder for one preparation with one set of parameters."""
+    if output.exists() and not output.is_dir():
+        raise DatasetError(f"{output} is a file; --output must name a folder")
+    file = output / _UNFINISHED
+    earlier = next((f for f in (file, output / DESCRIPTION) if f.exists() and f.stat().st_size), None)
+    if earlier is None and output.is_dir() and any(p.name != _UNFINISHED for p in output.iterdir()):
+        raise DatasetError(f"{output} holds other files and no {DESCRIPTION}; give --output a new or empty folder")
+    if earlier is not None:
+        found = json.loads(earlier.read_text(encoding="utf-8"))
+        found = {key: found.get(key) for key in identity}
+        if found != json.loads(json.dumps(identity)):
+            raise DatasetError(
+                f"{output} was prepared as {json.dumps(found)}, now asked: {json.dumps(identity)}; "
+                "give another --output, or delete the folder"
+            )
+    output.mkdir(parents=True, exist_ok=True)
+    if earlier != file:
+        write_text(file, json.dumps(identity))
+    with open(file) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DatasetError(f"{output}: another process is preparing it; wait for it, or end it") from error
+        (output / "splits").mkdir(exist_ok=True)
+        yield
+        file.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file so that it is there whole or not at all."""
+    beside = path.with_name(f".{path.name}.part")
+    beside.write_text(text, encoding="utf-8", newline="")
+    os.replace(beside, path)
+
+
+def csv_text(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as comma-separated text."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _state(reasons: Mapping[str, tuple[str, str]], clip: Clip) -> str:
+    if clip.id not in reasons:
+        return "prepared"
+    return "unusable" if clip.source else "missing"
+
+
+def _counts(clips: Sequence[Clip], reasons: Mapping[str, tuple[str, str]]) -> dict[str, dict[str, dict[str, int]]]:
+    """{split: {class: {"prepared", "missing", "unusable"}}}."""
+    counts: dict[str, dict[str, dict[str, int]]] = {}
+    for split in SPLITS:
+        labels = sorted({clip.label for clip in clips if clip.split == split})
+        for label in labels:
+            states = Counter(_state(reasons, clip) for clip in clips if (clip.split, clip.label) == (split, label))
+            row = {state: states[state] for state in ("prepared", "missing", "unusable")}
+            counts.setdefault(split, {})[label] = row
+    return counts
+
+
+def _summary(clips: Sequence[Clip], reasons: Mapping[str, tuple[str, str]]) -> Outcome:
+    states = Counter(_state(reasons, clip) for clip in clips)
+    lines = [f"{'split':<6} {'class':<24} {'prepared':>8} {'missing':>8} {'unusable':>8}"]
+    for split, by_class in _counts(clips, reasons).items():
+        for label, row in by_class.items():
+            lines.append(f"{split:<6} {label:<24} " + " ".join(f"{value:>8}" for value in row.values()))
+    total = (states["prepared"], states["missing"], states["unusable"])
+    lines.append(f"{'all':<31} " + " ".join(f"{value:>8}" for value in total))
+    left_out = [
+        {
+            "id": clip.id,
+            "split": clip.split,
+            "class": clip.label,
+            "state": _state(reasons, clip),
+            "reason": reasons[clip.id][0],
+            "detail": reasons[clip.id][1],
+        }
+        for clip in clips
+        if clip.id in reasons
+    ]
+    for reason, number in Counter(row["reason"] for row in left_out if row["state"] == "unusable").most_common():
+        example = next(row for row in left_out if row["reason"] == reason)
+        lines.append(f"unusable, {reason}: {number}, such as {example['id']}: {example['detail']}")
+    return Outcome(*total, left_out, "\n".join(lines))

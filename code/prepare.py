@@ -1,0 +1,95 @@
+"""Prepares a dataset: a raw download -> the folder that train.py reads.
+
+    python code/prepare.py cremad --source CREMA-D --output data/cremad
+    python code/prepare.py kinetics-sounds --source kinetics400 --output data/kinetics-sounds --lists FOLDER
+    python code/prepare.py --help                 # the datasets
+    python code/prepare.py cremad --help          # a dataset's flags
+
+The same command goes on where it was cut short. Exit status: 0 done; 1 done, but more clips than --max_unusable percent
+are unusable; 2 cannot be done; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmpareto.datasets import DatasetError, canonical
+from mmpareto.flag_values import count, not_negative
+
+# dataset -> the module that prepares it; imported when asked for. Such a module has add_arguments(parser) for flags of
+# its own, and prepare(args) -> preparation.Outcome; its docstring's first line is its help.
+PREPARATIONS: dict[str, str] = {
+    "cremad": "mmpareto.datasets.cremad_preparation",
+    "kinetics-sounds": "mmpareto.datasets.kinetics_sounds_preparation",
+    "manifest": "mmpareto.datasets.manifest_preparation",
+}
+
+
+def _parser(name: str) -> argparse.ArgumentParser:
+    module = importlib.import_module(PREPARATIONS[name])
+    parser = argparse.ArgumentParser(
+        prog=f"prepare.py {name}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--source", type=Path, required=True, metavar="FOLDER", help="the raw download")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="the prepared dataset")
+    parser.add_argument(
+        "--workers",
+        type=count,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="processes (default: the number of cores, %(default)s)",
+    )
+    parser.add_argument(
+        "--max_unusable",
+        type=not_negative,
+        default=5.0,
+        metavar="PERCENT",
+        help="unusable clips, in percent of those that are there, up to which the exit status is 0 (default: 5)",
+    )
+    module.add_arguments(parser)
+    parser.set_defaults(prepare=module.prepare)
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs a command line; the result is the exit status."""
+    names = ", ".join(PREPARATIONS)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(f"{__doc__}\ndatasets: {names}")
+        return 0 if argv else 2
+    try:
+        name = canonical(argv[0])
+        if name not in PREPARATIONS:
+            raise DatasetError(f"the dataset {name} needs no preparation; those that do: {names}")
+        args = _parser(name).parse_args(argv[1:])
+        if not args.source.is_dir():
+            raise DatasetError(f"--source {args.source}: there is no such folder")
+        outcome = args.prepare(args)
+    except (DatasetError, OSError) as error:
+        print(f"prepare.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    print(outcome.text)
+    if outcome.unusable_percent > args.max_unusable:
+        print(
+            f"prepare.py: {outcome.unusable_percent:.1f} % of the clips are unusable, more than --max_unusable "
+            f"{args.max_unusable:g}; the reasons are in {args.output / 'dataset.json'}",
+            file=sys.stderr,
+        )
+        return 1
+    print(f"prepared: {args.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
