@@ -1,0 +1,308 @@
+"""The loader of media datasets: each clip has a file or a folder per modality, and a reader knows how to read it.
+
+Images stay uint8 up to the device. What a reader gives has the shape that its `modality` says; everything is checked
+once per dataset (see `check`).
+
+Shapes: F frames of a clip, L audio frames, M mel bins, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms import v2
+
+from mmpareto.datasets.base import DatasetError, Modality, MultimodalDataset, Sample, Split
+from mmpareto.datasets.media import IMAGE_SUFFIXES
+from mmpareto.datasets.preparation import write_text
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_STAMP = ".checked.json"
+# log energies and spectra lie well inside; what is outside is another quantity, or damage
+_LOG_RANGE = (-40.0, 40.0)
+
+
+class Reader(Protocol):
+    """How one modality is read."""
+
+    @property
+    def modality(self) -> Modality:
+        """What `read` gives."""
+
+    def read(self, path: Path, generator: torch.Generator | None) -> Tensor:
+        """Reads a clip's input. A generator: augmented, with its random numbers. None: the fixed form for scoring."""
+
+    def check(self, path: Path) -> None:
+        """Raises DatasetError where the file cannot be read as this modality."""
+
+
+@contextlib.contextmanager
+def _drawing_from(generator: torch.Generator) -> Iterator[None]:
+    """torchvision's transforms draw from PyTorch's default generator: lend it the state of this one."""
+    kept = torch.get_rng_state()
+    torch.set_rng_state(generator.get_state())
+    try:
+        yield
+    finally:
+        generator.set_state(torch.get_rng_state())
+        torch.set_rng_state(kept)
+
+
+def frame_files(folder: Path) -> list[Path]:
+    """A folder's images in the order of the last number in their names, whatever it starts from.
+
+    Raises DatasetError where there are none, or where two have the same number.
+    """
+    try:
+        found = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+    except OSError as error:
+        raise DatasetError(f"{folder}: expected a folder of frames: {error.strerror}") from error
+    numbered: dict[int, Path] = {}
+    for path in found:
+        digits = re.findall(r"\d+", path.stem)
+        if not digits:
+            raise DatasetError(f"{path}: a frame needs its number in its name, such as frame_00001.jpg")
+        other = numbered.setdefault(int(digits[-1]), path)
+        if other is not path:
+            raise DatasetError(f"{folder}: {other.name} and {path.name} have the same number")
+    if not numbered:
+        raise DatasetError(f"{folder}: no frames; expected images such as frame_00001.jpg")
+    return [numbered[number] for number in sorted(numbered)]
+
+
+def chosen_frames(count: int, frames: int, generator: torch.Generator | None) -> list[int]:
+    """Indices of `frames` of `count` frames: one of each of `frames` equal parts of the clip.
+
+    A generator picks a frame of the part at random; None takes the middle one. Clips with fewer frames than parts give
+    some of them more than once.
+    """
+    chosen = []
+    for part in range(frames):
+        low = part * count // frames
+        width = max((part + 1) * count // frames - low, 1)
+        chosen.append(low + (width // 2 if generator is None else int(torch.randint(width, (), generator=generator))))
+    return chosen
+
+
+class ImageReader:
+    """One image a clip: uint8 [3, size, size]. Training: random crop, resized, and flip; scoring: resized whole."""
+
+    def __init__(self, size: int) -> None:
+        if size < 1:
+            raise DatasetError(f"image_size must be 1 or more, found {size}")
+        self.size = size
+        self._augment = v2.Compose([v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()])
+
+    @property
+    def modality(self) -> Modality:
+        """[3, size, size], ImageNet's mean and std."""
+        return Modality("image", (3, self.size, self.size), IMAGENET_MEAN, IMAGENET_STD)
+
+    def picture(self, path: Path, generator: torch.Generator | None) -> Tensor:
+        """One image file as uint8 [3, size, size]."""
+        try:
+            image = decode_image(str(path), mode=ImageReadMode.RGB)
+        except (RuntimeError, OSError) as error:
+            raise DatasetError(f"{path}: cannot be read as an image: {str(error).splitlines()[0]}") from error
+        if generator is None:
+            return v2.functional.resize(image, [self.size, self.size], antialias=True)
+        with _drawing_from(generator):
+            return self._augment(image)
+
+    def read(self, path: Path, generator: torch.Generator | None) -> Tensor:
+        """uint8 [3, size, size]."""
+        return self.picture(path, generator)
+
+    def check(self, path: Path) -> None:
+        """Opens the image's head."""
+        try:
+            with Image.open(path) as image:
+                image.verify()
+        except Exception as error:  # Pillow raises SyntaxError, struct.error and others on damaged files
+            raise DatasetError(f"{path}: cannot be read as an image: {error}") from error
+
+
+class FramesReader(ImageReader):
+    """A folder of frames a clip: uint8 [F, 3, size, size]. Every frame is cropped and flipped on its own."""
+
+    def __init__(self, frames: int, size: int) -> None:
+        super().__init__(size)
+        if frames < 1:
+            raise DatasetError(f"frames must be 1 or more, found {frames}")
+        self.frames = frames
+
+    @property
+    def modality(self) -> Modality:
+        """[F, 3, size, size], ImageNet's mean and std."""
+        return Modality("frames", (self.frames, 3, self.size, self.size), IMAGENET_MEAN, IMAGENET_STD)
+
+    def read(self, path: Path, generator: torch.Generator | None) -> Tensor:
+        """uint8 [F, 3, size, size]."""
+        files = frame_files(path)
+        chosen = chosen_frames(len(files), self.frames, generator)
+        return torch.stack([self.picture(files[index], generator) for index in chosen])
+
+    def check(self, path: Path) -> None:
+        """Opens each frame's head."""
+        for file in frame_files(path):
+            super().check(file)
+
+
+class ArrayReader:
+    """A .npy array, or a tensor in a .pt file, a clip.
+
+    modality  what it gives; its shape must be that of the array, with a leading dimension of 1 left out or not.
+    padded    the first dimension (L) may be shorter: zeros follow, before normalisation; or longer: it is cut.
+    limits    values outside are refused.
+    """
+
+    def __init__(
+        self, modality: Modality, *, padded: bool = False, limits: tuple[float, float] = (-np.inf, np.inf)
+    ) -> None:
+        self._modality, self.padded, self.limits = modality, padded, limits
+
+    @property
+    def modality(self) -> Modality:
+        """As given."""
+        return self._modality
+
+    def read(self, path: Path, generator: torch.Generator | None) -> Tensor:
+        """Floating point, of the modality's shape."""
+        del generator  # nothing is augmented
+        shape = self._modality.shape
+        array = load_array(path)
+        inner = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
+        if array.dim() == len(inner) + 1 and array.shape[0] == 1:
+            array = array[0]
+        fits = array.shape[1:] == inner[1:] and array.dim() == len(inner) if self.padded else array.shape == inner
+        if not fits or not array.numel():
+            allowed = f"{list(inner)}" + (", or another first dimension" if self.padded else "")
+            raise DatasetError(f"{path}: expected an array of shape {allowed}, found {list(array.shape)}")
+        if self.padded:
+            array = torch.cat([array[: inner[0]], array.new_zeros(max(inner[0] - len(array), 0), *inner[1:])])
+        return array.reshape(shape)
+
+    def check(self, path: Path) -> None:
+        """Shape, finite values, range."""
+        array = self.read(path, None).float()
+        low, high = float(array.min()), float(array.max())
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise DatasetError(f"{path}: has values that are not finite; make the file again")
+        if low < self.limits[0] or high > self.limits[1]:
+            raise DatasetError(
+                f"{path}: values from {low:.4g} to {high:.4g}, expected {self.limits[0]:g} to {self.limits[1]:g}"
+            )
+
+
+def load_array(path: Path) -> Tensor:
+    """The tensor of a .npy or .pt file; unpickles nothing but tensors. Integers other than bytes become float32."""
+    try:
+        if path.suffix == ".pt":
+            array = torch.load(path, weights_only=True)
+            array = torch.from_numpy(array) if isinstance(array, np.ndarray) else array
+        else:
+            array = torch.from_numpy(np.load(path, allow_pickle=False))
+        if not isinstance(array, Tensor):
+            raise TypeError(f"expected a tensor, found {type(array).__name__}")
+    except Exception as error:  # torch and NumPy raise a dozen kinds on damaged files
+        raise DatasetError(f"{path}: cannot be read as an array: {str(error).splitlines()[0][:200]}") from error
+    return array if array.is_floating_point() or array.dtype == torch.uint8 else array.float()
+
+
+def spectrogram_reader(frames: int, bins: int, mean: float | None = None, std: float | None = None) -> ArrayReader:
+    """Reads log spectra: [1, frames, bins], padded with zeros or cut to `frames`."""
+    statistics = ((mean,) if mean is not None else None, (std,) if std is not None else None)
+    return ArrayReader(Modality("spectrogram", (1, frames, bins), *statistics), padded=True, limits=_LOG_RANGE)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One clip: its id, the name of its class, and where each modality is."""
+
+    id: str
+    label: str
+    paths: Mapping[str, Path]
+
+
+class ClipDataset(MultimodalDataset):
+    """Clips of one split, read by a reader for each modality.
+
+    items    of the split.
+    readers  modality -> its reader.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        split: Split,
+        items: Sequence[Item],
+        readers: Mapping[str, Reader],
+        classes: Sequence[str],
+        seed: int,
+    ) -> None:
+        super().__init__(seed)
+        if not items:
+            raise DatasetError(f"{name}: the split {split} has no clips")
+        self.name = name
+        self.split = split
+        self.items = list(items)
+        self.readers = dict(readers)
+        self.modalities = {modality: reader.modality for modality, reader in readers.items()}
+        self.classes = list(classes)
+        index = {label: number for number, label in enumerate(classes)}
+        self.labels = np.array([index[item.label] for item in items], dtype=np.int64)
+
+    def __getitem__(self, index: int) -> Sample:
+        item = self.items[index]
+        generator = self.generator(index) if self.split == "train" else None
+        inputs = {}
+        for modality, reader in self.readers.items():
+            try:
+                inputs[modality] = reader.read(item.paths[modality], generator)
+            except DatasetError as error:
+                raise DatasetError(f"{self.name}: clip {item.id}, {modality}: {error}") from None
+        return {"inputs": inputs, "label": int(self.labels[index]), "id": item.id}
+
+    def check(self, root: Path) -> None:
+        """Checks every clip's files once; a stamp in `root` remembers it (no stamp where the folder is read-only).
+
+        Raises DatasetError with the names of the clips that fail.
+        """
+        stamp = root / _STAMP
+        about = [(item.id, item.label, *(str(item.paths[m]) for m in self.readers)) for item in self.items]
+        shapes = [(m, value.kind, value.shape, value.mean) for m, value in self.modalities.items()]
+        digest = hashlib.sha256(repr((shapes, about)).encode()).hexdigest()
+        key = f"{self.split} {shapes}"
+        checked: dict[str, str] = {}
+        with contextlib.suppress(OSError, ValueError):
+            checked = json.loads(stamp.read_text(encoding="utf-8"))
+        if checked.get(key) == digest:
+            return
+        with ThreadPoolExecutor(4) as pool:
+            problems = [problem for problem in pool.map(self._problem, self.items) if problem]
+        if problems:
+            more = f"\n(and {len(problems) - 3} more)" if len(problems) > 3 else ""
+            raise DatasetError("\n".join(problems[:3]) + more)
+        with contextlib.suppress(OSError):
+            write_text(stamp, json.dumps(checked | {key: digest}))
+
+    def _problem(self, item: Item) -> str:
+        for modality, reader in self.readers.items():
+            try:
+                reader.check(item.paths[modality])
+            except DatasetError as error:
+                return f"{self.name}: clip {item.id}, {modality}: {error}"
+        return ""
