@@ -26,9 +26,19 @@ from mmpareto.datasets.base import (
 # name -> where its class is; imported when asked for, because some need libraries that take seconds to load
 DATASETS: dict[str, str] = {
     "digits": "mmpareto.datasets.digits:Digits",
+    "cremad": "mmpareto.datasets.cremad:CREMAD",
+    "kinetics-sounds": "mmpareto.datasets.kinetics_sounds:KineticsSounds",
+    "manifest": "mmpareto.datasets.manifest:Manifest",
 }
 # names that other code uses for the same sets
-ALIASES: dict[str, str] = {}
+ALIASES: dict[str, str] = {
+    "crema-d": "cremad",
+    "kineticsound": "kinetics-sounds",
+    "kineticsounds": "kinetics-sounds",
+    "kineticssound": "kinetics-sounds",
+    "kineticssounds": "kinetics-sounds",
+    "ks": "kinetics-sounds",
+}
 
 
 def canonical(name: str) -> str:

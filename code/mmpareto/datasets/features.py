@@ -58,8 +58,8 @@ def fbank(sound: Sound, frames: int | None = FBANK_FRAMES) -> np.ndarray:
 def stft(sound: Sound) -> np.ndarray:
     """Log-magnitude spectra as OGM-GE's features are made: float32 [257, 188].
 
-    Mono at 22,050 Hz, repeated to 3 s (longer ones are cut), clipped to -1 .. 1, STFT with windows of 512 and hops of 353,
-    log(|S| + 1e-7).
+    Mono at 22,050 Hz, repeated to 3 s (longer ones are cut), clipped to -1 .. 1, STFT with windows of 512 and hops of
+    353, log(|S| + 1e-7).
     """
     import librosa
 

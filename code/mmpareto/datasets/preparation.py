@@ -101,8 +101,8 @@ def prepare(
     name        of the dataset.
     clips       all that are listed, in their order.
     modalities  modality -> suffix of its file ("" for a folder).
-    make        make(clip, folder) writes `folder / (modality + suffix)` for each modality; it raises UnusableError where
-                the media cannot be used. It must be importable (functools.partial carries its parameters): it runs in
+    make        make(clip, folder) writes `folder / (modality + suffix)` for each modality; it raises UnusableError
+                where the media cannot be used. It must be importable (functools.partial carries its parameters): it runs in
                 worker processes. The same clip and parameters must give the same bytes.
     parameters  what makes the result what it is; a folder made with others is refused.
     workers     number of processes.

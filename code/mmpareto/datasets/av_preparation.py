@@ -1,0 +1,63 @@
+"""What the preparations of sound-and-picture datasets share: flags, and the making of a clip."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmpareto.datasets.base import DatasetError
+from mmpareto.datasets.features import AudioFeatures, write_features
+from mmpareto.datasets.media import is_lfs_pointer, read_sound, write_frames
+from mmpareto.datasets.preparation import Clip, Outcome, prepare
+from mmpareto.flag_values import count_or_zero, fraction, positive
+
+TOOLS = ("av", "librosa", "numpy", "pillow", "torchaudio")
+
+
+def add_media_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of what is taken from a clip, and of how validation is cut."""
+    parser.add_argument(
+        "--audio_features", choices=("fbank", "stft"), default="fbank", help="MMPareto's or OGM-GE's (default: fbank)"
+    )
+    parser.add_argument("--fps", type=positive, default=1.0, metavar="X", help="frames a second (default: 1)")
+    parser.add_argument(
+        "--val_fraction", type=fraction, default=0.1, metavar="X", help="of train, as validation (default: 0.1)"
+    )
+    parser.add_argument("--split_seed", type=count_or_zero, default=0, metavar="N", help="of the cuts (default: 0)")
+
+
+def make(clip: Clip, folder: Path, *, audio_features: AudioFeatures, fps: float) -> None:
+    """Writes `audio.npy` and `visual/` of a clip with the sources "audio" and "visual"."""
+    write_features(read_sound(clip.source["audio"]), audio_features, folder / "audio.npy")
+    write_frames(clip.source["visual"], folder / "visual", fps)
+
+
+def refuse_pointers(clips: Sequence[Clip], source: Path) -> None:
+    """Raises DatasetError where all media are git-lfs pointers: the clone was made without git-lfs."""
+    files = [path for clip in clips for path in clip.source.values()]
+    if files and all(is_lfs_pointer(path) for path in files):
+        raise DatasetError(
+            f"{source} holds git-lfs pointers of 130 bytes instead of media (such as {files[0]}); "
+            f"install git-lfs, then: git -C {source} lfs install && git -C {source} lfs pull"
+        )
+
+
+def prepare_clips(
+    args: argparse.Namespace, name: str, clips: Sequence[Clip], classes: Sequence[str], splits: dict[str, object]
+) -> Outcome:
+    """Prepares clips with the sources "audio" and "visual"; `splits` says how they were split, for dataset.json."""
+    refuse_pointers(clips, args.source)
+    media = {"audio_features": args.audio_features, "fps": args.fps}
+    return prepare(
+        args.output,
+        name=name,
+        clips=clips,
+        classes=classes,
+        modalities={"audio": ".npy", "visual": ""},
+        make=functools.partial(make, **media),
+        parameters=media | splits,
+        workers=args.workers,
+        tools=TOOLS,
+    )

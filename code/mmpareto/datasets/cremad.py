@@ -1,0 +1,169 @@
+"""`cremad`: CREMA-D (Cao et al., 2014), 7,442 clips of 91 actors speaking 12 sentences in 6 emotions.
+
+Reads what `prepare.py cremad` writes, or a folder in one of the layouts that circulate:
+
+    audio/<clip>.pt (or .npy)    or    AudioWAV/<clip>.wav
+    visual/<clip>/frame_00001.jpg    or    Image-01-FPS/<clip>/00000.jpg
+    train.csv, test.csv and, where there is one, val.csv: clip,label with or without a header
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mmpareto.datasets.base import DatasetError, Modality, Split
+from mmpareto.datasets.clips import ArrayReader, ClipDataset, Item, Reader, load_array
+from mmpareto.datasets.features import FBANK_FRAMES, MEL_BINS, AudioFeatures, fbank, stft
+from mmpareto.datasets.lists import check_classes, check_unique, cut, read_rows
+from mmpareto.datasets.media import read_sound
+from mmpareto.datasets.preparation import DESCRIPTION, UnusableError
+from mmpareto.datasets.prepared import audio_reader, audio_visual_readers, needs_root, read_split
+
+CLASSES = ["ANG", "DIS", "FEA", "HAP", "NEU", "SAD"]
+CLIP_NAME = re.compile(r"(\d{4})_([A-Z]{3})_(ANG|DIS|FEA|HAP|NEU|SAD)_([A-Z]{2}|X)")
+VAL_FRACTION, SPLIT_SEED = 0.1, 0
+# The least value of features that are normalised already: log of float32's epsilon, normalised, is -1.11
+_NORMALISED = (-1.2, 6.0)
+
+
+class CREMAD(ClipDataset):
+    """CREMA-D, modalities `audio` ([1, 1024, 128] or [1, 257, 188]) and `visual` [F, 3, size, size], 6 emotions.
+
+    root            a prepared dataset, or a folder in a layout that circulates.
+    split           "train", "val" or "test".
+    audio_features  fbank, MMPareto's, or stft, OGM-GE's
+    frames          frames per clip, one of each equal part of it; MMPareto 2, OGM-GE 1
+    image_size      side of the square that frames are brought to, in pixels
+    """
+
+    def __init__(
+        self,
+        root: Path | None,
+        split: Split,
+        *,
+        audio_features: AudioFeatures = "fbank",
+        frames: int = 2,
+        image_size: int = 224,
+        seed: int = 0,
+    ) -> None:
+        root = needs_root(root, "cremad")
+        readers = audio_visual_readers(audio_features, frames, image_size)
+        visual = next((root / name for name in ("visual", "Image-01-FPS") if (root / name).is_dir()), None)
+        if (root / DESCRIPTION).exists() or visual is None or not _lists(root):
+            items = read_split(root, "cremad", split, {"audio_features": audio_features}, CLASSES)
+        else:
+            items, readers["audio"] = _circulating(root, visual, split, audio_features)
+        super().__init__("cremad", split, items, readers, CLASSES, seed)
+        self.check(root)
+
+
+class WaveReader:
+    """Features of .wav files, computed when they are read."""
+
+    def __init__(self, features: AudioFeatures) -> None:
+        self.features = features
+        self._stored = audio_reader(features)
+
+    @property
+    def modality(self) -> Modality:
+        """That of the features."""
+        return self._stored.modality
+
+    def read(self, path: Path, generator: torch.Generator | None) -> Tensor:
+        """float32 [1, 1024, 128] or [1, 257, 188]."""
+        del generator
+        try:
+            sound = read_sound(path)
+            array = torch.from_numpy(fbank(sound) if self.features == "fbank" else stft(sound))
+        except UnusableError as error:
+            raise DatasetError(f"{error.reason}: {error.detail or path}") from error
+        shape = self.modality.shape
+        return torch.cat([array, array.new_zeros(shape[1] - len(array), shape[2])])[None]
+
+    def check(self, path: Path) -> None:
+        """Decodes the sound."""
+        self.read(path, None)
+
+
+def read_list(path: Path) -> list[tuple[str, str]]:
+    """(clip, emotion) of each line of a list file, which may have a header.
+
+    Raises DatasetError: names that are no CREMA-D clips, unknown emotions, a label that is not the name's own.
+    """
+    rows = read_rows(path)
+    if len(rows[0]) < 2 or (not CLIP_NAME.match(rows[0][0]) and rows[0][1] not in CLASSES):
+        rows = rows[1:]
+    pairs = []
+    for row in rows:
+        clip = re.sub(r"\.(wav|flv|mp4)$", "", row[0])
+        if not CLIP_NAME.fullmatch(clip):
+            raise DatasetError(f"{path}: {row[0]!r} is no CREMA-D clip; expected a name such as 1001_DFA_ANG_XX")
+        if len(row) < 2:
+            raise DatasetError(f"{path}: {row[0]!r} has no label; expected clip,label")
+        pairs.append((clip, row[1]))
+    if not pairs:
+        raise DatasetError(f"{path}: names no clips")
+    check_unique([clip for clip, _ in pairs], path)
+    check_classes([label for _, label in pairs], CLASSES, path)
+    for clip, label in pairs:
+        if clip.split("_")[2] != label:
+            raise DatasetError(f"{path}: {clip} is labelled {label}, its name says {clip.split('_')[2]}")
+    return pairs
+
+
+def _lists(root: Path) -> dict[str, Path]:
+    places = [root / folder / f"{split}.csv" for folder in (".", "splits") for split in ("train", "val", "test")]
+    return {path.stem: path for path in reversed(places) if path.exists()}
+
+
+def _circulating(root: Path, visual: Path, split: Split, audio_features: AudioFeatures) -> tuple[list[Item], Reader]:
+    """Clips and audio reader of a folder that other code made."""
+    lists = _lists(root)
+    if "train" not in lists or "test" not in lists:
+        raise DatasetError(f"cremad: {root} has no train.csv and test.csv; put the published lists there")
+    pairs = {name: read_list(path) for name, path in lists.items()}
+    check_unique([clip for part in pairs.values() for clip, _ in part], f"cremad: the lists in {root}")
+    if "val" not in pairs:
+        stay, off = cut([label for _, label in pairs["train"]], VAL_FRACTION, SPLIT_SEED, "cremad: validation")
+        pairs |= {"train": [pairs["train"][i] for i in stay], "val": [pairs["train"][i] for i in off]}
+        if split == "val":
+            print(f"cremad: no val.csv; {len(off)} clips are cut from train, stratified by class", file=sys.stderr)
+    audio, suffix = _audio_files(root)
+    reader: Reader
+    if suffix == ".wav":
+        reader = WaveReader(audio_features)
+    else:
+        reader = _array_reader(sorted(audio.glob(f"*{suffix}"))[0], audio_features)
+    items = [
+        Item(clip, label, {"audio": audio / (clip + suffix), "visual": visual / clip}) for clip, label in pairs[split]
+    ]
+    there = [item for item in items if all(path.exists() for path in item.paths.values())]
+    if not there:
+        raise DatasetError(f"cremad: {root}: none of the {len(items)} clips of {lists.get(split, 'val')} is there")
+    if len(there) < len(items):
+        gone = [item.id for item in items if item not in there]
+        print(
+            f"cremad: {split}: {len(gone)} of {len(items)} listed clips are not in {root}: {', '.join(gone[:5])}",
+            file=sys.stderr,
+        )
+    return there, reader
+
+
+def _audio_files(root: Path) -> tuple[Path, str]:
+    for folder, suffix in (("audio", ".pt"), ("audio", ".npy"), ("AudioWAV", ".wav")):
+        if any((root / folder).glob(f"*{suffix}")):
+            return root / folder, suffix
+    raise DatasetError(f"cremad: {root} has neither audio/*.pt, audio/*.npy nor AudioWAV/*.wav")
+
+
+def _array_reader(first: Path, audio_features: AudioFeatures) -> ArrayReader:
+    """How other people's features are to be read: log energies, or normalised ones, which no log energy looks like."""
+    stored = audio_reader(audio_features)
+    if audio_features == "fbank" and float(load_array(first).min()) >= _NORMALISED[0]:
+        return ArrayReader(Modality("spectrogram", (1, FBANK_FRAMES, MEL_BINS)), limits=_NORMALISED)
+    return stored

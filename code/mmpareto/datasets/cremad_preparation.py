@@ -1,0 +1,109 @@
+"""Prepares CREMA-D from a clone of its repository (AudioWAV/*.wav, VideoFlash/*.flv).
+
+Splits:
+  published  of two list files, --train_list and --test_list; validation is cut from train. All 91 actors are in all
+             splits: accuracies tell how well known faces and voices are read, and flatter.
+  random     80 / 10 / 10 % of the clips, stratified by emotion; the actors are in all splits here too.
+  speaker    80 / 10 / 10 % of the actors; none is in two splits.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from mmpareto.datasets.av_preparation import add_media_arguments, prepare_clips
+from mmpareto.datasets.base import SPLITS, DatasetError, Split
+from mmpareto.datasets.cremad import CLASSES, CLIP_NAME, read_list
+from mmpareto.datasets.lists import check_unique, cut
+from mmpareto.datasets.preparation import Clip, Outcome
+
+PARTS = (0.8, 0.1, 0.1)  # of random and speaker
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of this preparation."""
+    add_media_arguments(parser)
+    parser.add_argument(
+        "--split", choices=("published", "random", "speaker"), default="published", help="(default: published)"
+    )
+    parser.add_argument("--train_list", type=Path, metavar="FILE", help="clip,label lines, for --split published")
+    parser.add_argument("--test_list", type=Path, metavar="FILE", help="clip,label lines, for --split published")
+
+
+def prepare(args: argparse.Namespace) -> Outcome:
+    """Prepares the dataset as the flags say."""
+    sounds, videos = _files(args.source, "AudioWAV", ".wav"), _files(args.source, "VideoFlash", ".flv")
+    if args.split == "published":
+        listed = published(args.train_list, args.test_list, args.val_fraction, args.split_seed)
+    elif args.train_list or args.test_list:
+        raise DatasetError("--train_list and --test_list belong to --split published")
+    else:
+        names = sorted(name for name in sounds.keys() | videos.keys() if CLIP_NAME.fullmatch(name))
+        if not names:
+            raise DatasetError(f"{args.source}: no clips named as CREMA-D names them, such as 1001_DFA_ANG_XX.wav")
+        listed = (random_split if args.split == "random" else speaker_split)(names, args.split_seed)
+    clips = [
+        Clip(
+            name,
+            split,
+            name.split("_")[2],
+            {"audio": sounds[name], "visual": videos[name]} if name in sounds and name in videos else {},
+        )
+        for split, names in listed.items()
+        for name in names
+    ]
+    how: dict[str, object] = {"split": args.split, "split_seed": args.split_seed}
+    if args.split == "published":
+        how["val_fraction"] = args.val_fraction
+    return prepare_clips(args, "cremad", clips, CLASSES, how)
+
+
+def published(
+    train_list: Path | None, test_list: Path | None, val_fraction: float, seed: int
+) -> dict[Split, list[str]]:
+    """The splits of two list files, validation cut from train."""
+    if train_list is None or test_list is None:
+        raise DatasetError(
+            "--split published needs --train_list and --test_list (data/cremad/README.md says where they are); "
+            "or choose --split random or --split speaker"
+        )
+    train, test = read_list(train_list), read_list(test_list)
+    check_unique([clip for clip, _ in train + test], f"{train_list} and {test_list} together")
+    stay, off = cut([label for _, label in train], val_fraction, seed, f"{train_list}: validation")
+    return {"train": [train[i][0] for i in stay], "val": [train[i][0] for i in off], "test": [c for c, _ in test]}
+
+
+def random_split(names: list[str], seed: int) -> dict[Split, list[str]]:
+    """80 / 10 / 10 % of the clips, stratified by emotion."""
+    labels = [name.split("_")[2] for name in names]
+    rest, test = cut(labels, PARTS[2], seed, "cremad: test")
+    train, val = cut([labels[i] for i in rest], PARTS[1] / (PARTS[0] + PARTS[1]), seed, "cremad: validation")
+    return {
+        "train": [names[rest[i]] for i in train],
+        "val": [names[rest[i]] for i in val],
+        "test": [names[i] for i in test],
+    }
+
+
+def speaker_split(names: list[str], seed: int) -> dict[Split, list[str]]:
+    """The clips of 80 / 10 / 10 % of the actors (at least one each)."""
+    actors = sorted({name[:4] for name in names})
+    if len(actors) < len(SPLITS):
+        raise DatasetError(f"--split speaker needs at least 3 actors, found {len(actors)}")
+    order = np.random.default_rng(seed).permutation(actors).tolist()
+    held = max(round(PARTS[2] * len(actors)), 1)
+    parts = {"train": order[2 * held :], "val": order[held : 2 * held], "test": order[:held]}
+    return {split: [name for name in names if name[:4] in parts[split]] for split in SPLITS}
+
+
+def _files(source: Path, folder: str, suffix: str) -> dict[str, Path]:
+    place = source / folder
+    if not place.is_dir():
+        raise DatasetError(f"{source} has no folder {folder}; --source must be a clone of CREMA-D's repository")
+    found = {path.stem: path for path in sorted(place.iterdir()) if path.suffix.lower() == suffix}
+    if not found:
+        raise DatasetError(f"{place} holds no {suffix} files; the clone is not complete")
+    return found

@@ -1,0 +1,121 @@
+"""Prepares Kinetics-Sounds from a folder of Kinetics-400 clips, flat or in class folders.
+
+Which clips, in one of two ways:
+  --train_list, --test_list  the published lists: youtubeid_start_end,seconds,label with labels 0 to 30
+  --annotations              Kinetics' own CSV files (label,youtube_id,time_start,time_end,split): the 31 classes of them.
+                             With train and validate, validate is the test split; with test too, validate validates.
+Validation is cut from train where the lists have none. A clip is found by its YouTube id, the first 11 characters of its
+name. Many videos are gone from YouTube: missing clips are counted and named.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmpareto.datasets.av_preparation import add_media_arguments, prepare_clips
+from mmpareto.datasets.base import SPLITS, DatasetError, Split
+from mmpareto.datasets.kinetics_sounds import CLASSES
+from mmpareto.datasets.lists import check_classes, check_unique, cut, read_rows
+from mmpareto.datasets.media import VIDEO_SUFFIXES
+from mmpareto.datasets.preparation import Clip, Outcome
+
+_ID = 11  # characters of a YouTube id
+_COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
+_SPLITS: dict[str, Split] = {"train": "train", "val": "val", "validate": "val", "test": "test"}
+
+Listed = dict[Split, list[tuple[str, str]]]  # split -> (clip, class)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of this preparation."""
+    add_media_arguments(parser)
+    parser.add_argument("--train_list", type=Path, metavar="FILE", help="the published training list")
+    parser.add_argument("--test_list", type=Path, metavar="FILE", help="the published test list")
+    parser.add_argument("--annotations", type=Path, nargs="+", metavar="FILE", help="Kinetics' annotations")
+
+
+def prepare(args: argparse.Namespace) -> Outcome:
+    """Prepares the dataset as the flags say."""
+    lists = args.train_list and args.test_list and not args.annotations
+    if not lists and (not args.annotations or args.train_list or args.test_list):
+        raise DatasetError("give either --train_list and --test_list, or --annotations")
+    if lists:
+        listed: Listed = {"train": published_list(args.train_list), "test": published_list(args.test_list)}
+    else:
+        listed = annotated(args.annotations)
+    named = [clip for pairs in listed.values() for clip, _ in pairs]
+    check_unique(named, "the lists together")
+    if "val" not in listed:
+        labels = [label for _, label in listed["train"]]
+        stay, off = cut(labels, args.val_fraction, args.split_seed, "kinetics-sounds: validation")
+        train = listed["train"]
+        listed |= {"train": [train[i] for i in stay], "val": [train[i] for i in off]}
+    found = find_clips(args.source)
+    clips = []
+    for split in SPLITS:
+        for clip, label in listed[split]:
+            path = found.get(clip[:_ID])
+            clips.append(Clip(clip, split, label, {"audio": path, "visual": path} if path else {}))
+    how = {
+        "lists": "published" if lists else "annotations",
+        "split_seed": args.split_seed,
+        "val_fraction": args.val_fraction,
+    }
+    return prepare_clips(args, "kinetics-sounds", clips, CLASSES, how)
+
+
+def published_list(path: Path) -> list[tuple[str, str]]:
+    """(clip, class) of each line `youtubeid_start_end,seconds,label` of a published list.
+
+    Raises DatasetError for lines of another form and for labels outside 0 .. 30.
+    """
+    pairs = []
+    for row in read_rows(path):
+        if len(row) != 3 or len(row[0]) < _ID:
+            raise DatasetError(f"{path}: expected lines youtubeid_start_end,seconds,label, found {','.join(row)!r}")
+        if not row[2].isdecimal() or int(row[2]) >= len(CLASSES):
+            raise DatasetError(f"{path}: {row[0]} has the unknown class {row[2]!r}; labels are 0 to {len(CLASSES) - 1}")
+        pairs.append((row[0], CLASSES[int(row[2])]))
+    check_unique([clip for clip, _ in pairs], path)
+    return pairs
+
+
+def annotated(paths: Sequence[Path]) -> Listed:
+    """The clips of the 31 classes in Kinetics' annotation files."""
+    listed: Listed = {}
+    for path in paths:
+        header, *rows = read_rows(path)
+        if not set(_COLUMNS) <= set(header):
+            raise DatasetError(f"{path}: expected the columns {','.join(_COLUMNS)}, found {','.join(header)}")
+        for row in rows:
+            values = dict(zip(header, row, strict=False))
+            label = values["label"].strip('"').replace(" ", "_")
+            if label not in CLASSES:
+                continue
+            if values.get("split") not in _SPLITS:
+                raise DatasetError(f"{path}: unknown split {values.get('split')!r}; known: {', '.join(_SPLITS)}")
+            start, end = (int(float(values[key])) for key in ("time_start", "time_end"))
+            clip = f"{values['youtube_id']}_{start:06d}_{end:06d}"
+            listed.setdefault(_SPLITS[values["split"]], []).append((clip, label))
+    if "test" not in listed and "val" in listed:
+        listed["test"] = listed.pop("val")
+    if "train" not in listed or "test" not in listed:
+        raise DatasetError(
+            f"{', '.join(map(str, paths))}: need clips of the 31 classes in train and in validate or test, found "
+            f"{', '.join(listed) or 'none'}"
+        )
+    check_classes([label for pairs in listed.values() for _, label in pairs], CLASSES, str(paths[0]))
+    return listed
+
+
+def find_clips(source: Path) -> dict[str, Path]:
+    """{YouTube id: file} of all videos below a folder; the first in alphabetical order where one is there twice."""
+    found: dict[str, Path] = {}
+    for path in sorted(source.rglob("*")):
+        if path.suffix.lower() in VIDEO_SUFFIXES and len(path.stem) >= _ID:
+            found.setdefault(path.stem[:_ID], path)
+    if not found:
+        raise DatasetError(f"{source}: no videos ({', '.join(VIDEO_SUFFIXES)}) whose names begin with a YouTube id")
+    return found

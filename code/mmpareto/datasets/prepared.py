@@ -1,0 +1,63 @@
+"""Reads a prepared dataset's splits, and lays out the readers that sound-and-picture datasets share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmpareto.datasets.base import DatasetError, Modality, Split
+from mmpareto.datasets.clips import ArrayReader, FramesReader, Item, Reader, spectrogram_reader
+from mmpareto.datasets.features import FBANK_FRAMES, FBANK_MEAN, FBANK_STD, MEL_BINS, STFT_SHAPE, AudioFeatures
+from mmpareto.datasets.lists import check_classes, check_id, check_unique, read_rows
+from mmpareto.datasets.preparation import read_description
+
+_STFT_RANGE = (-17.0, 10.0)  # log(1e-7) is -16.1; the greatest magnitude of 512 samples of full scale is below e^6
+
+
+def audio_visual_readers(audio_features: AudioFeatures, frames: int, image_size: int) -> dict[str, Reader]:
+    """Readers of `audio` ([1, 1024, 128] for fbank, [1, 257, 188] for stft) and `visual` [frames, 3, size, size]."""
+    return {"audio": audio_reader(audio_features), "visual": FramesReader(frames, image_size)}
+
+
+def audio_reader(audio_features: AudioFeatures) -> ArrayReader:
+    """The reader of a sound's features as `features.write_features` leaves them."""
+    if audio_features == "fbank":
+        return spectrogram_reader(FBANK_FRAMES, MEL_BINS, FBANK_MEAN, FBANK_STD)
+    if audio_features == "stft":
+        return ArrayReader(Modality("spectrogram", (1, *STFT_SHAPE)), limits=_STFT_RANGE)
+    raise DatasetError(f"audio_features must be fbank or stft, found {audio_features!r}")
+
+
+def read_split(
+    root: Path, name: str, split: Split, parameters: Mapping[str, Any], classes: Sequence[str]
+) -> list[Item]:
+    """The clips of one split of a prepared dataset.
+
+    Raises DatasetError where the folder is not prepared, or with other parameters, or its split names unknown classes.
+    """
+    description = read_description(root, name, parameters)
+    file = root / "splits" / f"{split}.csv"
+    header, *rows = read_rows(file)
+    if header[:2] != ["id", "label"]:
+        raise DatasetError(f"{file}: expected the header id,label, found {','.join(header)}")
+    if any(len(row) < 2 for row in rows):
+        raise DatasetError(f"{file}: expected id,label in each line")
+    for row in rows:
+        check_id(row[0], file)
+    check_unique([row[0] for row in rows], file)
+    check_classes([row[1] for row in rows], classes, file)
+    suffixes: dict[str, str] = description["modalities"]
+    return [
+        Item(row[0], row[1], {name: root / name / (row[0] + suffix) for name, suffix in suffixes.items()})
+        for row in rows
+    ]
+
+
+def needs_root(root: Path | None, name: str) -> Path:
+    """`root`; DatasetError where it is None or no folder."""
+    if root is None:
+        raise DatasetError(f"{name}: give the folder of the data with --data_root")
+    if not root.is_dir():
+        raise DatasetError(f"{name}: the folder {root} is missing; data/{name}/README.md says how to make it")
+    return root
