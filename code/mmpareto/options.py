@@ -140,6 +140,8 @@ def parse(argv: Sequence[str], root: Path) -> Options:
     if values["resume"] and values["overwrite"]:
         raise UsageError("--resume goes on with a run, --overwrite throws it away: give one of the two")
     values["dataset"] = dataset
+    if values["data_root"] is not None and datasets.dataset_class(dataset).embedded:
+        raise UsageError(f"--data_root: the dataset {dataset} is embedded and reads no folder; leave the flag out")
     if values["data_root"] is None:
         values["data_root"] = str(root / "data" / dataset)
     if values["ckpt_path"] is None:

@@ -155,13 +155,15 @@ def test_a_finished_run_is_not_touched_unasked(finished: tuple[Path, str], tmp_p
     assert (folder / "results.json").read_bytes() == before
 
 
-def test_every_method_of_the_launchers_trains(tmp_path: Path) -> None:
-    methods = ["one_joint", "uniform", "uniform_gamma", "pareto"]
+def test_methods_of_launchers_libraries_and_users_train(tmp_path: Path) -> None:
+    methods = ["one_joint", "uniform", "uniform_gamma", "pareto", "pcgrad", "integration.test_interface:Plain"]
     with ThreadPoolExecutor(2) as pool:
         done = list(
             pool.map(
                 lambda method: train(
-                    "--method", method, "--epochs", "1", "--ckpt_path", tmp_path / method, OMP_NUM_THREADS="1"
+                    *("--method", method, "--epochs", "1", "--ckpt_path", tmp_path / method),
+                    OMP_NUM_THREADS="1",
+                    PYTHONPATH=str(Path(__file__).resolve().parents[1]),
                 ),
                 methods,
             )
@@ -191,6 +193,7 @@ BAD = {
     "both ways": (["--resume", "--overwrite"], "give one of the two"),
     "bad variance": (["--variance", "-1"], "variance must lie between 0 and 1"),
     "bad option value": (["--method", "gradvac", "--method_options", "beta=7"], "beta"),
+    "folder of an embedded set": (["--data_root", "data"], "is embedded and reads no folder"),
     "momentum of Adam": (["--optimizer", "adam", "--momentum", "0.5"], "--momentum is SGD's"),
 }
 

@@ -75,6 +75,7 @@ class MultimodalDataset(Dataset[Sample]):
     modalities: dict[str, Modality]
     classes: list[str]
     labels: np.ndarray  # int64, one per sample, without reading any media
+    embedded: bool = False  # comes with an installed library: there is no folder to read
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed

@@ -64,6 +64,8 @@ class Digits(InMemoryImages):
     variance  of the colour around the mean colour, channels in 0 .. 1.
     """
 
+    embedded = True
+
     def __init__(self, root: Path | None, split: Split, *, variance: float = 0.02, seed: int = 0) -> None:
         if not 0 <= variance <= 1:
             raise DatasetError(f"digits: the colour variance must lie between 0 and 1, found {variance}")
