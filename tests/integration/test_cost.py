@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections import Counter
 from typing import Any
 
 import pytest
@@ -11,29 +10,11 @@ import torch
 import torch.nn.functional as F
 from integration.problems import LateFusion
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmark import Calls
 from mmpareto.integration import Integrator, MMPareto, OneJoint, Pareto, Uniform, build_integrator
 
 ROUTINES = [OneJoint(), Uniform(), Uniform(1.5), Pareto(), MMPareto(), MMPareto(rescale="encoder")]
-
-
-class Calls(TorchDispatchMode):
-    """Counts operators, and those that bring a value or a tensor to the host."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.operators: Counter[str] = Counter()
-        self.waits = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        name = func.overloadpacket.__name__
-        self.operators[name] += 1
-        to_host = name == "_to_copy" and torch.device(kwargs.get("device") or "meta").type == "cpu"
-        if name in ("_local_scalar_dense", "nonzero", "equal", "masked_select", "_assert_async") or to_host:
-            self.waits += 1
-        return func(*args, **kwargs)
 
 
 class Convolutional(nn.Module):

@@ -1,0 +1,76 @@
+"""benchmark.py: what it compares is the same computation, its counts are right, and it runs as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from entries.command import ROOT, run
+
+import benchmark
+from mmpareto.integration import MMPareto
+from mmpareto.models import build_model
+from mmpareto.training.step import losses
+
+BENCHMARK = ROOT / "code" / "benchmark.py"
+TINY = benchmark.Setting("tiny", benchmark.shapes(2, 32), 2)
+
+
+def test_the_published_procedure_and_ours_fill_the_same_gradients() -> None:
+    shapes = {"gray": ("image", (1, 28, 28)), "colour": ("image", (3, 28, 28))}
+    conflicts = []
+    for seed in range(6):
+        torch.manual_seed(seed)
+        model = build_model(shapes, 3, dict.fromkeys(shapes, "cnn")).double()
+        inputs = {name: torch.randn(4, *shape, dtype=torch.float64) for name, (_, shape) in shapes.items()}
+        label = torch.tensor([0, 1, 2, 0])
+        loss = losses(model(inputs), label)
+        benchmark.published_backward(model, loss.joint, loss.unimodal)
+        theirs = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        loss = losses(model(inputs), label)
+        encoders, heads = model.partition()
+        diagnostics = MMPareto().backward(loss.joint, loss.unimodal, encoders=encoders, heads=heads)
+        conflicts += [bool(seen.conflict) for seen in diagnostics.values()]
+        ours = [p.grad for p in model.parameters() if p.grad is not None]
+        assert len(theirs) == len(ours) == len(list(model.parameters()))
+        for a, b in zip(theirs, ours, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-14)
+    assert any(conflicts)
+    assert not all(conflicts)
+
+
+def test_rows_hold_passes_waits_and_ratios() -> None:
+    rows = benchmark.measure(
+        replace(TINY, bf16=True, channels_last=True), ("plain sum", "published", "mmpareto"), 2, torch.device("cpu")
+    )
+    by_way = {row["way"]: row for row in rows}
+    assert {way: row["backward_passes"] for way, row in by_way.items()} == {
+        "plain sum": 1,
+        "published": 3,  # joint, each modality's own, their sum
+        "mmpareto": 2,
+    }
+    assert by_way["plain sum"]["waits"] == by_way["mmpareto"]["waits"] == 0
+    assert by_way["published"]["waits"] >= 2 * 62  # a comparison of norms for every tensor of two ResNet-18
+    assert by_way["plain sum"]["over_plain_sum"] == [1, 1, 1]
+    assert all(row["milliseconds"] > 0 and row["peak_megabytes"] > 0 for row in rows)
+
+
+def test_a_gpu_that_is_not_there() -> None:
+    done = run(sys.executable, BENCHMARK, "--device", "cuda", CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 2
+    assert "sees no GPU" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_quick(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    done = run(sys.executable, BENCHMARK, "--quick", "--device", "cpu", "--output", file)
+    assert done.returncode == 0, done.stderr
+    assert "published / this" in done.stdout
+    figures = json.loads(file.read_text())
+    assert [row["way"] for row in figures["rows"]] == ["plain sum", "published", "mmpareto"]
