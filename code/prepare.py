@@ -26,7 +26,6 @@ from mmpareto.flag_values import count, not_negative
 PREPARATIONS: dict[str, str] = {
     "cremad": "mmpareto.datasets.cremad_preparation",
     "kinetics-sounds": "mmpareto.datasets.kinetics_sounds_preparation",
-    "manifest": "mmpareto.datasets.manifest_preparation",
 }
 
 

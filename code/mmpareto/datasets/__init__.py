@@ -28,7 +28,6 @@ DATASETS: dict[str, str] = {
     "digits": "mmpareto.datasets.digits:Digits",
     "cremad": "mmpareto.datasets.cremad:CREMAD",
     "kinetics-sounds": "mmpareto.datasets.kinetics_sounds:KineticsSounds",
-    "manifest": "mmpareto.datasets.manifest:Manifest",
 }
 # names that other code uses for the same sets
 ALIASES: dict[str, str] = {

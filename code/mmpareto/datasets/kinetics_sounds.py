@@ -13,11 +13,43 @@ from mmpareto.datasets.features import AudioFeatures
 from mmpareto.datasets.prepared import audio_visual_readers, needs_root, read_split
 
 # in the order of the published lists' labels, 0 to 30
-CLASSES = ["blowing_nose", "blowing_out_candles", "bowling", "chopping_wood", "dribbling_basketball", "laughing", "mowing_lawn", "playing_accordion", "playing_bagpipes", "playing_bass_guitar", "playing_clarinet", "playing_drums", "playing_guitar", "playing_harmonica", "playing_keyboard", "playing_organ", "playing_piano", "playing_saxophone", "playing_trombone", "playing_trumpet", "playing_violin", "playing_xylophone", "ripping_paper", "shoveling_snow", "shuffling_cards", "singing", "stomping_grapes", "tap_dancing", "tapping_guitar", "tapping_pen", "tickling"]
+CLASSES = [
+    "blowing_nose",
+    "blowing_out_candles",
+    "bowling",
+    "chopping_wood",
+    "dribbling_basketball",
+    "laughing",
+    "mowing_lawn",
+    "playing_accordion",
+    "playing_bagpipes",
+    "playing_bass_guitar",
+    "playing_clarinet",
+    "playing_drums",
+    "playing_guitar",
+    "playing_harmonica",
+    "playing_keyboard",
+    "playing_organ",
+    "playing_piano",
+    "playing_saxophone",
+    "playing_trombone",
+    "playing_trumpet",
+    "playing_violin",
+    "playing_xylophone",
+    "ripping_paper",
+    "shoveling_snow",
+    "shuffling_cards",
+    "singing",
+    "stomping_grapes",
+    "tap_dancing",
+    "tapping_guitar",
+    "tapping_pen",
+    "tickling",
+]
 
 
 class KineticsSounds(ClipDataset):
-    """Kinetics-Sounds, modalities `audio` ([1, 1024, 128] or [1, 257, 188]) and `visual` [F, 3, size, size], 31 classes.
+    """Kinetics-Sounds, 31 classes: `audio` ([1, 1024, 128] or [1, 257, 188]) and `visual` [F, 3, size, size].
 
     root            a prepared dataset.
     split           "train", "val" or "test".

@@ -2,10 +2,11 @@
 
 Which clips, in one of two ways:
   --train_list, --test_list  the published lists: youtubeid_start_end,seconds,label with labels 0 to 30
-  --annotations              Kinetics' own CSV files (label,youtube_id,time_start,time_end,split): the 31 classes of them.
-                             With train and validate, validate is the test split; with test too, validate validates.
-Validation is cut from train where the lists have none. A clip is found by its YouTube id, the first 11 characters of its
-name. Many videos are gone from YouTube: missing clips are counted and named.
+  --annotations              Kinetics' own CSV files (label,youtube_id,time_start,time_end,split): the 31 classes of
+                             them. With train and validate, validate is the test split; with test too, validate
+                             validates.
+Validation is cut from train where the lists have none. A clip is found by its YouTube id, the first 11 characters of
+its name. Many videos are gone from YouTube: missing clips are counted and named.
 """
 
 from __future__ import annotations

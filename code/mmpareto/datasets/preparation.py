@@ -78,7 +78,7 @@ class Outcome:
 
     @property
     def unusable_percent(self) -> float:
-        """UnusableError clips in percent of those that are there."""
+        """Unusable clips in percent of those that are there."""
         there = self.prepared + self.unusable
         return 100.0 * self.unusable / there if there else 0.0
 
@@ -102,8 +102,8 @@ def prepare(
     clips       all that are listed, in their order.
     modalities  modality -> suffix of its file ("" for a folder).
     make        make(clip, folder) writes `folder / (modality + suffix)` for each modality; it raises UnusableError
-                where the media cannot be used. It must be importable (functools.partial carries its parameters): it runs in
-                worker processes. The same clip and parameters must give the same bytes.
+                where the media cannot be used. It must be importable (functools.partial carries its parameters): it
+                runs in worker processes. The same clip and parameters must give the same bytes.
     parameters  what makes the result what it is; a folder made with others is refused.
     workers     number of processes.
     tools       distributions whose versions dataset.json records.
