@@ -24,6 +24,7 @@ from mmpareto.flag_values import count, not_negative
 # dataset -> the module that prepares it; imported when asked for. Such a module has add_arguments(parser) for flags of
 # its own, and prepare(args) -> preparation.Outcome; its docstring's first line is its help.
 PREPARATIONS: dict[str, str] = {
+    "cgmnist": "mmpareto.datasets.cgmnist_preparation",
     "cremad": "mmpareto.datasets.cremad_preparation",
     "kinetics-sounds": "mmpareto.datasets.kinetics_sounds_preparation",
 }

@@ -42,7 +42,7 @@ PUBLISHED: dict[str, Any] = {
 }
 RECIPES: dict[str, dict[str, Any]] = {
     "digits": {"epochs": 20, "batch_size": 32, "learning_rate": 0.01},
-    "cgmnist": {"epochs": 20, "learning_rate": 0.01},
+    "cgmnist": {"epochs": 20, "learning_rate": 0.01, "model": "pmr"},
 }
 
 

@@ -26,11 +26,13 @@ from mmpareto.datasets.base import (
 # name -> where its class is; imported when asked for, because some need libraries that take seconds to load
 DATASETS: dict[str, str] = {
     "digits": "mmpareto.datasets.digits:Digits",
+    "cgmnist": "mmpareto.datasets.cgmnist:CGMNIST",
     "cremad": "mmpareto.datasets.cremad:CREMAD",
     "kinetics-sounds": "mmpareto.datasets.kinetics_sounds:KineticsSounds",
 }
 # names that other code uses for the same sets
 ALIASES: dict[str, str] = {
+    "cg-mnist": "cgmnist",
     "crema-d": "cremad",
     "kineticsound": "kinetics-sounds",
     "kineticsounds": "kinetics-sounds",

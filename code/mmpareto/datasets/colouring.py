@@ -26,21 +26,28 @@ MEAN_COLOURS = np.array(
 )
 
 
-def colours(labels: np.ndarray, variance: float, biased: bool, generator: np.random.Generator) -> np.ndarray:
+def colours(
+    labels: np.ndarray,
+    variance: float,
+    biased: bool,
+    generator: np.random.Generator,
+    means: np.ndarray = MEAN_COLOURS,
+) -> np.ndarray:
     """A colour for each digit.
 
     labels    integers in 0 .. 9, [N].
     variance  of each colour channel around the mean colour (channels in 0 .. 1); the draw is clipped to 0 .. 1.
     biased    True: around the mean of the digit's own class (training). False: of a random class (validation, test).
+    means     mean colour of each class, [10, 3] in 0 .. 1.
     Returns float64 [N, 3] in 0 .. 1.
 
     Raises ValueError for a variance that is negative or not finite.
     """
     if not (np.isfinite(variance) and variance >= 0):
         raise ValueError(f"the colour variance must be zero or more, found {variance}")
-    classes = labels if biased else generator.integers(0, len(MEAN_COLOURS), size=len(labels))
+    classes = labels if biased else generator.integers(0, len(means), size=len(labels))
     noise = generator.normal(0.0, np.sqrt(variance), size=(len(labels), 3))
-    return np.clip(MEAN_COLOURS[classes] + noise, 0.0, 1.0)
+    return np.clip(means[classes] + noise, 0.0, 1.0)
 
 
 def paint(gray: np.ndarray, colour: np.ndarray) -> np.ndarray:

@@ -12,48 +12,13 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from torch import Tensor
 
-from mmpareto.datasets.base import Batch, DatasetError, Modality, MultimodalDataset, Sample, Split
+from mmpareto.datasets.base import DatasetError, Modality, Split
 from mmpareto.datasets.colouring import colours, paint
+from mmpareto.datasets.in_memory import InMemoryImages
 
 VALIDATION, TEST = 200, 400
 _SPLIT_SEED = 0  # the splits and colours are part of the dataset: they do not move with a run's seed
-
-
-class InMemoryImages(MultimodalDataset):
-    """Images of several modalities held in memory as uint8; whole batches are cut out by index."""
-
-    def __init__(
-        self,
-        name: str,
-        images: dict[str, Tensor],
-        modalities: dict[str, Modality],
-        labels: np.ndarray,
-        classes: list[str],
-        ids: list[str],
-        seed: int = 0,
-    ) -> None:
-        super().__init__(seed)
-        self.name = name
-        self.images = images
-        self.modalities = modalities
-        self.labels = labels.astype(np.int64)
-        self.classes = classes
-        self.ids = ids
-        self._label = torch.from_numpy(self.labels)
-
-    def __getitem__(self, index: int) -> Sample:
-        inputs = {name: images[index] for name, images in self.images.items()}
-        return {"inputs": inputs, "label": int(self.labels[index]), "id": self.ids[index]}
-
-    def __getitems__(self, indices: list[int]) -> Batch:
-        index = torch.tensor(indices)
-        return {
-            "inputs": {name: images[index] for name, images in self.images.items()},
-            "label": self._label[index],
-            "id": [self.ids[i] for i in indices],
-        }
 
 
 class Digits(InMemoryImages):

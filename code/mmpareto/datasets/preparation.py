@@ -94,6 +94,7 @@ def prepare(
     parameters: Mapping[str, Any],
     workers: int,
     tools: Sequence[str] = (),
+    members: Callable[[Clip], Sequence[Clip]] | None = None,
     progress: bool = True,
 ) -> Outcome:
     """Prepares a dataset into the folder `output`, or goes on with a preparation that was cut short.
@@ -107,6 +108,8 @@ def prepare(
     parameters  what makes the result what it is; a folder made with others is refused.
     workers     number of processes.
     tools       distributions whose versions dataset.json records.
+    members     for files that hold many clips each: the clips in one of `clips`, asked for when all is made; splits and
+                summary count these.
 
     Raises DatasetError: bad ids, other parameters than the folder was made with, nothing prepared at all.
     """
@@ -130,6 +133,10 @@ def prepare(
                 if result is not None:
                     reasons[clip.id] = result
         shutil.rmtree(output / _BESIDE, ignore_errors=True)
+        if members is not None:
+            within = {clip.id: members(clip) for clip in clips}
+            reasons = {member.id: reasons[whole] for whole in reasons for member in within[whole]}
+            clips = [member for clip in clips for member in within[clip.id]]
         outcome = _summary(clips, reasons)
         if not outcome.prepared:
             raise DatasetError(f"{name}: not one of {len(clips)} clips could be prepared\n{outcome.text}")

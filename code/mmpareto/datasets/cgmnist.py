@@ -1,0 +1,293 @@
+"""`cgmnist`: coloured-and-gray MNIST, 70,000 digits held in memory; colour is a shortcut that breaks after training.
+
+Reads, in this order:
+
+    dataset.json, gray/, colour/, label/    what `prepare.py cgmnist` writes
+    mnist_10color_jitter_var_*.npy          coloured MNIST, published with "Learning Not to Learn" (Kim et al., 2019)
+    train-images-idx3-ubyte[.gz], ...       MNIST itself, in the folder or below it; coloured here, the same everywhere
+
+and downloads MNIST through torchvision where the folder has none of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import pickle
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmpareto.datasets.base import DatasetError, Modality, Split
+from mmpareto.datasets.colouring import colours, paint
+from mmpareto.datasets.in_memory import InMemoryImages
+from mmpareto.datasets.lists import cut
+from mmpareto.datasets.preparation import DESCRIPTION, read_description
+
+CLASSES = [str(digit) for digit in range(10)]
+VAL_FRACTION = 0.1  # of the 60,000 training digits
+PUBLISHED = "mnist_10color_jitter_var_*.npy"
+_SEED = 0  # splits and colours are part of the dataset: they do not move with a run's seed
+_STREAMS = {"train": 0, "val": 1, "test": 2}
+_GRAY = Modality("image", (1, 28, 28), (0.1307,), (0.3081,))
+_COLOUR = Modality("image", (3, 28, 28))
+
+
+class CGMNIST(InMemoryImages):
+    """Coloured-and-gray MNIST, modalities `gray` [1, 28, 28] and `colour` [3, 28, 28], classes 0 to 9.
+
+    54,000 train (colour follows the class), 6,000 validation and 10,000 test digits (colour of a random class).
+
+    root      folder with MNIST or with one of the forms that the module names; MNIST is downloaded where it has none.
+    split     "train", "val" or "test".
+    variance  of the colour around the mean colour, channels in 0 .. 1; Wu et al. and PMR 0.03
+    """
+
+    def __init__(self, root: Path | None, split: Split, *, variance: float = 0.03, seed: int = 0) -> None:
+        if not 0 <= variance <= 1:
+            raise DatasetError(f"cgmnist: the colour variance must lie between 0 and 1, found {variance}")
+        if root is None:
+            raise DatasetError("cgmnist: give the folder of the data with --data_root")
+        if (root / DESCRIPTION).exists():
+            images, labels = _prepared(root, split, variance)
+        else:
+            images, labels = load(root, split, variance)
+        super().__init__(
+            name="cgmnist",
+            images={name: torch.from_numpy(array) for name, array in images.items()},
+            modalities={"gray": _GRAY, "colour": _COLOUR},
+            labels=labels,
+            classes=CLASSES,
+            ids=digit_ids(split, len(labels)),
+            seed=seed,
+        )
+
+
+def digit_ids(split: Split, count: int) -> list[str]:
+    """Names of a split's digits, in their order."""
+    return [f"{split}_{index:05d}" for index in range(count)]
+
+
+def load(root: Path, split: Split, variance: float) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """{"gray": uint8 [N, 1, 28, 28], "colour": uint8 [N, 3, 28, 28]} and labels [N] of a split, from the raw files.
+
+    Raises DatasetError where they are missing or damaged.
+    """
+    published = _published_file(root, variance)
+    part = "test" if split == "test" else "train"
+    if published is not None:
+        painted, labels = read_published(published)[part]
+        gray = _gray(painted)
+        chosen = _chosen(labels, split)
+        colour = painted[chosen].transpose(0, 3, 1, 2)
+        if split == "val":  # its published colours follow the class: painted anew, round the means of the file's own
+            means = _mean_colours(painted, gray, labels)
+            colour = paint(gray[chosen], colours(labels[chosen], variance, False, _generator(split), means))
+    else:
+        gray, labels = read_mnist(root)[part]
+        chosen = _chosen(labels, split)
+        colour = paint(gray[chosen], colours(labels[chosen], variance, split == "train", _generator(split)))
+    return {"gray": gray[chosen][:, None].copy(), "colour": np.ascontiguousarray(colour)}, labels[chosen]
+
+
+def _generator(split: Split) -> np.random.Generator:
+    return np.random.default_rng([_SEED, _STREAMS[split]])
+
+
+def _chosen(labels: np.ndarray, split: Split) -> np.ndarray:
+    if split == "test":
+        return np.arange(len(labels))
+    stay, off = cut(labels.tolist(), VAL_FRACTION, _SEED, "cgmnist: validation")
+    return np.array(stay if split == "train" else off)
+
+
+def _prepared(root: Path, split: Split, variance: float) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    read_description(root, "cgmnist", {"variance": variance})
+    arrays = {}
+    for name in ("gray", "colour", "label"):
+        file = root / name / f"{split}.npy"
+        try:
+            arrays[name] = np.load(file, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise DatasetError(f"{file}: cannot be read ({error}); prepare the dataset again") from error
+    labels = arrays.pop("label")
+    for name, modality in (("gray", _GRAY), ("colour", _COLOUR)):
+        if arrays[name].shape != (len(labels), *modality.shape) or arrays[name].dtype != np.uint8:
+            found = f"{arrays[name].dtype} {list(arrays[name].shape)}"
+            raise DatasetError(
+                f"{root / name / f'{split}.npy'}: expected uint8 {[len(labels), *modality.shape]}, found {found}; "
+                "prepare the dataset again"
+            )
+    return arrays, labels
+
+
+# MNIST's own files
+
+
+def read_mnist(root: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """{"train", "test": (images uint8 [N, 28, 28], labels int64 [N])} from the idx files in a folder or below it.
+
+    Plain or gzip; downloaded through torchvision where there are none.
+
+    Raises DatasetError: files missing, damaged, or of another form.
+    """
+    wanted = {
+        (part, what): f"{prefix}-{what}s-idx{3 if what == 'image' else 1}-ubyte"
+        for part, prefix in (("train", "train"), ("test", "t10k"))
+        for what in ("image", "label")
+    }
+    found = {key: _find(root, name) for key, name in wanted.items()}
+    if not any(found.values()):
+        _download(root)
+        found = {key: _find(root, name) for key, name in wanted.items()}
+    missing = [wanted[key] for key, path in found.items() if path is None]
+    if missing:
+        raise DatasetError(f"cgmnist: {root} lacks {', '.join(missing)} (plain or .gz); add them, or empty the folder")
+    parts = {}
+    for part in ("train", "test"):
+        images_file, labels_file = (found[part, what] for what in ("image", "label"))
+        assert images_file is not None
+        assert labels_file is not None
+        images, labels = read_idx(images_file, 3), read_idx(labels_file, 1)
+        if images.shape[1:] != (28, 28):
+            raise DatasetError(f"{images_file}: expected images of 28 x 28, found {list(images.shape)}")
+        if len(images) != len(labels):
+            raise DatasetError(f"{images_file}: {len(images)} images, but {len(labels)} labels in {labels_file}")
+        if len(labels) == 0 or labels.max() > 9:
+            raise DatasetError(f"{labels_file}: expected labels 0 to 9")
+        parts[part] = (images, labels.astype(np.int64))
+    return parts
+
+
+def _find(root: Path, name: str) -> Path | None:
+    dotted = name.replace("-idx", ".idx")  # a name that also circulates
+    places = (path for n in (name, dotted) for suffix in ("", ".gz") for path in sorted(root.rglob(n + suffix)))
+    return next(places, None)
+
+
+def _download(root: Path) -> None:
+    from torchvision.datasets import MNIST
+
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            MNIST(str(root), train=True, download=True)
+    except Exception as error:  # urllib, ssl and torchvision raise a dozen kinds
+        raise DatasetError(
+            f"cgmnist: {root} holds no MNIST, and it could not be downloaded ({str(error).splitlines()[0][:120]}); put "
+            "train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz and "
+            "t10k-labels-idx1-ubyte.gz there"
+        ) from error
+
+
+def read_idx(path: Path, dimensions: int) -> np.ndarray:
+    """The uint8 array of an idx file, plain or gzip.
+
+    Raises DatasetError where it is damaged, cut off, or has another type or number of dimensions.
+    """
+    try:
+        opener = gzip.open if path.suffix == ".gz" else open
+        with opener(path, "rb") as file:
+            data: bytes = file.read()
+    except (OSError, EOFError) as error:
+        raise DatasetError(f"{path}: cannot be read ({error}); fetch the file again") from error
+    head = 4 + 4 * dimensions
+    if len(data) < head or data[:4] != bytes((0, 0, 8, dimensions)):
+        raise DatasetError(f"{path}: is no idx file of bytes in {dimensions} dimension(s); fetch the file again")
+    shape = struct.unpack(f">{dimensions}I", data[4:head])
+    if len(data) - head != int(np.prod(shape)):
+        raise DatasetError(f"{path}: holds {len(data) - head} bytes, its head announces {list(shape)}; fetch it again")
+    return np.frombuffer(data, np.uint8, offset=head).reshape(shape).copy()
+
+
+# the published coloured arrays
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Unpickles NumPy arrays and plain containers; anything else could run code, and is refused."""
+
+    ALLOWED = frozenset(
+        {
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy.core.multiarray", "scalar"),
+            ("numpy._core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "scalar"),
+            ("_codecs", "encode"),  # how Python 3 reads the strings of Python 2's arrays
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The class or function where it is one that arrays need."""
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"{module}.{name} is no part of an array")
+        return super().find_class(module, name)
+
+
+def read_published(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """{"train", "test": (images uint8 [N, 28, 28, 3], labels int64 [N])} of a published coloured MNIST.
+
+    The file is a pickled dict; nothing but arrays is admitted.
+
+    Raises DatasetError: damage, other contents.
+    """
+    try:
+        with open(path, "rb") as file:
+            if np.lib.format.read_magic(file) != (1, 0):
+                raise ValueError("expected version 1.0 of the .npy format")
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            if not dtype.hasobject or shape != ():
+                raise ValueError(f"expected a pickled dict, found an array of {dtype} {shape}")
+            found: Any = _ArraysOnly(file, encoding="latin1").load()
+        if isinstance(found, np.ndarray):
+            found = found.item()
+        parts = {}
+        for part in ("train", "test"):
+            images, labels = np.asarray(found[f"{part}_image"]), np.asarray(found[f"{part}_label"]).astype(np.int64)
+            if images.dtype != np.uint8 or images.shape != (len(labels), 28, 28, 3) or not len(labels):
+                raise ValueError(f"{part}_image: expected uint8 [N, 28, 28, 3], found {images.dtype} {images.shape}")
+            if labels.ndim != 1 or labels.min() < 0 or labels.max() > 9:
+                raise ValueError(f"{part}_label: expected labels 0 to 9")
+            parts[part] = (images, labels)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError, pickle.UnpicklingError) as error:
+        raise DatasetError(
+            f"{path}: is no coloured MNIST as published ({error}); expected a pickled dict of train_image, "
+            "train_label, test_image and test_label"
+        ) from error
+    return parts
+
+
+def _published_file(root: Path, variance: float) -> Path | None:
+    files = sorted(root.glob(PUBLISHED)) if root.is_dir() else []
+    for path in files:
+        if float(path.stem.rsplit("_", 1)[-1]) == variance:
+            return path
+    if files:
+        raise DatasetError(
+            f"{root} holds {', '.join(path.name for path in files)}, none with the variance {variance}; give "
+            "--variance as in a file's name, or move them away to colour MNIST here"
+        )
+    return None
+
+
+def _gray(painted: np.ndarray) -> np.ndarray:
+    """The gray digit of a coloured one: its brightest channel, scaled so that its brightest pixel is white.
+
+    MNIST's digits reach 254 or 255, but for a few hundred; colour multiplies all pixels alike.
+    """
+    brightest = painted.max(axis=3)
+    peak = brightest.max(axis=(1, 2), keepdims=True).astype(np.float32)
+    return np.rint(brightest * (255.0 / np.maximum(peak, 1.0))).astype(np.uint8)
+
+
+def _mean_colours(painted: np.ndarray, gray: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Mean colour of each class, [10, 3] in 0 .. 1: colour of the white pixels, averaged."""
+    means = np.zeros((10, 3))
+    for digit in range(10):
+        white = gray[labels == digit] >= 250
+        means[digit] = painted[labels == digit][white].mean(axis=0) / 255.0 if white.any() else 1.0
+    return means

@@ -1,0 +1,58 @@
+"""Prepares CG-MNIST: MNIST's idx files, or a published coloured MNIST, as arrays that load in a moment.
+
+train.py reads the raw files as well; this saves it colouring them, and keeps the colours for other programs:
+{gray,colour,label}/{train,val,test}.npy, uint8 [N, channels, 28, 28] and int64 [N].
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from pathlib import Path
+
+import numpy as np
+
+from mmpareto.datasets.base import SPLITS
+from mmpareto.datasets.cgmnist import CLASSES, digit_ids, load
+from mmpareto.datasets.preparation import Clip, Outcome
+from mmpareto.datasets.preparation import prepare as prepare_clips
+from mmpareto.flag_values import fraction
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of this preparation."""
+    parser.add_argument(
+        "--variance", type=fraction, default=0.03, metavar="X", help="of the colours (default: 0.03; 0.02 is used too)"
+    )
+
+
+def prepare(args: argparse.Namespace) -> Outcome:
+    """Prepares the dataset as the flags say; a split's digits share a file for each modality."""
+    load(args.source, "test", args.variance)  # raw files that are not there, or damaged, are said before any work
+    clips = [Clip(split, split, "", {"mnist": args.source}) for split in SPLITS]
+    return prepare_clips(
+        args.output,
+        name="cgmnist",
+        clips=clips,
+        classes=CLASSES,
+        modalities={"gray": ".npy", "colour": ".npy", "label": ".npy"},
+        make=functools.partial(make, variance=args.variance),
+        parameters={"variance": args.variance},
+        workers=min(args.workers, len(clips)),
+        tools=("numpy", "scikit-learn"),
+        members=functools.partial(digits, output=args.output),
+    )
+
+
+def make(clip: Clip, folder: Path, *, variance: float) -> None:
+    """Writes the arrays of one split."""
+    images, labels = load(clip.source["mnist"], clip.split, variance)
+    for name, array in {**images, "label": labels}.items():
+        np.save(folder / f"{name}.npy", array, allow_pickle=False)
+
+
+def digits(whole: Clip, output: Path) -> list[Clip]:
+    """The digits of a prepared split."""
+    labels = np.load(output / "label" / f"{whole.split}.npy")
+    ids = digit_ids(whole.split, len(labels))
+    return [Clip(i, whole.split, str(label), whole.source) for i, label in zip(ids, labels, strict=True)]
