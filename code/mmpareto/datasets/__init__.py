@@ -29,6 +29,7 @@ DATASETS: dict[str, str] = {
     "cgmnist": "mmpareto.datasets.cgmnist:CGMNIST",
     "cremad": "mmpareto.datasets.cremad:CREMAD",
     "kinetics-sounds": "mmpareto.datasets.kinetics_sounds:KineticsSounds",
+    "manifest": "mmpareto.datasets.manifest:Manifest",
 }
 # names that other code uses for the same sets
 ALIASES: dict[str, str] = {

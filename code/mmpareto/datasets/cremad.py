@@ -13,16 +13,12 @@ import re
 import sys
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from mmpareto.datasets.base import DatasetError, Modality, Split
 from mmpareto.datasets.clips import ArrayReader, ClipDataset, Item, Reader, load_array
-from mmpareto.datasets.features import FBANK_FRAMES, MEL_BINS, AudioFeatures, fbank, stft
+from mmpareto.datasets.features import FBANK_FRAMES, MEL_BINS, AudioFeatures
 from mmpareto.datasets.lists import check_classes, check_unique, cut, read_rows
-from mmpareto.datasets.media import read_sound
-from mmpareto.datasets.preparation import DESCRIPTION, UnusableError
-from mmpareto.datasets.prepared import audio_reader, audio_visual_readers, needs_root, read_split
+from mmpareto.datasets.preparation import DESCRIPTION
+from mmpareto.datasets.prepared import SoundReader, audio_reader, audio_visual_readers, needs_root, read_split
 
 CLASSES = ["ANG", "DIS", "FEA", "HAP", "NEU", "SAD"]
 CLIP_NAME = re.compile(r"(\d{4})_([A-Z]{3})_(ANG|DIS|FEA|HAP|NEU|SAD)_([A-Z]{2}|X)")
@@ -60,34 +56,6 @@ class CREMAD(ClipDataset):
             items, readers["audio"] = _circulating(root, visual, split, audio_features)
         super().__init__("cremad", split, items, readers, CLASSES, seed)
         self.check(root)
-
-
-class WaveReader:
-    """Features of .wav files, computed when they are read."""
-
-    def __init__(self, features: AudioFeatures) -> None:
-        self.features = features
-        self._stored = audio_reader(features)
-
-    @property
-    def modality(self) -> Modality:
-        """That of the features."""
-        return self._stored.modality
-
-    def read(self, path: Path, generator: torch.Generator | None) -> Tensor:
-        """float32 [1, 1024, 128] or [1, 257, 188]."""
-        del generator
-        try:
-            sound = read_sound(path)
-            array = torch.from_numpy(fbank(sound) if self.features == "fbank" else stft(sound))
-        except UnusableError as error:
-            raise DatasetError(f"{error.reason}: {error.detail or path}") from error
-        shape = self.modality.shape
-        return torch.cat([array, array.new_zeros(shape[1] - len(array), shape[2])])[None]
-
-    def check(self, path: Path) -> None:
-        """Decodes the sound."""
-        self.read(path, None)
 
 
 def read_list(path: Path) -> list[tuple[str, str]]:
@@ -136,7 +104,7 @@ def _circulating(root: Path, visual: Path, split: Split, audio_features: AudioFe
     audio, suffix = _audio_files(root)
     reader: Reader
     if suffix == ".wav":
-        reader = WaveReader(audio_features)
+        reader = SoundReader(audio_features)
     else:
         reader = _array_reader(sorted(audio.glob(f"*{suffix}"))[0], audio_features)
     items = [

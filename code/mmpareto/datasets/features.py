@@ -21,7 +21,7 @@ FBANK_FRAMES = 1024  # L: 10.24 s at 10 ms a frame
 FBANK_MEAN, FBANK_STD = -4.503877, 2 * 5.141276
 STFT_SHAPE = (257, 188)
 _STFT_RATE, _STFT_SECONDS, _STFT_WINDOW, _STFT_HOP = 22050, 3, 512, 353
-_FRAME_SECONDS = 0.025
+WINDOW_SECONDS, SHIFT_SECONDS = 0.025, 0.010  # of fbank features
 
 
 def fbank(sound: Sound, frames: int | None = FBANK_FRAMES) -> np.ndarray:
@@ -36,10 +36,10 @@ def fbank(sound: Sound, frames: int | None = FBANK_FRAMES) -> np.ndarray:
     from torchaudio.compliance import kaldi
 
     waveform = torch.from_numpy(sound.mono())
-    if len(waveform) < _FRAME_SECONDS * sound.rate:
+    if len(waveform) < WINDOW_SECONDS * sound.rate:
         raise UnusableError("sound too short", f"{len(waveform)} samples at {sound.rate} Hz, under 25 ms")
     if frames is not None:  # no further than the last window reaches; the mean is that of the whole
-        waveform = (waveform - waveform.mean())[: int((frames * 0.01 + 0.1) * sound.rate)]
+        waveform = (waveform - waveform.mean())[: int((frames * SHIFT_SECONDS + 0.1) * sound.rate)]
     else:
         waveform = waveform - waveform.mean()
     features = kaldi.fbank(
@@ -50,7 +50,7 @@ def fbank(sound: Sound, frames: int | None = FBANK_FRAMES) -> np.ndarray:
         window_type="hanning",
         num_mel_bins=MEL_BINS,
         dither=0.0,
-        frame_shift=10.0,
+        frame_shift=1000 * SHIFT_SECONDS,
     )
     return features[:frames].numpy()
 
@@ -69,11 +69,11 @@ def stft(sound: Sound) -> np.ndarray:
     return np.log(np.abs(librosa.stft(wave, n_fft=_STFT_WINDOW, hop_length=_STFT_HOP)) + 1e-7)
 
 
-def write_features(sound: Sound, kind: AudioFeatures, path: Path) -> None:
-    """Writes a sound's features as .npy in float16.
+def write_features(sound: Sound, kind: AudioFeatures, path: Path, frames: int | None = FBANK_FRAMES) -> None:
+    """Writes a sound's features as .npy in float16; `frames` cuts fbank, see there.
 
     Their values lie between -17 and 25, where float16 is exact to 0.01, a thousandth of the spread that the
     normalisation divides by. `fbank` is stored without padding: a CREMA-D clip takes 65 kB, not 512.
     """
-    features = fbank(sound) if kind == "fbank" else stft(sound)
+    features = fbank(sound, frames) if kind == "fbank" else stft(sound)
     np.save(path, features.astype(np.float16), allow_pickle=False)

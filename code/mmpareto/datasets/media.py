@@ -93,6 +93,21 @@ def read_sound(path: Path) -> Sound:
     return Sound(samples, rate)
 
 
+def sound_seconds(path: Path) -> float:
+    """The length of a media file's first sound track in seconds: what its head announces, else by decoding it.
+
+    Raises UnusableError as `read_sound` does.
+    """
+    with _opened(path) as container:
+        stream = container.streams.audio[0] if container.streams.audio else None
+        if stream is not None and stream.duration and stream.time_base:
+            return float(stream.duration * stream.time_base)
+        if stream is not None and container.duration:
+            return container.duration / av.time_base
+    sound = read_sound(path)
+    return sound.samples.shape[1] / sound.rate
+
+
 def read_frames(path: Path, fps: float) -> Iterator[tuple[Fraction, np.ndarray]]:
     """The frames that a video shows at 0, 1 / fps, 2 / fps, ... seconds after its first one, until it ends.
 

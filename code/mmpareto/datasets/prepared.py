@@ -1,4 +1,4 @@
-"""Reads a prepared dataset's splits, and lays out the readers that sound-and-picture datasets share."""
+"""Reads a prepared dataset's splits, and lays out the readers of sounds that its datasets share."""
 
 from __future__ import annotations
 
@@ -6,11 +6,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from mmpareto.datasets.base import DatasetError, Modality, Split
 from mmpareto.datasets.clips import ArrayReader, FramesReader, Item, Reader, spectrogram_reader
-from mmpareto.datasets.features import FBANK_FRAMES, FBANK_MEAN, FBANK_STD, MEL_BINS, STFT_SHAPE, AudioFeatures
+from mmpareto.datasets.features import (
+    FBANK_FRAMES,
+    FBANK_MEAN,
+    FBANK_STD,
+    MEL_BINS,
+    STFT_SHAPE,
+    AudioFeatures,
+    fbank,
+    stft,
+)
 from mmpareto.datasets.lists import check_classes, check_id, check_unique, read_rows
-from mmpareto.datasets.preparation import read_description
+from mmpareto.datasets.media import read_sound
+from mmpareto.datasets.preparation import UnusableError, read_description
 
 _STFT_RANGE = (-17.0, 10.0)  # log(1e-7) is -16.1; the greatest magnitude of 512 samples of full scale is below e^6
 
@@ -20,13 +33,45 @@ def audio_visual_readers(audio_features: AudioFeatures, frames: int, image_size:
     return {"audio": audio_reader(audio_features), "visual": FramesReader(frames, image_size)}
 
 
-def audio_reader(audio_features: AudioFeatures) -> ArrayReader:
-    """The reader of a sound's features as `features.write_features` leaves them."""
+def audio_reader(audio_features: AudioFeatures, frames: int = FBANK_FRAMES) -> ArrayReader:
+    """The reader of a sound's features as `features.write_features` leaves them; `frames` is the L of fbank."""
     if audio_features == "fbank":
-        return spectrogram_reader(FBANK_FRAMES, MEL_BINS, FBANK_MEAN, FBANK_STD)
+        return spectrogram_reader(frames, MEL_BINS, FBANK_MEAN, FBANK_STD)
     if audio_features == "stft":
         return ArrayReader(Modality("spectrogram", (1, *STFT_SHAPE)), limits=_STFT_RANGE)
     raise DatasetError(f"audio_features must be fbank or stft, found {audio_features!r}")
+
+
+class SoundReader:
+    """Features of sound files, computed when they are read.
+
+    features  fbank or stft.
+    frames    length L of fbank features: longer sounds are cut, shorter ones padded.
+    """
+
+    def __init__(self, features: AudioFeatures, frames: int = FBANK_FRAMES) -> None:
+        self.features = features
+        self._stored = audio_reader(features, frames)
+
+    @property
+    def modality(self) -> Modality:
+        """That of the features."""
+        return self._stored.modality
+
+    def read(self, path: Path, generator: torch.Generator | None) -> Tensor:
+        """float32 [1, L, 128] or [1, 257, 188]."""
+        del generator  # nothing is augmented
+        _, length, bins = self.modality.shape
+        try:
+            sound = read_sound(path)
+            array = torch.from_numpy(fbank(sound, length) if self.features == "fbank" else stft(sound))
+        except UnusableError as error:
+            raise DatasetError(f"{error.reason}: {error.detail or path}") from error
+        return torch.cat([array, array.new_zeros(length - len(array), bins)])[None]
+
+    def check(self, path: Path) -> None:
+        """Decodes the sound."""
+        self.read(path, None)
 
 
 def read_split(

@@ -1,0 +1,261 @@
+"""`manifest`: any dataset that one CSV file describes; a new one needs flags and no code.
+
+    manifest.csv      id,split,label and a column for each modality, which holds a path relative to the file
+
+A column may hold sound files, images, folders of frames or arrays (.npy, .pt), all of one kind. Videos are prepared
+first (`prepare.py manifest`), which also computes sound features once and for all. Splits are train, val and test;
+where no clip has the split val, validation is cut from train.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from mmpareto.datasets.base import SPLITS, DatasetError, Kind, Modality, Split
+from mmpareto.datasets.clips import ArrayReader, ClipDataset, FramesReader, ImageReader, Item, Reader, load_array
+from mmpareto.datasets.features import FBANK_FRAMES, SHIFT_SECONDS, WINDOW_SECONDS
+from mmpareto.datasets.lists import check_id, check_unique, cut, inside, read_rows
+from mmpareto.datasets.media import IMAGE_SUFFIXES, SOUND_SUFFIXES, VIDEO_SUFFIXES, sound_seconds
+from mmpareto.datasets.preparation import DESCRIPTION, UnusableError, read_description
+from mmpareto.datasets.prepared import SoundReader, audio_reader, needs_root, read_split
+
+MANIFEST = "manifest.csv"
+VAL_FRACTION, SPLIT_SEED = 0.1, 0
+_COLUMNS = ("id", "split", "label")
+_SPLIT_NAMES: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+}
+
+Source = Literal["sound", "image", "frames", "array", "video"]
+_SUFFIXES: dict[str, Source] = {
+    **dict.fromkeys(SOUND_SUFFIXES, "sound"),
+    **dict.fromkeys(IMAGE_SUFFIXES, "image"),
+    **dict.fromkeys(VIDEO_SUFFIXES, "video"),
+    ".npy": "array",
+    ".pt": "array",
+}
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What a manifest says: its clips by split, the source of each modality, and the classes in their order."""
+
+    clips: dict[Split, list[Item]]
+    sources: dict[str, Source]
+    classes: list[str]
+
+
+class Manifest(ClipDataset):
+    """A dataset that `manifest.csv` describes, or what `prepare.py manifest` made of one; two or more modalities.
+
+    root          the folder that holds manifest.csv or dataset.json.
+    split         "train", "val" or "test".
+    image_size    side of the square that images and frames are brought to, in pixels
+    frames        frames per clip, one of each equal part of it
+    audio_frames  length of sound features, 100 a second; 0: that of the longest training clip, at most 1024
+    """
+
+    def __init__(
+        self,
+        root: Path | None,
+        split: Split,
+        *,
+        image_size: int = 224,
+        frames: int = 3,
+        audio_frames: int = 0,
+        seed: int = 0,
+    ) -> None:
+        root = needs_root(root, "manifest")
+        if audio_frames < 0:
+            raise DatasetError(f"audio_frames must be 0 or more, found {audio_frames}")
+        if (root / DESCRIPTION).exists():
+            description = read_description(root, "manifest")
+            sources, classes = description["parameters"]["sources"], description["classes"]
+            items, train = (read_split(root, "manifest", part, {}, classes) for part in (split, "train"))
+            sources = {name: "features" if source == "sound" else source for name, source in sources.items()}
+            sources = {name: "frames" if source == "video" else source for name, source in sources.items()}
+        else:
+            listed = read_manifest(root)
+            sources, classes = dict(listed.sources), listed.classes
+            videos = [name for name, source in sources.items() if source == "video"]
+            if videos:
+                raise DatasetError(
+                    f"{root / MANIFEST}: {', '.join(videos)} holds videos, which are prepared first: python "
+                    f"code/prepare.py manifest --source {root} --output PREPARED; then give --data_root PREPARED"
+                )
+            items, train = listed.clips[split], listed.clips["train"]
+        readers = {
+            name: _reader(source, [item.paths[name] for item in train], image_size, frames, audio_frames)
+            for name, source in sources.items()
+        }
+        super().__init__("manifest", split, items, readers, classes, seed)
+        self.check(root)
+
+
+def _reader(source: str, train: Sequence[Path], image_size: int, frames: int, audio_frames: int) -> Reader:
+    """The reader of a modality whose training clips are `train`."""
+    if source == "image":
+        return ImageReader(image_size)
+    if source == "frames":
+        return FramesReader(frames, image_size)
+    if source == "array":
+        return ArrayReader(array_modality(train[0]))
+    length = audio_frames or min(_longest(tuple(train)), FBANK_FRAMES)
+    return SoundReader("fbank", length) if source == "sound" else audio_reader("fbank", length)
+
+
+@functools.lru_cache(maxsize=16)  # a run asks for its three splits
+def _longest(paths: tuple[Path, ...]) -> int:
+    """Feature frames of the longest of some sounds, or of their stored features."""
+    with ThreadPoolExecutor(4) as pool:
+        return max(pool.map(_audio_frames, paths))
+
+
+def _audio_frames(path: Path) -> int:
+    if path.suffix == ".npy":
+        try:
+            return len(np.load(path, mmap_mode="r", allow_pickle=False))
+        except (OSError, ValueError, EOFError, TypeError) as error:
+            raise DatasetError(f"{path}: cannot be read as an array: {error}") from error
+    try:
+        return max(int((sound_seconds(path) - WINDOW_SECONDS) / SHIFT_SECONDS) + 1, 1)
+    except UnusableError as error:
+        raise DatasetError(f"{error.reason}: {error.detail or path}") from error
+
+
+def array_modality(path: Path) -> Modality:
+    """What arrays like this one are: a vector [N], a spectrogram [L, M] or [1, L, M], an image [C, H, W], or frames
+    [F, C, H, W]. Values stay as they are; bytes are scaled to 0 .. 1.
+
+    Raises DatasetError for other shapes.
+    """
+    array = load_array(path)
+    shape = tuple(array.shape)
+    kinds: dict[int, Kind] = {1: "vector", 2: "spectrogram", 3: "image", 4: "frames"}
+    if array.dim() not in kinds or not array.numel():
+        raise DatasetError(
+            f"{path}: an array of shape {list(shape)}; expected [N], [L, M], [channels, H, W] or [F, channels, H, W]"
+        )
+    if array.dim() == 2:
+        return Modality("spectrogram", (1, *shape))
+    if array.dim() == 3 and shape[0] == 1 and array.is_floating_point():
+        return Modality("spectrogram", shape)
+    return Modality(kinds[array.dim()], shape)
+
+
+def read_manifest(
+    root: Path,
+    val_fraction: float = VAL_FRACTION,
+    seed: int = SPLIT_SEED,
+    sounds_of_videos: Sequence[str] = (),
+    missing_ok: bool = False,
+) -> Listed:
+    """Reads `root/manifest.csv`.
+
+    val_fraction      of train, which is cut off as validation where the file has none; `seed` of the cut.
+    sounds_of_videos  modalities whose videos are there for their sound tracks.
+    missing_ok        files that are not there are left to the caller.
+
+    Raises DatasetError: columns, splits or paths that are missing, of another form, or lead out of the folder; ids that
+    come twice; a column of several kinds; classes without training clips.
+    """
+    file = root / MANIFEST
+    if not file.exists():
+        raise DatasetError(f"{root} has no {MANIFEST}; docs/datasets.md shows how to write it")
+    header, *rows = read_rows(file)
+    modalities = [name for name in header if name not in _COLUMNS]
+    if not set(_COLUMNS) <= set(header) or len(modalities) < 2 or len(set(header)) < len(header):
+        raise DatasetError(
+            f"{file}: expected the columns id,split,label and one for each of two or more modalities, found "
+            f"{','.join(header)}"
+        )
+    if not rows:
+        raise DatasetError(f"{file}: names no clips")
+    for name in modalities:
+        check_id(name, f"{file}: modality")
+    wrong = [name for name in sounds_of_videos if name not in modalities]
+    if wrong:
+        raise DatasetError(f"{file}: there is no modality {wrong[0]!r}; they are {', '.join(modalities)}")
+    clips: dict[Split, list[Item]] = {split: [] for split in SPLITS}
+    for number, row in enumerate(rows, start=2):
+        if len(row) != len(header):
+            raise DatasetError(f"{file}: row {number} has {len(row)} values, the header {len(header)}")
+        values = dict(zip(header, row, strict=True))
+        check_id(values["id"], f"{file}: row {number}")
+        split = _SPLIT_NAMES.get(values["split"].lower())
+        if split is None:
+            raise DatasetError(f"{file}: {values['id']} has the split {values['split']!r}; expected train, val or test")
+        if not values["label"]:
+            raise DatasetError(f"{file}: {values['id']} has no label")
+        paths = {name: inside(root, values[name], f"{file}: {values['id']}, {name}") for name in modalities}
+        clips[split].append(Item(values["id"], values["label"], paths))
+    every = [item for split in SPLITS for item in clips[split]]
+    check_unique([item.id for item in every], file)
+    for split in ("train", "test"):
+        if not clips[split]:  # type: ignore[index]  # a Literal in a tuple is a str to mypy
+            raise DatasetError(f"{file}: no clip has the split {split}; every dataset needs train and test")
+    untrained = sorted({item.label for item in every} - {item.label for item in clips["train"]})
+    if untrained:
+        raise DatasetError(f"{file}: no training clips of the class(es) {', '.join(untrained[:5])}")
+    if not clips["val"]:
+        train = clips["train"]
+        stay, off = cut([item.label for item in train], val_fraction, seed, f"{file}: validation")
+        clips |= {"train": [train[i] for i in stay], "val": [train[i] for i in off]}
+        _say(f"manifest: no clip has the split val; {len(off)} of {len(train)} are cut from train, stratified by class")
+    sources = {name: _source(file, name, every, name in sounds_of_videos, missing_ok) for name in modalities}
+    return Listed(clips, sources, in_order({item.label for item in every}))
+
+
+@functools.lru_cache(maxsize=16)  # once, not for each of three splits
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _source(file: Path, modality: str, items: Sequence[Item], sound_of_video: bool, missing_ok: bool) -> Source:
+    """The one kind of files that a column holds."""
+    missing = [item for item in items if not item.paths[modality].exists()]
+    if missing and not missing_ok:
+        shown = ", ".join(str(item.paths[modality]) for item in missing[:3])
+        raise DatasetError(
+            f"{file}: {len(missing)} of {len(items)} files of the modality {modality} are not there, such as {shown}; "
+            "add them, or take their clips out of the manifest"
+        )
+    found: dict[Source, Item] = {}
+    for item in items:
+        path = item.paths[modality]
+        source = "frames" if path.is_dir() else _SUFFIXES.get(path.suffix.lower())
+        if source is None:
+            raise DatasetError(
+                f"{file}: {item.id}, {modality}: cannot tell what {path.name} is; expected a folder of frames or a "
+                f"file with one of {', '.join(_SUFFIXES)}"
+            )
+        if source == "video" and sound_of_video:
+            source = "sound"
+        found.setdefault(source, item)
+    if len(found) > 1:
+        shown = ", ".join(f"{source} ({item.paths[modality].name})" for source, item in found.items())
+        raise DatasetError(
+            f"{file}: the modality {modality} holds several kinds of files: {shown}; give each its column"
+        )
+    return next(iter(found))
+
+
+def in_order(labels: set[str]) -> list[str]:
+    """Class names in the order of their indices: numbers by value, all else by alphabet."""
+    if all(label.isdecimal() for label in labels):
+        return sorted(labels, key=lambda label: (int(label), label))
+    return sorted(labels)
