@@ -2,6 +2,7 @@
 
     python code/benchmark.py --quick                    # within a minute on a CPU
     python code/benchmark.py --output benchmark.json    # within five
+    python code/benchmark.py --loader                   # samples a second of the loader instead, within one
 
 Times are medians over repetitions that take turns, so that a machine that slows down slows all of them; a ratio is
 formed within each repetition, and its quartiles are given. Each table is measured in a process of its own. Losses,
@@ -12,27 +13,42 @@ of 64, on a CPU they are scaled down.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import multiprocessing
 import os
 import platform
 import statistics
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
 
+from mmpareto.datasets import to_device
+from mmpareto.datasets.clips import IMAGENET_MEAN, IMAGENET_STD
+from mmpareto.datasets.cremad import CLASSES as CREMAD_CLASSES
+from mmpareto.datasets.cremad import CREMAD
+from mmpareto.datasets.features import FBANK_FRAMES, FBANK_MEAN, FBANK_STD, MEL_BINS
+from mmpareto.datasets.media import JPEG_QUALITY
+from mmpareto.flag_values import count_or_zero
 from mmpareto.integration import Integrator, build_integrator
 from mmpareto.models import MultimodalClassifier, build_model
 from mmpareto.reporting.tables import text_table
+from mmpareto.training.data import Loader
 from mmpareto.training.step import losses
 
 CLASSES = 6
@@ -307,19 +323,118 @@ def plan(device: torch.device, quick: bool) -> list[tuple[Setting, tuple[str, ..
     ]
 
 
+class PlainClips(Dataset[tuple[Tensor, Tensor, int]]):
+    """Clips as the published loader reads them: each sample decoded, cropped, scaled and normalised on its own.
+
+    Written from its description: Pillow, RandomResizedCrop, flip, ToTensor, Normalize; features padded and normalised
+    in float32.
+    """
+
+    def __init__(self, root: Path, clips: Sequence[str]) -> None:
+        self.root, self.clips = root, clips
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomResizedCrop(224),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
+        features = torch.from_numpy(np.load(self.root / "audio" / f"{self.clips[index]}.npy")).float()
+        features = torch.nn.functional.pad(features, (0, 0, 0, FBANK_FRAMES - len(features)))
+        features = (features - FBANK_MEAN) / FBANK_STD
+        folder = self.root / "visual" / self.clips[index]
+        frames = [self.transform(Image.open(folder / name).convert("RGB")) for name in sorted(os.listdir(folder))[:2]]
+        return features[None], torch.stack(frames), 0
+
+
+def write_clips(root: Path, count: int) -> list[str]:
+    """A dataset of CREMA-D's shapes: 2.5 s of features, two frames of 480 x 360; the names of its training clips."""
+    random = np.random.default_rng(0)
+    names = [f"{1001 + i // 6}_DFA_{CREMAD_CLASSES[i % 6]}_XX" for i in range(count + 2)]
+    pictures = []
+    for _ in range(32):
+        # smooth shapes with grain: 25 kB as a JPEG
+        coarse = Image.fromarray(random.integers(0, 255, (6, 8, 3)).astype(np.uint8))
+        picture = np.asarray(coarse.resize((480, 360), Image.Resampling.BICUBIC), dtype=np.int16)
+        picture = (picture + random.normal(0, 1.5, picture.shape)).clip(0, 255).astype(np.uint8)
+        stream = io.BytesIO()
+        Image.fromarray(picture).save(stream, "JPEG", quality=JPEG_QUALITY)
+        pictures.append(stream.getvalue())
+    (root / "audio").mkdir()
+    for i, name in enumerate(names):
+        np.save(root / "audio" / f"{name}.npy", random.normal(-4, 4, (248, MEL_BINS)).astype(np.float16))
+        (root / "visual" / name).mkdir(parents=True)
+        for frame in (1, 2):
+            (root / "visual" / name / f"frame_{frame:05d}.jpg").write_bytes(pictures[(2 * i + frame) % len(pictures)])
+    for split, part in (("train", names[:count]), ("val", names[count:-1]), ("test", names[-1:])):
+        (root / f"{split}.csv").write_text("".join(f"{name},{name.split('_')[2]}\n" for name in part))
+    return names[:count]
+
+
+def measure_loader(clips: int, workers: int, repetitions: int, device: torch.device) -> list[dict[str, Any]]:
+    """Samples a second of our loader and of `PlainClips`, up to the batch on the device that the model sees."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        names = write_clips(root, clips)
+        ours = CREMAD(root, "train")
+        loader = Loader(ours, 64, shuffle=True, seed=0, workers=workers, pin=device.type == "cuda")
+        plain: DataLoader[Any] = DataLoader(
+            PlainClips(root, names), 64, shuffle=True, num_workers=workers, persistent_workers=workers > 0
+        )
+
+        def ours_epoch(epoch: int) -> None:
+            for batch in loader.epoch(epoch):
+                to_device(batch["inputs"], ours.modalities, device)
+
+        def plain_epoch(epoch: int) -> None:
+            del epoch
+            for features, frames, _ in plain:
+                features.to(device), frames.to(device)
+
+        taken: dict[str, list[float]] = {"plain": [], "ours": []}
+        for epoch in range(repetitions + 1):  # the first starts the workers
+            for way, run in (("plain", plain_epoch), ("ours", ours_epoch)):
+                started = time.perf_counter()
+                run(epoch)
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                taken[way].append(time.perf_counter() - started)
+    gains = [theirs / mine for mine, theirs in zip(taken["ours"][1:], taken["plain"][1:], strict=True)]
+    return [
+        {
+            "way": way,
+            "workers": workers,
+            "samples_per_second": clips / statistics.median(taken[way][1:]),
+            "over_plain": quartiles(gains) if way == "ours" else [1.0, 1.0, 1.0],
+        }
+        for way in taken
+    ]
+
+
+def loader_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of `measure_loader` for a person."""
+    lines = [
+        [row["way"], str(row["workers"]), f"{row['samples_per_second']:.0f}", _ratio(row["over_plain"])] for row in rows
+    ]
+    return text_table(["loader", "workers", "samples / s", "over plain"], lines)
+
+
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows for a person."""
-
-    def ratio(value: Sequence[float] | None) -> str:
-        return "-" if value is None else f"{value[1]:.2f} ({value[0]:.2f}-{value[2]:.2f})"
 
     lines = [
         [
             f"{row['setting']}, {row['modalities']} modalities",
             row["way"],
             f"{row['milliseconds']:.1f}",
-            ratio(row["over_plain_sum"]),
-            ratio(row["published_over_this"]),
+            _ratio(row["over_plain_sum"]),
+            _ratio(row["published_over_this"]),
             f"{row['backward_passes']:g}",
             str(row["waits"]),
             "-" if row["peak_megabytes"] is None else f"{row['peak_megabytes']:.0f}",
@@ -331,12 +446,18 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+def _ratio(value: Sequence[float] | None) -> str:
+    return "-" if value is None else f"{value[1]:.2f} ({value[0]:.2f}-{value[2]:.2f})"
+
+
 def entry(argv: Sequence[str]) -> int:
     """Runs a command line; the result is the exit status."""
     parser = argparse.ArgumentParser(
         prog="benchmark.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="one setting, within a minute on a CPU")
+    parser.add_argument("--loader", action="store_true", help="the loader, against a plain one, on CREMA-D's shapes")
+    parser.add_argument("--num_workers", type=count_or_zero, default=2, metavar="N", help="of --loader (default: 2)")
     parser.add_argument("--output", metavar="FILE", help="also write the figures there, as JSON")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="(default: cuda where there is one)")
     arguments = parser.parse_args(argv)
@@ -349,7 +470,10 @@ def entry(argv: Sequence[str]) -> int:
     for variable, value in {"KINETO_LOG_LEVEL": "99", "TORCH_CPP_LOG_LEVEL": "ERROR"}.items():
         os.environ.setdefault(variable, value)  # the profiler's remarks on machines without a GPU
     rows: list[dict[str, Any]] = []
-    for setting, ways, repetitions in plan(device, arguments.quick):
+    if arguments.loader:
+        rows += measure_loader(256 if arguments.quick else 512, arguments.num_workers, 5, device)
+        print("\n" + loader_table(rows), flush=True)
+    for setting, ways, repetitions in [] if arguments.loader else plan(device, arguments.quick):
         # in a process of its own: the memory that one setting leaves to the allocator would speed up the next
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
             rows += process.submit(measure, setting, ways, repetitions, device).result()

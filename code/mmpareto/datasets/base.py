@@ -103,7 +103,8 @@ def collate(samples: Sequence[Sample] | Batch) -> Batch:
     if isinstance(samples, dict):
         return samples
     return {
-        "inputs": {name: torch.stack([s["inputs"][name] for s in samples]) for name in samples[0]["inputs"]},
+        # PyTorch's own: in a worker process it stacks straight into shared memory
+        "inputs": {name: default_collate([s["inputs"][name] for s in samples]) for name in samples[0]["inputs"]},
         "label": default_collate([s["label"] for s in samples]),
         "id": [s["id"] for s in samples],
     }
@@ -123,16 +124,22 @@ def to_device(
     Returns {modality: [B, ...]} of `dtype`.
     """
     moved: dict[str, Tensor] = {}
-    for name, value in inputs.items():
-        value = value.to(device, non_blocking=True)
+    for name, stored in inputs.items():
+        value = stored.to(device, non_blocking=True)
         scale = 255.0 if value.dtype == torch.uint8 else 1.0
-        value = value.to(dtype)
         modality = modalities[name]
-        if modality.mean is None and modality.std is None:
-            moved[name] = value / scale if scale != 1.0 else value
-            continue
-        mean, std = _statistics(modality, scale, value.device, dtype)
-        moved[name] = (value - mean) / std
+        plain = modality.mean is None and modality.std is None
+        if value.dtype != dtype:
+            value = value.to(dtype)
+        elif not plain:
+            value = value.clone()  # never the caller's own tensor
+        # in place: on a CPU a new tensor of this size costs more than the arithmetic
+        if not plain:
+            mean, std = _statistics(modality, scale, value.device, dtype)
+            value.sub_(mean).div_(std)
+        elif scale != 1.0:
+            value.div_(scale)
+        moved[name] = value
     return moved
 
 

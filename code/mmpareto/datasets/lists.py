@@ -70,7 +70,7 @@ def inside(root: Path, relative: str, source: Path | str) -> Path:
 
 
 def cut(labels: Sequence[str], part: float, seed: int, what: str) -> tuple[list[int], list[int]]:
-    """Cuts `part` (0 .. 1) of the samples off, stratified by class, drawn from `seed`.
+    """Cuts `part` (0 .. 1) of the samples off, one of each class at least, stratified by class, drawn from `seed`.
 
     what  names the cut in messages.
     Returns the indices that stay and those cut off, both in their order.
@@ -79,8 +79,8 @@ def cut(labels: Sequence[str], part: float, seed: int, what: str) -> tuple[list[
     """
     counts = Counter(labels)
     rare = [label for label, count in counts.items() if count < 2]
-    number = round(part * len(labels))
-    if rare or number < len(counts) or len(labels) - number < len(counts):
+    number = max(round(part * len(labels)), len(counts))
+    if rare or len(labels) - number < len(counts):
         why = f"class {rare[0]} has a single sample" if rare else f"{len(labels)} samples of {len(counts)} classes"
         raise DatasetError(f"{what}: cannot be cut off, {why}; every class needs a sample on both sides")
     stay, off = train_test_split(np.arange(len(labels)), test_size=number, stratify=list(labels), random_state=seed)
