@@ -11,7 +11,7 @@ from mmpareto.datasets.base import DatasetError
 from mmpareto.datasets.features import AudioFeatures, write_features
 from mmpareto.datasets.media import is_lfs_pointer, read_sound, write_frames
 from mmpareto.datasets.preparation import Clip, Outcome, prepare
-from mmpareto.flag_values import count_or_zero, fraction, positive
+from mmpareto.flag_values import count, count_or_zero, fraction, positive
 
 TOOLS = ("av", "librosa", "numpy", "pillow", "torchaudio")
 
@@ -22,16 +22,28 @@ def add_media_arguments(parser: argparse.ArgumentParser) -> None:
         "--audio_features", choices=("fbank", "stft"), default="fbank", help="MMPareto's or OGM-GE's (default: fbank)"
     )
     parser.add_argument("--fps", type=positive, default=1.0, metavar="X", help="frames a second (default: 1)")
+    add_frame_size(parser)
     parser.add_argument(
         "--val_fraction", type=fraction, default=0.1, metavar="X", help="of train, as validation (default: 0.1)"
     )
     parser.add_argument("--split_seed", type=count_or_zero, default=0, metavar="N", help="of the cuts (default: 0)")
 
 
-def make(clip: Clip, folder: Path, *, audio_features: AudioFeatures, fps: float) -> None:
+def add_frame_size(parser: argparse.ArgumentParser) -> None:
+    """The flag of the size in which frames are stored."""
+    parser.add_argument(
+        "--frame_size",
+        type=count,
+        metavar="N",
+        help="shorter side of the stored frames in pixels; 256 loads faster and suffices for crops of 224 (default: as "
+        "in the video, like the published recipe)",
+    )
+
+
+def make(clip: Clip, folder: Path, *, audio_features: AudioFeatures, fps: float, frame_size: int | None = None) -> None:
     """Writes `audio.npy` and `visual/` of a clip with the sources "audio" and "visual"."""
     write_features(read_sound(clip.source["audio"]), audio_features, folder / "audio.npy")
-    write_frames(clip.source["visual"], folder / "visual", fps)
+    write_frames(clip.source["visual"], folder / "visual", fps, frame_size)
 
 
 def refuse_pointers(clips: Sequence[Clip], source: Path) -> None:
@@ -49,7 +61,7 @@ def prepare_clips(
 ) -> Outcome:
     """Prepares clips with the sources "audio" and "visual"; `splits` says how they were split, for dataset.json."""
     refuse_pointers(clips, args.source)
-    media = {"audio_features": args.audio_features, "fps": args.fps}
+    media = {"audio_features": args.audio_features, "fps": args.fps, "frame_size": args.frame_size}
     return prepare(
         args.output,
         name=name,

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mmpareto.datasets.av_preparation import TOOLS, refuse_pointers
+from mmpareto.datasets.av_preparation import TOOLS, add_frame_size, refuse_pointers
 from mmpareto.datasets.base import DatasetError
 from mmpareto.datasets.clips import frame_files, load_array
 from mmpareto.datasets.features import write_features
@@ -31,6 +31,7 @@ from mmpareto.flag_values import count_or_zero, fraction, positive
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of this preparation."""
     parser.add_argument("--fps", type=positive, default=1.0, metavar="X", help="frames a second of videos (default: 1)")
+    add_frame_size(parser)
     parser.add_argument(
         "--sound", nargs="+", default=[], metavar="MODALITY", help="modalities whose videos are read for their sound"
     )
@@ -56,16 +57,19 @@ def prepare(args: argparse.Namespace) -> Outcome:
     ]
     refuse_pointers(clips, args.source)
     suffixes = {name: _suffix(source, name, clips) for name, source in listed.sources.items()}
+    frames = {"fps": args.fps, "frame_size": args.frame_size}
     return prepare_clips(
         args.output,
         name="manifest",
         clips=clips,
         classes=listed.classes,
         modalities=suffixes,
-        make=functools.partial(make, sources=listed.sources, suffixes=suffixes, fps=args.fps),
+        make=functools.partial(
+            make, sources=listed.sources, suffixes=suffixes, fps=args.fps, frame_size=args.frame_size
+        ),
         parameters={
             "sources": listed.sources,
-            "fps": args.fps,
+            **frames,
             "val_fraction": args.val_fraction,
             "split_seed": args.split_seed,
         },
@@ -84,13 +88,21 @@ def _suffix(source: Source, modality: str, clips: list[Clip]) -> str:
     return found.pop() if len(found) == 1 else {"image": ".png", "array": ".npy"}[source]
 
 
-def make(clip: Clip, folder: Path, *, sources: dict[str, Source], suffixes: dict[str, str], fps: float) -> None:
+def make(
+    clip: Clip,
+    folder: Path,
+    *,
+    sources: dict[str, Source],
+    suffixes: dict[str, str],
+    fps: float,
+    frame_size: int | None,
+) -> None:
     """Writes a clip's files."""
     for modality, source in sources.items():
         path, place = clip.source[modality], folder / (modality + suffixes[modality])
         try:
             if source == "video":
-                write_frames(path, place, fps)
+                write_frames(path, place, fps, frame_size)
             elif source == "sound":
                 write_features(read_sound(path), "fbank", place, frames=None)
             elif source == "frames":

@@ -146,11 +146,18 @@ def read_frames(path: Path, fps: float) -> Iterator[tuple[Fraction, np.ndarray]]
             due += step
 
 
-def write_frames(path: Path, folder: Path, fps: float) -> int:
-    """Writes a video's frames (see `read_frames`) as `folder/frame_00001.jpg`, ...; returns their number."""
+def write_frames(path: Path, folder: Path, fps: float, short_side: int | None = None) -> int:
+    """Writes a video's frames (see `read_frames`) as `folder/frame_00001.jpg`, ...; returns their number.
+
+    short_side  frames whose shorter side is longer are brought to it, in pixels; None: as they are.
+    """
     folder.mkdir()
     number = 0
     for _, picture in read_frames(path, fps):
         number += 1
-        Image.fromarray(picture).save(folder / f"frame_{number:05d}.jpg", quality=JPEG_QUALITY)
+        image = Image.fromarray(picture)
+        if short_side is not None and min(image.size) > short_side:
+            scale = short_side / min(image.size)
+            image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+        image.save(folder / f"frame_{number:05d}.jpg", quality=JPEG_QUALITY)
     return number
