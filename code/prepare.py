@@ -27,6 +27,7 @@ PREPARATIONS: dict[str, str] = {
     "cgmnist": "mmpareto.datasets.cgmnist_preparation",
     "cremad": "mmpareto.datasets.cremad_preparation",
     "kinetics-sounds": "mmpareto.datasets.kinetics_sounds_preparation",
+    "modelnet40": "mmpareto.datasets.modelnet40_preparation",
     "manifest": "mmpareto.datasets.manifest_preparation",
 }
 

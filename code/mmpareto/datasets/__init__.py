@@ -29,12 +29,14 @@ DATASETS: dict[str, str] = {
     "cgmnist": "mmpareto.datasets.cgmnist:CGMNIST",
     "cremad": "mmpareto.datasets.cremad:CREMAD",
     "kinetics-sounds": "mmpareto.datasets.kinetics_sounds:KineticsSounds",
+    "modelnet40": "mmpareto.datasets.modelnet40:ModelNet40",
     "manifest": "mmpareto.datasets.manifest:Manifest",
 }
 # names that other code uses for the same sets
 ALIASES: dict[str, str] = {
     "cg-mnist": "cgmnist",
     "crema-d": "cremad",
+    "modelnet": "modelnet40",
     "kineticsound": "kinetics-sounds",
     "kineticsounds": "kinetics-sounds",
     "kineticssound": "kinetics-sounds",

@@ -98,12 +98,16 @@ def chosen_frames(count: int, frames: int, generator: torch.Generator | None) ->
 
 
 class ImageReader:
-    """One image a clip: uint8 [3, size, size]. Training: random crop, resized, and flip; scoring: resized whole."""
+    """One image a clip: uint8 [3, size, size]. Training: random crop, resized, and flip; scoring: resized whole.
 
-    def __init__(self, size: int) -> None:
+    augment  False: resized whole in training as well.
+    """
+
+    def __init__(self, size: int, augment: bool = True) -> None:
         if size < 1:
             raise DatasetError(f"image_size must be 1 or more, found {size}")
         self.size = size
+        self.augment = augment
         self._augment = v2.Compose([v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()])
 
     @property
@@ -117,7 +121,7 @@ class ImageReader:
             image = decode_image(str(path), mode=ImageReadMode.RGB)
         except (RuntimeError, OSError) as error:
             raise DatasetError(f"{path}: cannot be read as an image: {str(error).splitlines()[0]}") from error
-        if generator is None:
+        if generator is None or not self.augment:
             return v2.functional.resize(image, [self.size, self.size], antialias=True)
         with _drawing_from(generator):
             return self._augment(image)

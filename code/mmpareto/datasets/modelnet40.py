@@ -1,0 +1,186 @@
+"""`modelnet40`: ModelNet40 (Wu et al., 2015), 40 classes of CAD objects; views of an object are its modalities.
+
+Reads what `prepare.py modelnet40` writes, or a folder of renders as MVCNN (Su et al., 2015) made them, 12 views of each
+object, 30 degrees apart:
+
+    <class>/<train|test>/<object>.obj_whiteshaded_v0000.png ... v0011.png
+    <class>/<train|test>/<object>.obj.shaded_v001.png ... v012.png
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from mmpareto.datasets.base import DatasetError, Split
+from mmpareto.datasets.clips import ClipDataset, ImageReader, Item
+from mmpareto.datasets.lists import check_unique, cut
+from mmpareto.datasets.preparation import DESCRIPTION, read_description
+from mmpareto.datasets.prepared import needs_root, read_split
+
+CLASSES = [
+    "airplane",
+    "bathtub",
+    "bed",
+    "bench",
+    "bookshelf",
+    "bottle",
+    "bowl",
+    "car",
+    "chair",
+    "cone",
+    "cup",
+    "curtain",
+    "desk",
+    "door",
+    "dresser",
+    "flower_pot",
+    "glass_box",
+    "guitar",
+    "keyboard",
+    "lamp",
+    "laptop",
+    "mantel",
+    "monitor",
+    "night_stand",
+    "person",
+    "piano",
+    "plant",
+    "radio",
+    "range_hood",
+    "sink",
+    "sofa",
+    "stairs",
+    "stool",
+    "table",
+    "tent",
+    "toilet",
+    "tv_stand",
+    "vase",
+    "wardrobe",
+    "xbox",
+]
+VIEWS = 12  # of MVCNN's renders
+VAL_FRACTION, SPLIT_SEED = 0.2, 0
+# the file names of MVCNN's two renders, and the number of their first view
+_STYLES = ((re.compile(r"(.+)\.obj_whiteshaded_v(\d{4})\.png"), 0), (re.compile(r"(.+)\.obj\.shaded_v(\d{3})\.png"), 1))
+
+
+class ModelNet40(ClipDataset):
+    """ModelNet40, a modality `view<k>` [3, size, size] for each of two or more views, up to 40 classes.
+
+    root        a prepared dataset, or a folder of MVCNN's renders. Transparency is ignored: theirs is opaque.
+    split       "train", "val" (20 % of train, stratified) or "test".
+    views       numbers of views, 30 degrees apart; the first and the opposite one are front and rear
+    image_size  side of the square that views are brought to, in pixels
+    augment     random crops and flips in training
+    """
+
+    def __init__(
+        self,
+        root: Path | None,
+        split: Split,
+        *,
+        views: tuple[int, ...] = (0, 6),
+        image_size: int = 224,
+        augment: bool = False,
+        seed: int = 0,
+    ) -> None:
+        root = needs_root(root, "modelnet40")
+        check_views(views)
+        names = {f"view{view}" for view in views}
+        if (root / DESCRIPTION).exists():
+            description = read_description(root, "modelnet40")
+            missing = sorted(names - set(description["modalities"]))
+            if missing:
+                wanted = " ".join(map(str, views))
+                raise DatasetError(
+                    f"{root} was prepared with {', '.join(description['modalities'])}, the flags ask for "
+                    f"{', '.join(missing)}; prepare it again with --views {wanted} into another folder"
+                )
+            classes = description["classes"]
+            items = read_split(root, "modelnet40", split, {}, classes)
+        else:
+            objects = renders(root, views)
+            classes = class_names(root, [item for part in objects.values() for item in part])
+            if split == "test":
+                items = objects["test"]
+            else:
+                train = objects["train"]
+                stay, off = cut([item.label for item in train], VAL_FRACTION, SPLIT_SEED, f"{root}: validation")
+                items = [train[i] for i in (stay if split == "train" else off)]
+        readers = {f"view{view}": ImageReader(image_size, augment) for view in views}
+        super().__init__("modelnet40", split, items, readers, classes, seed)
+        self.check(root)
+
+
+def check_views(views: Sequence[int]) -> None:
+    """Raises DatasetError unless these are two or more different views of the twelve."""
+    if len(views) < 2 or len(set(views)) < len(views) or not set(views) <= set(range(VIEWS)):
+        raise DatasetError(
+            f"views must be two or more different numbers from 0 to {VIEWS - 1}, found {','.join(map(str, views))}"
+        )
+
+
+def class_names(root: Path, items: Sequence[Item]) -> list[str]:
+    """The classes of some objects in ModelNet40's order, which is the alphabet's.
+
+    Raises DatasetError for folders that are none of the 40 classes.
+    """
+    found = {item.label for item in items}
+    unknown = sorted(found - set(CLASSES))
+    if unknown:
+        raise DatasetError(f"{root}: {', '.join(unknown[:5])} is no class of ModelNet40; known: {', '.join(CLASSES)}")
+    return [label for label in CLASSES if label in found]
+
+
+def files_of(root: Path, suffix: str) -> list[tuple[Literal["train", "test"], str, Path]]:
+    """(part, class, file) of all files <class>/<train|test>/*suffix below a folder, in alphabetical order.
+
+    Raises DatasetError where there are none in train or in test.
+    """
+    found: list[tuple[Literal["train", "test"], str, Path]] = []
+    for path in sorted(root.glob(f"*/*/*{suffix}")):
+        if path.parent.name == "train":
+            found.append(("train", path.parent.parent.name, path))
+        elif path.parent.name == "test":
+            found.append(("test", path.parent.parent.name, path))
+    for part in ("train", "test"):
+        if not any(entry[0] == part for entry in found):
+            raise DatasetError(
+                f"{root}: no files <class>/{part}/*{suffix}; expected ModelNet40's folders, such as airplane/train"
+            )
+    return found
+
+
+def renders(root: Path, views: Sequence[int]) -> dict[Literal["train", "test"], list[Item]]:
+    """The objects of a folder of MVCNN's renders, with the wanted views of each.
+
+    Raises DatasetError: no renders, objects that lack a wanted view, object names that come twice.
+    """
+    objects: dict[tuple[Literal["train", "test"], str, str], dict[int, Path]] = {}
+    for part, label, path in files_of(root, ".png"):
+        for style, first in _STYLES:
+            named = style.fullmatch(path.name)
+            if named:
+                known = objects.setdefault((part, label, named[1]), {})
+                other = known.setdefault(int(named[2]) - first, path)
+                if other is not path:
+                    raise DatasetError(f"{path.parent}: {other.name} and {path.name} are the same view of an object")
+    if not objects:
+        raise DatasetError(
+            f"{root}: the .png files are not named as MVCNN's renders are, <object>.obj_whiteshaded_v0000.png or "
+            "<object>.obj.shaded_v001.png"
+        )
+    items: dict[Literal["train", "test"], list[Item]] = {"train": [], "test": []}
+    for (part, label, name), found in objects.items():
+        missing = [view for view in views if view not in found]
+        if missing:
+            raise DatasetError(
+                f"{root}: {label}/{part}/{name} has no view {missing[0]} (views there: {', '.join(map(str, found))})"
+            )
+        items[part].append(Item(name, label, {f"view{view}": found[view] for view in views}))
+    check_unique([item.id for part in items.values() for item in part], root)
+    return items

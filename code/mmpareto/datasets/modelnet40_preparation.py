@@ -1,0 +1,177 @@
+"""Prepares ModelNet40: renders views of the .off files, or takes them from MVCNN's renders.
+
+--source holds <class>/<train|test>/<object>.off, or MVCNN's .png files in the same folders. Rendering needs trimesh and
+pyvista (pip install trimesh pyvista) and no display: objects are centred, scaled to the unit sphere and seen from 30
+degrees above, the camera 30 degrees further round at each view; white material on black, as MVCNN's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+from collections.abc import Sequence
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mmpareto.datasets.base import DatasetError, Split
+from mmpareto.datasets.clips import Item
+from mmpareto.datasets.lists import cut
+from mmpareto.datasets.modelnet40 import (
+    CLASSES,
+    SPLIT_SEED,
+    VAL_FRACTION,
+    VIEWS,
+    check_views,
+    class_names,
+    files_of,
+    renders,
+)
+from mmpareto.datasets.preparation import Clip, Outcome, UnusableError
+from mmpareto.datasets.preparation import prepare as prepare_clips
+from mmpareto.flag_values import count, count_or_zero, fraction
+
+ELEVATION = 30.0  # degrees above the horizon
+_DISTANCE, _ANGLE = 2.732, 45.0  # of the camera from the centre; its angle of view, in which the unit sphere just fits
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of this preparation."""
+    parser.add_argument(
+        "--views",
+        type=count_or_zero,
+        nargs="+",
+        default=[0, VIEWS // 2],
+        metavar="N",
+        help="views of an object, 0 to 11, each a modality (default: 0 6, front and rear)",
+    )
+    parser.add_argument("--image_size", type=count, default=224, metavar="N", help="side in pixels (default: 224)")
+    parser.add_argument(
+        "--val_fraction",
+        type=fraction,
+        default=VAL_FRACTION,
+        metavar="X",
+        help="of train, as validation (default: 0.2)",
+    )
+    parser.add_argument(
+        "--split_seed", type=count_or_zero, default=SPLIT_SEED, metavar="N", help="of the cut (default: 0)"
+    )
+
+
+def prepare(args: argparse.Namespace) -> Outcome:
+    """Prepares the dataset as the flags say."""
+    check_views(args.views)
+    meshes = any(args.source.glob("*/*/*.off"))
+    if meshes:
+        needs = [name for name in ("trimesh", "pyvista") if util.find_spec(name) is None]
+        if needs:
+            raise DatasetError(f"rendering .off files needs {' and '.join(needs)}: pip install {' '.join(needs)}")
+        found = [(part, Item(path.stem, label, {"mesh": path})) for part, label, path in files_of(args.source, ".off")]
+    else:
+        found = [(part, item) for part, items in renders(args.source, args.views).items() for item in items]
+    classes = class_names(args.source, [item for _, item in found])
+    clips = [Clip(item.id, part, item.label, item.paths) for part, item in found]
+    train = [i for i, clip in enumerate(clips) if clip.split == "train"]
+    _, off = cut([clips[i].label for i in train], args.val_fraction, args.split_seed, f"{args.source}: validation")
+    val: Split = "val"
+    for position in off:
+        clip = clips[train[position]]
+        clips[train[position]] = Clip(clip.id, val, clip.label, clip.source)
+    parameters = {
+        "views": list(args.views),
+        "image_size": args.image_size,
+        "source": "meshes" if meshes else "renders",
+        "val_fraction": args.val_fraction,
+        "split_seed": args.split_seed,
+    }
+    return prepare_clips(
+        args.output,
+        name="modelnet40",
+        clips=clips,
+        classes=[label for label in CLASSES if label in classes],
+        modalities={f"view{view}": ".png" for view in args.views},
+        make=functools.partial(make, views=tuple(args.views), size=args.image_size),
+        parameters=parameters,
+        workers=args.workers,
+        tools=("numpy", "pillow", *(("trimesh", "pyvista", "vtk") if meshes else ())),
+    )
+
+
+def make(clip: Clip, folder: Path, *, views: Sequence[int], size: int) -> None:
+    """Writes an object's views as `folder/view<k>.png`."""
+    if "mesh" in clip.source:
+        vertices, faces = read_mesh(clip.source["mesh"])
+        for view, picture in zip(views, render(vertices, faces, views, size), strict=True):
+            Image.fromarray(picture).save(folder / f"view{view}.png")
+        return
+    for name, path in clip.source.items():
+        try:
+            with Image.open(path) as image:
+                image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC).save(folder / f"{name}.png")
+        except Exception as error:  # Pillow raises SyntaxError, struct.error and others on damaged files
+            raise UnusableError("unreadable image", f"{path}: {error}") from error
+
+
+def read_mesh(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices float64 [V, 3], centred and scaled to the unit sphere, and triangles int64 [F, 3] of an .off file.
+
+    Headers with the counts glued to the magic word (`OFF3514 3546 0`), as half of ModelNet40 has, are read too.
+
+    Raises UnusableError: damage, no faces, vertices that are not finite, no extent.
+    """
+    import trimesh
+
+    try:
+        mesh: Any = trimesh.load(path, force="mesh", process=False)
+        vertices, faces = np.asarray(mesh.vertices, np.float64), np.asarray(mesh.faces, np.int64)
+    except Exception as error:  # trimesh raises a dozen kinds on damaged files
+        raise UnusableError("unreadable mesh", f"{path}: {' '.join(str(error).split())[:200]}") from error
+    if not len(vertices) or not len(faces):
+        raise UnusableError("mesh without faces", str(path))
+    if faces.min() < 0 or faces.max() >= len(vertices):
+        raise UnusableError("damaged mesh", f"{path}: a face names a vertex that is not there")
+    if not np.isfinite(vertices).all():
+        raise UnusableError("mesh with vertices that are not finite", str(path))
+    vertices = vertices - (vertices.min(axis=0) + vertices.max(axis=0)) / 2
+    radius = np.linalg.norm(vertices, axis=1).max()
+    if radius == 0:
+        raise UnusableError("mesh without extent", str(path))
+    return vertices / radius, faces
+
+
+def camera(view: int) -> np.ndarray:
+    """Where the camera of a view stands, [3]; it looks at the origin, z upwards."""
+    azimuth, elevation = np.radians(360 / VIEWS * view), np.radians(ELEVATION)
+    direction = [np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)]
+    return _DISTANCE * np.array(direction)
+
+
+def render(vertices: np.ndarray, faces: np.ndarray, views: Sequence[int], size: int) -> list[np.ndarray]:
+    """Pictures uint8 [size, size, 3] of a mesh inside the unit sphere, one for each view; without a display."""
+    if not os.environ.get("DISPLAY"):  # VTK would try a display first and complain
+        os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
+    import pyvista
+
+    surface = pyvista.PolyData.from_regular_faces(vertices, faces)
+    plotter: Any = pyvista.Plotter(off_screen=True, window_size=[size, size], lighting="none")
+    try:
+        plotter.set_background("black")
+        plotter.add_light(pyvista.Light(light_type="headlight"))
+        plotter.add_mesh(surface, color="white", smooth_shading=False, ambient=0.15, diffuse=0.85, specular=0.0)
+        plotter.camera.view_angle = _ANGLE
+        plotter.show(auto_close=False)
+        pictures = []
+        for view in views:
+            plotter.camera.position = tuple(camera(view))
+            plotter.camera.focal_point = (0.0, 0.0, 0.0)
+            plotter.camera.up = (0.0, 0.0, 1.0)
+            plotter.camera.clipping_range = (_DISTANCE - 1.1, _DISTANCE + 1.1)
+            plotter.render()
+            pictures.append(np.asarray(plotter.screenshot(return_img=True))[..., :3].copy())
+        return pictures
+    finally:
+        plotter.close()
