@@ -68,6 +68,7 @@ def read_sound(path: Path) -> Sound:
     Raises UnusableError: no sound track, no samples in it, silence, damage.
     """
     with _opened(path) as container:
+        _refuse_cut_off_wave(path)
         if not container.streams.audio:
             raise UnusableError("no sound track", str(path))
         stream = container.streams.audio[0]
@@ -91,6 +92,17 @@ def read_sound(path: Path) -> Sound:
     if not samples.any():
         raise UnusableError("silent sound", f"{path}: all samples are zero")
     return Sound(samples, rate)
+
+
+def _refuse_cut_off_wave(path: Path) -> None:
+    """Raises UnusableError for a .wav that holds less than half of what its head announces; decoders do not tell."""
+    with open(path, "rb") as file:
+        head = file.read(8)
+    announced = int.from_bytes(head[4:], "little") + 8
+    size = path.stat().st_size
+    # all ones: written to a pipe, the length was not known
+    if head[:4] == b"RIFF" and announced < 2**32 and size < _WHOLE * announced:
+        raise UnusableError("cut-off file", f"{path} holds {size} of {announced} bytes")
 
 
 def sound_seconds(path: Path) -> float:
