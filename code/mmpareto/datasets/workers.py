@@ -13,6 +13,10 @@ from typing import Any, TypeVar
 Job = TypeVar("Job")
 
 
+# libraries that workers need and that take seconds to load: loaded once, before the workers are forked
+_PRELOADED = ("torch", "torchvision.transforms.v2", "torchaudio.compliance.kaldi", "sklearn.model_selection", "av")
+
+
 @dataclass(frozen=True)
 class Died:
     """The result of a job whose process ended before it was done; `cause` is the signal or exit status."""
@@ -33,6 +37,7 @@ def run_in_processes(
     # a clean server process forks the workers: no threads of this one, no second import of heavy libraries
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    context.set_forkserver_preload(list(_PRELOADED))
     waiting = iter(jobs)
     busy: dict[Connection, tuple[BaseProcess, Job]] = {}
     idle: list[tuple[Connection, BaseProcess]] = []

@@ -1,0 +1,175 @@
+"""The clip loader: which frames, what shapes, which messages, and the same augmentation for any worker."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets.make_media import write_frames
+from PIL import Image
+
+from mmpareto.datasets import DatasetError, Modality
+from mmpareto.datasets.clips import (
+    ArrayReader,
+    ClipDataset,
+    FramesReader,
+    ImageReader,
+    Item,
+    chosen_frames,
+    frame_files,
+    spectrogram_reader,
+)
+from mmpareto.training.data import Loader
+
+
+@pytest.mark.parametrize("first", [0, 1, 9])
+def test_frames_come_in_the_order_of_their_numbers(tmp_path: Path, first: int) -> None:
+    numbers = list(range(first, first + 4))
+    names = {number: f"frame_{number}.jpg" for number in numbers}  # 9, 10: not in the order of letters
+    write_frames(tmp_path / "c", [names[numbers[i]] for i in (2, 0, 3, 1)])
+    (tmp_path / "c" / "notes.txt").write_text("no frame")
+    assert [path.name for path in frame_files(tmp_path / "c")] == [names[number] for number in numbers]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [([], "no frames"), (["first.jpg"], "needs its number"), (["1.jpg", "01.jpg"], "have the same number")],
+)
+def test_folders_that_are_no_frames(tmp_path: Path, names: list[str], message: str) -> None:
+    write_frames(tmp_path / "c", names)
+    with pytest.raises(DatasetError, match=message):
+        frame_files(tmp_path / "c")
+    with pytest.raises(DatasetError, match="expected a folder"):
+        frame_files(tmp_path / "d")
+
+
+@pytest.mark.parametrize(
+    ("count", "frames", "expected"),
+    [(10, 2, [2, 7]), (3, 3, [0, 1, 2]), (1, 3, [0, 0, 0]), (2, 3, [0, 0, 1]), (9, 3, [1, 4, 7]), (2, 1, [1])],
+)
+def test_middle_frames_of_equal_parts(count: int, frames: int, expected: list[int]) -> None:
+    assert chosen_frames(count, frames, None) == expected
+
+
+def test_random_frames_stay_in_their_parts_and_reach_all_of_them() -> None:
+    generator = torch.Generator().manual_seed(0)
+    drawn = [chosen_frames(10, 2, generator) for _ in range(200)]
+    assert {first for first, _ in drawn} == set(range(5))
+    assert {second for _, second in drawn} == set(range(5, 10))
+
+
+def test_scored_images_are_resized_whole_as_pillow_does(tmp_path: Path) -> None:
+    folder = write_frames(tmp_path / "c", ["1.png"])
+    found = ImageReader(20).read(folder / "1.png", None)
+    with Image.open(folder / "1.png") as image:
+        expected = np.asarray(image.resize((20, 20), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    assert found.dtype == torch.uint8
+    assert np.abs(found.numpy().astype(int) - expected).max() <= 1
+
+
+def test_gray_and_transparent_images_have_three_channels(tmp_path: Path) -> None:
+    Image.new("L", (9, 9), 100).save(tmp_path / "1.png")
+    Image.new("RGBA", (9, 9), (10, 20, 30, 255)).save(tmp_path / "2.png")
+    assert ImageReader(4).read(tmp_path / "1.png", None).unique().tolist() == [100]
+    assert ImageReader(4).read(tmp_path / "2.png", None)[:, 0, 0].tolist() == [10, 20, 30]
+
+
+def test_spectrograms_are_padded_and_cut(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float16)
+    np.save(tmp_path / "a.npy", array)
+    torch.save(torch.from_numpy(array)[None], tmp_path / "a.pt")
+    for file in (tmp_path / "a.npy", tmp_path / "a.pt"):
+        longer = spectrogram_reader(8, 4).read(file, None)
+        assert longer.shape == (1, 8, 4)
+        np.testing.assert_array_equal(longer[0, :5].numpy(), array)
+        assert not longer[0, 5:].any()
+        np.testing.assert_array_equal(spectrogram_reader(3, 4).read(file, None)[0].numpy(), array[:3])
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((5, 3)), r"expected an array of shape \[8, 4\], or another first dimension, found \[5, 3\]"),
+        (np.zeros((0, 4)), r"found \[0, 4\]"),
+        (np.full((5, 4), np.nan), "not finite"),
+        (np.full((5, 4), 1e3), "values from 0 to 1000, expected -40 to 40"),
+    ],
+)
+def test_arrays_of_another_form_are_named(tmp_path: Path, array: np.ndarray, message: str) -> None:
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(DatasetError, match=message) as caught:
+        spectrogram_reader(8, 4).check(tmp_path / "a.npy")
+    assert "a.npy" in str(caught.value)
+
+
+def test_pickles_are_not_unpickled(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    torch.save({"f": print}, tmp_path / "a.pt")
+    for name in ("a.npy", "a.pt"):
+        with pytest.raises(DatasetError, match="cannot be read as an array"):
+            ArrayReader(Modality("vector", (1,))).read(tmp_path / name, None)
+
+
+def dataset(root: Path, seed: int = 0, clips: int = 7) -> ClipDataset:
+    items = []
+    for number in range(clips):
+        folder = root / "sight" / f"c{number}"
+        if not folder.exists():
+            write_frames(folder, ["0.jpg", "1.jpg", "2.jpg"], number)
+            (root / "sense").mkdir(exist_ok=True)
+            np.save(root / "sense" / f"c{number}.npy", np.full(3, number, np.float32))
+        paths = {"sight": folder, "sense": root / "sense" / f"c{number}.npy"}
+        items.append(Item(f"c{number}", "ab"[number % 2], paths))
+    readers = {"sight": FramesReader(2, 16), "sense": ArrayReader(Modality("vector", (3,)))}
+    return ClipDataset("made", "train", items, readers, ["a", "b"], seed)
+
+
+def epoch(root: Path, workers: int, number: int, seed: int = 0) -> dict[str, torch.Tensor]:
+    loader = Loader(dataset(root, seed), 3, shuffle=True, seed=seed, workers=workers, pin=False)
+    found: dict[str, torch.Tensor] = {}
+    for current in range(number + 1):
+        found = {
+            identifier: batch["inputs"]["sight"][position]
+            for batch in loader.epoch(current)
+            for position, identifier in enumerate(batch["id"])
+        }
+    return found
+
+
+def test_augmentation_repeats_for_any_number_of_workers(tmp_path: Path) -> None:
+    dataset(tmp_path)
+    alone, spread = epoch(tmp_path, 0, 1), epoch(tmp_path, 2, 1)
+    assert alone.keys() == spread.keys()
+    assert all(torch.equal(alone[name], spread[name]) for name in alone)
+    for other in (epoch(tmp_path, 0, 0), epoch(tmp_path, 0, 1, seed=1)):
+        assert not all(torch.equal(alone[name], other[name]) for name in alone)
+
+
+def test_augmentation_leaves_pytorchs_own_generator_alone(tmp_path: Path) -> None:
+    made = dataset(tmp_path)
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    made[0]
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_problems_name_the_clip_and_are_found_once(tmp_path: Path) -> None:
+    made = dataset(tmp_path)
+    made.check(tmp_path)
+    stamp = tmp_path / ".checked.json"
+    assert json.loads(stamp.read_text())
+    np.save(tmp_path / "sense" / "c3.npy", np.zeros(4))
+    (tmp_path / "sight" / "c5" / "1.jpg").write_bytes(b"no image")
+    made.check(tmp_path)  # trusted: checked before
+    with pytest.raises(DatasetError, match=r"made: clip c3, sense: .*c3\.npy"):
+        made[3]
+    stamp.unlink()
+    with pytest.raises(DatasetError) as caught:
+        made.check(tmp_path)
+    assert "clip c3, sense" in str(caught.value)
+    assert "clip c5, sight" in str(caught.value)
+    assert not stamp.exists()
