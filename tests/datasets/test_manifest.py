@@ -1,0 +1,166 @@
+"""The manifest: what a CSV file describes, and what it must not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets.make_manifest import COLUMNS, write_manifest, write_rows
+from datasets.make_media import write_video, write_wav
+
+from mmpareto.datasets import SPLITS, DatasetError, build
+from mmpareto.datasets.features import fbank
+from mmpareto.datasets.manifest import in_order
+from mmpareto.datasets.media import read_sound
+
+Rows = list[dict[str, Any]]
+
+
+def made(root: Path, split: Any = "train", **options: Any) -> Any:
+    return build("manifest", root, split, image_size=16, **options)
+
+
+def test_kinds_shapes_classes_and_splits(tmp_path: Path) -> None:
+    write_manifest(tmp_path, val=True)
+    parts = {split: made(tmp_path, split) for split in SPLITS}
+    assert {split: len(part) for split, part in parts.items()} == {"train": 12, "val": 6, "test": 6}
+    about = {name: (m.kind, m.shape) for name, m in parts["train"].modalities.items()}
+    longest = 1 + (int(0.5 * 16000) - 400) // 160  # of the training clips: 0.4 and 0.5 s
+    assert about == {
+        "sound": ("spectrogram", (1, longest, 128)),
+        "sight": ("frames", (3, 3, 16, 16)),
+        "photo": ("image", (3, 16, 16)),
+        "sensor": ("vector", (5,)),
+    }
+    assert parts["test"].modalities == parts["train"].modalities
+    assert parts["train"].classes == ["class 0", "class 1", "class 2"]
+    test = parts["test"]
+    expected = fbank(read_sound(tmp_path / "sound" / "3.wav"), longest)
+    np.testing.assert_allclose(test[0]["inputs"]["sound"][0], expected, atol=1e-5)
+    np.testing.assert_array_equal(test[0]["inputs"]["sensor"], np.load(tmp_path / "sensor" / "3.npy"))
+    assert (test[0]["id"], test[0]["label"]) == ("clip3", 0)
+
+
+def test_validation_is_cut_from_train_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_manifest(tmp_path)
+    parts = {split: made(tmp_path, split) for split in SPLITS}
+    assert {split: len(part) for split, part in parts.items()} == {"train": 15, "val": 3, "test": 6}
+    assert sorted(parts["val"].labels) == [0, 1, 2]
+    assert capsys.readouterr().err.count("no clip has the split val; 3 of 18 are cut from train") == 1
+
+
+def test_lengths_and_frames_by_option(tmp_path: Path) -> None:
+    write_manifest(tmp_path)
+    found = made(tmp_path, audio_frames=20, frames=1)
+    assert found[0]["inputs"]["sound"].shape == (1, 20, 128)
+    assert found[0]["inputs"]["sight"].shape == (1, 3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "kind", "expected"),
+    [
+        ((7,), "float32", "vector", (7,)),
+        ((9, 4), "float64", "spectrogram", (1, 9, 4)),
+        ((1, 9, 4), "float32", "spectrogram", (1, 9, 4)),
+        ((3, 8, 8), "uint8", "image", (3, 8, 8)),
+        ((2, 3, 8, 8), "uint8", "frames", (2, 3, 8, 8)),
+    ],
+)
+def test_arrays_by_their_shape(tmp_path: Path, shape: tuple[int, ...], dtype: str, kind: str, expected: object) -> None:
+    rows = write_manifest(tmp_path)
+    for row in rows:
+        np.save(tmp_path / row["sensor"], np.ones(shape, dtype))
+    modality = made(tmp_path).modalities["sensor"]
+    assert (modality.kind, modality.shape) == (kind, expected)
+
+
+def test_labels_that_are_numbers_are_ordered_by_value() -> None:
+    assert in_order({"10", "9", "1"}) == ["1", "9", "10"]
+    assert in_order({"b10", "b9"}) == ["b10", "b9"]
+
+
+def change(**values: str) -> Callable[[Path, Rows], None]:
+    def spoil(root: Path, rows: Rows) -> None:
+        rows[4] |= values
+        write_rows(root, rows)
+
+    return spoil
+
+
+def drop(column: str) -> Callable[[Path, Rows], None]:
+    return lambda root, rows: write_rows(root, rows, [name for name in COLUMNS if name != column])
+
+
+def media(action: Callable[[Path], object]) -> Callable[[Path, Rows], None]:
+    def spoil(root: Path, rows: Rows) -> None:
+        action(root)
+
+    return spoil
+
+
+BAD: dict[str, tuple[Callable[[Path, Rows], None], str]] = {
+    "absolute path": (change(sound="/etc/passwd"), "clip4, sound: the path '/etc/passwd' must be relative"),
+    "climbing path": (change(sensor="../secret.npy"), "'../secret.npy' must be relative"),
+    "no path": (change(sensor=""), "clip4, sensor: the path '' must be relative"),
+    "climbing id": (change(id="../clip"), "row 6: the id '../clip' cannot be the name of a file"),
+    "id twice": (change(id="clip3"), "1 ids come more than once: clip3"),
+    "unknown split": (change(split="dev2"), "clip4 has the split 'dev2'; expected train, val or test"),
+    "no label": (change(label=""), "clip4 has no label"),
+    "class without training clips": (change(label="rare", split="test"), r"no training clips of the class\(es\) rare"),
+    "missing file": (change(photo="photo/99.png"), "1 of 24 files of the modality photo are not there"),
+    "unknown kind of file": (change(photo="manifest.csv"), "cannot tell what manifest.csv is"),
+    "two kinds in a column": (change(photo="sensor/4.npy"), "photo holds several kinds of files"),
+    "no id column": (drop("id"), "expected the columns id,split,label"),
+    "no split column": (drop("split"), "expected the columns id,split,label"),
+    "no test clips": (
+        lambda root, rows: write_rows(root, [r for r in rows if r["split"] == "train"]),
+        "has the split test",
+    ),
+    "one modality": (
+        lambda root, rows: write_rows(root, rows, ["id", "split", "label", "sound"]),
+        "two or more modalities",
+    ),
+    "empty file": (media(lambda root: (root / "manifest.csv").write_text("")), "the file is empty"),
+    "header alone": (media(lambda root: (root / "manifest.csv").write_text(",".join(COLUMNS))), "names no clips"),
+    "short row": (media(lambda root: (root / "manifest.csv").open("a").write("x,train\n")), "row 26 has 2 values"),
+    "not UTF-8": (media(lambda root: (root / "manifest.csv").write_bytes(b"id,\xe9")), "is not UTF-8"),
+    "no manifest": (media(lambda root: (root / "manifest.csv").rename(root / "m.csv")), "has no manifest.csv"),
+    "empty sound": (media(lambda root: (root / "sound" / "4.wav").write_bytes(b"")), "empty file: .*4.wav"),
+    "silent sound": (
+        media(lambda root: write_wav(root / "sound" / "4.wav", np.zeros(8000))),
+        "clip4, sound: silent sound",
+    ),
+    "no frames": (
+        media(lambda root: shutil.rmtree(root / "sight" / "4") or (root / "sight" / "4").mkdir() or 1),
+        "no frames",
+    ),
+    "cut-off image": (
+        media(lambda root: (root / "photo" / "4.png").write_bytes((root / "photo" / "4.png").read_bytes()[:200])),
+        "clip4, photo: .*cannot be read as an image",
+    ),
+    "array of another shape": (media(lambda root: np.save(root / "sensor" / "4.npy", np.ones(6))), r"found \[6\]"),
+    "array with NaN": (media(lambda root: np.save(root / "sensor" / "4.npy", np.full(5, np.nan))), "not finite"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_manifests_say_what_is_wrong_and_where(tmp_path: Path, name: str) -> None:
+    spoil, message = BAD[name]
+    rows = write_manifest(tmp_path)
+    spoil(tmp_path, rows)
+    with pytest.raises(DatasetError, match=message) as caught:
+        [made(tmp_path, split) for split in SPLITS]
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_videos_are_prepared_first(tmp_path: Path) -> None:
+    rows = write_manifest(tmp_path)
+    for number, row in enumerate(rows):
+        row["sight"] = f"clips/{number}.mp4"
+        write_video(tmp_path / row["sight"], 2)
+    write_rows(tmp_path, rows)
+    with pytest.raises(DatasetError, match="sight holds videos, which are prepared first: python code/prepare"):
+        made(tmp_path)

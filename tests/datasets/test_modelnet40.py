@@ -1,0 +1,182 @@
+"""ModelNet40: renders of both file-name styles, and rendering checked against a projection by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets.real import real
+from PIL import Image
+
+from mmpareto.datasets import DatasetError, build
+from mmpareto.datasets.clips import ClipDataset
+from mmpareto.datasets.modelnet40 import CLASSES
+from mmpareto.datasets.modelnet40_preparation import ELEVATION, read_mesh, render
+from mmpareto.datasets.preparation import UnusableError
+
+STYLES = {"white": "{}.obj_whiteshaded_v{:04d}.png", "shaded": "{}.obj.shaded_v{:03d}.png"}
+
+
+def write_renders(root: Path, style: str = "white", objects: int = 6) -> Path:
+    """Two classes; view k of an object is uniformly 10 k."""
+    first = 0 if style == "white" else 1
+    for label in ("night_stand", "airplane"):
+        for number in range(objects + 2):
+            folder = root / label / ("train" if number < objects else "test")
+            folder.mkdir(parents=True, exist_ok=True)
+            for view in range(12):
+                name = STYLES[style].format(f"{label}_{number:04d}", view + first)
+                Image.new("RGB", (8, 8), (10 * view,) * 3).save(folder / name)
+    return root
+
+
+def made(root: Path, split: str, **options: object) -> ClipDataset:
+    found = build("modelnet40", root, split, image_size=8, **options)  # type: ignore[arg-type]
+    assert isinstance(found, ClipDataset)
+    return found
+
+
+@pytest.mark.parametrize("style", ["white", "shaded"])
+def test_views_of_both_file_name_styles(tmp_path: Path, style: str) -> None:
+    root = write_renders(tmp_path, style)
+    parts = {split: made(root, split) for split in ("train", "val", "test")}
+    assert {split: len(part) for split, part in parts.items()} == {"train": 10, "val": 2, "test": 4}
+    assert parts["test"].classes == ["airplane", "night_stand"]
+    ids = [item.id for part in parts.values() for item in part.items]
+    assert len(set(ids)) == 16
+    sample = parts["train"][0]
+    assert {name: int(x.float().mean()) for name, x in sample["inputs"].items()} == {"view0": 0, "view6": 60}
+    three = made(root, "val", views=(1, 5, 9))
+    assert {name: int(x.float().mean()) for name, x in three[0]["inputs"].items()} == {
+        "view1": 10,
+        "view5": 50,
+        "view9": 90,
+    }
+
+
+def test_there_are_forty_classes() -> None:
+    assert len(CLASSES) == len(set(CLASSES)) == 40
+    assert sorted(CLASSES) == CLASSES
+
+
+def test_bad_renders(tmp_path: Path) -> None:
+    root = write_renders(tmp_path / "a")
+    for views in ((0,), (0, 0), (0, 12), (-1, 3)):
+        with pytest.raises(DatasetError, match="two or more different numbers from 0 to 11"):
+            made(root, "train", views=views)
+    gone = root / "airplane" / "train" / "airplane_0001.obj_whiteshaded_v0006.png"
+    gone.rename(tmp_path / "kept.png")
+    with pytest.raises(DatasetError, match="airplane/train/airplane_0001 has no view 6"):
+        made(root, "train")
+    gone.write_bytes(b"no image")
+    with pytest.raises(DatasetError, match=r"clip airplane_0001, view6: .* cannot be read as an image"):
+        made(root, "train")
+    (tmp_path / "kept.png").rename(gone)
+    (gone.parent / "airplane_0001.obj.shaded_v007.png").write_bytes(gone.read_bytes())
+    with pytest.raises(DatasetError, match="are the same view of an object"):
+        made(root, "train")
+    (gone.parent / "airplane_0001.obj.shaded_v007.png").unlink()
+    (root / "airplane").rename(root / "aeroplane")
+    with pytest.raises(DatasetError, match="aeroplane is no class of ModelNet40"):
+        made(root, "train")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError, match="no files <class>/train"):
+        made(tmp_path / "empty", "train")
+    for split in ("train", "test"):
+        (tmp_path / "named" / "bed" / split).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "named" / "bed" / split / "view.png")
+    with pytest.raises(DatasetError, match="not named as MVCNN's renders"):
+        made(tmp_path / "named", "train")
+
+
+def test_real_renders() -> None:
+    root = real("modelnet", "mvcnn_views")
+    found = build("modelnet40", root, "test", views=(0, 3, 6, 9))
+    assert found.modalities.keys() == {"view0", "view3", "view6", "view9"}
+    sample = found[0]
+    assert all(x.shape == (3, 224, 224) and x.float().std() > 5 for x in sample["inputs"].values())
+
+
+def off(path: Path, vertices: np.ndarray, faces: np.ndarray, glued: bool = False) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [" ".join(f"{x:.6f}" for x in vertex) for vertex in vertices]
+    lines += [" ".join(map(str, [3, *face])) for face in faces]
+    counts = f"{len(vertices)} {len(faces)} 0"
+    path.write_text(("OFF" if glued else "OFF\n") + counts + "\n" + "\n".join(lines) + "\n")
+    return path
+
+
+def wedge() -> tuple[np.ndarray, np.ndarray]:
+    """A solid without any symmetry."""
+    vertices = np.array([[0.0, 0, 0], [4, 0, 0], [0, 2, 0], [0, 0, 1], [3, 0.5, 0.7]])
+    return vertices, np.array([[0, 1, 2], [0, 1, 3], [0, 2, 3], [1, 2, 4], [1, 3, 4], [2, 3, 4]])
+
+
+def test_meshes_are_centred_and_scaled_and_glued_headers_read(tmp_path: Path) -> None:
+    pytest.importorskip("trimesh")
+    vertices, faces = wedge()
+    clean = read_mesh(off(tmp_path / "a.off", vertices, faces))
+    glued = read_mesh(off(tmp_path / "b.off", vertices, faces, glued=True))
+    for one, other in zip(clean, glued, strict=True):
+        np.testing.assert_array_equal(one, other)
+    centred = vertices - [2, 1, 0.5]
+    np.testing.assert_allclose(clean[0], centred / np.linalg.norm(centred, axis=1).max(), atol=1e-6)
+
+
+def test_a_real_glued_header_equals_its_clean_twin() -> None:
+    pytest.importorskip("trimesh")
+    folder = real("modelnet", "off")
+    glued, clean = read_mesh(folder / "bathtub_0001.off"), read_mesh(folder / "bathtub_0001.mn10.off")
+    np.testing.assert_array_equal(glued[0], clean[0])
+    np.testing.assert_array_equal(glued[1], clean[1])
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "mesh"),
+        ("PLY\n1 2 3\n", "mesh"),
+        ("OFF\n3 1 0\n0 0 0\n1 0 0\n", "mesh"),
+        ("OFF\n3 0 0\n0 0 0\n1 0 0\n0 1 0\n", "mesh"),
+        ("OFF\n3 1 0\n0 0 0\nnan 0 0\n0 1 0\n3 0 1 2\n", "not finite|unreadable"),
+        ("OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 7\n", "mesh"),
+        ("OFF\n3 1 0\n1 1 1\n1 1 1\n1 1 1\n3 0 1 2\n", "without extent"),
+    ],
+)
+def test_unusable_meshes_are_named(tmp_path: Path, text: str, reason: str) -> None:
+    pytest.importorskip("trimesh")
+    file = tmp_path / "broken.off"
+    file.write_text(text)
+    with pytest.raises(UnusableError, match=reason) as caught:
+        read_mesh(file)
+    assert "broken.off" in caught.value.detail
+
+
+def silhouette_box(vertices: np.ndarray, view: int, size: int) -> tuple[float, float, float, float]:
+    """(left, top, right, bottom) of a mesh's projection in pixels: a pinhole 2.732 away that sees 45 degrees."""
+    azimuth, elevation = np.radians(30 * view), np.radians(ELEVATION)
+    forward = -np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)])
+    right = np.cross(forward, [0, 0, 1.0])
+    right /= np.linalg.norm(right)
+    up = np.cross(right, forward)
+    seen = vertices + 2.732 * forward  # from the camera: vertex - position, position = -2.732 forward
+    depth = seen @ forward
+    scale = size / 2 / np.tan(np.radians(22.5))
+    x, y = size / 2 + scale * (seen @ right) / depth, size / 2 - scale * (seen @ up) / depth
+    return x.min(), y.min(), x.max(), y.max()
+
+
+@pytest.mark.parametrize("views", [(0, 6), (1, 3, 8)])
+def test_views_are_projections_from_round_the_object(tmp_path: Path, views: tuple[int, ...]) -> None:
+    pytest.importorskip("trimesh")
+    pytest.importorskip("pyvista")
+    vertices, faces = read_mesh(off(tmp_path / "a.off", *wedge()))
+    pictures = render(vertices, faces, views, 128)
+    for view, picture in zip(views, pictures, strict=True):
+        assert picture.shape == (128, 128, 3)
+        rows, columns = np.nonzero(picture.max(axis=2) > 5)
+        found = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+        np.testing.assert_allclose(found, silhouette_box(vertices, view, 128), atol=2)
+    again = render(vertices, faces, views, 128)
+    assert all(np.array_equal(a, b) for a, b in zip(pictures, again, strict=True))

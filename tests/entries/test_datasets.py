@@ -1,0 +1,143 @@
+"""CG-MNIST, ModelNet40 and a manifest from raw files to a finished run, by the commands of docs/datasets.md."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets.make_manifest import write_manifest, write_rows
+from datasets.make_media import tone, write_video
+from datasets.test_cgmnist import write_mnist
+from datasets.test_modelnet40 import off, wedge, write_renders
+from entries.command import ROOT, run, train
+
+SMALL = ("--epochs", "1", "--batch_size", "6", "--num_workers", "1")
+
+
+def prepare(*arguments: str | Path) -> str:
+    done = run(sys.executable, ROOT / "code" / "prepare.py", *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def trained(folder: Path, *flags: str | Path) -> set[str]:
+    done = train(*flags, "--ckpt_path", folder)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((folder / "results.json").read_text())
+    assert 0 <= results["test"]["joint"]["accuracy"] <= 100
+    return set(results["test"]["unimodal"])
+
+
+def test_cgmnist(tmp_path: Path) -> None:
+    write_mnist(tmp_path / "raw", ".gz")
+    modalities = {"gray", "colour"}
+    assert trained(tmp_path / "a", "--dataset", "CG-MNIST", "--data_root", tmp_path / "raw", *SMALL) == modalities
+    said = prepare("cgmnist", "--source", tmp_path / "raw", "--output", tmp_path / "out")
+    assert "all                                  450        0        0" in said
+    assert trained(tmp_path / "b", "--dataset", "cgmnist", "--data_root", tmp_path / "out", *SMALL) == modalities
+    one, other = (json.loads((tmp_path / run / "results.json").read_text()) for run in "ab")
+    assert one["test"] == other["test"]  # prepared or not, it is the same dataset
+    done = train("--dataset", "cgmnist", "--data_root", tmp_path / "out", "--variance", "0.02", *SMALL)
+    assert done.returncode == 2
+    assert "prepared with variance 0.03, the flags ask for variance 0.02" in done.stderr
+
+
+def test_modelnet40_from_meshes(tmp_path: Path) -> None:
+    pytest.importorskip("trimesh")
+    pytest.importorskip("pyvista")
+    vertices, faces = wedge()
+    for label in ("bed", "chair"):
+        for number in range(8):
+            folder = tmp_path / "raw" / label / ("train" if number < 6 else "test")
+            stretched = vertices * (1, 1 + number / 8, 3 if label == "chair" else 1)
+            off(folder / f"{label}_{number:04d}.off", stretched, faces, glued=bool(number % 2))
+    (tmp_path / "raw" / "bed" / "train" / "bed_0099.off").write_text("OFF\n0 0 0\n")
+    source, out = tmp_path / "raw", tmp_path / "out"
+    flags = ("--views", "0", "4", "8", "--image_size", "48", "--max_unusable", "10", "--workers", "2")
+    said = prepare("modelnet40", "--source", source, "--output", out, *flags)
+    assert "unusable" in said
+    assert "bed_0099" in said
+    flags = ("--dataset", "modelnet40", "--data_root", out, "--image_size", "32", "--model", "cnn", *SMALL)
+    assert trained(tmp_path / "run", *flags, "--views", "0,4,8") == {"view0", "view4", "view8"}
+    done = train(*flags, "--ckpt_path", tmp_path / "no")
+    assert done.returncode == 2
+    assert "was prepared with view0, view4, view8, the flags ask for view6" in done.stderr
+
+
+def test_modelnet40_from_renders(tmp_path: Path) -> None:
+    raw, out = write_renders(tmp_path / "raw", "shaded"), tmp_path / "out"
+    flags = ("--dataset", "modelnet40", "--image_size", "32", "--model", "cnn", *SMALL)
+    assert trained(tmp_path / "a", *flags, "--data_root", raw) == {"view0", "view6"}
+    prepare("modelnet40", "--source", raw, "--output", out, "--image_size", "32", "--workers", "2")
+    assert trained(tmp_path / "b", *flags, "--data_root", out) == {"view0", "view6"}
+
+
+def test_a_manifest_with_four_modalities_raw_and_prepared(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "raw")
+    flags = ("--dataset", "manifest", "--image_size", "16", "--encoder", "sound=cnn", *SMALL)
+    modalities = {"sound", "sight", "photo", "sensor"}
+    assert trained(tmp_path / "a", *flags, "--data_root", tmp_path / "raw") == modalities
+    prepare("manifest", "--source", tmp_path / "raw", "--output", tmp_path / "out", "--workers", "2")
+    assert trained(tmp_path / "b", *flags, "--data_root", tmp_path / "out") == modalities
+    sound = np.load(tmp_path / "out" / "sound" / "clip0.npy")
+    assert sound.shape == (38, 128)  # 0.4 s: 1 + (6400 - 400) // 160
+    assert sound.dtype == np.float16
+
+
+def test_a_manifest_of_videos_with_their_sound(tmp_path: Path) -> None:
+    rows = [
+        {
+            "id": f"clip{number}",
+            "split": "test" if number % 4 == 3 else "train",
+            "label": str(number % 2),
+            "voice": f"clips/{number}.mp4",
+            "face": f"clips/{number}.mp4",
+        }
+        for number in range(16)
+    ]
+    source, out = tmp_path / "raw", tmp_path / "out"
+    for number in range(16):
+        if number != 9:
+            write_video(source / "clips" / f"{number}.mp4", 15, 10, sound=tone(1.5, 300 + 300 * (number % 2)))
+    write_rows(source, rows, ["id", "split", "label", "voice", "face"])
+    said = prepare("manifest", "--source", source, "--output", out, "--sound", "voice", "--fps", "2", "--workers", "2")
+    assert "all                                   15        1        0" in said
+    assert len(list((out / "face" / "clip0").iterdir())) == 3
+    flags = ("--dataset", "manifest", "--data_root", out, "--image_size", "16", "--encoder", "voice=cnn", *SMALL)
+    assert trained(tmp_path / "run", *flags) == {"voice", "face"}
+
+
+def test_a_class_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        '''
+import numpy as np
+import torch
+from mmpareto.datasets import Modality, MultimodalDataset
+
+
+class Mine(MultimodalDataset):
+    """Two vectors.
+
+    noise  how much of it
+    """
+
+    def __init__(self, root, split, *, noise: float = 0.1, seed=0):
+        super().__init__(seed)
+        self.name, self.classes = "mine", ["no", "yes"]
+        self.modalities = {"left": Modality("vector", (3,)), "right": Modality("vector", (2,))}
+        self.labels = np.arange(20) % 2
+        self.noise = noise
+
+    def __getitem__(self, index):
+        label = int(self.labels[index])
+        left, right = torch.full((3,), label + self.noise), torch.full((2,), label - self.noise)
+        return {"inputs": {"left": left, "right": right}, "label": label, "id": str(index)}
+'''
+    )
+    flags = ("--dataset", "mine:Mine", "--noise", "0.2", "--ckpt_path", tmp_path / "run", *SMALL)
+    done = train(*flags, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "noise 0.2" in done.stdout
