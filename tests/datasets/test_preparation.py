@@ -170,6 +170,9 @@ def test_folders_with_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="is a file"):
         run(tmp_path / "mine" / "thesis.tex", clips)
     assert contents(tmp_path / "mine") == {"thesis.tex": b"x"}
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "README.md").write_text("how to get it")  # as the repository's data/<dataset> has
+    assert run(tmp_path / "data", clips).prepared == 4
 
 
 def test_two_at_once_are_refused(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ from mmpareto.datasets.workers import Died, run_in_processes
 
 DESCRIPTION = "dataset.json"
 _UNFINISHED = ".preparation.json"  # parameters of a preparation that has not ended
+_HARMLESS = (_UNFINISHED, "README.md")  # may lie in a folder that a preparation begins: data/<dataset> has its README
 _BESIDE = ".unfinished"  # where files are made before they are renamed into place
 
 
@@ -217,7 +218,7 @@ def _exclusive(output: Path, identity: dict[str, Any]) -> Iterator[None]:
         raise DatasetError(f"{output} is a file; --output must name a folder")
     file = output / _UNFINISHED
     earlier = next((f for f in (file, output / DESCRIPTION) if f.exists() and f.stat().st_size), None)
-    if earlier is None and output.is_dir() and any(p.name != _UNFINISHED for p in output.iterdir()):
+    if earlier is None and output.is_dir() and any(p.name not in _HARMLESS for p in output.iterdir()):
         raise DatasetError(f"{output} holds other files and no {DESCRIPTION}; give --output a new or empty folder")
     if earlier is not None:
         found = json.loads(earlier.read_text(encoding="utf-8"))
