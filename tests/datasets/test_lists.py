@@ -23,6 +23,7 @@ def test_rows_are_read_without_blanks_and_byte_order_marks(tmp_path: Path) -> No
         (b"", "is empty"),
         (b"\n \n", "is empty"),
         ("clip,glücklich".encode("latin-1"), "byte 7 is not UTF-8"),
+        (b'"' + b"1001_DFA_ANG_XX,ANG\n" * 8000, "look for a lone quotation mark"),
         (None, "no such"),
     ],
 )

@@ -84,6 +84,8 @@ def nearest(gray: float, frames: int) -> int:
         (10, 25, 2, [0, 5, 10, 15, 20]),
         (4, 8, 8, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7]),  # a slow video's frames come more than once
         (Fraction(15, 2), 15, 1, [0, 7]),  # at 1 s the last frame that is not later: 7 of 7.5 a second
+        (Fraction(30000, 1001), 70, 1, [0, 29, 59]),  # 29.97 a second: frame 30 comes at 1.001 s
+        (25, 30, 3, [0, 8, 16, 25]),  # a third of a second is 8.33 frames
         (10, 1, 1, [0]),
     ],
 )
@@ -95,6 +97,23 @@ def test_frames_are_those_that_the_video_shows(
     assert [nearest(gray, frames) for _, gray in found] == expected
     for (time, _), number in zip(found, expected, strict=True):
         assert float(time) == pytest.approx(number / video_fps, abs=1e-3)
+
+
+def test_tags_in_other_encodings_do_no_harm(tmp_path: Path) -> None:
+    written = write_video(tmp_path / "a.mp4", 20, 10, sound=tone(2.0))
+    file = tmp_path / "b.mp4"
+    with av.open(str(written)) as source, av.open(str(file), "w") as target:
+        target.metadata["title"] = "Cafe"
+        streams = {stream.index: target.add_stream_from_template(stream) for stream in source.streams}
+        for packet in source.demux():
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream.index]
+                target.mux(packet)
+    data = file.read_bytes()
+    assert data.count(b"Cafe") == 1
+    file.write_bytes(data.replace(b"Cafe", "Café".encode("latin-1")))
+    assert [nearest(gray, 20) for _, gray in grays(file, 1)] == [0, 10]
+    np.testing.assert_array_equal(read_sound(file).samples, read_sound(written).samples)
 
 
 def test_flash_video(tmp_path: Path) -> None:

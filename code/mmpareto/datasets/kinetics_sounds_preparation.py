@@ -97,7 +97,12 @@ def annotated(paths: Sequence[Path]) -> Listed:
                 continue
             if values.get("split") not in _SPLITS:
                 raise DatasetError(f"{path}: unknown split {values.get('split')!r}; known: {', '.join(_SPLITS)}")
-            start, end = (int(float(values[key])) for key in ("time_start", "time_end"))
+            try:
+                start, end = (int(float(values[key])) for key in ("time_start", "time_end"))
+            except (ValueError, OverflowError) as error:
+                raise DatasetError(
+                    f"{path}: time_start and time_end must be seconds, found {','.join(row)!r}"
+                ) from error
             clip = f"{values['youtube_id']}_{start:06d}_{end:06d}"
             listed.setdefault(_SPLITS[values["split"]], []).append((clip, label))
     if "test" not in listed and "val" in listed:

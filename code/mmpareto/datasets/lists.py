@@ -16,7 +16,7 @@ from mmpareto.datasets.base import DatasetError
 def read_rows(path: Path) -> list[list[str]]:
     """The rows of a comma-separated file in UTF-8 (a byte-order mark is ignored), without empty ones.
 
-    Raises DatasetError where the file is missing, empty or not UTF-8.
+    Raises DatasetError where the file is missing, empty, not UTF-8 or not comma-separated.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -28,7 +28,10 @@ def read_rows(path: Path) -> list[list[str]]:
         raise DatasetError(
             f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8 (iconv -t UTF-8 does it)"
         ) from error
-    rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if any(map(str.strip, row))]
+    try:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if any(map(str.strip, row))]
+    except csv.Error as error:  # a quotation mark that is never closed takes in the rest of the file
+        raise DatasetError(f"{path}: is no comma-separated file ({error}); look for a lone quotation mark") from error
     if not rows:
         raise DatasetError(f"{path}: the file is empty; expected a line for each clip")
     return rows

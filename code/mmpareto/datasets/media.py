@@ -56,7 +56,7 @@ def _opened(path: Path) -> Iterator[av.container.InputContainer]:
             raise UnusableError("empty file", str(path))
         if is_lfs_pointer(path):
             raise UnusableError("git-lfs pointer", f"{path}; run `git lfs install` and `git lfs pull` in the clone")
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:  # tags may be in any encoding
             yield container
     except (av.error.FFmpegError, OSError) as error:
         raise UnusableError("unreadable file", f"{path}: {error}") from error
