@@ -210,5 +210,5 @@ def test_bad_and_double_ids_are_refused_before_any_work(tmp_path: Path) -> None:
 def test_a_damaged_description_says_what_to_do(tmp_path: Path) -> None:
     run(tmp_path / "out", clips_in(tmp_path / "raw", ["a", "b", "c", "d"]))
     (tmp_path / "out" / "dataset.json").write_text(json.dumps([1]))
-    with pytest.raises(DatasetError, match="delete it and prepare the dataset again"):
+    with pytest.raises(DatasetError, match="delete the folder and prepare the dataset again"):
         read_description(tmp_path / "out", "made")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import fcntl
 import functools
 import io
@@ -21,6 +22,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,8 +38,12 @@ from mmpareto.datasets.workers import Died, run_in_processes
 
 DESCRIPTION = "dataset.json"
 _UNFINISHED = ".preparation.json"  # parameters of a preparation that has not ended
-_HARMLESS = (_UNFINISHED, "README.md")  # may lie in a folder that a preparation begins: data/<dataset> has its README
+# may lie in a folder that a preparation begins; data/<dataset> has its README already
+_HARMLESS = (_UNFINISHED, f".{_UNFINISHED}.part", "README.md")
 _BESIDE = ".unfinished"  # where files are made before they are renamed into place
+_LOCK = "lock"  # in it; shared by the workers that make a clip
+# the clip is not to blame for these
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class UnusableError(Exception):
@@ -65,6 +71,13 @@ class Clip:
 
 
 Make = Callable[[Clip, Path], None]
+
+
+@dataclass(frozen=True)
+class _NoRoom:
+    """The result of a clip whose files could not be written: the preparation stops, it goes on when there is room."""
+
+    error: str
 
 
 @dataclass(frozen=True)
@@ -112,25 +125,28 @@ def prepare(
     members     for files that hold many clips each: the clips in one of `clips`, asked for when all is made; splits and
                 summary count these.
 
-    Raises DatasetError: bad ids, other parameters than the folder was made with, nothing prepared at all.
+    Raises DatasetError: bad ids, other parameters than the folder was made with, nothing prepared at all, no room left.
     """
     for clip in clips:
         check_id(clip.id, name)
     check_unique([clip.id for clip in clips], name)
     identity = {"name": name, "parameters": dict(parameters)}
     with _exclusive(output, identity):
-        shutil.rmtree(output / _BESIDE, ignore_errors=True)
-        (output / _BESIDE).mkdir()
+        beside = _fresh_beside(output / _BESIDE)
         for modality in modalities:
             (output / modality).mkdir(exist_ok=True)
         reasons = {clip.id: ("missing", "not found in the source") for clip in clips if not clip.source}
         waiting = [clip for clip in clips if clip.source and not _finished(output, clip, modalities)]
-        work = functools.partial(_make_one, output=output, modalities=dict(modalities), make=make)
+        work = functools.partial(_make_one, beside=beside, output=output, modalities=dict(modalities), make=make)
         with tqdm(total=len(waiting), desc=name, unit="clip", disable=not progress, file=sys.stderr) as bar:
             for clip, result in run_in_processes(work, waiting, workers):
                 bar.update()
                 if isinstance(result, Died):
                     result = ("worker process died", result.cause)
+                if isinstance(result, _NoRoom):
+                    raise DatasetError(
+                        f"{output}: {result.error}; make room, then run the same command again: it goes on from here"
+                    )
                 if result is not None:
                     reasons[clip.id] = result
         shutil.rmtree(output / _BESIDE, ignore_errors=True)
@@ -141,6 +157,7 @@ def prepare(
         outcome = _summary(clips, reasons)
         if not outcome.prepared:
             raise DatasetError(f"{name}: not one of {len(clips)} clips could be prepared\n{outcome.text}")
+        (output / DESCRIPTION).unlink(missing_ok=True)  # of an earlier run: the splits change now
         for split in SPLITS:
             rows = [(clip.id, clip.label) for clip in clips if clip.split == split and clip.id not in reasons]
             write_text(output / "splits" / f"{split}.csv", csv_text([("id", "label"), *rows]))
@@ -174,7 +191,9 @@ def read_description(root: Path, name: str, parameters: Mapping[str, Any] | None
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         other_name, made_with = found["name"], found["parameters"]
     except (ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{file}: cannot be read ({error}); delete it and prepare the dataset again") from error
+        raise DatasetError(
+            f"{file}: cannot be read ({error}); delete the folder and prepare the dataset again"
+        ) from error
     if other_name != name:
         raise DatasetError(f"{root} holds the dataset {other_name}, not {name}; give another --data_root")
     for key, value in (parameters or {}).items():
@@ -186,24 +205,50 @@ def read_description(root: Path, name: str, parameters: Mapping[str, Any] | None
     return found
 
 
-def _make_one(clip: Clip, output: Path, modalities: Mapping[str, str], make: Make) -> tuple[str, str] | None:
-    """Makes one clip's files; the result is None, or why it is unusable."""
-    beside = output / _BESIDE / clip.id
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
+def _fresh_beside(place: Path) -> Path:
+    """Clears what a killed run left in `place` and gives a new folder in it.
+
+    Workers of a killed run end with the clip that they make. They are waited for: two must not make the same clip, and
+    nothing may be deleted that one of them is about to rename into place.
+    """
+    place.mkdir(exist_ok=True)
+    with open(place / _LOCK, "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("waiting for the clips that a killed preparation still makes", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        for path in place.iterdir():
+            if path.name != _LOCK:
+                shutil.rmtree(path)
+        return Path(tempfile.mkdtemp(dir=place))
+
+
+def _make_one(
+    clip: Clip, beside: Path, output: Path, modalities: Mapping[str, str], make: Make
+) -> tuple[str, str] | _NoRoom | None:
+    """Makes one clip's files in a folder in `beside`; the result is None, or why it is unusable."""
+    folder = beside / clip.id
     try:
-        make(clip, beside)
-        for modality, suffix in modalities.items():
-            place = output / modality / (clip.id + suffix)
-            if place.is_dir():  # whole, from a run that was killed between two modalities
-                shutil.rmtree(place)
-            os.replace(beside / (modality + suffix), place)
+        with open(beside.parent / _LOCK) as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            folder.mkdir()  # fails where another run has begun
+            make(clip, folder)
+            for modality, suffix in modalities.items():
+                place = output / modality / (clip.id + suffix)
+                if place.is_dir():  # whole, from a run that was killed between two modalities
+                    shutil.rmtree(place)
+                os.replace(folder / (modality + suffix), place)
     except UnusableError as error:
         return error.reason, error.detail
+    except OSError as error:
+        if error.errno in _NO_ROOM or "requested and" in str(error):  # what NumPy says instead
+            return _NoRoom(str(error))
+        return type(error).__name__, " ".join(str(error).split())
     except Exception as error:  # the run goes on without the clip, whatever is wrong with it, and says so
         return type(error).__name__, " ".join(str(error).split())
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
     return None
 
 
@@ -221,8 +266,13 @@ def _exclusive(output: Path, identity: dict[str, Any]) -> Iterator[None]:
     if earlier is None and output.is_dir() and any(p.name not in _HARMLESS for p in output.iterdir()):
         raise DatasetError(f"{output} holds other files and no {DESCRIPTION}; give --output a new or empty folder")
     if earlier is not None:
-        found = json.loads(earlier.read_text(encoding="utf-8"))
-        found = {key: found.get(key) for key in identity}
+        try:
+            found = json.loads(earlier.read_text(encoding="utf-8"))
+            found = {key: found.get(key) for key in identity}
+        except (ValueError, AttributeError) as error:
+            raise DatasetError(
+                f"{earlier}: cannot be read ({error}); delete the folder and prepare the dataset again"
+            ) from error
         if found != json.loads(json.dumps(identity)):
             raise DatasetError(
                 f"{output} was prepared as {json.dumps(found)}, now asked: {json.dumps(identity)}; "
@@ -231,7 +281,7 @@ def _exclusive(output: Path, identity: dict[str, Any]) -> Iterator[None]:
     output.mkdir(parents=True, exist_ok=True)
     if earlier != file:
         write_text(file, json.dumps(identity))
-    with open(file) as lock:
+    with open(file, "r+") as lock:  # network file systems refuse exclusive locks on files that are open to read
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -95,7 +95,6 @@ def _serve(connection: Connection, function: Callable[[Any], Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
     while True:
         try:
-            job = connection.recv()
-        except (EOFError, ConnectionError):
+            connection.send(function(connection.recv()))
+        except (EOFError, ConnectionError):  # the parent has ended
             return
-        connection.send(function(job))
