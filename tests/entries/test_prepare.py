@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -198,6 +200,38 @@ def test_unusable_clips_do_not_stop_the_rest_but_are_said(crema: Path, tmp_path:
     assert "silent sound: 1, such as 1003_DFA_FEA_XX" in done.stdout
 
 
+def test_an_interrupted_preparation_says_so_and_goes_on(crema: Path, prepared: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    lists = ("--train_list", crema.parent / "train.csv", "--test_list", crema.parent / "test.csv")
+    flags = ("cremad", "--source", crema, "--output", out, *lists, "--workers", "1")
+    command = [sys.executable, ROOT / "code" / "prepare.py", *flags]
+    process = subprocess.Popen(
+        [str(part) for part in command], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0
+    )
+    deadline = time.monotonic() + 120
+    while not list((out / "visual").glob("*")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: to the workers too
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on from here" in said
+    assert "Traceback" not in said
+    assert not (out / "dataset.json").exists()
+    # a clip's picture comes last
+    done = {
+        path: path.stat().st_mtime_ns for path in (out / "audio").iterdir() if (out / "visual" / path.stem).exists()
+    }
+    again = prepare(*flags)
+    assert again.returncode == 0, again.stderr
+    assert 1 <= len(done) < 30
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    files = {path.relative_to(out) for path in out.rglob("*") if path.is_file()}
+    assert files - {Path(".checked.json")} == {
+        path.relative_to(prepared) for path in prepared.rglob("*") if path.is_file() and path.name != ".checked.json"
+    }
+    assert all((out / file).read_bytes() == (prepared / file).read_bytes() for file in files)
+
+
 def kinetics(root: Path) -> tuple[Path, Path]:
     """Kinetics-400 clips in class folders and flat, one without sound, one missing; the published lists' form."""
     lines: dict[str, list[str]] = {"train": [], "test": []}
@@ -247,9 +281,11 @@ def test_kinetics_sounds_from_clips_to_a_run(tmp_path: Path) -> None:
         ).read_text()
 
     (tmp_path / "bad.txt").write_text("-ab_0000000_000010_000020,10,31\n")
+    (tmp_path / "bad.csv").write_text("label,youtube_id,time_start,time_end,split\ntickling,-ab_0000000,,0:20,train\n")
     for bad, message in (
         (("--train_list", tmp_path / "bad.txt", "--test_list", test_list), "has the unknown class '31'"),
         (("--train_list", test_list, "--test_list", test_list), "come more than once"),
+        (("--annotations", tmp_path / "bad.csv"), "time_start and time_end must be seconds"),
         ((), "give either --train_list and --test_list, or --annotations"),
     ):
         done = prepare("kinetics-sounds", "--source", raw, "--output", tmp_path / "no", *bad)
