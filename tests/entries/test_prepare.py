@@ -5,7 +5,9 @@ CREMA-D's media cannot be had here: stand-ins carry its names and formats (16 kH
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
 import os
 import shutil
@@ -22,6 +24,7 @@ from datasets.make_media import lfs_pointer, tone, write_frames, write_video, wr
 from datasets.real import real
 from entries.command import ROOT, run, train
 
+import prepare as entry
 from mmpareto.datasets import SPLITS, build
 from mmpareto.datasets.cremad import CLASSES as EMOTIONS
 from mmpareto.datasets.lists import read_rows
@@ -32,6 +35,18 @@ QUICK = ("--encoder", "audio=cnn")
 
 def prepare(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return run(sys.executable, ROOT / "code" / "prepare.py", *arguments)
+
+
+def refused(*arguments: str | Path) -> str:
+    """What the entry says where it ends with status 2; in this process, which saves seconds of imports a case."""
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        try:
+            status = entry.main([str(argument) for argument in arguments])
+        except SystemExit as ended:  # argparse
+            status = ended.code  # type: ignore[assignment]
+    assert status == 2, said.getvalue()
+    return said.getvalue()
 
 
 def accuracies(folder: Path) -> dict[str, dict[str, float]]:
@@ -94,9 +109,8 @@ def test_cremad_from_its_repository_to_a_run(crema: Path, prepared: Path, tmp_pa
         assert done.returncode == 2
         assert message in done.stderr
         assert "Traceback" not in done.stderr
-    again = prepare("cremad", "--source", crema, "--output", prepared, "--split", "random")
-    assert again.returncode == 2
-    assert "give another --output" in again.stderr
+    again = refused("cremad", "--source", crema, "--output", prepared, "--split", "random")
+    assert "give another --output" in again
 
 
 @pytest.mark.parametrize("split", ["random", "speaker"])
@@ -165,10 +179,7 @@ def test_cremads_bad_input(crema: Path, tmp_path: Path) -> None:
         (("--source", crema, "--fps", "0"), "expected a number above zero"),
     ]
     for flags, message in cases:
-        done = prepare("cremad", "--output", out, *flags)
-        assert done.returncode == 2, message
-        assert message in done.stderr
-        assert "Traceback" not in done.stderr
+        assert message in refused("cremad", "--output", out, *flags)
         assert not out.exists()
 
 
@@ -288,9 +299,7 @@ def test_kinetics_sounds_from_clips_to_a_run(tmp_path: Path) -> None:
         (("--annotations", tmp_path / "bad.csv"), "time_start and time_end must be seconds"),
         ((), "give either --train_list and --test_list, or --annotations"),
     ):
-        done = prepare("kinetics-sounds", "--source", raw, "--output", tmp_path / "no", *bad)
-        assert done.returncode == 2
-        assert message in done.stderr
+        assert message in refused("kinetics-sounds", "--source", raw, "--output", tmp_path / "no", *bad)
         assert not (tmp_path / "no").exists()
 
 
@@ -341,6 +350,4 @@ def test_the_entry_itself(tmp_path: Path) -> None:
         (("imagenet",), "unknown dataset 'imagenet'"),
         (("cremad", "--source", tmp_path), "--output"),
     ):
-        done = prepare(*arguments)
-        assert done.returncode == 2
-        assert message in done.stderr
+        assert message in refused(*arguments)
