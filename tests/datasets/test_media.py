@@ -99,6 +99,23 @@ def test_frames_are_those_that_the_video_shows(
         assert float(time) == pytest.approx(number / video_fps, abs=1e-3)
 
 
+def test_times_count_from_the_first_frame(tmp_path: Path) -> None:
+    written = write_video(tmp_path / "a.mkv", 25, 10)
+    file = tmp_path / "b.mkv"
+    with av.open(str(written)) as source, av.open(str(file), "w") as target:
+        stream = source.streams.video[0]
+        copy = target.add_stream_from_template(stream)
+        for packet in source.demux(stream):
+            if packet.dts is not None and packet.pts is not None and packet.time_base is not None:
+                later = int(5 / packet.time_base)
+                packet.pts, packet.dts = packet.pts + later, packet.dts + later
+                packet.stream = copy
+                target.mux(packet)
+    found = grays(file, 1)
+    assert [nearest(gray, 25) for _, gray in found] == [0, 10, 20]
+    assert [float(time) for time, _ in found] == pytest.approx([5, 6, 7], abs=1e-3)
+
+
 def test_tags_in_other_encodings_do_no_harm(tmp_path: Path) -> None:
     written = write_video(tmp_path / "a.mp4", 20, 10, sound=tone(2.0))
     file = tmp_path / "b.mp4"
