@@ -100,7 +100,7 @@ def test_frames_are_those_that_the_video_shows(
 
 
 def test_times_count_from_the_first_frame(tmp_path: Path) -> None:
-    written = write_video(tmp_path / "a.mkv", 25, 10)
+    written = write_video(tmp_path / "a.mp4", 25, 10)
     file = tmp_path / "b.mkv"
     with av.open(str(written)) as source, av.open(str(file), "w") as target:
         stream = source.streams.video[0]

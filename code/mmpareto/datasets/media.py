@@ -152,7 +152,8 @@ def read_frames(path: Path, fps: float) -> Iterator[tuple[Fraction, np.ndarray]]
             raise UnusableError("no frames", str(path))
         announced = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
         announced = announced or (container.duration or 0) / av.time_base  # Flash and Matroska tell it there
-        lacking = frames < _WHOLE * stream.frames or end - start < _WHOLE * announced
+        held = end - min(start, Fraction(0))  # Matroska counts from zero where the first frame comes later
+        lacking = frames < _WHOLE * stream.frames or held < _WHOLE * announced
         if lacking and (frames > 1 or announced > 1):  # a single frame may not say how long it is shown
             raise UnusableError("cut-off file", f"{path} holds {frames} frames, {float(end - start):.1f} s of picture")
         while due <= shown[0] or due < end:
