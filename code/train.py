@@ -3,6 +3,7 @@
     python code/train.py                                            # MMPareto on the embedded digits
     python code/train.py --method uniform --random_seed 1
     python code/train.py --dataset cremad --data_root data/cremad --batch_size 64
+    torchrun --nproc_per_node 4 code/train.py --dataset cremad      # a process per GPU; see script/distributed.sh
     python code/train.py --help                                     # every flag, its default and why
 
 One run, top to bottom: flags, data, model, integrator, optimiser, epochs, selected checkpoint, test once, results.
@@ -10,11 +11,11 @@ One run, top to bottom: flags, data, model, integrator, optimiser, epochs, selec
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -22,25 +23,54 @@ from mmpareto import datasets, runs
 from mmpareto.datasets import DatasetError
 from mmpareto.integration import build_integrator
 from mmpareto.models import ModelError, MultimodalClassifier, build_model, encoder_names
-from mmpareto.options import Options, UsageError, parse
+from mmpareto.options import RUN_ONLY, Options, UsageError, parse
 from mmpareto.reporting.tables import result_table
 from mmpareto.runs import RunDirectory, RunError
+from mmpareto.training.board import Board, import_wandb
+from mmpareto.training.checkpoints import load_checkpoint
 from mmpareto.training.data import Loader
-from mmpareto.training.epochs import TrainingError, score, train_epoch
-from mmpareto.training.records import by_head, epoch_line, epoch_row, integration_summary, settings_text
-from mmpareto.training.setup import choose_device, make_optimizer, seed_everything
+from mmpareto.training.epochs import score, train_epoch
+from mmpareto.training.processes import Processes
+from mmpareto.training.records import (
+    by_head,
+    epoch_line,
+    epoch_row,
+    integration_summary,
+    settings_text,
+    step_scalars,
+)
+from mmpareto.training.session import Session
+from mmpareto.training.setup import (
+    AMP,
+    apply_switches,
+    check_switches,
+    choose_device,
+    fastest,
+    make_optimizer,
+    make_step,
+    seed_everything,
+)
+from mmpareto.training.step import Step
+from mmpareto.training.watch import FiniteWatch, Interrupted, Signals, TrainingError
 
-CHECKPOINT = ("model", "optimizer", "schedule", "integrator", "epoch", "history", "best", "random", "seconds")
-# settings that may change when a run is resumed: they do not change its results so far
-MAY_CHANGE = ("epochs", "num_workers", "gpu_ids", "ckpt_path", "data_root")
 ROOT = Path(__file__).resolve().parent.parent  # of the repository: data/ and runs/ are there, wherever one stands
 
 
 def main(options: Options) -> None:
     """Runs a training run from its options to its results."""
-    device = choose_device(options.gpu_ids)
-    torch.backends.cudnn.benchmark = True  # input shapes do not change: let cuDNN find its fastest kernels once
+    processes = Processes()
+    device = choose_device(options.gpu_ids, processes)
+    if options.fast:
+        options = options.filled(fastest(device, processes.size, options.accumulate))
+    check_switches(options, device, processes.size)
+    if options.wandb is not None:
+        import_wandb()
+    with processes.connect(device), Signals() as signals:
+        train(options, device, processes, signals)
 
+
+def train(options: Options, device: torch.device, processes: Processes, signals: Signals) -> None:
+    """One process's part of the run."""
     # data
     train_set, val_set, test_set = (
         datasets.build(options.dataset, options.data_root, split, seed=options.random_seed, **options.dataset_options)
@@ -50,14 +80,17 @@ def main(options: Options) -> None:
     if options.n_classes not in (None, classes):
         raise UsageError(f"--n_classes {options.n_classes}: the dataset {options.dataset} has {classes} classes")
 
-    def loader(dataset: datasets.MultimodalDataset, shuffle: bool) -> Loader:
+    def loader(dataset: datasets.MultimodalDataset, training: bool) -> Loader:
         return Loader(
             dataset,
             options.batch_size,
-            shuffle=shuffle,
+            shuffle=training,
             seed=options.random_seed,
             workers=options.num_workers,
             pin=device.type == "cuda",
+            rank=processes.rank,
+            size=processes.size,
+            training=training,
         )
 
     train_loader, val_loader, test_loader = loader(train_set, True), loader(val_set, False), loader(test_set, False)
@@ -67,110 +100,161 @@ def main(options: Options) -> None:
     seed_everything(options.random_seed)
     about = {name: (modality.kind, modality.shape) for name, modality in train_set.modalities.items()}
     encoders = encoder_names(about, options.model, options.encoder)
-    model = build_model(about, classes, encoders).to(device)
+    model = apply_switches(build_model(about, classes, encoders), options, device)
     try:
         integrator = build_integrator(options.method, **options.method_options)
     except (ValueError, ImportError) as error:
         raise UsageError(str(error)) from error
     optimizer, schedule = make_optimizer(model, options)
+    step = make_step(model, integrator, optimizer, options, device)
+    amp = None if options.amp is None else AMP[options.amp]
 
     # the run directory
     if not options.train:
         return score_again(options, model, device, val_loader, test_loader)
-    run = runs.open_for(options.ckpt_path, options.resume, options.overwrite)
-    if options.resume:
-        refuse_other_settings(run, options)
-        if (run / runs.RESULTS).exists() and run.read_json(runs.RESULTS)["epochs"] >= options.epochs:
+    run, checkpoint = processes.on_main(lambda: open_run(options, processes.restarts))
+    if checkpoint and (run / runs.RESULTS).exists() and run.read_json(runs.RESULTS)["epochs"] >= options.epochs:
+        if processes.main:
             print(f"{run.path} is finished; give more --epochs to go on\n")
             print(result_table(run.read_json(runs.RESULTS)))
-            return None
-    history: list[dict[str, Any]] = []
-    best: dict[str, Any] = {"accuracy": -1.0, "epoch": 0}
-    begun, seconds = 1, 0.0
-    if options.resume:
-        saved = runs.load_checkpoint(run / runs.LAST, device, CHECKPOINT)
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        schedule.load_state_dict(saved["schedule"])
-        integrator.load_state_dict(saved["integrator"])
-        history, best, begun, seconds = saved["history"], saved["best"], saved["epoch"] + 1, saved["seconds"]
-        torch.set_rng_state(saved["random"].cpu())
-        kept = [row for row in run.read_csv(runs.GRADIENTS) if int(row["epoch"]) < begun]
+        return None
+    processes.start_alike(model)
+    seed_everything(options.random_seed + processes.rank)  # from here on each draws its own
+    session = Session(model, integrator, optimizer, schedule, step, modalities, device, processes)
+    if checkpoint and not session.restore(run, checkpoint) and processes.main:
+        print("another number of processes than before: the run goes on, but not bit for bit", file=sys.stderr)
+    if processes.main:
+        kept = [row for row in run.read_csv(runs.GRADIENTS) if int(row["epoch"]) < session.epoch]
         run.write_csv(runs.GRADIENTS, kept)
         (run / runs.RESULTS).unlink(missing_ok=True)
-    run.write_json(runs.CONFIG, options.resolved() | {"encoders": encoders})
-    run.write_json(runs.ENVIRONMENT, runs.environment(device))
-    print(settings_text(options, train_set, len(val_set), len(test_set), encoders, model, device, run.path), flush=True)
+        run.write_json(runs.CONFIG, options.resolved() | {"encoders": encoders})
+        run.write_json(runs.ENVIRONMENT, runs.environment(device, processes.size))
+        sizes = len(val_set), len(test_set)
+        print(settings_text(options, train_set, *sizes, encoders, model, device, run.path, processes.size), flush=True)
+
+    def stop_if_asked() -> None:
+        if signals.number is not None and processes.size == 1:
+            if session.epoch <= options.epochs:
+                session.save(run)
+            raise Interrupted(signals.number)
+
+    def scores(chosen: Loader) -> dict[str, dict[str, float]]:
+        return score(model, chosen, device, amp=amp, processes=processes, between=stop_if_asked)
+
+    def stopped_early() -> bool:
+        return options.early_stopping is not None and (
+            session.epoch - 1 - session.best["epoch"] >= options.early_stopping
+        )
 
     # epochs
-    from torch.utils.tensorboard import SummaryWriter  # takes a second to load
-
-    with SummaryWriter(str(run.path), purge_step=begun) as board:
-        for epoch in range(begun, options.epochs + 1):
-            started = time.perf_counter()
+    watch = FiniteWatch(modalities, device, gradients=options.amp != "fp16")
+    first_step = (session.epoch - 1) * len(train_loader) + session.record.batches
+    with Board.of(run.path, first_step, options.resolved(), options.wandb, processes.main) as board:
+        while session.epoch <= options.epochs and not stopped_early():
+            epoch, started, began_at = session.epoch, time.perf_counter(), session.record.batches
+            earlier = session.record.seconds
             rate = float(schedule.get_last_lr()[0])
-            training, gradients = train_epoch(
-                model,
-                integrator,
-                optimizer,
-                train_loader,
-                epoch,
-                device,
-                clip_grad=options.clip_grad,
-                diagnose_interval=options.diagnose_interval,
-            )
-            schedule.step()
-            selection = score(model, selection_loader, device)
-            validation = selection if selection_loader is val_loader else score(model, val_loader, device)
-            took = time.perf_counter() - started
-            seconds += took
+
+            def after_batch(
+                number: int,
+                done: Step,
+                epoch: int = epoch,
+                started: float = started,
+                began_at: int = began_at,
+                earlier: float = earlier,
+                rate: float = rate,
+            ) -> bool:
+                session.record.seconds = earlier + time.perf_counter() - started
+                if number % options.log_interval == 0:
+                    watch.check(epoch)
+                    speed = (session.record.batches - began_at) * options.batch_size / (time.perf_counter() - started)
+                    board.scalars(step_scalars(done, rate, speed), number)
+                minutes = (time.monotonic() - session.saved_at) / 60
+                due = options.checkpoint_minutes is not None and minutes >= options.checkpoint_minutes
+                due, stop = processes.any(due, signals.number is not None)
+                if due or stop:
+                    watch.check(epoch)
+                    session.save(run)
+                return stop
+
+            try:
+                finished = train_epoch(
+                    step,
+                    model,
+                    train_loader,
+                    epoch,
+                    session.record,
+                    watch,
+                    device,
+                    diagnose_interval=options.diagnose_interval,
+                    after_batch=after_batch,
+                    progress=processes.main,
+                )
+            except DatasetError:
+                if processes.size == 1:  # a batch could not be read: what was learned before it is kept
+                    watch.check(epoch)
+                    session.save(run)
+                raise
+            if not finished:
+                raise Interrupted(signals.number or 15)  # another process may have got it
+            if processes.settle(2)[1]:
+                session.save(run)
+                raise Interrupted(signals.number or 15)
+            watch.check(epoch)
+            training = session.record.scores.compute(processes.total)
+            gradients = session.record.gradients.rows(epoch)
+            processes.average_buffers(model)
+            selection = scores(selection_loader)
+            validation = selection if selection_loader is val_loader else scores(val_loader)
+            took = earlier + time.perf_counter() - started
+            session.seconds += took
 
             row = epoch_row(epoch, rate, training, validation, gradients, modalities)
             if options.selected_on == "test":
                 row |= {f"test_accuracy_{name}": value["accuracy"] for name, value in selection.items()}
-            history.append(row | {"seconds": round(took, 3)})
-            for name, value in row.items():
-                if value is not None and name != "epoch":
-                    board.add_scalar(name, value, epoch)
-            print(epoch_line(row, options.epochs, took, modalities), flush=True)
+            if options.amp == "fp16":
+                row["skipped_steps"] = int(step.overflows.item())
+            session.history.append(row | {"seconds": round(took, 3)})
+            board.scalars({key: value for key, value in row.items() if key != "epoch"}, epoch * len(train_loader) - 1)
+            better = selection["joint"]["accuracy"] > session.best["accuracy"]
+            if better:
+                session.best = {"accuracy": selection["joint"]["accuracy"], "epoch": epoch}
+            session.next_epoch()
+            if processes.main:
+                print(epoch_line(row, options.epochs, took, modalities), flush=True)
+                if gradients:
+                    run.append_csv(runs.GRADIENTS, gradients)
+                run.write_csv(runs.METRICS, session.history)
+            session.save(run)
+            if better:
+                session.save_best(run)
+        if stopped_early() and processes.main:
+            print(f"no better epoch in {options.early_stopping}: stopped early")
 
-            if selection["joint"]["accuracy"] > best["accuracy"]:
-                best = {"accuracy": selection["joint"]["accuracy"], "epoch": epoch}
-                runs.save_checkpoint(run / runs.BEST, {"model": model.state_dict(), "epoch": epoch})
-            if gradients:
-                run.append_csv(runs.GRADIENTS, gradients)
-            run.write_csv(runs.METRICS, history)
-            state = (
-                model.state_dict(),
-                optimizer.state_dict(),
-                schedule.state_dict(),
-                integrator.state_dict(),
-                epoch,
-                history,
-                best,
-                torch.get_rng_state(),
-                seconds,
-            )
-            runs.save_checkpoint(run / runs.LAST, dict(zip(CHECKPOINT, state, strict=True)))
-
-    # the selected checkpoint, scored on test once
-    model.load_state_dict(runs.load_checkpoint(run / runs.BEST, device, ("model",))["model"])
-    results = {
-        "dataset": options.dataset,
-        "method": options.method,
-        "method_options": options.method_options,
-        "seed": options.random_seed,
-        "selected_on": options.selected_on,
-        "selected_epoch": best["epoch"],
-        "epochs": options.epochs,
-        "seconds": round(seconds, 1),
-        "test": by_head(score(model, test_loader, device)),
-        "val": by_head(score(model, val_loader, device)),
-        "integration": integration_summary(run.read_csv(runs.GRADIENTS), modalities),
-    }
-    draw(run, history, modalities, best["epoch"], options.selected_on)
+        # the selected checkpoint, scored on test once
+        processes.on_main(lambda: None)  # best.pt is written
+        selected = load_checkpoint(run / runs.BEST, device, ("model", "epoch"))
+        model.load_state_dict(selected["model"])
+        test, val = scores(test_loader), scores(val_loader)
+        if not processes.main:
+            return None
+        results = {
+            "dataset": options.dataset,
+            "method": options.method,
+            "method_options": options.method_options,
+            "seed": options.random_seed,
+            "selected_on": options.selected_on,
+            "selected_epoch": selected["epoch"],
+            "epochs": options.epochs,
+            "epochs_trained": len(session.history),
+            "seconds": round(session.seconds, 1),
+            "test": by_head(test),
+            "val": by_head(val),
+            "integration": integration_summary(run.read_csv(runs.GRADIENTS), modalities),
+        }
+        draw(run, session, selected["epoch"], options.selected_on, board)
     run.write_json(runs.RESULTS, results)
-    print(f"\nepoch {best['epoch']} of {options.epochs}, selected on {options.selected_on}\n")
+    print(f"\nepoch {selected['epoch']} of {len(session.history)}, selected on {options.selected_on}\n")
     print(result_table(results))
     if options.selected_on == "test":
         print("\nSelected on the test split, the published protocol: the test accuracies above flatter the method.")
@@ -178,24 +262,46 @@ def main(options: Options) -> None:
     return None
 
 
-def draw(run: RunDirectory, history: list[dict[str, Any]], modalities: list[str], selected: int, split: str) -> None:
+def open_run(options: Options, restarts: int) -> tuple[RunDirectory, str | None]:
+    """The run directory, and the checkpoint in it to go on from; None for a run that begins."""
+    resume, overwrite = options.resume, options.overwrite
+    if resume == "auto" or restarts:  # torchrun repeats the command line
+        there = (Path(options.ckpt_path) / runs.LAST).exists()
+        resume, overwrite = (runs.LAST if there else None), overwrite and not restarts
+    run = runs.open_for(options.ckpt_path, resume is not None, overwrite)
+    if resume is not None:
+        refuse_other_settings(run, options)
+    return run, resume
+
+
+def draw(run: RunDirectory, session: Session, selected: int, split: str, board: Board) -> None:
     """The run's figures."""
     from mmpareto.reporting import figures  # matplotlib takes a second to load
 
-    figures.save(figures.learning_curves(history, modalities, selected, split), run / "learning_curves.png")
-    figure = figures.gradient_figure(run.read_csv(runs.GRADIENTS))
-    if figure is not None:
-        figures.save(figure, run / "gradients.png")
+    made = {
+        "learning_curves": figures.learning_curves(session.history, session.modalities, selected, split),
+        "gradients": figures.gradient_figure(run.read_csv(runs.GRADIENTS)),
+    }
+    for name, figure in made.items():
+        if figure is not None:
+            board.figure(name, figure, session.epoch)
+            figures.save(figure, run / f"{name}.png")
 
 
 def refuse_other_settings(run: RunDirectory, options: Options) -> None:
     """Raises RunError where the run in the directory was made with other settings than these."""
     saved = run.read_json(runs.CONFIG)
-    asked = options.resolved()
+    asked = json.loads(json.dumps(options.resolved(), default=str))  # as config.json holds it
+    unknown = [key for key in asked if key not in saved]
+    if unknown:
+        raise RunError(
+            f"{run.path} was made by an older version, which knew no --{unknown[0]}; train it again with --overwrite"
+        )
+    may_change = {*RUN_ONLY, "early_stopping"} | (set() if options.lr_schedule == "cosine" else {"epochs"})
     other = [
-        f"--{key} {saved.get(key)} (now {asked[key]})"
+        f"--{key} {saved[key]} (now {asked[key]})"
         for key in asked
-        if key not in MAY_CHANGE and saved.get(key) != asked[key]
+        if key not in may_change and saved[key] != asked[key]
     ]
     if other:
         raise RunError(
@@ -210,22 +316,61 @@ def score_again(
     run = RunDirectory(Path(options.ckpt_path))
     results = run.read_json(runs.RESULTS)
     refuse_other_settings(run, options)
-    model.load_state_dict(runs.load_checkpoint(run / runs.BEST, device, ("model",))["model"])
-    results |= {"test": by_head(score(model, test_loader, device)), "val": by_head(score(model, val_loader, device))}
+    model.load_state_dict(load_checkpoint(run / runs.BEST, device, ("model",))["model"])
+    amp = None if options.amp is None else AMP[options.amp]
+    for split, chosen in (("test", test_loader), ("val", val_loader)):
+        results[split] = by_head(score(model, chosen, device, amp=amp))
     print(result_table(results))
 
 
 def entry(argv: Sequence[str]) -> int:
     """Runs a command line; the result is the exit status. What a person can mend is said in a line or two."""
+    options = None
     try:
-        main(parse(argv, ROOT))
+        options = parse(argv, ROOT)
+        main(options)
     except (UsageError, DatasetError, ModelError, RunError, TrainingError, OSError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
+    except Interrupted as order:
+        assert options is not None
+        print(
+            f"\nstopped by {order}; all is kept in {options.ckpt_path}: the same command with --resume goes on",
+            file=sys.stderr,
+        )
+        return 128 + order.number
     except KeyboardInterrupt:
-        print("\ninterrupted; the last whole epoch is kept, go on with --resume", file=sys.stderr)
+        print("\ninterrupted before training began", file=sys.stderr)
         return 130
+    except (RuntimeError, MemoryError) as error:
+        said = explained(error, options)
+        if said is None:
+            raise
+        print(f"train.py: {said}", file=sys.stderr)
+        return 2
     return 0
+
+
+def explained(error: Exception, options: Options | None) -> str | None:
+    """What lies behind PyTorch's errors that are no fault of the program; None for all others."""
+    text = str(error)
+    if options is None:
+        return None
+    goes_on = f"the last checkpoint in {options.ckpt_path} is whole, --resume goes on from it"
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
+        return (
+            f"out of memory with --batch_size {options.batch_size}: try --accumulate {2 * options.accumulate} (the "
+            f"same batch in smaller pieces), --amp bf16, or a smaller --batch_size; {goes_on} "
+            f"({text.splitlines()[0][:200]})"
+        )
+    if "DataLoader worker" in text:
+        return (
+            f"a process that loads data died ({text.splitlines()[0]}); for want of memory, often: try fewer "
+            f"--num_workers; {goes_on}"
+        )
+    if isinstance(error, torch.distributed.DistBackendError) or "onnection" in text or "gloo" in text.lower():
+        return f"another process of the job is gone ({text.splitlines()[0][:200]}); {goes_on}"
+    return None
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ import argparse
 import difflib
 import inspect
 import typing
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,6 +27,7 @@ from mmpareto.flag_values import (
 )
 from mmpareto.integration import METHODS, method_options
 from mmpareto.models import ENCODERS
+from mmpareto.runs import LAST, PREVIOUS
 
 OPTIMIZERS = ("SGD", "Adam", "AdamW")
 
@@ -40,6 +41,8 @@ PUBLISHED: dict[str, Any] = {
     "momentum": 0.9,
     "weight_decay": 1e-4,
 }
+# what a run may differ in and still be the same run: its results so far do not depend on it
+RUN_ONLY = ("ckpt_path", "data_root", "num_workers", "gpu_ids", "checkpoint_minutes", "log_interval", "wandb")
 RECIPES: dict[str, dict[str, Any]] = {
     "digits": {"epochs": 20, "batch_size": 32, "learning_rate": 0.01},
     "cgmnist": {"epochs": 20, "learning_rate": 0.01, "model": "pmr"},
@@ -70,20 +73,40 @@ class Options:
     learning_rate: float
     momentum: float
     weight_decay: float
+    lr_schedule: str
     lr_decay_step: int | None
     lr_decay_ratio: float
+    warmup_epochs: int
     clip_grad: float | None
+    early_stopping: int | None
     selected_on: str
+    fast: bool
+    amp: str | None
+    channels_last: bool
+    tf32: bool
+    compile: bool
+    cuda_graph: bool
+    accumulate: int
+    sync_batchnorm: bool
     random_seed: int
     gpu_ids: str | None
     ckpt_path: str
-    resume: bool
+    checkpoint_minutes: float | None
+    log_interval: int
+    wandb: str | None
+    resume: str | None
     overwrite: bool
     train: bool
 
     def resolved(self) -> dict[str, Any]:
         """For config.json: every setting that makes the run what it is."""
-        return {key: value for key, value in asdict(self).items() if key not in ("resume", "overwrite", "train")}
+        return {
+            key: value for key, value in asdict(self).items() if key not in ("resume", "overwrite", "train", "fast")
+        }
+
+    def filled(self, choice: Mapping[str, Any]) -> Options:
+        """With `choice` in the place of switches that are off; what the command line switched on stays."""
+        return replace(self, **{key: value for key, value in choice.items() if not getattr(self, key)})
 
 
 class _Parser(argparse.ArgumentParser):
@@ -130,13 +153,13 @@ def parse(argv: Sequence[str], root: Path) -> Options:
         **chosen,
     }
     values["encoder"] = dict(values["encoder"] or [])
-    if values["lr_decay_ratio"] is not None and values["lr_decay_step"] is None:
-        raise UsageError("--lr_decay_ratio needs --lr_decay_step: without it the learning rate is constant")
-    values["lr_decay_ratio"] = 0.1 if values["lr_decay_ratio"] is None else values["lr_decay_ratio"]
+    _resolve_schedule(values)
     if values["momentum"] is not None and values["optimizer"] != "SGD":
         raise UsageError(f"--momentum is SGD's; {values['optimizer']} has none")
     if values["momentum"] is None:
         values["momentum"] = PUBLISHED["momentum"]
+    if values["resume"] not in (None, "auto", LAST, PREVIOUS):
+        raise UsageError(f"--resume {values['resume']}: expected {LAST}, {PREVIOUS}, auto or nothing")
     if values["resume"] and values["overwrite"]:
         raise UsageError("--resume goes on with a run, --overwrite throws it away: give one of the two")
     values["dataset"] = dataset
@@ -148,6 +171,22 @@ def parse(argv: Sequence[str], root: Path) -> Options:
         folder = Path(dataset.replace(":", "."), early.method.replace(":", "."), f"seed{values['random_seed']}")
         values["ckpt_path"] = str(root / "runs" / folder)
     return Options(dataset_options=dataset_options, **values)
+
+
+def _resolve_schedule(values: dict[str, Any]) -> None:
+    """--lr_decay_step alone asks for the step schedule, as in the published code; contradictions are refused."""
+    if values["lr_schedule"] is None:
+        values["lr_schedule"] = "constant" if values["lr_decay_step"] is None else "step"
+    schedule = values["lr_schedule"]
+    if schedule == "step" and values["lr_decay_step"] is None:
+        raise UsageError("--lr_schedule step needs --lr_decay_step, the epochs between two decays")
+    if schedule != "step" and values["lr_decay_step"] is not None:
+        raise UsageError(f"--lr_decay_step belongs to --lr_schedule step; found {schedule}")
+    if values["lr_decay_ratio"] is not None and schedule != "step":
+        raise UsageError(f"--lr_decay_ratio needs --lr_decay_step: the schedule is {schedule}")
+    values["lr_decay_ratio"] = 0.1 if values["lr_decay_ratio"] is None else values["lr_decay_ratio"]
+    if values["warmup_epochs"] >= values["epochs"] > 0 and values["warmup_epochs"] > 0:
+        raise UsageError(f"--warmup_epochs {values['warmup_epochs']} leaves nothing of {values['epochs']} epochs")
 
 
 def _takes(options: dict[str, Any]) -> str:
@@ -181,7 +220,7 @@ def _parser(dataset: str, own: dict[str, Any], method_defaults: dict[str, Any]) 
         type=count,
         default=recipe["batch_size"],
         metavar="N",
-        help="samples per step (default: %(default)s; published for CREMA-D: 64)",
+        help="samples per step, over all processes and micro-batches (default: %(default)s; published for CREMA-D: 64)",
     )
     group.add_argument(
         "--num_workers",
@@ -293,13 +332,31 @@ def _parser(dataset: str, own: dict[str, Any], method_defaults: dict[str, Any]) 
         help="(default: %(default)s, as published)",
     )
     group.add_argument(
+        "--lr_schedule",
+        choices=("constant", "step", "cosine"),
+        help="of the learning rate, changed once an epoch (default: constant, which is what the published runs really "
+        "did; step where --lr_decay_step is given)",
+    )
+    group.add_argument(
         "--lr_decay_step",
         type=count,
         metavar="N",
-        help="multiply the learning rate by --lr_decay_ratio every N epochs (default: never, which is what the "
-        "published runs really did)",
+        help="multiply the learning rate by --lr_decay_ratio every N epochs",
     )
     group.add_argument("--lr_decay_ratio", type=positive, metavar="X", help="(default: 0.1)")
+    group.add_argument(
+        "--warmup_epochs",
+        type=count_or_zero,
+        default=0,
+        metavar="N",
+        help="epochs in which the learning rate rises linearly, before the schedule (default: 0, as published)",
+    )
+    group.add_argument(
+        "--early_stopping",
+        type=count,
+        metavar="N",
+        help="end after N epochs in a row without a better joint accuracy on the selecting split (default: never)",
+    )
     group.add_argument(
         "--clip_grad",
         type=positive,
@@ -316,13 +373,79 @@ def _parser(dataset: str, own: dict[str, Any], method_defaults: dict[str, Any]) 
         "is marked in the results (default: val)",
     )
 
+    group = parser.add_argument_group(
+        "speed", "each agrees with the plain path to its type's precision; code/benchmark.py says what they bring"
+    )
+    group.add_argument(
+        "--fast", action="store_true", help="switch on what is best and safe on this device, and say what"
+    )
+    group.add_argument(
+        "--amp",
+        choices=("bf16", "fp16"),
+        help="automatic mixed precision; fp16 scales the losses and leaves out steps that overflow (default: float32)",
+    )
+    group.add_argument("--channels_last", action="store_true", help="memory format of convolutions (default: off)")
+    group.add_argument(
+        "--tf32",
+        action="store_true",
+        help="19-bit products in float32 matrix work on NVIDIA GPUs (default: off, for convolutions too)",
+    )
+    group.add_argument("--compile", action="store_true", help="torch.compile the model (default: off; a minute once)")
+    group.add_argument(
+        "--cuda_graph", action="store_true", help="capture the whole step in a CUDA graph (default: off)"
+    )
+    group.add_argument(
+        "--accumulate",
+        type=count,
+        default=1,
+        metavar="N",
+        help="cut each batch into N micro-batches, for want of memory; gradients are summed first and integrated once, "
+        "batch norm sees the micro-batches (default: 1)",
+    )
+    group.add_argument(
+        "--sync_batchnorm",
+        action="store_true",
+        help="batch norm over the samples of all processes (default: off: each over its own)",
+    )
+
     group = parser.add_argument_group("run")
     group.add_argument("--random_seed", type=count_or_zero, default=0, metavar="N", help="(default: 0, as published)")
-    group.add_argument("--gpu_ids", metavar="ID", help="GPU to use, or cpu (default: the first GPU where there is one)")
+    group.add_argument(
+        "--gpu_ids",
+        metavar="ID",
+        help="GPU to use, or one for each process, such as 0,1, or cpu (default: the first ones, where there are some)",
+    )
     group.add_argument(
         "--ckpt_path", metavar="FOLDER", help="the run directory (default: runs/<dataset>/<method>/seed<random_seed>)"
     )
-    group.add_argument("--resume", action="store_true", help="go on with the run that the run directory holds")
+    group.add_argument(
+        "--checkpoint_minutes",
+        type=positive,
+        metavar="X",
+        help="write last.pt that often within an epoch too (default: after each epoch)",
+    )
+    group.add_argument(
+        "--log_interval",
+        type=count,
+        default=50,
+        metavar="N",
+        help="steps between two points of the TensorBoard curves; only then the device is waited for (default: 50)",
+    )
+    group.add_argument(
+        "--wandb",
+        nargs="?",
+        const="mmpareto",
+        metavar="PROJECT",
+        help="log to Weights & Biases as well; WANDB_MODE=offline keeps it on this machine (default: off)",
+    )
+    group.add_argument(
+        "--resume",
+        nargs="?",
+        const=LAST,
+        metavar="CHECKPOINT",
+        help=f"go on with the run that the run directory holds: from {LAST} (default), from {PREVIOUS} where that is "
+        f"damaged, or auto: from {LAST} where it is there, else from the beginning",
+    )
     group.add_argument("--overwrite", action="store_true", help="throw away the run that the run directory holds")
     group.add_argument(
         "--train",

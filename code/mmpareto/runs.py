@@ -2,20 +2,21 @@
 
 config.json        every flag, resolved           metrics.csv    a row per epoch
 environment.json   versions, device, code, command  gradients.csv  a row per step and encoder: what integration saw
-last.pt  best.pt   checkpoints                    results.json   the scores; there only when the run is finished
+last.pt  previous.pt  best.pt   checkpoints       results.json   the scores; there only when the run is finished
 *.png              figures                        events.*       TensorBoard
 """
 
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
@@ -25,8 +26,20 @@ from typing import Any
 import torch
 
 CONFIG, ENVIRONMENT, METRICS, GRADIENTS = "config.json", "environment.json", "metrics.csv", "gradients.csv"
-LAST, BEST, RESULTS = "last.pt", "best.pt", "results.json"
-_OWN = (CONFIG, ENVIRONMENT, METRICS, GRADIENTS, LAST, BEST, RESULTS, "learning_curves.png", "gradients.png")
+LAST, PREVIOUS, BEST, RESULTS = "last.pt", "previous.pt", "best.pt", "results.json"
+_OWN = (
+    CONFIG,
+    ENVIRONMENT,
+    METRICS,
+    GRADIENTS,
+    LAST,
+    PREVIOUS,
+    BEST,
+    RESULTS,
+    "learning_curves.png",
+    "gradients.png",
+    "wandb_id.txt",
+)
 
 
 class RunError(Exception):
@@ -38,6 +51,20 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock: int | None = None
+
+    def lock(self) -> None:
+        """Keeps the folder for this process until it ends.
+
+        Raises RunError where another process trains in it.
+        """
+        self._lock = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(f"another process is training in {self.path}; wait for it or name another folder") from error
+        except OSError:  # some network file systems lock no folders
+            pass
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -103,9 +130,12 @@ def open_for(path: str, resume: bool, overwrite: bool) -> RunDirectory:
         (run / ".writable").unlink()
     except OSError as error:
         raise RunError(f"cannot write to {path}: {error.strerror}; name another folder with --ckpt_path") from error
+    run.lock()
+    for half_written in run.path.glob(".*.part"):  # by a process that was killed
+        half_written.unlink()
     holds = "a finished run" if run.finished else "an unfinished run" if (run / LAST).exists() else ""
     if resume:
-        if not (run / LAST).exists():
+        if not (run / LAST).exists() and not (run / PREVIOUS).exists():
             raise RunError(f"there is no run to resume in {path}; leave --resume out to begin one")
     elif holds and not overwrite:
         raise RunError(
@@ -133,7 +163,7 @@ def atomically(path: Path) -> Iterator[io.BufferedWriter]:
         beside.unlink(missing_ok=True)
 
 
-def environment(device: torch.device) -> dict[str, Any]:
+def environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
     """What is needed to repeat a run years later: versions, device, state of the code, command line."""
     versions = {}
     for name in ("torch", "torchvision", "torchaudio", "torchjd", "torchmetrics", "numpy", "scikit-learn"):
@@ -150,6 +180,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": str(device),
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "cuda": torch.version.cuda,
+        "processes": processes,
         "threads": torch.get_num_threads(),
         "git": {"commit": _git("rev-parse", "HEAD"), "changed": bool(_git("status", "--porcelain", "--", "."))},
     }
@@ -163,30 +194,3 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):  # installed without its repository, or no git
         return None
     return done.stdout.strip()
-
-
-def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a checkpoint, whole or not at all."""
-    with atomically(path) as file:
-        torch.save(dict(content), file)
-
-
-def load_checkpoint(path: Path, device: torch.device, keys: Sequence[str]) -> dict[str, Any]:
-    """Reads a checkpoint; nothing in it can run code.
-
-    keys  that it must have.
-
-    Raises RunError, naming the file, where it is missing, cut off, of another origin or incomplete.
-    """
-    load: Callable[..., Any] = torch.load
-    try:
-        content = load(path, map_location=device, weights_only=True)
-    except FileNotFoundError as error:
-        raise RunError(f"there is no checkpoint {path}") from error
-    except Exception as error:  # torch.load raises whatever the broken bytes happen to hit
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RunError(f"the checkpoint {path} is damaged or foreign ({first})") from error
-    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
-    if missing:
-        raise RunError(f"{path} is no checkpoint of this program: it lacks {', '.join(missing)}")
-    return content

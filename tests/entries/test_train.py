@@ -136,12 +136,10 @@ def test_a_finished_run_is_not_touched_unasked(finished: tuple[Path, str], tmp_p
     folder = tmp_path / "copy"
     shutil.copytree(finished[0], folder)
     before = (folder / "results.json").read_bytes()
-    with ThreadPoolExecutor(2) as pool:
-        jobs = [
-            pool.submit(train, *SHORT, "--ckpt_path", folder, *flags)
-            for flags in ((), ("--resume",), ("--resume", "--learning_rate", "0.5"), ("--no-train",))
-        ]
-        plain, resumed, other, scored = (job.result() for job in jobs)
+    plain, resumed, other, scored = (  # one after the other: a run directory admits one process at a time
+        train(*SHORT, "--ckpt_path", folder, *flags)
+        for flags in ((), ("--resume",), ("--resume", "--learning_rate", "0.5"), ("--no-train",))
+    )
     assert plain.returncode == 2
     assert "holds a finished run" in plain.stderr
     assert "--resume" in plain.stderr
@@ -187,7 +185,13 @@ BAD = {
     "gamma without use": (["--method", "uniform", "--gamma", "2"], "--gamma means nothing to the method uniform"),
     "wrong class count": (["--n_classes", "6"], "has 10 classes"),
     "no GPU": (["--gpu_ids", "99"], "--gpu_ids 99"),
-    "not a GPU": (["--gpu_ids", "0,1"], "expected the number of one GPU"),
+    "not a GPU": (["--gpu_ids", "first"], "expected numbers of GPUs"),
+    "several GPUs": (["--gpu_ids", "0,1"], "PROCESSES=2 sh script/distributed.sh --gpu_ids 0,1"),
+    "step without interval": (["--lr_schedule", "step"], "needs --lr_decay_step"),
+    "decay of a cosine": (["--lr_schedule", "cosine", "--lr_decay_step", "3"], "belongs to --lr_schedule step"),
+    "warm-up without end": (["--epochs", "3", "--warmup_epochs", "3"], "leaves nothing of 3 epochs"),
+    "foreign checkpoint": (["--resume", "other.pt"], "expected last.pt, previous.pt, auto or nothing"),
+    "TF32 of a CPU": (["--tf32", "--gpu_ids", "cpu"], "a mode of NVIDIA GPUs"),
     "unknown encoder": (["--model", "vit"], "known: cnn"),
     "encoder of nothing": (["--encoder", "sound=resnet18"], "no modality"),
     "nothing to resume": (["--resume"], "no run to resume"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import copy
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,11 +11,14 @@ import torch
 import torch.nn.functional as F
 
 from mmpareto import datasets
-from mmpareto.integration import MMPareto, Uniform
+from mmpareto.integration import Integrator, MMPareto, Uniform
 from mmpareto.models import build_model
-from mmpareto.training.data import Loader
-from mmpareto.training.epochs import TrainingError, score, train_epoch
-from mmpareto.training.step import training_step
+from mmpareto.options import UsageError, parse
+from mmpareto.training.data import Loader, SharedBatches
+from mmpareto.training.epochs import EpochRecord, score, train_epoch
+from mmpareto.training.setup import check_switches, fastest, make_optimizer
+from mmpareto.training.step import Step, TrainingStep
+from mmpareto.training.watch import FiniteWatch, TrainingError
 
 ABOUT = {"x": ("vector", (6,)), "y": ("vector", (4,))}
 
@@ -34,8 +38,9 @@ def test_uniform_step_is_plain_training() -> None:
     model, plain = small(), small()
     optimizers = [torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9) for m in (model, plain)]
     inputs, label = batch()
+    step = TrainingStep(model, Uniform(), optimizers[0])
     for _ in range(3):
-        training_step(model, Uniform(), optimizers[0], inputs, label)
+        step(inputs, label)
         output = plain(inputs)
         loss = F.cross_entropy(output.joint, label)
         for logits in output.unimodal.values():
@@ -51,10 +56,12 @@ def test_clipping_bounds_the_integrated_gradient() -> None:
     inputs, label = batch()
     free, clipped = small(), small()
     for model, norm in ((free, None), (clipped, 1e-3)):
-        training_step(model, MMPareto(), torch.optim.SGD(model.parameters(), lr=0.0), inputs, label, clip_grad=norm)
+        step = TrainingStep(model, MMPareto(), torch.optim.SGD(model.parameters(), lr=0.0), clip_grad=norm)
+        seen = step(inputs, label)
+    whole = torch.cat([p.grad.flatten() for p in free.parameters()])
+    assert seen.gradient_norm.item() == pytest.approx(whole.norm().item(), rel=1e-6)  # before clipping
     total = torch.cat([p.grad.flatten() for p in clipped.parameters()]).norm()
     assert total.item() == pytest.approx(1e-3, rel=1e-3)
-    whole = torch.cat([p.grad.flatten() for p in free.parameters()])
     ratio = torch.cat([p.grad.flatten() for p in clipped.parameters()]) / whole
     assert torch.allclose(ratio[whole.abs() > 1e-9], ratio[whole.abs() > 1e-9][0], rtol=1e-6)
 
@@ -91,29 +98,219 @@ def test_scores_are_means_over_samples_also_with_a_smaller_last_batch() -> None:
         assert got[name]["accuracy"] == pytest.approx(100 * np.mean((logits.argmax(1) == label).numpy()), abs=1e-4)
 
 
-def test_a_loss_that_is_not_finite_ends_training() -> None:
-    split = loader()
+def digits_model(split: Loader) -> torch.nn.Module:
     about = {name: (m.kind, m.shape) for name, m in split.dataset.modalities.items()}
-    model = build_model(about, 10, {"gray": "cnn", "colour": "cnn"})
-    with torch.no_grad():
-        model.heads["gray"].bias.fill_(float("nan"))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with pytest.raises(TrainingError, match="loss is nan in epoch 1; the learning rate may be too high"):
-        train_epoch(model, Uniform(), optimizer, split, 1, torch.device("cpu"), clip_grad=None, diagnose_interval=0)
+    torch.manual_seed(0)
+    return build_model(about, 10, {"gray": "cnn", "colour": "cnn"})
+
+
+def epoch(model: torch.nn.Module, split: Loader, step: TrainingStep, **options: Any) -> tuple[EpochRecord, FiniteWatch]:
+    record = EpochRecord(["gray", "colour"], torch.device("cpu"))
+    watch = FiniteWatch(["gray", "colour"], torch.device("cpu"))
+    train_epoch(step, model, split, 1, record, watch, torch.device("cpu"), **options)
+    return record, watch
+
+
+def test_the_first_step_that_is_not_finite_is_named_with_its_loss_and_clips() -> None:
+    split = loader()
+    model = digits_model(split)
+    step = TrainingStep(model, Uniform(), torch.optim.SGD(model.parameters(), lr=0.1))
+
+    def poison(number: int, done: Step) -> bool:
+        if number == 2:
+            with torch.no_grad():
+                model.heads["gray"].bias.fill_(float("nan"))
+        return False
+
+    _, watch = epoch(model, split, step, after_batch=poison)
+    third = order(loader(), 0)[3 * 32 : 3 * 32 + 8]
+    with pytest.raises(TrainingError) as caught:
+        watch.check(1)
+    assert "not finite in step 3 (epoch 1): gray loss, gradient; the batch held " + ", ".join(third) in str(
+        caught.value
+    )
+    assert "and 24 more" in str(caught.value)
+
+
+def test_gradients_that_overflow_are_seen_where_no_scaler_leaves_them_out() -> None:
+    fine, broken = torch.tensor(1.0), torch.tensor(float("inf"))
+    for gradients in (True, False):
+        watch = FiniteWatch(["a", "b"], torch.device("cpu"), gradients=gradients)
+        watch.update(0, [fine, fine, fine], fine, ["x"])
+        watch.check(1)
+        watch.update(1, [fine, fine, fine], broken, ["y"])
+        watch.update(2, [fine, fine, fine], fine, ["z"])
+        if gradients:
+            with pytest.raises(TrainingError, match=r"step 1 \(epoch 1\): gradient; the batch held y"):
+                watch.check(1)
+        else:
+            watch.check(1)
 
 
 def test_one_pass_methods_are_measured_at_their_interval_without_changing_the_step() -> None:
     split = loader()
-    about = {name: (m.kind, m.shape) for name, m in split.dataset.modalities.items()}
-    torch.manual_seed(0)
-    model = build_model(about, 10, {"gray": "cnn", "colour": "cnn"})
     weights = []
     for interval in (0, 3):
-        trained = copy.deepcopy(model)
-        optimizer = torch.optim.SGD(trained.parameters(), lr=0.01)
-        _, rows = train_epoch(
-            trained, Uniform(), optimizer, split, 1, torch.device("cpu"), clip_grad=None, diagnose_interval=interval
-        )
+        trained = digits_model(split)
+        step = TrainingStep(trained, Uniform(), torch.optim.SGD(trained.parameters(), lr=0.01))
+        record, _ = epoch(trained, split, step, diagnose_interval=interval)
+        rows = record.gradients.rows(1) if interval else []
         weights.append(torch.cat([p.detach().flatten() for p in trained.parameters()]))
         assert [row["step"] for row in rows if row["encoder"] == "gray"] == ([] if interval == 0 else [0, 3, 6])
     assert torch.allclose(*weights, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", [Uniform(), MMPareto(), MMPareto(rescale="encoder")])
+@pytest.mark.parametrize("pieces", [2, 3, 5])
+def test_micro_batches_make_the_whole_batch_s_step(method: Integrator, pieces: int) -> None:
+    """Without batch norm, in float64; 5 samples in pieces of unequal size."""
+    inputs, label = batch()
+    gradients, seen = [], []
+    for parts in (1, pieces):
+        model = small()
+        step = TrainingStep(model, method, torch.optim.SGD(model.parameters(), lr=0.1), accumulate=parts)
+        seen.append(step(inputs, label))
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    assert torch.allclose(*gradients, rtol=1e-10, atol=1e-14)
+    assert torch.allclose(seen[0].joint, seen[1].joint, rtol=1e-12)
+    assert seen[0].losses.joint.item() == pytest.approx(seen[1].losses.joint.item(), rel=1e-12)
+    assert seen[0].losses.unimodal["x"].item() == pytest.approx(seen[1].losses.unimodal["x"].item(), rel=1e-12)
+
+
+def test_a_scaled_step_is_the_plain_one_and_overflowing_steps_are_left_out() -> None:
+    inputs, label = batch()
+    inputs = {name: value.float() for name, value in inputs.items()}
+    weights, norms = [], []
+    for scaled in (False, True):
+        model = small().float()
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0) if scaled else None
+        step = TrainingStep(
+            model, MMPareto(), torch.optim.SGD(model.parameters(), lr=0.1), scaler=scaler, clip_grad=1.0
+        )
+        done = step(inputs, label)
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+        norms.append([float(done.gradient_norm), *(float(done.diagnostics[n].joint_norm) for n in ABOUT)])
+    assert torch.allclose(*weights, rtol=1e-5, atol=1e-7)
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+
+    assert scaler is not None
+    before = weights[1].clone()
+    step({name: value * float("inf") for name, value in inputs.items()}, label)
+    after = torch.cat([p.detach().flatten() for p in model.parameters()])
+    assert torch.equal(before, after)
+    assert int(step.overflows) == 1
+    assert scaler.get_scale() == 512.0
+
+
+def test_mixed_precision_agrees_to_its_precision() -> None:
+    inputs, label = batch(64)
+    inputs = {name: value.float() for name, value in inputs.items()}
+    gradients = {}
+    for amp in (None, torch.bfloat16):
+        model = small().float()
+        step = TrainingStep(model, MMPareto(), torch.optim.SGD(model.parameters(), lr=0.1), amp=amp)
+        done = step(inputs, label)
+        assert done.joint.dtype == (amp or torch.float32)
+        gradients[amp] = torch.cat([p.grad.flatten() for p in model.parameters()])
+        assert gradients[amp].dtype == torch.float32
+    error = (gradients[None] - gradients[torch.bfloat16]).norm() / gradients[None].norm()
+    assert 0 < error < 0.05  # bfloat16 keeps 8 bits
+
+
+def test_channels_last_agrees() -> None:
+    split = loader()
+    weights = []
+    for last in (False, True):
+        model = digits_model(split).double()
+        if last:
+            model.to(memory_format=torch.channels_last)
+        step = TrainingStep(model, MMPareto(), torch.optim.SGD(model.parameters(), lr=0.01))
+        data = next(split.epoch(0))
+        step({name: value.double() / 255 for name, value in data["inputs"].items()}, data["label"])
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert torch.allclose(*weights, rtol=1e-9, atol=1e-12)
+
+
+def test_a_loader_goes_on_at_any_batch() -> None:
+    split = loader(workers=2)
+    whole = [part["id"] for part in split.epoch(2)]
+    for start in (0, 3, len(split)):
+        assert [part["id"] for part in split.epoch(2, start)] == whole[start:]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+@pytest.mark.parametrize("training", [True, False])
+def test_shares_make_up_every_batch(size: int, training: bool) -> None:
+    samples, batch_size = 50, 8  # the last batch holds 2: fewer than 3 or 7 processes
+    samplers = [
+        SharedBatches(samples, batch_size, shuffle=True, seed=1, rank=rank, size=size, training=training)
+        for rank in range(size)
+    ]
+    plain = SharedBatches(samples, batch_size, shuffle=True, seed=1, rank=0, size=1, training=True)
+    parts = [list(sampler) for sampler in samplers]
+    for number, whole in enumerate(plain):
+        counted: list[int] = []
+        for sampler, own in zip(samplers, parts, strict=True):
+            count, total = sampler.share(number)
+            assert total == len(whole)
+            if number < len(own):
+                assert len(own[number]) == (count or 1)
+                counted += own[number][:count]
+            else:
+                assert count == 0
+                assert not training
+        assert sorted(counted) == sorted(whole)
+    assert not training or all(len(own) == len(plain) for own in parts)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], [1, 1, 1, 1, 1, 1]),
+        (["--lr_decay_step", "2"], [1, 1, 0.1, 0.1, 0.01, 0.01]),
+        (["--lr_decay_step", "3", "--lr_decay_ratio", "0.5"], [1, 1, 1, 0.5, 0.5, 0.5]),
+        (["--lr_schedule", "cosine"], [1, 0.9330127, 0.75, 0.5, 0.25, 0.0669873]),
+        (["--lr_schedule", "cosine", "--warmup_epochs", "2"], [1 / 3, 2 / 3, 1, 0.8535534, 0.5, 0.1464466]),
+        (["--warmup_epochs", "1"], [0.5, 1, 1, 1, 1, 1]),
+    ],
+)
+def test_schedules(flags: list[str], expected: list[float], tmp_path: Path) -> None:
+    options = parse(["--epochs", "6", "--learning_rate", "0.2", *flags], tmp_path)
+    model = small()
+    optimizer, schedule = make_optimizer(model, options)
+    rates = []
+    for _ in range(6):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx([0.2 * factor for factor in expected], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("device", "flags", "message"),
+    [
+        ("cpu", ["--tf32"], "--tf32 is a mode of NVIDIA GPUs"),
+        ("cpu", ["--cuda_graph"], "--cuda_graph needs a GPU"),
+        ("cpu", ["--sync_batchnorm"], "GPUs only"),
+        ("cuda", ["--sync_batchnorm"], "means nothing to one process"),
+        ("cpu", ["--accumulate", "65", "--batch_size", "64"], "every one needs a sample"),
+        ("cuda", ["--cuda_graph", "--amp", "fp16"], "take --amp bf16"),
+        ("cuda", ["--cuda_graph", "--accumulate", "2"], "leave --accumulate out"),
+        ("cuda", ["--cuda_graph", "--compile"], "give one of the two"),
+        ("cuda", ["--cuda_graph", "--method", "nash_mtl"], "computed on the host"),
+    ],
+)
+def test_switches_that_cannot_work_are_refused_with_the_reason(
+    device: str, flags: list[str], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        check_switches(parse(flags, tmp_path), torch.device(device), 1)
+
+
+def test_fast_fills_in_what_is_off_and_keeps_what_was_asked_for(tmp_path: Path) -> None:
+    options = parse(["--fast", "--amp", "fp16"], tmp_path)
+    filled = options.filled({"amp": "bf16", "channels_last": True})
+    assert (filled.amp, filled.channels_last) == ("fp16", True)
+    on_cpu = fastest(torch.device("cpu"), 1, 1)
+    assert on_cpu["channels_last"] is True
+    check_switches(options.filled(on_cpu), torch.device("cpu"), 1)

@@ -9,7 +9,6 @@ import importlib
 from collections.abc import Callable
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 
@@ -72,6 +71,8 @@ class ResNetEncoder(nn.Module):
 
     def __init__(self, name: str, channels: int) -> None:
         super().__init__()
+        import torchvision  # takes two seconds to load, which small encoders need not spend
+
         network = torchvision.models.get_model(name, weights=None)
         if channels != 3:
             stem = nn.Conv2d(channels, 64, kernel_size=7, stride=2, padding=3, bias=False)

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from mmpareto import runs
+from mmpareto.options import RUN_ONLY
 from mmpareto.runs import RunDirectory, RunError
 
 # settings in which the runs of one row may differ
-OWN = ("random_seed", "ckpt_path", "data_root", "num_workers", "gpu_ids", "diagnose_interval")
+OWN = ("random_seed", "diagnose_interval", *RUN_ONLY)
 
 
 @dataclass(frozen=True)

@@ -1,52 +1,135 @@
-"""Loaders: batches of a dataset, in an order that the seed and the epoch fix."""
+"""Loaders: batches of a dataset, in an order that the seed and the epoch fix, shared out among the processes."""
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
-from typing import cast
+import signal
+from collections.abc import Iterator
+from types import FrameType
 
-from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Sampler
+import torch
+from torch.utils.data import DataLoader, Sampler
 
-from mmpareto.datasets import Batch, MultimodalDataset, Sample, collate
+from mmpareto.datasets import Batch, DatasetError, MultimodalDataset, collate
+
+
+class SharedBatches(Sampler[list[int]]):
+    """Indices of this process's share of every batch.
+
+    A batch is `batch_size` samples over all processes, whatever their number: what is learned does not depend on it.
+
+    training  every process gets something of every batch, since all must take the step: where there are fewer samples
+              than processes, one that counts nothing (see `share`). Otherwise such a process gets nothing.
+    """
+
+    def __init__(
+        self, samples: int, batch_size: int, *, shuffle: bool, seed: int, rank: int, size: int, training: bool
+    ) -> None:
+        self.samples, self.batch_size, self.shuffle, self.seed = samples, batch_size, shuffle, seed
+        self.rank, self.size, self.training = rank, size, training
+        self.epoch = self.start = 0
+
+    def __len__(self) -> int:
+        return -(-self.samples // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = torch.arange(self.samples)
+        if self.shuffle:
+            order = torch.randperm(self.samples, generator=torch.Generator().manual_seed(self.seed + self.epoch))
+        for whole in order.split(self.batch_size)[self.start :]:
+            own = whole[self.rank :: self.size]
+            if len(own):
+                yield own.tolist()
+            elif self.training:
+                yield whole[:1].tolist()
+
+    def share(self, batch: int) -> tuple[int, int]:
+        """How many samples of batch 0, 1, ... count on this process, and on all of them."""
+        whole = min(self.batch_size, self.samples - batch * self.batch_size)
+        return len(range(self.rank, whole, self.size)), whole
 
 
 class Loader:
     """Batches of one split, epoch by epoch.
 
     dataset     the split.
-    batch_size  samples a batch; the last one of an epoch may be smaller.
+    batch_size  samples a batch, over all processes; the last one of an epoch may be smaller.
     shuffle     a new order every epoch, drawn from the seed and the epoch alone: a resumed run sees the same one.
     seed        of the order.
     workers     processes that load; None: 0 for a dataset that cuts whole batches out of memory, else the cores minus
                 one, at most 8. They stay alive between epochs.
     pin         page-locked memory, from which batches move to a GPU without waiting.
+    rank, size  of this process and number of processes, see SharedBatches.
+    training    likewise.
     """
 
     def __init__(
-        self, dataset: MultimodalDataset, batch_size: int, *, shuffle: bool, seed: int, workers: int | None, pin: bool
+        self,
+        dataset: MultimodalDataset,
+        batch_size: int,
+        *,
+        shuffle: bool,
+        seed: int,
+        workers: int | None,
+        pin: bool,
+        rank: int = 0,
+        size: int = 1,
+        training: bool = True,
     ) -> None:
         if workers is None:
             in_memory = hasattr(dataset, "__getitems__")
-            workers = 0 if in_memory else max(1, min(8, (os.cpu_count() or 2) - 1))
+            workers = 0 if in_memory else max(1, min(8, len(os.sched_getaffinity(0)) // size - 1))
         self.dataset = dataset
         self.workers = workers
-        self.sampler: DistributedSampler[Sample] = DistributedSampler(
-            dataset, num_replicas=1, rank=0, shuffle=shuffle, seed=seed
+        self.sampler = SharedBatches(
+            len(dataset), batch_size, shuffle=shuffle, seed=seed, rank=rank, size=size, training=training
         )
+        # in shared memory: whether the workers may end
+        self._ending = torch.zeros((), dtype=torch.bool).share_memory_()
+        if workers:
+            atexit.register(self._ending.fill_, True)  # before multiprocessing, at exit too, ends the workers
+        # of the workers' seeds; with PyTorch's own, a new iterator would draw from the generator that training uses
+        self._generator = torch.Generator()
         self.batches: DataLoader[Batch] = DataLoader(
             dataset,  # type: ignore[arg-type]  # samples in, batches out
-            batch_sampler=BatchSampler(cast(Sampler[int], self.sampler), batch_size, drop_last=False),
+            batch_sampler=self.sampler,
             num_workers=workers,
             collate_fn=collate,
             pin_memory=pin,
             persistent_workers=workers > 0,
+            worker_init_fn=functools.partial(_leave_signals_to_the_trainer, self._ending),
+            generator=self._generator,
         )
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.sampler)
 
-    def epoch(self, epoch: int) -> DataLoader[Batch]:
-        """The batches of an epoch (0, 1, ...)."""
-        self.sampler.set_epoch(epoch)
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch (0, 1, ...), from the batch `start` on.
+
+        Raises DatasetError where a sample cannot be read, RuntimeError where a worker process died.
+        """
+        self.sampler.epoch, self.sampler.start = epoch, start
+        self._generator.manual_seed(hash((self.sampler.seed, epoch)))
         self.dataset.set_epoch(epoch)
-        return self.batches
+        try:
+            yield from self.batches
+        except DatasetError as error:
+            # a worker sends its whole traceback as the message; what a person needs is the last line
+            last = str(error).strip().splitlines()[-1]
+            raise DatasetError(last.split("DatasetError: ", 1)[-1]) from error
+
+
+def _leave_signals_to_the_trainer(ending: torch.Tensor, worker: int) -> None:
+    """Ctrl-C and Slurm reach all processes; the workers must outlast the step in which the trainer hears of it."""
+    del worker
+
+    def end(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        if ending:
+            os._exit(0)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, end)

@@ -1,34 +1,32 @@
-"""Passes through the data: training and scoring, without waiting for the device inside a pass."""
+"""Passes through the data: training and scoring, without waiting for the device between the logging intervals."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from mmpareto.datasets import to_device
-from mmpareto.evaluation.metrics import Scores
-from mmpareto.integration import EncoderDiagnostics, Integrator
+from mmpareto.evaluation.scores import Scores
+from mmpareto.integration import EncoderDiagnostics
 from mmpareto.models import MultimodalClassifier
 from mmpareto.training.data import Loader
-from mmpareto.training.step import losses, training_step
+from mmpareto.training.processes import Processes
+from mmpareto.training.step import CapturedStep, Step, TrainingStep, losses
+from mmpareto.training.watch import FiniteWatch
 
 PER_STEP = ("cosine", "joint_norm", "unimodal_norm", "joint_weight", "conflict")
 
 
-class TrainingError(Exception):
-    """Training cannot go on; the message says where it broke and what to try."""
-
-
 class GradientLog:
-    """What integration saw in every step of an epoch; fetched from the device once, at its end."""
+    """What integration saw in every step of an epoch; fetched from the device when asked for."""
 
     def __init__(self) -> None:
         self._steps: list[int] = []
-        self._values: dict[str, list[torch.Tensor]] = {}
+        self._values: dict[str, list[Tensor]] = {}
 
     def add(self, step: int, diagnostics: Mapping[str, EncoderDiagnostics]) -> None:
         """Keeps a step's diagnostics; does nothing where a one-pass method has none."""
@@ -47,58 +45,118 @@ class GradientLog:
             for encoder, values in fetched.items()
         ]
 
+    def state_dict(self) -> dict[str, Any]:
+        """What was kept so far."""
+        return {
+            "steps": list(self._steps),
+            "values": {name: torch.stack(values).cpu() for name, values in self._values.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Takes back what `state_dict` gave."""
+        self._steps = list(state["steps"])
+        self._values = {name: list(values.to(device)) for name, values in state["values"].items()}
+
+
+class EpochRecord:
+    """An epoch as far as it has come: `batches` done and their `seconds`, running scores, what integration saw."""
+
+    def __init__(self, modalities: list[str], device: torch.device) -> None:
+        self.batches = 0
+        self.seconds = 0.0
+        self.scores = Scores(modalities, device)
+        self.gradients = GradientLog()
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {
+            "batches": self.batches,
+            "seconds": self.seconds,
+            "scores": self.scores.state_dict(),
+            "gradients": self.gradients.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Takes back what `state_dict` gave."""
+        self.batches, self.seconds = state["batches"], state["seconds"]
+        self.scores.load_state_dict(state["scores"])
+        self.gradients.load_state_dict(state["gradients"], device)
+
 
 def train_epoch(
+    step: TrainingStep | CapturedStep,
     model: MultimodalClassifier,
-    integrator: Integrator,
-    optimizer: torch.optim.Optimizer,
     loader: Loader,
     epoch: int,
+    record: EpochRecord,
+    watch: FiniteWatch,
     device: torch.device,
     *,
-    clip_grad: float | None,
-    diagnose_interval: int,
-) -> tuple[dict[str, dict[str, float]], list[dict[str, Any]]]:
-    """Trains for one epoch (1, 2, ...).
+    diagnose_interval: int = 0,
+    after_batch: Callable[[int, Step], bool] = lambda number, done: False,
+    progress: bool = True,
+) -> bool:
+    """Trains for one epoch (1, 2, ...), from the batch where `record` stands.
 
-    Returns the training scores ({"joint" or modality: {"loss", "accuracy"}}, running over the epoch) and the rows of
-    the gradient log, their steps counted from the beginning of the run.
-
-    Raises TrainingError where a loss is not finite.
+    record       is carried on: running scores, gradient log (its steps counted from the beginning of the run).
+    watch        takes in every step; the caller checks it.
+    after_batch  called with the step's number and result; True breaks the epoch off.
+    Returns whether the epoch was finished.
     """
     model.train()
     modalities = loader.dataset.modalities
-    scores = Scores(list(modalities), len(loader.dataset.classes), device)
-    log = GradientLog()
-    first = (epoch - 1) * len(loader)
-    batches = tqdm(loader.epoch(epoch - 1), desc=f"epoch {epoch}", unit="batch", leave=False, disable=None)
-    for step, batch in enumerate(batches, start=first):
+    first, size = (epoch - 1) * len(loader), loader.sampler.size
+    batches = tqdm(
+        loader.epoch(epoch - 1, record.batches),
+        total=len(loader),
+        initial=record.batches,
+        desc=f"epoch {epoch}",
+        unit="batch",
+        leave=False,
+        disable=None if progress else True,
+    )
+    for batch in batches:
         inputs = to_device(batch["inputs"], modalities, device)
         label = batch["label"].to(device, non_blocking=True)
-        diagnose = diagnose_interval > 0 and step % diagnose_interval == 0
-        done = training_step(model, integrator, optimizer, inputs, label, clip_grad, diagnose)
-        scores.update(done.losses.joint, done.losses.unimodal, done.output.joint, done.output.unimodal, label)
-        log.add(step, done.diagnostics)
-    result = scores.compute()
-    for name, score in result.items():
-        if not math.isfinite(score["loss"]):
-            raise TrainingError(
-                f"the {name} loss is {score['loss']} in epoch {epoch}; the learning rate may be too high "
-                "(--learning_rate, --clip_grad), or the data hold values that are not finite. The checkpoints of the "
-                "epochs before are kept"
-            )
-    return result, log.rows(epoch)
+        number = first + record.batches
+        own, whole = loader.sampler.share(record.batches)
+        diagnose = diagnose_interval > 0 and number % diagnose_interval == 0
+        done = step(inputs, label, weight=own * size / whole, diagnose=diagnose)
+        if own:
+            record.scores.update(done.losses.joint, done.losses.unimodal, done.joint, done.unimodal, label)
+        record.gradients.add(number, done.diagnostics)
+        watch.update(number, [done.losses.joint, *done.losses.unimodal.values()], done.gradient_norm, batch["id"])
+        record.batches += 1
+        if after_batch(number, done):
+            batches.close()
+            return False
+    return True
 
 
 @torch.inference_mode()
-def score(model: MultimodalClassifier, loader: Loader, device: torch.device) -> dict[str, dict[str, float]]:
-    """Mean loss and accuracy in percent of the joint head and of each modality's own, over a whole split."""
+def score(
+    model: MultimodalClassifier,
+    loader: Loader,
+    device: torch.device,
+    *,
+    amp: torch.dtype | None = None,
+    processes: Processes | None = None,
+    between: Callable[[], None] = lambda: None,
+) -> dict[str, dict[str, float]]:
+    """Mean loss and accuracy in percent of the joint head and of each modality's own, over a whole split.
+
+    amp        type of automatic mixed precision, as in training.
+    processes  those that share the split; every sample counts once.
+    between    called after every batch; what it raises breaks off.
+    """
     model.eval()
     modalities = loader.dataset.modalities
-    scores = Scores(list(modalities), len(loader.dataset.classes), device)
+    scores = Scores(list(modalities), device)
     for batch in loader.epoch(0):
-        output = model(to_device(batch["inputs"], modalities, device))
         label = batch["label"].to(device, non_blocking=True)
-        loss = losses(output, label)
+        with torch.autocast(device.type, amp, enabled=amp is not None):
+            output = model(to_device(batch["inputs"], modalities, device))
+            loss = losses(output, label)
         scores.update(loss.joint, loss.unimodal, output.joint, output.unimodal, label)
-    return scores.compute()
+        between()
+    return scores.compute() if processes is None else scores.compute(processes.total)

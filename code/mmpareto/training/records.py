@@ -10,6 +10,7 @@ import torch
 
 from mmpareto.datasets import MultimodalDataset
 from mmpareto.options import Options
+from mmpareto.training.step import Step
 
 Scores = Mapping[str, Mapping[str, float]]  # {"joint" or a modality: {"loss", "accuracy"}}
 
@@ -46,6 +47,20 @@ def integration_summary(
     return summary
 
 
+def step_scalars(done: Step, rate: float, speed: float) -> dict[str, float]:
+    """Points of the TensorBoard curves for one step. Waits for the device, once."""
+    values = {"step/loss_joint": done.losses.joint, "step/gradient_norm": done.gradient_norm}
+    values |= {f"step/loss_{name}": value for name, value in done.losses.unimodal.items()}
+    for name, seen in done.diagnostics.items():
+        for measure in ("cosine", "joint_norm", "unimodal_norm", "joint_weight"):
+            values[f"step/{measure}_{name}"] = getattr(seen, measure)
+    fetched = torch.stack([value.float() for value in values.values()]).tolist()
+    return dict(zip(values, fetched, strict=True)) | {
+        "step/learning_rate": rate,
+        "step/samples_per_second": speed,
+    }
+
+
 def epoch_line(row: dict[str, Any], epochs: int, took: float, modalities: Sequence[str]) -> str:
     """What a person reads of an epoch."""
     names = ["joint", *modalities]
@@ -74,15 +89,24 @@ def settings_text(
     model: torch.nn.Module,
     device: torch.device,
     folder: Path,
+    processes: int = 1,
 ) -> str:
     """The resolved settings, in a few lines."""
 
     def settings(values: dict[str, Any]) -> str:
         return "".join(f", {key} {value}" for key, value in values.items())
 
-    schedule = "constant"
+    schedule = options.lr_schedule
     if options.lr_decay_step is not None:
         schedule = f"x {options.lr_decay_ratio:g} every {options.lr_decay_step} epochs"
+    if options.warmup_epochs:
+        schedule += f" after {options.warmup_epochs} of warm-up"
+    switches = [f"{name} {value}" for name, value in (("amp", options.amp),) if value]
+    switches += [
+        name for name in ("channels_last", "tf32", "compile", "cuda_graph", "sync_batchnorm") if getattr(options, name)
+    ]
+    switches += [f"{options.accumulate} micro-batches"] if options.accumulate > 1 else []
+    where = str(device) + (f" x {processes} processes" if processes > 1 else "")
     inputs = ", ".join(f"{n} {list(m.shape)} -> {encoders[n]}" for n, m in train_set.modalities.items())
     parameters = sum(p.numel() for p in model.parameters())
     lines = {
@@ -92,7 +116,8 @@ def settings_text(
         "model": f"{inputs}; {parameters / 1e6:.2f} M parameters",
         "training": f"{options.epochs} epochs, batch {options.batch_size}, {options.optimizer}, learning rate "
         f"{options.learning_rate:g} ({schedule}), weight decay {options.weight_decay:g}, seed {options.random_seed}, "
-        f"on {device}",
+        f"on {where}",
+        "speed": ", ".join(switches) + (", chosen by --fast" if options.fast else ""),
         "run": f"{folder}, selected on {options.selected_on}",
     }
-    return "\n".join(f"{name:9} {text}" for name, text in lines.items())
+    return "\n".join(f"{name:9} {text}" for name, text in lines.items() if text)

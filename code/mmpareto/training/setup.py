@@ -1,37 +1,64 @@
-"""What a run needs before its first step: device, seeds, optimiser."""
+"""What a run needs before its first step: device, seeds, optimiser and schedule, switches."""
 
 from __future__ import annotations
 
-import os
+import math
 import random
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from mmpareto.integration import Integrator
+from mmpareto.models import MultimodalClassifier
 from mmpareto.options import Options, UsageError
+from mmpareto.training.processes import Processes
+from mmpareto.training.step import CapturedStep, TrainingStep
+
+AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def choose_device(gpu_ids: str | None) -> torch.device:
-    """The device that --gpu_ids asks for; by default the first GPU where there is one.
+def choose_device(gpu_ids: str | None, processes: Processes | None = None) -> torch.device:
+    """The device that --gpu_ids asks for; by default the first GPU where there is one, or this process's own.
 
     Raises UsageError where it cannot be had.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError("training in several processes is not supported; start one process, without torchrun")
-    if gpu_ids is None:
-        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    if gpu_ids.lower() == "cpu":
+    processes = processes or Processes()
+    if gpu_ids is not None and gpu_ids.lower() == "cpu":
         return torch.device("cpu")
-    if not gpu_ids.isdecimal():
-        raise UsageError(f"--gpu_ids: expected the number of one GPU, or cpu; found {gpu_ids!r}")
     count = torch.cuda.device_count()
-    if count == 0:
-        raise UsageError(f"--gpu_ids {gpu_ids}: PyTorch sees no GPU here; leave the flag out, or give --gpu_ids cpu")
-    if int(gpu_ids) >= count:
-        raise UsageError(f"--gpu_ids {gpu_ids}: PyTorch sees {count} GPU(s), numbered from 0")
-    return torch.device("cuda", int(gpu_ids))
+    if gpu_ids is None:
+        if count == 0:
+            return torch.device("cpu")
+        chosen = list(range(count))
+        if processes.size == 1:
+            chosen = chosen[:1]
+    else:
+        parts = gpu_ids.split(",")
+        if not all(part.strip().isdecimal() for part in parts):
+            raise UsageError(f"--gpu_ids: expected numbers of GPUs, such as 0 or 0,1, or cpu; found {gpu_ids!r}")
+        chosen = [int(part) for part in parts]
+        if processes.size == 1 and len(chosen) > 1:
+            raise UsageError(
+                f"--gpu_ids {gpu_ids}: several GPUs need a process each; "
+                f"PROCESSES={len(chosen)} sh script/distributed.sh --gpu_ids {gpu_ids} starts them"
+            )
+        if count == 0:
+            raise UsageError(
+                f"--gpu_ids {gpu_ids}: PyTorch sees no GPU here; leave the flag out, or give --gpu_ids cpu"
+            )
+        if max(chosen) >= count:
+            raise UsageError(f"--gpu_ids {gpu_ids}: PyTorch sees {count} GPU(s), numbered from 0")
+    if processes.local_rank >= len(chosen):
+        raise UsageError(
+            f"process {processes.local_rank} of this machine has no GPU: {len(chosen)} to use; start as many processes "
+            "as GPUs, or give --gpu_ids cpu"
+        )
+    device = torch.device("cuda", chosen[processes.local_rank])
+    torch.cuda.set_device(device)
+    return device
 
 
 def seed_everything(seed: int) -> None:
@@ -41,14 +68,124 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def check_switches(options: Options, device: torch.device, processes: int) -> None:
+    """Raises UsageError for switches that cannot work here or together, with the reason."""
+    cuda = device.type == "cuda"
+    refusals = [
+        (options.tf32 and not cuda, "--tf32 is a mode of NVIDIA GPUs; this run is on a CPU"),
+        (options.cuda_graph and not cuda, "--cuda_graph needs a GPU; this run is on a CPU"),
+        (options.sync_batchnorm and not cuda, "--sync_batchnorm: PyTorch synchronises batch norm on GPUs only"),
+        (
+            options.sync_batchnorm and processes == 1,
+            "--sync_batchnorm means nothing to one process; script/distributed.sh starts several",
+        ),
+        (
+            options.cuda_graph and options.amp == "fp16",
+            "--cuda_graph with --amp fp16: the gradient scaler decides on the host whether to step; take --amp bf16",
+        ),
+        (options.cuda_graph and options.accumulate > 1, "--cuda_graph captures whole steps: leave --accumulate out"),
+        (
+            options.cuda_graph and processes > 1,
+            "--cuda_graph with several processes: their all-reduce is not captured; leave one of the two out",
+        ),
+        (options.cuda_graph and options.compile, "--compile and --cuda_graph: give one of the two"),
+        (
+            options.cuda_graph and options.method == "nash_mtl",
+            "--cuda_graph with nash_mtl: its weights are computed on the host",
+        ),
+        (
+            cuda and options.amp == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False),
+            "--amp bf16: this GPU has no bfloat16; take --amp fp16",
+        ),
+        (
+            options.batch_size < processes * options.accumulate,
+            f"--batch_size {options.batch_size} is less than {processes} processes x {options.accumulate} "
+            "micro-batches; every one needs a sample",
+        ),
+    ]
+    for refused, reason in refusals:
+        if refused:
+            raise UsageError(reason)
+
+
+def fastest(device: torch.device, processes: int, accumulate: int) -> dict[str, Any]:
+    """What --fast switches on for this device: only what agrees with the plain path to the type's precision."""
+    if device.type == "cuda":
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        chosen = {"amp": "bf16" if bf16 else "fp16", "channels_last": True, "tf32": True}
+        return chosen | ({"cuda_graph": True} if bf16 and processes == 1 and accumulate == 1 else {})
+    # without such instructions bfloat16 is emulated, and slower than float32
+    fast_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return {"channels_last": True} | ({"amp": "bf16"} if fast_bf16 else {})
+
+
+def apply_switches(model: MultimodalClassifier, options: Options, device: torch.device) -> MultimodalClassifier:
+    """Precision of the device, memory format and batch norm of the model; gives the model to train."""
+    if device.type == "cuda":
+        # PyTorch's own default lets convolutions use TF32: here only when asked to
+        torch.backends.cudnn.allow_tf32 = options.tf32
+        torch.set_float32_matmul_precision("high" if options.tf32 else "highest")
+        torch.backends.cudnn.benchmark = True  # input shapes do not change: let cuDNN find its fastest kernels once
+    if options.sync_batchnorm:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    model = model.to(device)
+    if options.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
+
+
+def make_step(
+    model: MultimodalClassifier,
+    integrator: Integrator,
+    optimizer: torch.optim.Optimizer,
+    options: Options,
+    device: torch.device,
+) -> TrainingStep | CapturedStep:
+    """The training step with the switches that the options ask for."""
+    forward: Callable[..., Any] | None = None
+    if options.compile:
+        # the retained graph of the first of two passes must not give its buffers away
+        torch._functorch.config.donated_buffer = False
+        forward = torch.compile(model)
+    step = TrainingStep(
+        model,
+        integrator,
+        optimizer,
+        clip_grad=options.clip_grad,
+        amp=None if options.amp is None else AMP[options.amp],
+        scaler=torch.amp.GradScaler(device.type) if options.amp == "fp16" else None,
+        accumulate=options.accumulate,
+        forward=forward,
+    )
+    return CapturedStep(step) if options.cuda_graph else step
+
+
 def make_optimizer(
     model: nn.Module, options: Options
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """Optimiser and learning-rate schedule (constant without --lr_decay_step) that the options ask for."""
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+    """Optimiser (fused on a GPU) and learning-rate schedule, which steps once an epoch."""
     common: dict[str, Any] = {"lr": options.learning_rate, "weight_decay": options.weight_decay}
+    if next(model.parameters()).is_cuda:
+        common["fused"] = True
     if options.optimizer == "SGD":
         optimizer: torch.optim.Optimizer = torch.optim.SGD(model.parameters(), momentum=options.momentum, **common)
     else:
         optimizer = getattr(torch.optim, options.optimizer)(model.parameters(), **common)
-    step, ratio = (options.lr_decay_step, options.lr_decay_ratio) if options.lr_decay_step else (1, 1.0)
-    return optimizer, torch.optim.lr_scheduler.StepLR(optimizer, step, ratio)
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rate_factor(options))
+
+
+def rate_factor(options: Options) -> Callable[[int], float]:
+    """Factor of the learning rate in epoch 0, 1, ...: constant, step or cosine, after a linear warm-up."""
+
+    def factor(epoch: int) -> float:
+        warmup = options.warmup_epochs
+        if epoch < warmup:
+            return (epoch + 1) / (warmup + 1)
+        if options.lr_schedule == "step":
+            assert options.lr_decay_step is not None
+            return options.lr_decay_ratio ** (epoch // options.lr_decay_step)
+        if options.lr_schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / max(1, options.epochs - warmup)))
+        return 1.0
+
+    return factor

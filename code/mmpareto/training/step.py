@@ -5,8 +5,8 @@ Shapes: B batch, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,8 @@ from torch import Tensor
 
 from mmpareto.integration import EncoderDiagnostics, Integrator
 from mmpareto.models import MultimodalClassifier, Output
+
+Inputs = Mapping[str, Tensor]
 
 
 class Losses(NamedTuple):
@@ -24,10 +26,12 @@ class Losses(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What a step leaves to look at; everything stays on the device."""
+    """What a step leaves to look at; everything stays on the device, detached."""
 
-    output: Output
+    joint: Tensor  # logits [B, C]
+    unimodal: dict[str, Tensor]  # {modality: logits [B, C]}
     losses: Losses
+    gradient_norm: Tensor  # of the integrated gradient over all parameters, before clipping
     diagnostics: dict[str, EncoderDiagnostics]
 
 
@@ -39,26 +43,173 @@ def losses(output: Output, label: Tensor) -> Losses:
     )
 
 
-def training_step(
-    model: MultimodalClassifier,
-    integrator: Integrator,
-    optimizer: torch.optim.Optimizer,
-    inputs: Mapping[str, Tensor],
-    label: Tensor,
-    clip_grad: float | None = None,
-    diagnose: bool = False,
-) -> Step:
-    """One update of the model.
+class TrainingStep:
+    """One update of the model for every call.
 
-    inputs     {modality: [B, ...]}, label int64 [B], both on the model's device.
-    clip_grad  largest norm of the integrated gradient over all parameters; None leaves it alone.
-    diagnose   see `Integrator.backward`.
+    model, integrator, optimizer  what is trained, how its gradients are integrated, what moves its parameters.
+    clip_grad      largest norm of the integrated gradient over all parameters; None leaves it alone.
+    amp            type of automatic mixed precision; None: everything in the parameters' own.
+    scaler         scales the losses, for float16: steps whose gradients overflow are left out, see `overflows`.
+    accumulate     micro-batches that a batch is cut into; both gradient sets are summed over them and integrated once.
+    forward        what is called for the model's output; by default the model, else what torch.compile made of it.
     """
-    output = model(inputs)
-    loss = losses(output, label)
-    encoders, heads = model.partition()
-    diagnostics = integrator.backward(loss.joint, loss.unimodal, encoders=encoders, heads=heads, diagnose=diagnose)
-    if clip_grad is not None:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), clip_grad)
-    optimizer.step()
-    return Step(output, loss, diagnostics)
+
+    def __init__(
+        self,
+        model: MultimodalClassifier,
+        integrator: Integrator,
+        optimizer: torch.optim.Optimizer,
+        *,
+        clip_grad: float | None = None,
+        amp: torch.dtype | None = None,
+        scaler: torch.amp.GradScaler | None = None,
+        accumulate: int = 1,
+        forward: Callable[[Inputs], Output] | None = None,
+    ) -> None:
+        self.model, self.integrator, self.optimizer = model, integrator, optimizer
+        self.clip_grad, self.amp, self.scaler, self.accumulate = clip_grad, amp, scaler, accumulate
+        self.forward = forward or model
+        first = next(model.parameters())
+        self.overflows = torch.zeros((), dtype=torch.int64, device=first.device)
+
+    def __call__(self, inputs: Inputs, label: Tensor, *, weight: float = 1.0, diagnose: bool = False) -> Step:
+        """Takes the step.
+
+        inputs    {modality: [B, ...]}, label int64 [B], both on the model's device.
+        weight    of this process's losses in the average over the processes: 1 where all have as many samples.
+        diagnose  see `Integrator.backward`.
+        """
+        parts = min(self.accumulate, len(label))
+        pieces = {name: value.chunk(parts) for name, value in inputs.items()}
+        labels = label.chunk(parts)
+        seen: list[tuple[Output, Losses, float]] = []
+        diagnostics: dict[str, EncoderDiagnostics] = {}
+        for k, piece in enumerate(labels):
+            share = len(piece) / len(label)
+            output, loss = self._forward({name: value[k] for name, value in pieces.items()}, piece)
+            last = k == len(labels) - 1
+            diagnostics = self._backward(loss, share * weight, last, diagnose)
+            # detached at once: the next piece needs this one's memory
+            seen.append((_detached(output), Losses(loss.joint.detach(), _detach(loss.unimodal)), share))
+        norm, diagnostics = self._update(diagnostics)
+        if len(seen) == 1:
+            output, loss, _ = seen[0]
+            return Step(output.joint, output.unimodal, loss, norm, diagnostics)
+        return Step(
+            torch.cat([output.joint for output, _, _ in seen]),
+            {name: torch.cat([output.unimodal[name] for output, _, _ in seen]) for name in seen[0][0].unimodal},
+            Losses(
+                torch.stack([loss.joint * share for _, loss, share in seen]).sum(),
+                {
+                    name: torch.stack([loss.unimodal[name] * share for _, loss, share in seen]).sum()
+                    for name in seen[0][1].unimodal
+                },
+            ),
+            norm,
+            diagnostics,
+        )
+
+    def _forward(self, inputs: Inputs, label: Tensor) -> tuple[Output, Losses]:
+        with torch.autocast(label.device.type, self.amp, enabled=self.amp is not None):
+            output = self.forward(inputs)
+            return output, losses(output, label)
+
+    def _backward(self, loss: Losses, factor: float, last: bool, diagnose: bool) -> dict[str, EncoderDiagnostics]:
+        def scaled(value: Tensor) -> Tensor:
+            value = value if factor == 1 else value * factor
+            return value if self.scaler is None else self.scaler.scale(value)
+
+        encoders, heads = self.model.partition()
+        unimodal = {name: scaled(value) for name, value in loss.unimodal.items()}
+        arguments: dict[str, Any] = {"encoders": encoders, "heads": heads, "diagnose": diagnose}
+        if last:
+            return self.integrator.backward(scaled(loss.joint), unimodal, **arguments)
+        self.integrator.accumulate(scaled(loss.joint), unimodal, **arguments)
+        return {}
+
+    def _update(self, diagnostics: dict[str, EncoderDiagnostics]) -> tuple[Tensor, dict[str, EncoderDiagnostics]]:
+        """Clips, steps and reports the gradient's norm; norms in the scale of the losses themselves."""
+        scale = None
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+            one = torch.ones((), device=self.overflows.device)
+            scale = self.scaler.scale(one).clone()
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self.clip_grad is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.clip_grad, norm)
+        if self.scaler is None or scale is None:
+            self.optimizer.step()
+            return norm, diagnostics
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.overflows += self.scaler.scale(one) < scale
+        return norm, {
+            name: seen._replace(joint_norm=seen.joint_norm / scale, unimodal_norm=seen.unimodal_norm / scale)
+            for name, seen in diagnostics.items()
+        }
+
+
+class CapturedStep:
+    """A whole step as one CUDA graph: nothing is launched from Python but its replay.
+
+    The first steps of a shape run eagerly, as capture demands; then one is captured, and replayed from then on with the
+    inputs copied into its memory. Other shapes (the last batch of an epoch) run eagerly. A new learning rate, which is
+    a constant of the graph, makes a new capture.
+
+    Raises RuntimeError where the model or the routine does something that cannot be captured.
+    """
+
+    WARM_UP = 3
+
+    def __init__(self, step: TrainingStep) -> None:
+        self.step = step
+        self._key: tuple[Any, ...] = ()
+        self._seen = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._inputs: dict[str, Tensor] = {}
+        self._label = torch.empty(0)
+        self._result: Step | None = None
+
+    @property
+    def overflows(self) -> Tensor:
+        """As TrainingStep's."""
+        return self.step.overflows
+
+    def __call__(self, inputs: Inputs, label: Tensor, *, weight: float = 1.0, diagnose: bool = False) -> Step:
+        """As TrainingStep's."""
+        rates = tuple(float(group["lr"]) for group in self.step.optimizer.param_groups)
+        key = (len(label), weight, diagnose, rates)
+        if self._graph is not None and key == self._key and self._result is not None:
+            for name, value in inputs.items():
+                self._inputs[name].copy_(value)
+            self._label.copy_(label)
+            self._graph.replay()
+            return self._result
+        if key != self._key and len(label) < len(self._label):
+            return self.step(inputs, label, weight=weight, diagnose=diagnose)  # a smaller last batch
+        if key != self._key:
+            self._key, self._seen, self._graph, self._result = key, 0, None, None
+        self._label = label.clone()
+        self._inputs = {name: value.clone() for name, value in inputs.items()}
+        self._seen += 1
+        if self._seen <= self.WARM_UP:
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                result = self.step(inputs, label, weight=weight, diagnose=diagnose)
+            torch.cuda.current_stream().wait_stream(side)
+            return result
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._result = self.step(self._inputs, self._label, weight=weight, diagnose=diagnose)
+        self._graph.replay()  # capturing has computed nothing yet
+        return self._result
+
+
+def _detach(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach() for name, value in values.items()}
+
+
+def _detached(output: Output) -> Output:
+    return Output({}, _detach(output.unimodal), output.joint.detach())

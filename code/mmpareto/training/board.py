@@ -1,0 +1,103 @@
+"""Curves while a run goes on: TensorBoard, and Weights & Biases where it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from mmpareto.options import UsageError
+
+
+class Board:
+    """Writes scalars and figures of a run; enter it to open, leave it to flush and close.
+
+    folder  where TensorBoard's events go (and Weights & Biases' files).
+    begun   first step that will be written: later ones of an earlier process are forgotten.
+    config  the run's settings.
+    wandb   project at Weights & Biases; None: not used. WANDB_MODE=offline keeps everything on this machine.
+
+    Raises UsageError where wandb is not installed.
+    """
+
+    def __init__(self, folder: Path, begun: int, config: Mapping[str, Any], wandb: str | None = None) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to load
+
+        self._wandb: Any = None
+        if wandb is not None:
+            self._wandb = import_wandb().init(
+                project=wandb, dir=str(folder), config=dict(config), id=_run_id(folder), resume="allow"
+            )
+        self._writer = SummaryWriter(str(folder), purge_step=begun)
+
+    @classmethod
+    def of(cls, folder: Path, begun: int, config: Mapping[str, Any], wandb: str | None, main: bool) -> Board:
+        """A board on the main process, one that keeps nothing on the others."""
+        return cls(folder, begun, config, wandb) if main else NoBoard()
+
+    def scalars(self, values: Mapping[str, float | None], step: int) -> None:
+        """Adds a point to each curve; None is left out."""
+        known = {name: value for name, value in values.items() if value is not None}
+        for name, value in known.items():
+            self._writer.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log({**known, "trainer/step": step})
+
+    def figure(self, name: str, figure: Any, step: int) -> None:
+        """Adds a matplotlib figure."""
+        self._writer.add_figure(name, figure, step, close=False)
+        if self._wandb is not None:
+            import wandb
+
+            self._wandb.log({name: wandb.Image(figure), "trainer/step": step})
+
+    def __enter__(self) -> Board:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        try:
+            self._writer.close()
+        except OSError:
+            if error is None:  # else the first fault is the one to tell
+                raise
+        if self._wandb is not None:
+            self._wandb.finish(exit_code=0 if error is None else 1)
+
+
+def import_wandb() -> Any:
+    """Weights & Biases' package.
+
+    Raises UsageError where it is not installed.
+    """
+    try:
+        import wandb
+    except ImportError as error:
+        raise UsageError("--wandb: Weights & Biases is not installed; pip install wandb") from error
+    return wandb
+
+
+def _run_id(folder: Path) -> str:
+    """The run's name at Weights & Biases: kept in its folder, so that a resumed run goes on there."""
+    file = folder / "wandb_id.txt"
+    if not file.exists():
+        import secrets
+
+        file.write_text(secrets.token_hex(8))
+    return file.read_text()
+
+
+class NoBoard(Board):
+    """Keeps nothing: for the processes beside the main one."""
+
+    def __init__(self) -> None:
+        pass
+
+    def scalars(self, values: Mapping[str, float | None], step: int) -> None:
+        """Does nothing."""
+
+    def figure(self, name: str, figure: Any, step: int) -> None:
+        """Does nothing."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        pass

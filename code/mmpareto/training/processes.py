@@ -1,0 +1,116 @@
+"""One process or many: who this one is, and the few things that all of them do together.
+
+`torchrun` starts the processes and says in the environment who is who (torch.distributed.run's documentation).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+T = TypeVar("T")
+
+
+class Processes:
+    """The processes of a training run; one of them, without torchrun.
+
+    Enter it to connect them (gloo on a CPU; NCCL for a GPU's tensors and gloo for all else), leave it to part.
+
+    rank        of this process, 0 .. size - 1.
+    local_rank  among those on this machine: the number of its GPU.
+    restarts    how often torchrun has started the job anew.
+    """
+
+    def __init__(self) -> None:
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.size = int(os.environ.get("WORLD_SIZE", "1"))
+        self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        self.restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+        self._pending: tuple[Tensor, Any] | None = None
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes and speaks for all."""
+        return self.rank == 0
+
+    def connect(self, device: torch.device) -> Processes:
+        """Waits for the others; alone it does nothing."""
+        if self.size > 1:
+            backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
+            dist.init_process_group(backend, timeout=timedelta(minutes=10))
+        return self
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        # after a failure the others may be gone: do not wait for them, torchrun ends the job
+        if dist.is_initialized() and kind is None:
+            dist.destroy_process_group()
+
+    def on_main(self, function: Callable[[], T]) -> T:
+        """Calls the function on the main process alone; all get its result."""
+        if self.size == 1:
+            return function()
+        result = [function() if self.main else None]
+        dist.broadcast_object_list(result, src=0, device=torch.device("cpu"))
+        return result[0]  # type: ignore[return-value]
+
+    def gather(self, value: T) -> list[T]:
+        """Everybody's value on the main process, by rank; elsewhere an empty list."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.size if self.main else None
+        dist.gather_object(value, values, dst=0)
+        return values or []
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum over the processes."""
+        if self.size == 1:
+            return values
+        values = values.clone()
+        dist.all_reduce(values)
+        return values
+
+    def start_alike(self, model: nn.Module) -> None:
+        """Gives all processes the main one's parameters and buffers."""
+        if self.size > 1:
+            for tensor in (*model.parameters(), *model.buffers()):
+                dist.broadcast(tensor.data, src=0)
+
+    def average_buffers(self, model: nn.Module) -> None:
+        """Averages batch norm's running statistics, which each process has gathered on its own samples."""
+        buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+        if self.size > 1 and buffers:
+            flat = torch.cat([buffer.reshape(-1) for buffer in buffers])
+            dist.all_reduce(flat)
+            for buffer, part in zip(buffers, (flat / self.size).split([b.numel() for b in buffers]), strict=True):
+                buffer.copy_(part.view_as(buffer))
+
+    def any(self, *flags: bool) -> list[bool]:
+        """Whether some process raised each flag, so that all act alike; waits for nothing but other processes' sends.
+
+        With several processes the answer is that of the call before: it travels while the step computes.
+        """
+        if self.size == 1:
+            return list(flags)
+        answer = self.settle(len(flags))
+        values = torch.tensor(flags, dtype=torch.int64)
+        self._pending = (values, dist.all_reduce(values, async_op=True))
+        return answer
+
+    def settle(self, count: int) -> list[bool]:
+        """The answer that is still under way; all False where there is none."""
+        if self._pending is None:
+            return [False] * count
+        values, work = self._pending
+        self._pending = None
+        work.wait()
+        return [value > 0 for value in values.tolist()]

@@ -1,0 +1,136 @@
+"""A run in progress: all that a checkpoint holds, written and taken back in one place."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from mmpareto.integration import Integrator
+from mmpareto.models import MultimodalClassifier
+from mmpareto.runs import BEST, RunDirectory
+from mmpareto.training.checkpoints import (
+    KEYS,
+    load_checkpoint,
+    process_state,
+    save_best,
+    save_last,
+    set_process_state,
+)
+from mmpareto.training.epochs import EpochRecord
+from mmpareto.training.processes import Processes
+from mmpareto.training.step import CapturedStep, TrainingStep
+
+
+@dataclass
+class Session:
+    """What is trained, and how far it has come.
+
+    epoch    in progress (1, 2, ...); `record` says how far.
+    history  a row per finished epoch.
+    best     {"accuracy", "epoch"} of the selected checkpoint so far.
+    seconds  that the finished epochs took.
+    """
+
+    model: MultimodalClassifier
+    integrator: Integrator
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    step: TrainingStep | CapturedStep
+    modalities: list[str]
+    device: torch.device
+    processes: Processes
+    epoch: int = 1
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] = field(default_factory=lambda: {"accuracy": -1.0, "epoch": 0})
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.record = EpochRecord(self.modalities, self.device)
+        self.saved_at = time.monotonic()
+
+    @property
+    def scaler(self) -> torch.amp.GradScaler | None:
+        """The gradient scaler, for float16."""
+        return (self.step if isinstance(self.step, TrainingStep) else self.step.step).scaler
+
+    def next_epoch(self) -> None:
+        """Ends the epoch in progress."""
+        self.schedule.step()
+        self.epoch += 1
+        self.record = EpochRecord(self.modalities, self.device)
+
+    def save(self, run: RunDirectory) -> None:
+        """Writes last.pt; all processes must call it together."""
+        own = self.processes.gather(process_state(self.model, self.device))
+        record = self.record.state_dict()
+        if self.processes.size > 1:
+            record["scores"] = self.record.scores.total_state(self.processes.total)
+        self.saved_at = time.monotonic()
+        if self.processes.main:
+            save_last(
+                run,
+                {
+                    "model": self.model.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "schedule": self.schedule.state_dict(),
+                    "integrator": self.integrator.state_dict(),
+                    "scaler": {} if self.scaler is None else self.scaler.state_dict(),
+                    "overflows": self.step.overflows,
+                    "epoch": self.epoch,
+                    "record": record,
+                    "history": self.history,
+                    "best": self.best,
+                    "seconds": self.seconds,
+                    "processes": own,
+                },
+            )
+
+    def save_best(self, run: RunDirectory) -> None:
+        """Writes best.pt, the model as it is now."""
+        if self.processes.main:
+            save_best(run, self.model, self.best["epoch"])
+
+    def restore(self, run: RunDirectory, name: str) -> bool:
+        """Goes back to a checkpoint of the run.
+
+        Returns False where it was written by another number of processes: the run goes on, but random numbers and batch
+        norm's statistics of this epoch begin anew.
+
+        Raises RunError where the checkpoint is missing, damaged or foreign.
+        """
+        saved = load_checkpoint(run / name, self.device, (*KEYS, "overflows", "processes"))
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.schedule.load_state_dict(saved["schedule"])
+        self.integrator.load_state_dict(saved["integrator"])
+        if self.scaler is not None and saved["scaler"]:
+            self.scaler.load_state_dict(saved["scaler"])
+        self.step.overflows.copy_(saved["overflows"])
+        self.epoch, self.history, self.best = saved["epoch"], saved["history"], saved["best"]
+        self.seconds = saved["seconds"]
+        self._restore_record(saved["record"])
+        alike = len(saved["processes"]) == self.processes.size
+        if alike:
+            set_process_state(saved["processes"][self.processes.rank], self.model, self.device)
+        if self.processes.main:
+            self._renew_best(run)
+        return alike
+
+    def _restore_record(self, state: Mapping[str, Any]) -> None:
+        scores = state["scores"]
+        if not self.processes.main:  # the sums are over all processes in the end: count those kept once
+            scores = {"sums": torch.zeros_like(scores["sums"]), "samples": 0}
+        self.record.load_state_dict({**state, "scores": scores}, self.device)
+
+    def _renew_best(self, run: RunDirectory) -> None:
+        """A run that was killed between last.pt and best.pt: the selected model is the one at hand."""
+        just_selected = self.best["epoch"] == self.epoch - 1 > 0 and self.record.batches == 0
+        if just_selected and (
+            not (run / BEST).exists()
+            or load_checkpoint(run / BEST, self.device, ("epoch",))["epoch"] != self.best["epoch"]
+        ):
+            self.save_best(run)

@@ -1,0 +1,96 @@
+"""What can go wrong while training, told as it happens: losses and gradients that are not finite, signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class TrainingError(Exception):
+    """Training cannot go on; the message says where it broke and what to try."""
+
+
+class Interrupted(Exception):  # noqa: N818  # an order, no error
+    """A signal asked the run to end; `number` is the signal's."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class FiniteWatch:
+    """Remembers on the device the first step whose losses or gradient were not finite, without waiting for it.
+
+    modalities  their names; the losses are the joint one and theirs.
+    gradients   False: gradients may overflow, since a gradient scaler leaves such steps out.
+    """
+
+    def __init__(self, modalities: Sequence[str], device: torch.device, gradients: bool = True) -> None:
+        self._names = ["joint loss", *(f"{name} loss" for name in modalities), "gradient"]
+        self._gradients = gradients
+        self._first = torch.full((len(self._names),), -1, dtype=torch.int64, device=device)
+        self._ids: dict[int, Sequence[str]] = {}
+
+    def update(self, step: int, losses: Sequence[Tensor], norm: Tensor, ids: Sequence[str]) -> None:
+        """Takes in a step: its number, its losses in the order of the modalities, its gradient's norm, its clips."""
+        values = torch.stack([*(loss.detach().float() for loss in losses), norm.float()])
+        broken = ~torch.isfinite(values)
+        if not self._gradients:
+            broken[-1] = False
+        self._first = torch.where((self._first < 0) & broken, step, self._first)
+        self._ids[step] = ids
+
+    def check(self, epoch: int) -> None:
+        """Raises TrainingError where a step since the last check was not finite. Waits for the device."""
+        first = self._first.tolist()
+        broken = [step for step in first if step >= 0]
+        if broken:
+            step = min(broken)
+            names = [name for name, at in zip(self._names, first, strict=True) if at == step]
+            ids = self._ids.get(step, [])
+            clips = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
+            raise TrainingError(
+                f"not finite in step {step} (epoch {epoch}): {', '.join(names)}; the batch held {clips}. The learning "
+                "rate may be too high (--learning_rate, --clip_grad, --warmup_epochs), or these clips hold values that "
+                "are not finite. The last checkpoint is from before; --resume goes on from it"
+            )
+        self._ids.clear()
+
+
+class Signals:
+    """While entered, SIGINT and SIGTERM only set `number`; the trainer ends at the next safe point.
+
+    A second signal acts at once, as it does without this.
+    """
+
+    WATCHED = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        for number in self.WATCHED:
+            self._before[number] = signal.signal(number, self._take)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self.number is not None:
+            self._restore()
+            os.kill(os.getpid(), number)
+        self.number = number

@@ -1,0 +1,350 @@
+"""Runs that are killed, stopped, starved of disk or data: nothing is lost, a resumed run is the uninterrupted one."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pickle
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from entries.command import ROOT, train
+
+OFTEN = ("--checkpoint_minutes", "0.00001")  # after every batch
+METHODS = ("mmpareto", "one_joint", "pareto", "uniform", "uniform_gamma", "gradvac", "pcgrad", "nash_mtl")
+
+
+def start(*flags: str | Path) -> subprocess.Popen[str]:
+    """code/train.py in the background, in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "code" / "train.py"), *map(str, flags)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        process_group=0,
+    )
+
+
+def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+def assert_same(first: Path, second: Path) -> None:
+    """Metrics and results (times aside), gradients and weights, bit for bit."""
+    assert rows(first / "metrics.csv") == rows(second / "metrics.csv")
+    assert (first / "gradients.csv").read_bytes() == (second / "gradients.csv").read_bytes()
+    results = [json.loads((folder / "results.json").read_text()) | {"seconds": 0} for folder in (first, second)]
+    assert results[0] == results[1]
+    for name in ("last.pt", "best.pt"):
+        mine, theirs = (torch.load(folder / name, weights_only=True)["model"] for folder in (first, second))
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+
+
+def vectors(root: Path, clips: int = 60) -> None:
+    """A manifest of arrays, one file a clip and modality."""
+    generator = np.random.default_rng(0)
+    lines = ["id,split,label,left,right"]
+    for name in ("left", "right"):
+        (root / name).mkdir(parents=True)
+    for clip in range(clips):
+        split = ("train", "train", "val", "test")[clip % 4]
+        for name in ("left", "right"):
+            np.save(root / name / f"{clip}.npy", generator.normal(clip % 2, 1, 6).astype(np.float32))
+        lines.append(f"c{clip},{split},{'ab'[clip % 2]},left/{clip}.npy,right/{clip}.npy")
+    (root / "manifest.csv").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """Flags of a run of 6 epochs of 25 batches."""
+    data = tmp_path_factory.mktemp("data")
+    vectors(data, 400)
+    return ("--dataset", "manifest", "--data_root", str(data), "--batch_size", "8", "--gpu_ids", "cpu", "--epochs", "6")
+
+
+@pytest.fixture(scope="module")
+def whole(short: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("faults") / "whole"
+    done = train(*short, "--ckpt_path", folder, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def batches_done(folder: Path) -> tuple[int, int]:
+    saved = torch.load(folder / "last.pt", weights_only=True)
+    return saved["epoch"], saved["record"]["batches"]
+
+
+def test_a_killed_run_goes_on_at_the_very_batch(short: tuple[str, ...], whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    process = start(*short, *OFTEN, "--ckpt_path", folder)
+    wait_for((folder / "previous.pt").exists, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    epoch, batches = batches_done(folder)
+    assert epoch <= 6
+    assert epoch > 1 or batches > 0
+    resumed = train(*short, "--ckpt_path", folder, "--resume", OMP_NUM_THREADS="1")
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same(folder, whole)
+    assert not list(folder.glob(".*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_write_a_checkpoint_and_say_how_to_go_on(
+    number: signal.Signals, short: tuple[str, ...], whole: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    process = start(*short, "--ckpt_path", folder)
+    wait_for((folder / "last.pt").exists, process)
+    os.killpg(process.pid, number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, said
+    assert f"stopped by {number.name}" in said
+    assert "--resume goes on" in said
+    assert "Traceback" not in said
+    resumed = train(*short, "--ckpt_path", folder, "--resume", OMP_NUM_THREADS="1")
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same(folder, whole)
+
+
+def test_damaged_and_foreign_checkpoints_are_refused_and_the_one_before_is_offered(
+    short: tuple[str, ...], whole: Path, tmp_path: Path
+) -> None:
+    longer = (*short[:-1], "7")
+    data = (whole / "last.pt").read_bytes()
+
+    def run(name: str, content: bytes, *flags: str) -> tuple[Path, subprocess.CompletedProcess[str]]:
+        folder = tmp_path / name
+        shutil.copytree(whole, folder)
+        (folder / "last.pt").write_bytes(content)
+        return folder, train(*longer, "--ckpt_path", folder, *flags, OMP_NUM_THREADS="1")
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(tmp_path / "pwned"),)
+
+    cases = {
+        "truncated": data[: len(data) // 2],
+        "flipped": data[:2000] + bytes(255 - b for b in data[2000:4000]) + data[4000:],
+        "empty": b"",
+        "foreign": pickle.dumps({"state_dict": {}}),
+        "evil": pickle.dumps(Evil()),
+    }
+    for name, content in cases.items():
+        folder, done = run(name, content, "--resume")
+        assert done.returncode == 2, name
+        assert str(folder / "last.pt") in done.stderr
+        assert "the one before it is whole (epoch 6): --resume previous.pt goes on from there" in done.stderr, name
+        assert "Traceback" not in done.stderr
+        assert (folder / "last.pt").read_bytes() == content
+    assert not (tmp_path / "pwned").exists()
+
+    folder, done = run("from_previous", b"", "--resume", "previous.pt")
+    assert done.returncode == 0, done.stderr
+    other, done = run("from_last", data, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert_same(folder, other)
+
+
+def test_a_run_killed_between_last_and_best_heals_and_auto_goes_on(
+    short: tuple[str, ...], whole: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    first = train(*short[:-1], "1", "--ckpt_path", folder, "--resume", "auto", OMP_NUM_THREADS="1")
+    assert first.returncode == 0, first.stderr
+    best = torch.load(folder / "best.pt", weights_only=True)
+    (folder / "best.pt").unlink()  # epoch 1 is the best so far, and last.pt was written before
+    second = train(*short, "--ckpt_path", folder, "--resume", "auto", OMP_NUM_THREADS="1")
+    assert second.returncode == 0, second.stderr
+    assert "epoch 1/6" not in second.stdout
+    assert_same(folder, whole)
+    selected = json.loads((whole / "results.json").read_text())["selected_epoch"]
+    renewed = torch.load(folder / "best.pt", weights_only=True)
+    assert renewed["epoch"] == selected
+    if selected == 1:
+        assert all(torch.equal(best["model"][key], renewed["model"][key]) for key in best["model"])
+
+
+def test_two_processes_in_one_run_directory_are_refused(short: tuple[str, ...], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    process = start(*short[:-1], "100000", "--ckpt_path", folder)
+    wait_for(lambda: list(folder.glob("events.*")), process)
+    second = train(*short, "--ckpt_path", folder, "--overwrite")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert second.returncode == 2
+    assert "another process is training in" in second.stderr
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_data_that_vanish_end_the_run_with_a_message_and_it_goes_on_when_they_are_back(
+    workers: str, tmp_path: Path
+) -> None:
+    data, folder = tmp_path / "data", tmp_path / "run"
+    vectors(data)
+    flags = ("--dataset", "manifest", "--data_root", data, "--batch_size", "4", "--num_workers", workers)
+    process = start(*flags, "--epochs", "100000", "--ckpt_path", folder)
+    wait_for((folder / "previous.pt").exists, process)
+    (data / "left").rename(tmp_path / "away")
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2, said
+    assert str(data / "left") in said
+    assert "Traceback" not in said
+    assert len(said.strip().splitlines()) <= 3, said
+    (tmp_path / "away").rename(data / "left")
+    epoch = batches_done(folder)[0]
+    done = train(*flags, "--epochs", str(epoch + 1), "--ckpt_path", folder, "--resume", OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    straight = train(*flags, "--epochs", str(epoch + 1), "--ckpt_path", tmp_path / "straight", OMP_NUM_THREADS="1")
+    assert straight.returncode == 0, straight.stderr
+    assert_same(folder, tmp_path / "straight")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="asks /proc which processes there are")
+def test_a_worker_that_dies_ends_the_run_with_a_message(tmp_path: Path) -> None:
+    data, folder = tmp_path / "data", tmp_path / "run"
+    vectors(data)
+    flags = ("--dataset", "manifest", "--data_root", data, "--batch_size", "4", "--num_workers", "2")
+    process = start(*flags, "--epochs", "100000", "--ckpt_path", folder)
+    wait_for((folder / "previous.pt").exists, process)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert children
+    os.kill(int(children[0]), signal.SIGKILL)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2, said
+    assert "a process that loads data died" in said
+    assert "Traceback" not in said
+    assert batches_done(folder)[0] >= 1
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 50 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=50m", "tmpfs", str(place)], capture_output=True)
+    if made.returncode != 0:
+        pytest.skip("cannot mount a small file system here (needs root)")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_full_disk_ends_the_run_with_a_message_and_it_goes_on_when_there_is_room(
+    small_disk: Path, short: tuple[str, ...], whole: Path
+) -> None:
+    folder = small_disk / "run"
+    needed = (whole / "last.pt").stat().st_size  # a run needs three of them and best.pt while it writes
+    (small_disk / "ballast").write_bytes(bytes(50 * 2**20 - int(2.8 * needed)))
+    done = train(*short, "--ckpt_path", folder, OMP_NUM_THREADS="1")
+    assert done.returncode == 2
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert batches_done(folder)[0] >= 1
+    assert not list(folder.glob(".*.part"))
+    (small_disk / "ballast").unlink()
+    done = train(*short, "--ckpt_path", folder, "--resume", OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    assert_same(folder, whole)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam", "AdamW"])
+def test_every_method_and_optimizer_goes_on_exactly(method: str, optimizer: str, tmp_path: Path) -> None:
+    flags = (
+        "--epochs",
+        "2",
+        "--batch_size",
+        "128",
+        "--gpu_ids",
+        "cpu",
+        *OFTEN,
+        "--method",
+        method,
+        "--optimizer",
+        optimizer,
+        "--learning_rate",
+        "0.001",
+    )
+    straight, parted = tmp_path / "straight", tmp_path / "parted"
+    done = train(*flags, "--ckpt_path", straight, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    process = start(*flags, "--ckpt_path", parted)
+    wait_for(lambda: (parted / "last.pt").exists() and batches_done(parted) > (1, 4), process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = train(*flags, "--ckpt_path", parted, "--resume", OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    assert_same(parted, straight)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(3000)
+def test_twenty_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
+    """Wherever they fall: while it starts, in a step, in the middle of a checkpoint, while it scores."""
+    flags = ("--epochs", "30", "--batch_size", "128", "--gpu_ids", "cpu", *OFTEN)
+    straight, parted = tmp_path / "straight", tmp_path / "parted"
+    done = train(*flags, "--ckpt_path", straight, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    chance = random.Random(0)
+    kills = in_checkpoint = 0
+    while kills < 20:
+        process = start(*flags, "--ckpt_path", parted, "--resume", "auto")
+        before = len(list(parted.glob("events.*"))) if parted.exists() else 0
+        wait_for(lambda: len(list(parted.glob("events.*"))) > before, process)  # noqa: B023
+        time.sleep(chance.uniform(0, 3))
+        if kills % 3 == 0:
+            wait_for(lambda: list(parted.glob(".last.pt.*")), process)
+        assert process.poll() is None, "the run ended before twenty kills: give it more epochs"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        in_checkpoint += bool(list(parted.glob(".*.part")))
+        kills += 1
+    done = train(*flags, "--ckpt_path", parted, "--resume", "auto", OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    assert in_checkpoint > 0
+    assert_same(parted, straight)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(3000)
+def test_memory_does_not_grow_over_200_epochs(tmp_path: Path) -> None:
+    flags = ("--epochs", "200", "--batch_size", "256", "--gpu_ids", "cpu", "--ckpt_path", tmp_path / "run")
+    process = start(*flags)
+    sizes: list[tuple[int, int]] = []
+    metrics = tmp_path / "run" / "metrics.csv"
+    while process.poll() is None:
+        if metrics.exists():
+            pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+            sizes.append((len(metrics.read_text().splitlines()) - 1, pages * os.sysconf("SC_PAGE_SIZE")))
+        time.sleep(0.5)
+    assert process.returncode == 0, process.communicate()
+    early = np.median([size for epoch, size in sizes if 20 <= epoch < 60])
+    late = np.median([size for epoch, size in sizes if 160 <= epoch < 200])
+    assert late - early < 30e6, (early, late)
