@@ -284,8 +284,8 @@ def draw(run: RunDirectory, session: Session, selected: int, split: str, board: 
     }
     for name, figure in made.items():
         if figure is not None:
-            board.figure(name, figure, session.epoch)
             figures.save(figure, run / f"{name}.png")
+            board.picture(name, run / f"{name}.png", session.epoch)
 
 
 def refuse_other_settings(run: RunDirectory, options: Options) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,9 @@ import numpy as np
 import pytest
 import torch
 from entries.command import ROOT, train
+
+from mmpareto.runs import RunError
+from mmpareto.training.checkpoints import KEYS, load_checkpoint
 
 OFTEN = ("--checkpoint_minutes", "0.00001")  # after every batch
 METHODS = ("mmpareto", "one_joint", "pareto", "uniform", "uniform_gamma", "gradvac", "pcgrad", "nash_mtl")
@@ -138,37 +142,37 @@ def test_damaged_and_foreign_checkpoints_are_refused_and_the_one_before_is_offer
     longer = (*short[:-1], "7")
     data = (whole / "last.pt").read_bytes()
 
-    def run(name: str, content: bytes, *flags: str) -> tuple[Path, subprocess.CompletedProcess[str]]:
-        folder = tmp_path / name
-        shutil.copytree(whole, folder)
-        (folder / "last.pt").write_bytes(content)
-        return folder, train(*longer, "--ckpt_path", folder, *flags, OMP_NUM_THREADS="1")
-
     class Evil:
         def __reduce__(self) -> tuple[Any, ...]:
             return os.mkdir, (str(tmp_path / "pwned"),)
 
+    broken, parted = tmp_path / "broken", tmp_path / "parted"
+    for folder in (broken, parted):
+        shutil.copytree(whole, folder)
+    data = (whole / "last.pt").read_bytes()
     cases = {
-        "truncated": data[: len(data) // 2],
         "flipped": data[:2000] + bytes(255 - b for b in data[2000:4000]) + data[4000:],
         "empty": b"",
         "foreign": pickle.dumps({"state_dict": {}}),
         "evil": pickle.dumps(Evil()),
+        "truncated": data[: len(data) // 2],
     }
-    for name, content in cases.items():
-        folder, done = run(name, content, "--resume")
-        assert done.returncode == 2, name
-        assert str(folder / "last.pt") in done.stderr
-        assert "the one before it is whole (epoch 6): --resume previous.pt goes on from there" in done.stderr, name
-        assert "Traceback" not in done.stderr
-        assert (folder / "last.pt").read_bytes() == content
+    said = f"{broken / 'last.pt'}.*; the one before it is whole .epoch 6.: --resume previous.pt goes on from there"
+    for content in cases.values():
+        (broken / "last.pt").write_bytes(content)
+        with pytest.raises(RunError, match=said):
+            load_checkpoint(broken / "last.pt", torch.device("cpu"), KEYS)
     assert not (tmp_path / "pwned").exists()
 
-    folder, done = run("from_previous", b"", "--resume", "previous.pt")
-    assert done.returncode == 0, done.stderr
-    other, done = run("from_last", data, "--resume")
-    assert done.returncode == 0, done.stderr
-    assert_same(folder, other)
+    refused = train(*longer, "--ckpt_path", broken, "--resume")
+    assert refused.returncode == 2
+    assert re.search(said, refused.stderr)
+    assert "Traceback" not in refused.stderr
+    assert (broken / "last.pt").read_bytes() == cases["truncated"]
+    for folder, checkpoint in ((broken, "previous.pt"), (parted, "last.pt")):
+        done = train(*longer, "--ckpt_path", folder, "--resume", checkpoint, OMP_NUM_THREADS="1")
+        assert done.returncode == 0, done.stderr
+    assert_same(broken, parted)
 
 
 def test_a_run_killed_between_last_and_best_heals_and_auto_goes_on(

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 
 from mmpareto.datasets.base import DatasetError
 
@@ -86,5 +85,7 @@ def cut(labels: Sequence[str], part: float, seed: int, what: str) -> tuple[list[
     if rare or len(labels) - number < len(counts):
         why = f"class {rare[0]} has a single sample" if rare else f"{len(labels)} samples of {len(counts)} classes"
         raise DatasetError(f"{what}: cannot be cut off, {why}; every class needs a sample on both sides")
+    from sklearn.model_selection import train_test_split  # takes a second to load
+
     stay, off = train_test_split(np.arange(len(labels)), test_size=number, stratify=list(labels), random_state=seed)
     return sorted(stay.tolist()), sorted(off.tolist())

@@ -7,6 +7,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from mmpareto.options import UsageError
 
 
@@ -44,13 +47,12 @@ class Board:
         if self._wandb is not None:
             self._wandb.log({**known, "trainer/step": step})
 
-    def figure(self, name: str, figure: Any, step: int) -> None:
-        """Adds a matplotlib figure."""
-        self._writer.add_figure(name, figure, step, close=False)
+    def picture(self, name: str, file: Path, step: int) -> None:
+        """Adds a figure that was saved as a PNG."""
+        with Image.open(file) as image:
+            self._writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
         if self._wandb is not None:
-            import wandb
-
-            self._wandb.log({name: wandb.Image(figure), "trainer/step": step})
+            self._wandb.log({name: import_wandb().Image(str(file)), "trainer/step": step})
 
     def __enter__(self) -> Board:
         return self
@@ -96,7 +98,7 @@ class NoBoard(Board):
     def scalars(self, values: Mapping[str, float | None], step: int) -> None:
         """Does nothing."""
 
-    def figure(self, name: str, figure: Any, step: int) -> None:
+    def picture(self, name: str, file: Path, step: int) -> None:
         """Does nothing."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:

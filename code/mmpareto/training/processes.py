@@ -44,7 +44,10 @@ class Processes:
         """Waits for the others; alone it does nothing."""
         if self.size > 1:
             backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
-            dist.init_process_group(backend, timeout=timedelta(minutes=10))
+            store, rank, size = next(dist.rendezvous("env://", timeout=timedelta(minutes=10)))
+            # torchrun's store outlives a restart, and with it the addresses of the dead
+            store = dist.PrefixStore(f"restart_{self.restarts}", store)
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(minutes=10))
         return self
 
     def __enter__(self) -> Processes:

@@ -1,0 +1,129 @@
+"""Training in two processes as a person starts them: the same run as in one, killed ranks, signals."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from entries.command import ROOT, run, train
+from entries.test_faults import OFTEN, assert_same, rows, vectors, wait_for
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+TRAIN = str(ROOT / "code" / "train.py")
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    data = tmp_path_factory.mktemp("data")
+    vectors(data, 402)  # 201 to train on: the last of 26 batches holds one sample, the other process has none
+    return ("--dataset", "manifest", "--data_root", str(data), "--batch_size", "8", "--gpu_ids", "cpu", "--epochs", "4")
+
+
+@pytest.fixture(scope="module")
+def in_two(flags: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two processes."""
+    folder = tmp_path_factory.mktemp("two") / "run"
+    done = run(
+        "sh",
+        ROOT / "script" / "distributed.sh",
+        *flags,
+        *("--ckpt_path", folder),
+        PROCESSES="2",
+        RESTARTS="0",
+        OMP_NUM_THREADS="1",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch 4/4") == 1  # one of them speaks
+    assert "on cpu x 2 processes" in done.stdout
+    return folder
+
+
+def test_two_processes_make_the_run_of_one(flags: tuple[str, ...], in_two: Path, tmp_path: Path) -> None:
+    done = train(*flags, "--ckpt_path", tmp_path / "one", OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    mine, theirs = rows(in_two / "metrics.csv"), rows(tmp_path / "one" / "metrics.csv")
+    assert len(mine) == len(theirs) == 4
+    for one, other in zip(mine, theirs, strict=True):
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            if "accuracy" in name:  # a sample on the border may fall to the other side
+                assert float(value) == pytest.approx(float(other[name]), abs=1.01)
+            elif value:
+                assert float(value) == pytest.approx(float(other[name]), rel=2e-3, abs=0.02), name
+    assert json.loads((in_two / "environment.json").read_text())["processes"] == 2
+    with open(in_two / "gradients.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 4 * 26 * 2
+
+
+def started(*command: str | Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [str(part) for part in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        process_group=0,
+    )
+
+
+def ranks(process: subprocess.Popen[str]) -> list[int]:
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [pid for pid in map(int, children) if TRAIN in Path(f"/proc/{pid}/cmdline").read_text()]
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="asks /proc which processes there are")
+
+
+@needs_proc
+def test_a_dead_rank_ends_the_job_soon_and_a_restart_goes_on(
+    flags: tuple[str, ...], in_two: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    process = started(*TORCHRUN, "--max_restarts", "0", TRAIN, *flags, *OFTEN, "--ckpt_path", folder)
+    wait_for((folder / "previous.pt").exists, process)
+    killed = time.monotonic()
+    os.kill(ranks(process)[1], signal.SIGKILL)
+    _, said = process.communicate(timeout=90)
+    assert process.returncode != 0
+    assert time.monotonic() - killed < 60
+    assert "Signal 9 (SIGKILL)" in said
+
+    process = started(
+        *TORCHRUN, "--max_restarts", "1", TRAIN, *flags, *OFTEN, "--ckpt_path", folder, "--resume", "auto"
+    )
+    before = (folder / "last.pt").stat().st_mtime_ns
+    wait_for(lambda: (folder / "last.pt").stat().st_mtime_ns != before, process)
+    os.kill(ranks(process)[0], signal.SIGKILL)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert_same(folder, in_two)
+
+
+@needs_proc
+@pytest.mark.parametrize("whom", ["all", "one rank"])
+def test_a_signal_to_torchrun_or_to_one_rank_writes_a_checkpoint(
+    whom: str, flags: tuple[str, ...], in_two: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    process = started(*TORCHRUN, "--max_restarts", "0", TRAIN, *flags, "--ckpt_path", folder)
+    wait_for((folder / "last.pt").exists, process)
+    os.kill(process.pid if whom == "all" else ranks(process)[1], signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "stopped by SIGTERM" in said, said
+    resumed = run(*TORCHRUN, TRAIN, *flags, "--ckpt_path", folder, "--resume", OMP_NUM_THREADS="1")
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same(folder, in_two)
+
+
+def test_bad_input_of_several_processes(flags: tuple[str, ...], in_two: Path) -> None:
+    again = run(*TORCHRUN, TRAIN, *flags, "--ckpt_path", in_two)
+    assert again.returncode != 0
+    assert "holds a finished run" in again.stderr

@@ -1,0 +1,194 @@
+"""Two gloo processes against one with the whole batch: gradients, weights, scores; what the naive way does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from training.test_training import ABOUT
+
+from mmpareto.datasets import Modality, MultimodalDataset
+from mmpareto.integration import MMPareto, build_integrator
+from mmpareto.models import MultimodalClassifier, build_model
+from mmpareto.training.data import Loader
+from mmpareto.training.epochs import EpochRecord, score, train_epoch
+from mmpareto.training.processes import Processes
+from mmpareto.training.step import TrainingStep
+from mmpareto.training.watch import FiniteWatch
+
+CPU = torch.device("cpu")
+SAMPLES, BATCH = 29, 8  # the last batch holds 5: three on one process and two on the other
+METHODS = ("mmpareto", "uniform", "pareto", "one_joint")
+
+
+class Points(MultimodalDataset):
+    """Random vectors."""
+
+    def __init__(self, samples: int = SAMPLES) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.name, self.classes = "points", ["a", "b", "c"]
+        self.modalities = {name: Modality("vector", shape) for name, (_, shape) in ABOUT.items()}
+        self.x = {
+            name: torch.randn(samples, *shape, generator=generator).double() for name, (_, shape) in ABOUT.items()
+        }
+        self.labels = torch.randint(3, (samples,), generator=generator).numpy()
+
+    def __getitem__(self, index: int) -> Any:
+        return {
+            "inputs": {name: x[index] for name, x in self.x.items()},
+            "label": int(self.labels[index]),
+            "id": str(index),
+        }
+
+
+def model(seed: int) -> MultimodalClassifier:
+    torch.manual_seed(seed)
+    return build_model(ABOUT, 3, {"x": "mlp", "y": "mlp"}).double()
+
+
+def trained(
+    processes: Processes, method: str, samples: int = SAMPLES, accumulate: int = 1
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any], dict[str, Any]]:
+    """Gradients of the last step, weights, training scores and scores of a split, after an epoch."""
+    shared = model(seed=processes.rank)  # the processes begin apart
+    processes.start_alike(shared)
+    data = Points(samples)
+    loaders = [
+        Loader(
+            data,
+            BATCH,
+            shuffle=shuffle,
+            seed=3,
+            workers=0,
+            pin=False,
+            rank=processes.rank,
+            size=processes.size,
+            training=shuffle,
+        )
+        for shuffle in (True, False)
+    ]
+    step = TrainingStep(
+        shared,
+        build_integrator(method),
+        torch.optim.SGD(shared.parameters(), lr=0.1, momentum=0.9),
+        accumulate=accumulate,
+    )
+    forward = step.forward
+    step.forward = lambda inputs: forward({name: value.double() for name, value in inputs.items()})
+    record, watch = EpochRecord(list(ABOUT), CPU), FiniteWatch(list(ABOUT), CPU)
+    assert train_epoch(step, shared, loaders[0], 1, record, watch, CPU)
+    gradients = {name: p.grad.clone() for name, p in shared.named_parameters() if p.grad is not None}
+    training = record.scores.compute(processes.total)
+    scored = score(shared.float(), loaders[1], CPU, processes=processes)
+    return gradients, dict(shared.double().state_dict()), training, scored
+
+
+def work(rank: int, folder: str, function: Callable[..., Any]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    processes = Processes()
+    processes.rank, processes.size = rank, 2
+    torch.save(function(processes), f"{folder}/{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def in_two(function: Callable[..., Any], folder: Path) -> list[Any]:
+    """What the function gives on each of two processes."""
+    mp.spawn(work, (str(folder), function), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+def every_method(processes: Processes) -> dict[str, Any]:
+    found = {method: trained(processes, method) for method in METHODS}
+    found["accumulated"] = trained(processes, "mmpareto", accumulate=2)
+    # the last batch holds one sample: the other process counts nothing
+    found["uneven"] = trained(processes, "mmpareto", samples=3 * BATCH + 1)
+    return found
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return in_two(every_method, tmp_path_factory.mktemp("two"))
+
+
+@pytest.mark.parametrize("case", [*METHODS, "accumulated", "uneven"])
+def test_two_processes_train_as_one(case: str, two: list[dict[str, Any]]) -> None:
+    method = case if case in METHODS else "mmpareto"
+    gradients, weights, training, scored = trained(
+        Processes(), method, samples=3 * BATCH + 1 if case == "uneven" else SAMPLES
+    )
+    for own in two:
+        assert own[case][0].keys() == gradients.keys()
+        for name, gradient in gradients.items():
+            assert torch.allclose(own[case][0][name], gradient, rtol=1e-10, atol=1e-13), name
+        for name, weight in weights.items():
+            # float32 in `score`, where model.float().double() rounds
+            assert torch.allclose(own[case][1][name], weight, rtol=1e-6, atol=1e-7), name
+        for head, values in training.items():
+            assert own[case][2][head]["accuracy"] == pytest.approx(values["accuracy"], abs=1e-9)
+            assert own[case][2][head]["loss"] == pytest.approx(values["loss"], rel=1e-9)
+        for head, values in scored.items():
+            assert own[case][3][head]["accuracy"] == pytest.approx(values["accuracy"], abs=1e-9)
+            assert own[case][3][head]["loss"] == pytest.approx(values["loss"], rel=1e-5)
+
+
+def naive(processes: Processes) -> dict[str, Tensor]:
+    """What must not be done: each process integrates its own gradients, then they are averaged."""
+    shared = model(seed=0)
+    data = Points()
+    integrator = MMPareto()
+    integrator.synchronise = False
+    step = TrainingStep(shared, integrator, torch.optim.SGD(shared.parameters(), lr=0.0))
+    rows = torch.arange(processes.rank, BATCH, processes.size)
+    step({name: x[rows] for name, x in data.x.items()}, torch.from_numpy(data.labels)[rows])
+    found = {}
+    for name, p in shared.named_parameters():
+        assert p.grad is not None
+        found[name] = processes.total(p.grad) / processes.size
+    return found
+
+
+def test_integrated_gradients_must_not_be_averaged(tmp_path: Path) -> None:
+    """Why the gradient sets are averaged first: integration is not linear."""
+    whole = naive(Processes())
+    averaged = in_two(naive, tmp_path)[0]
+    heads = [name for name in whole if not name.startswith("encoders.")]
+    encoders = [name for name in whole if name.startswith("encoders.")]
+    assert all(torch.allclose(averaged[name], whole[name], rtol=1e-9, atol=1e-12) for name in heads)
+
+    def flat(gradients: dict[str, Tensor]) -> Tensor:
+        return torch.cat([gradients[name].flatten() for name in encoders])
+
+    assert (flat(averaged) - flat(whole)).norm() / flat(whole).norm() > 0.01
+
+
+def agree(processes: Processes) -> list[list[bool]]:
+    answers = [processes.any(processes.rank == 1 and k == 1, False) for k in range(4)]
+    return [*answers, processes.settle(2)]
+
+
+def test_a_flag_of_one_process_reaches_both_at_the_same_step(tmp_path: Path) -> None:
+    first, second = in_two(agree, tmp_path)
+    assert first == second == [[False, False], [False, False], [True, False], [False, False], [False, False]]
+    assert Processes().any(True, False) == [True, False]
+
+
+def buffers(processes: Processes) -> Tensor:
+    norm = nn.BatchNorm1d(2)
+    norm.running_mean = torch.tensor([1.0, 4.0]) * (processes.rank + 1)
+    processes.average_buffers(norm)
+    assert norm.running_mean is not None
+    return norm.running_mean
+
+
+def test_running_statistics_are_averaged(tmp_path: Path) -> None:
+    for mean in in_two(buffers, tmp_path):
+        assert mean.tolist() == [1.5, 6.0]
