@@ -1,0 +1,1 @@
+"""Grids of training runs: which runs there are, how each is run as a process, and on which machine."""

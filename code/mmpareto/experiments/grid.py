@@ -1,0 +1,166 @@
+"""The runs of a grid: methods x datasets x seeds x varied flags, each command line checked before any is run."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmpareto import datasets
+from mmpareto.datasets import DatasetError
+from mmpareto.options import Options, UsageError, parse
+
+# flags of train.py that the grid sets itself, and what to use instead
+OWNED = {
+    "--method": "--methods",
+    "--dataset": "--datasets",
+    "--random_seed": "--seeds",
+    "--ckpt_path": "--output",
+    "--gpu_ids": "--gpu_ids of experiment.py, which shares the GPUs among the runs",
+    "--resume": "the same command again: it resumes what is unfinished",
+    "--overwrite": "another --output, or remove the folder of the run that is to be made anew",
+    "--no-train": "train.py --no-train, which scores one finished run again",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run of a grid.
+
+    name     its folder below the output folder, such as digits/mmpareto/seed0.
+    folder   the run directory.
+    argv     flags of train.py that make the run what it is; device and --resume are added when it starts.
+    options  the settings that train.py makes of them.
+    """
+
+    name: str
+    folder: Path
+    argv: tuple[str, ...]
+    options: Options
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The runs in the order in which they start, and notes for the person who asked for them."""
+
+    runs: list[Run]
+    notes: list[str]
+
+
+def variation(text: str) -> tuple[str, list[str]]:
+    """FLAG=VALUE,VALUE as (flag, values); where there is a semicolon it separates, and values may hold commas."""
+    flag, equals, listed = text.partition("=")
+    values = [value.strip() for value in listed.split(";" if ";" in listed else ",")]
+    if not (equals and re.fullmatch(r"\w+", flag) and all(values)):
+        raise argparse.ArgumentTypeError(f"expected FLAG=VALUE,VALUE such as gamma=1,1.5, found {text!r}")
+    return flag, list(dict.fromkeys(values))
+
+
+def expand(
+    methods: Sequence[str],
+    names: Sequence[str],
+    seeds: Sequence[int],
+    varied: Sequence[tuple[str, Sequence[str]]],
+    passed: Sequence[str],
+    output: Path,
+    root: Path,
+) -> Grid:
+    """The grid of `methods` x datasets `names` x `seeds` x `varied` flags; one seed of everything comes first.
+
+    A varied flag that means nothing to a method (gamma to the plain sum) is left out for that method, and a note says
+    so; one that means nothing to any is an error.
+
+    passed  flags of train.py for every run.
+    output  runs are in <output>/<dataset>/<method>[/<flag>=<value>...]/seed<k>.
+    root    folder under which train.py looks for data/.
+
+    Raises UsageError where train.py would refuse a command line, with its message, or where flags contradict the grid.
+    """
+    flags = [f"--{flag}" for flag, _ in varied]
+    given = {token.partition("=")[0] for token in passed if token.startswith("--")}
+    for flag in (*given, *flags):
+        if flag in OWNED:
+            raise UsageError(f"{flag} is set by the grid; use {OWNED[flag]}")
+    for flag in flags:
+        if flag in given or flags.count(flag) > 1:
+            raise UsageError(f"{flag} is varied, and given a second time: give it once")
+    values = dict(varied)
+    try:
+        names = list(dict.fromkeys(datasets.canonical(name) for name in names))
+    except DatasetError as error:
+        raise UsageError(str(error)) from error
+    pairs = list(itertools.product(names, dict.fromkeys(methods)))
+
+    taken = {pair: _taken(*pair, values, passed, root) for pair in pairs}
+    notes = []
+    for flag in values:
+        without = [(name, method) for name, method in pairs if flag not in taken[name, method]]
+        if len(without) == len(pairs):
+            _check(*pairs[0], passed, {flag: values[flag][0]}, root)  # says why
+            raise UsageError(f"--vary {flag}: no run of the grid takes it together with the other flags")
+        notes += [f"--{flag} means nothing to {method} on {name}: run once without it" for name, method in without]
+
+    found: dict[Path, Run] = {}
+    for seed in dict.fromkeys(seeds):
+        for name, method in pairs:
+            for chosen in _combinations({flag: values[flag] for flag in taken[name, method]}):
+                folder = "/".join(
+                    [_folder(name), _folder(method), *(f"{k}={_folder(v)}" for k, v in chosen.items()), f"seed{seed}"]
+                )
+                argv = _argv(name, method, passed, chosen, "--random_seed", str(seed))
+                path = output / folder
+                if path in found:
+                    raise UsageError(f"two runs of the grid would share the folder {path}; give them values apart")
+                ckpt_path = ("--ckpt_path", str(path))
+                found[path] = Run(folder, path, argv + ckpt_path, _parse(name, method, argv + ckpt_path, root))
+    return Grid(list(found.values()), notes)
+
+
+def _taken(name: str, method: str, values: Mapping[str, Sequence[str]], passed: Sequence[str], root: Path) -> list[str]:
+    """The largest set of the varied flags that train.py accepts together for this dataset and method.
+
+    Raises UsageError where it refuses the command line without any of them.
+    """
+    _check(name, method, passed, {}, root)
+    for size in range(len(values), 0, -1):
+        for subset in itertools.combinations(values, size):
+            for chosen in _combinations({flag: values[flag] for flag in subset}):
+                try:
+                    _check(name, method, passed, chosen, root)
+                except UsageError:
+                    continue
+                return list(subset)
+    return []
+
+
+def _combinations(values: Mapping[str, Sequence[str]]) -> Iterator[dict[str, str]]:
+    for combination in itertools.product(*values.values()):
+        yield dict(zip(values, combination, strict=True))
+
+
+def _argv(name: str, method: str, passed: Sequence[str], chosen: Mapping[str, str], *more: str) -> tuple[str, ...]:
+    words: list[str] = []
+    for flag, value in chosen.items():
+        first, *rest = shlex.split(value)
+        words += [f"--{flag}={first}"] if not rest else [f"--{flag}", first, *rest]
+    return ("--dataset", name, "--method", method, *passed, *words, *more)
+
+
+def _check(name: str, method: str, passed: Sequence[str], chosen: Mapping[str, str], root: Path) -> None:
+    _parse(name, method, _argv(name, method, passed, chosen), root)
+
+
+def _parse(name: str, method: str, argv: Sequence[str], root: Path) -> Options:
+    try:
+        return parse(argv, root)
+    except UsageError as error:
+        raise UsageError(f"{error} [{method} on {name}]") from error
+
+
+def _folder(text: str) -> str:
+    """`text` as a folder's name; package.module:Class with '.' as in train.py."""
+    return re.sub(r"[^\w.,=+-]", "_", text.replace(":", "."))

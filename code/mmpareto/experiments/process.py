@@ -1,0 +1,168 @@
+"""A training run as a process: begun or resumed, its output in a log beside its results, ended gently."""
+
+from __future__ import annotations
+
+import enum
+import fcntl
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from mmpareto import runs
+from mmpareto.experiments.grid import Run
+from mmpareto.runs import RunDirectory, RunError
+
+LOG = "train.log"
+TAIL = 6  # lines of the log that are shown of a failure
+# settings that may differ in a finished run that is passed over: where and how fast it ran
+MAY_DIFFER = ("num_workers", "gpu_ids", "ckpt_path", "data_root")
+
+
+class State(enum.Enum):
+    """What is there of a run; the value is what train.py is told."""
+
+    NEW = ()
+    BROKEN_OFF = ("--overwrite",)  # ended before its first checkpoint: what is there is of no use
+    UNFINISHED = ("--resume",)
+    FINISHED = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: `failure` is None, or the reason and the last lines of the log."""
+
+    failure: str | None = None
+
+
+def state(run: Run) -> State:
+    """What is there of `run`.
+
+    Raises RunError where it is finished, but was made with other settings.
+    """
+    directory = RunDirectory(run.folder)
+    if directory.finished:
+        saved = directory.read_json(runs.CONFIG)
+        asked = json.loads(json.dumps(run.options.resolved(), default=str))
+        other = [
+            f"{key} {saved.get(key)} (asked for: {value})"
+            for key, value in asked.items()
+            if key not in MAY_DIFFER and saved.get(key) != value
+        ]
+        if other:
+            raise RunError(
+                f"it is finished, but was made with other settings: {', '.join(other)}; it is left as it is. Name "
+                "another --output, vary the flag with --vary, or remove the folder"
+            )
+        return State.FINISHED
+    if (directory / runs.LAST).exists():
+        return State.UNFINISHED
+    return State.BROKEN_OFF if (directory / runs.CONFIG).exists() else State.NEW
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class TrainingProcess:
+    """train.py at work on a run, in a process group of its own.
+
+    The log is locked for as long as the process lives, whatever becomes of its parent: two of them never train in one
+    folder.
+
+    run      what to train.
+    script   train.py.
+    threads  CPU threads, unless OMP_NUM_THREADS is set.
+    gpu      for --gpu_ids; None: its default.
+
+    Raises RunError where the run is finished with other settings or another process trains it, OSError where it cannot
+    be started.
+    """
+
+    def __init__(self, run: Run, script: Path, threads: int, gpu: str | None = None) -> None:
+        self.run = run
+        self._process: subprocess.Popen[bytes] | None = None
+        self._outcome: Outcome | None = None
+        run.folder.mkdir(parents=True, exist_ok=True)
+        with open(run.folder / LOG, "ab") as log:
+            _lock(log, run)
+            found = state(run)
+            if found is State.FINISHED:
+                self._outcome = Outcome()
+                return
+            device = () if gpu is None else ("--gpu_ids", gpu)
+            command = [sys.executable, str(script), *run.argv, *device, *found.value]
+            log.write(f"$ {shlex.join(command)}\n".encode())
+            log.flush()
+            self._begin = log.tell()
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={"OMP_NUM_THREADS": str(threads), **os.environ},
+                start_new_session=True,  # Ctrl-C reaches us alone, and a signal to the group its loader processes too
+            )
+
+    def poll(self) -> Outcome | None:
+        """How the run ended; None while it is under way."""
+        if self._outcome is None and self._process is not None:
+            status = self._process.poll()
+            if status is not None:
+                self._tidy()
+                self._outcome = self._made_of(status)
+        return self._outcome
+
+    def terminate(self) -> None:
+        """Asks the process and its children to end."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Ends the process and its children."""
+        self._signal(signal.SIGKILL)
+
+    def _made_of(self, status: int) -> Outcome:
+        if status == 0 and RunDirectory(self.run.folder).finished:
+            return Outcome()
+        if status < 0:
+            name = signal.Signals(-status).name
+            reason = f"ended by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+        else:
+            reason = f"exit status {status}" if status else "it ended without results"
+        return Outcome("\n".join([f"{reason}; {self.run.folder / LOG} ends with", *self._tail()]))
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, number)
+
+    def _tidy(self) -> None:
+        """After the end: no child is left, and no file that was being written."""
+        self.kill()
+        if self._process is not None:
+            for part in self.run.folder.glob(f".*.{self._process.pid}.part"):
+                part.unlink(missing_ok=True)
+
+    def _tail(self) -> list[str]:
+        with open(self.run.folder / LOG, "rb") as log:
+            log.seek(self._begin)
+            lines = (line.decode(errors="replace").rstrip() for line in log)
+            return list(deque((f"    {line}" for line in lines if line), maxlen=TAIL)) or ["    (nothing)"]
+
+
+def _lock(log: IO[bytes], run: Run) -> None:
+    """Locks the log; the lock is passed on to the processes that write to it and goes with the last of them."""
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise RunError(f"another process trains in {run.folder}; wait for it, or end it") from error
+    except OSError:  # a file system without locks
+        pass

@@ -1,0 +1,157 @@
+"""Runs a grid's runs, a few at a time, and says how far they are; one that fails does not stop the rest."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from tqdm import tqdm
+
+from mmpareto import runs
+from mmpareto.experiments.grid import Run
+from mmpareto.experiments.launchers import POLL, Launched, Launcher, stop
+from mmpareto.experiments.process import Outcome
+from mmpareto.runs import RunDirectory, RunError
+
+
+class Interrupted(Exception):  # noqa: N818  # no error of the program
+    """The person, or the machine's administrator, ended the work by the signal `number`."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def run_all(todo: Sequence[Run], launcher: Launcher) -> dict[Run, Outcome]:
+    """Runs `todo` in order, `launcher.slots` at a time, and gives how each of them ended.
+
+    Raises Interrupted after SIGINT, SIGTERM or SIGHUP, when all that was started has ended; a second signal hurries.
+    """
+    waiting, free = deque(todo), list(range(launcher.slots))
+    busy: dict[int, tuple[Run, Launched]] = {}
+    outcomes: dict[Run, Outcome] = {}
+    with _signals() as received, _Progress(todo) as progress:
+
+        def end(run: Run, outcome: Outcome) -> None:
+            outcomes[run] = outcome
+            progress.ended(run, outcome)
+
+        try:
+            while (waiting or busy) and not received:
+                while waiting and free and not received:
+                    run = waiting.popleft()
+                    try:
+                        busy[free[0]] = run, launcher.start(run, free[0])
+                    except (RunError, OSError) as error:
+                        end(run, Outcome(str(error)))
+                    else:
+                        free.pop(0)
+                for slot, (run, launched) in list(busy.items()):
+                    outcome = launched.poll()
+                    if outcome is not None:
+                        del busy[slot]
+                        free.append(slot)
+                        end(run, outcome)
+                progress.show(run for run, _ in busy.values())
+                _pause(launcher.interval, received)
+        finally:
+            if busy:
+                progress.say(f"ending {len(busy)} runs ...")
+            stop([launched for _, launched in busy.values()], hurry=received)
+        if received:
+            raise Interrupted(received[0])
+    return outcomes
+
+
+def _pause(seconds: float, received: Sequence[int]) -> None:
+    until = time.monotonic() + seconds
+    while not received and (left := until - time.monotonic()) > 0:
+        time.sleep(min(left, POLL))
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """The signals that arrived, instead of their effect: nothing is cut off between two of our own steps."""
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    before: dict[int, Callable[..., Any] | int | None] = {}
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(each) is not signal.SIG_IGN:  # ignored under nohup
+            before[each] = signal.signal(each, note)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Progress:
+    """A bar of epochs with an estimate, and a line when a run ends."""
+
+    def __init__(self, todo: Sequence[Run]) -> None:
+        self._counted = {run: _epochs_done(run) for run in todo}
+        self._last, self._ended, self._number = 0.0, 0, len(todo)
+        self._total = sum(run.options.epochs for run in todo)
+        self._bar = tqdm(
+            total=self._total,
+            initial=sum(self._counted.values()),
+            unit="epoch",
+            desc=f"0/{len(todo)} runs",
+            disable=None,
+            dynamic_ncols=True,
+        )
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+
+    def show(self, busy: Iterable[Run]) -> None:
+        """Moves the bar, at most once a second."""
+        if self._bar.disable or time.monotonic() < self._last + 1:
+            return
+        self._last = time.monotonic()
+        for run in busy:
+            self._counted[run] = _epochs_done(run)
+        self._bar.n = sum(self._counted.values())
+        self._bar.refresh()
+
+    def ended(self, run: Run, outcome: Outcome) -> None:
+        """Says how a run ended."""
+        self._ended += 1
+        self._counted[run] = _epochs_done(run)
+        self._total -= run.options.epochs - self._counted[run]  # of a failed one no more is to come
+        self._bar.total = self._total
+        self._bar.set_description(f"{self._ended}/{self._number} runs", refresh=False)
+        told = f"FAILED: {outcome.failure.splitlines()[0]}" if outcome.failure is not None else accuracy(run)
+        self.say(f"[{self._ended}/{self._number}] {run.name}: {told}")
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        self._bar.write(text, file=sys.stdout)
+        sys.stdout.flush()
+
+
+def accuracy(run: Run) -> str:
+    """The joint accuracy of a finished run."""
+    results: Mapping[str, Any] = RunDirectory(run.folder).read_json(runs.RESULTS)
+    mark = ", SELECTED ON TEST" if results["selected_on"] == "test" else ""
+    joint = {split: results[split]["joint"]["accuracy"] for split in ("val", "test")}
+    return f"joint accuracy val {joint['val']:.2f}, test {joint['test']:.2f}; {results['seconds']:.0f} s{mark}"
+
+
+def _epochs_done(run: Run) -> int:
+    try:
+        return min(len(RunDirectory(run.folder).read_csv(runs.METRICS)), run.options.epochs)
+    except OSError:
+        return 0
