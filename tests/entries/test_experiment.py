@@ -1,0 +1,119 @@
+"""code/experiment.py as a person runs it: a grid with a run that fails, gone on with, interrupted, refused."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from entries.command import ROOT
+
+import experiment
+
+SHORT = ("--batch_size", "256", "--methods", "one_joint")
+
+
+def running() -> str:
+    """The command lines of all processes."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            lines.append(path.read_bytes().replace(b"\0", b" ").decode())
+    return "\n".join(lines)
+
+
+def again(capsys: pytest.CaptureFixture[str], *flags: str | Path) -> tuple[int, str, str]:
+    """A command line in this process, which has PyTorch loaded."""
+    capsys.readouterr()
+    status = experiment.entry([str(flag) for flag in flags])
+    printed = capsys.readouterr()
+    return status, printed.out, printed.err
+
+
+def test_a_grid_interrupted_gone_on_with_and_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two runs, of which one cannot be done: six classes are not what the data have."""
+    flags = (*SHORT, "--epochs", "6", "--output", str(tmp_path))
+    folder = tmp_path / "digits" / "one_joint" / "n_classes=10" / "seed0"
+    results = folder / "results.json"
+
+    grid = subprocess.Popen(
+        [sys.executable, ROOT / "code" / "experiment.py", *flags, "--vary", "n_classes=10,6", "--jobs", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (folder / "last.pt").exists():
+        assert grid.poll() is None
+        time.sleep(0.02)
+    grid.send_signal(signal.SIGINT)
+    printed, said = grid.communicate(timeout=60)
+    assert grid.returncode == 130
+    assert "2 runs in" in printed
+    assert "0 finished, 0 to resume, 2 to begin; 2 at a time on " in printed
+    assert "the same command goes on" in said
+    assert not results.exists()
+    assert str(folder) not in running()
+
+    status, out, err = again(capsys, *flags, "--vary", "n_classes=10,6", "--jobs", "2")
+    assert status == 1
+    assert "0 finished, 1 to resume, 1 to begin" in out
+    assert re.search(r"digits/one_joint/n_classes=10/seed0: joint accuracy val \d+\.\d+, test \d+\.\d+;", out)
+    assert re.search(r"\n\| digits \| one_joint \| 1 \| \d+\.\d \|", out)
+    assert f"report.py {folder.parent}\n" in out
+    assert "1 of 2 runs failed:\ndigits/one_joint/n_classes=6/seed0: exit status 2" in err
+    assert "--n_classes 6: the dataset digits has 10 classes" in err
+    log = (folder / "train.log").read_text()
+    assert [log.count(f"epoch {epoch}/6") for epoch in (1, 6)] == [1, 1]  # none was repeated
+    assert len((folder / "metrics.csv").read_text().splitlines()) == 1 + 6
+
+    before = results.read_bytes(), results.stat().st_mtime_ns
+    status, out, _ = again(capsys, *flags, "--vary", "n_classes=10")
+    assert status == 0
+    assert "1 finished, 0 to resume, 0 to begin\n" in out
+    assert "| digits | one_joint | 1 |" in out
+    status, out, err = again(capsys, *flags, "--vary", "n_classes=10", "--learning_rate", "0.5")
+    assert status == 1
+    assert "1 in the way" in out
+    assert "made with other settings: learning_rate 0.01 (asked for: 0.5)" in err
+    assert "| digits |" not in out
+    assert (results.read_bytes(), results.stat().st_mtime_ns) == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--jobs", "2"], "--methods"),
+        (["--methods", "magic"], "unknown method 'magic'"),
+        (["--methods", "uniform", "--seed", "1"], "(experiment.py itself has --seeds)"),
+        (["--methods", "uniform", "--epochs", "none"], "found 'none'"),
+        (["--methods", "uniform", "--vary", "gamma"], "expected FLAG=VALUE,VALUE"),
+        (["--methods", "uniform", "--vary", "gamma=1"], "--gamma means nothing to the method uniform"),
+        (["--methods", "uniform", "--gpu_ids", "cpu,0"], "expected numbers of GPUs"),
+        (["--methods", "uniform", "--gpu_ids", "99"], "PyTorch sees"),
+        (["--methods", "uniform", "--partition", "gpu"], "are for --launcher slurm"),
+        (["--methods", "uniform", "--launcher", "slurm", "--gpu_ids", "1"], "--slurm gpus_per_node=1"),
+    ],
+)
+def test_bad_input_starts_nothing(
+    flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, err = again(capsys, *flags, "--output", tmp_path / "runs")
+    assert status == 2
+    assert err.startswith("experiment.py: ")
+    assert message in err
+    assert out == ""
+    assert not (tmp_path / "runs").exists()
+
+
+def test_help_names_its_own_flags_and_train_py(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        experiment.entry(["--help"])
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    for flag in ("--methods", "--vary", "--jobs", "--launcher", "train.py"):
+        assert flag in printed

@@ -1,0 +1,49 @@
+"""Stands in for train.py: what it does depends on its seed. Run as a script.
+
+0       finishes after a moment
+1       prints two lines and fails
+2       ignores SIGTERM, and has a child that does as well
+3       never ends, and leaves a checkpoint; with --resume it finishes
+4       ends well, without results
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def main(argv: list[str]) -> int:
+    folder, seed = (Path(argv[argv.index(flag) + 1]) for flag in ("--ckpt_path", "--random_seed"))
+    seen: dict[str, Any] = {"argv": argv, "pids": [os.getpid()], "parent": os.getppid(), "begin": time.time()}
+    seen["threads"] = os.environ.get("OMP_NUM_THREADS")
+    kind = int(str(seed)) % 10
+    if kind == 1:
+        print("loading\nstand_in.py: no such data", flush=True)
+        return 3
+    if kind == 2:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        seen["pids"].append(subprocess.Popen(["sleep", "60"]).pid)
+    (folder / f".last.pt.{os.getpid()}.part").touch()
+    (folder / "seen.json").write_text(json.dumps(seen))
+    if kind == 2 or (kind == 3 and "--resume" not in argv):
+        (folder / "last.pt").touch()
+        time.sleep(60)
+    time.sleep(0.4)
+    if kind == 4:
+        return 0
+    scores = {"joint": {"accuracy": 12.5}, "unimodal": {}}
+    results = {"selected_on": "val", "val": scores, "test": scores, "seconds": 1.0}
+    (folder / "seen.json").write_text(json.dumps(seen | {"end": time.time()}))
+    (folder / "results.json").write_text(json.dumps(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

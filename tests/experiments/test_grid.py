@@ -1,0 +1,118 @@
+"""The runs that a grid holds, and what is refused before any is run."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from mmpareto.experiments.grid import Grid, expand, variation
+from mmpareto.options import UsageError
+
+OUT = Path("/out")
+
+
+def grid(
+    methods: Sequence[str],
+    *passed: str,
+    vary: Sequence[str] = (),
+    names: Sequence[str] = ("digits",),
+    seeds: Sequence[int] = (0,),
+) -> Grid:
+    return expand(methods, names, seeds, [variation(text) for text in vary], passed, OUT, Path("/root"))
+
+
+def test_every_combination_once_one_seed_of_everything_first() -> None:
+    made = grid(["mmpareto", "pareto", "pareto"], "--epochs", "3", names=["digits", "CG-MNIST"], seeds=[0, 2, 0])
+    assert [run.name for run in made.runs] == [
+        f"{dataset}/{method}/seed{seed}"
+        for seed in (0, 2)
+        for dataset in ("digits", "cgmnist")
+        for method in ("mmpareto", "pareto")
+    ]
+    last = made.runs[-1]
+    assert last.folder == OUT / "cgmnist" / "pareto" / "seed2"
+    assert (last.options.dataset, last.options.method, last.options.random_seed) == ("cgmnist", "pareto", 2)
+    assert last.options.ckpt_path == str(last.folder)
+    assert {run.options.epochs for run in made.runs} == {3}
+    assert made.notes == []
+
+
+def test_varied_flags_are_crossed_and_left_out_where_they_mean_nothing() -> None:
+    made = grid(["mmpareto", "uniform"], vary=["gamma=1,1.5", "rescale=encoder", "batch_size=8,16"])
+    assert [run.name for run in made.runs] == [
+        *(
+            f"digits/mmpareto/gamma={gamma}/rescale=encoder/batch_size={size}/seed0"
+            for gamma in ("1", "1.5")
+            for size in (8, 16)
+        ),
+        "digits/uniform/batch_size=8/seed0",
+        "digits/uniform/batch_size=16/seed0",
+    ]
+    assert [run.options.method_options for run in made.runs[2:5]] == [
+        {"gamma": 1.5, "rescale": "encoder"},
+        {"gamma": 1.5, "rescale": "encoder"},
+        {},
+    ]
+    assert made.notes == [
+        f"--{flag} means nothing to uniform on digits: run once without it" for flag in ("gamma", "rescale")
+    ]
+
+
+def test_flags_that_need_each_other_are_varied_together() -> None:
+    made = grid(["uniform"], vary=["lr_decay_ratio=0.1,0.5", "lr_decay_step=7"])
+    assert [(run.options.lr_decay_ratio, run.options.lr_decay_step) for run in made.runs] == [(0.1, 7), (0.5, 7)]
+
+
+def test_values_of_several_words_or_with_commas() -> None:
+    made = grid(["mmpareto"], vary=["encoder=gray=cnn colour=pmr,gray=pmr"])
+    assert [run.options.encoder for run in made.runs] == [{"gray": "cnn", "colour": "pmr"}, {"gray": "pmr"}]
+    assert [run.name for run in made.runs] == [
+        "digits/mmpareto/encoder=gray=cnn_colour=pmr/seed0",
+        "digits/mmpareto/encoder=gray=pmr/seed0",
+    ]
+    made = grid(["mmpareto"], names=["modelnet40"], vary=["views=0;0,6"])
+    assert [run.options.dataset_options["views"] for run in made.runs] == [(0,), (0, 6)]
+
+
+def test_a_method_of_ones_own_has_a_plain_folder() -> None:
+    made = grid(["mmpareto.integration.pareto:Pareto"])
+    assert made.runs[0].name == "digits/mmpareto.integration.pareto.Pareto/seed0"
+
+
+@pytest.mark.parametrize(
+    ("passed", "vary", "message"),
+    [
+        (["--method", "pareto"], [], "--method is set by the grid; use --methods"),
+        (["--random_seed=3"], [], "use --seeds"),
+        (["--resume"], [], "the same command again"),
+        ([], ["ckpt_path=a,b"], "use --output"),
+        (["--learningrate", "1"], [], "did you mean --learning_rate"),
+        (["--epochs", "0"], [], "--epochs: expected a whole number above zero, found '0'"),
+        (["--gamma", "2"], [], "--gamma means nothing to the method uniform"),
+        ([], ["gamma=1,-1"], "--gamma: expected a number above zero, found '-1'"),
+        ([], ["gamme=1"], "unknown flag --gamme"),
+        (["--gamma", "1"], ["gamma=2"], "give it once"),
+        ([], ["gamma=1", "gamma=2"], "give it once"),
+        ([], ["encoder=gray=a/b,gray=a:b,gray=a_b"], "would share the folder"),
+    ],
+)
+def test_refused(passed: list[str], vary: list[str], message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        grid(["mmpareto", "uniform"], *passed, vary=vary)
+    assert message in str(error.value)
+
+
+def test_unknown_methods_and_datasets_are_refused() -> None:
+    with pytest.raises(UsageError, match="unknown method 'magic'"):
+        grid(["mmpareto", "magic"])
+    with pytest.raises(UsageError, match="unknown dataset 'cifar'"):
+        grid(["mmpareto"], names=["digits", "cifar"])
+
+
+@pytest.mark.parametrize("text", ["gamma", "gamma=", "=1", "gamma=1,,2", "--gamma=1"])
+def test_what_is_no_variation(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="expected FLAG=VALUE,VALUE"):
+        variation(text)

@@ -1,0 +1,212 @@
+"""Processes, their order and their end, with a stand-in for train.py that takes no time."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmpareto.experiments.grid import Run, expand
+from mmpareto.experiments.launchers import Local, Submitit, slurm_executor
+from mmpareto.experiments.process import State, TrainingProcess, state
+from mmpareto.experiments.schedule import Interrupted, run_all
+from mmpareto.options import UsageError
+from mmpareto.runs import RunError
+
+STAND_IN = Path(__file__).with_name("stand_in.py")
+CODE = Path(__file__).resolve().parents[2] / "code"
+
+
+def made(output: Path, seeds: Sequence[int], *flags: str) -> list[Run]:
+    return expand(["uniform"], ["digits"], seeds, [], flags, output, output).runs
+
+
+def seen(run: Run) -> dict[str, Any]:
+    return json.loads((run.folder / "seen.json").read_text())
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_runs_share_slots_gpus_and_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    runs = made(tmp_path, [0, 10, 20, 30, 40])
+    outcomes = run_all(runs, Local(STAND_IN, 2, 3, ["4", "7"]))
+    assert [outcomes[run].failure for run in runs] == [None] * 5
+    was = [seen(run) for run in runs]
+    for one in was:
+        same_time = [two for two in was if two["begin"] < one["end"] and one["begin"] < two["end"]]
+        gpus = [two["argv"][two["argv"].index("--gpu_ids") + 1] for two in same_time]
+        # at one's own time there may be two neighbours, one after the other
+        assert len([two for two in same_time if two["begin"] <= one["begin"] < two["end"]]) <= 2
+        assert set(gpus) <= {"4", "7"}
+        assert one["threads"] == "3"
+    assert any(one is not two and one["begin"] < two["begin"] < one["end"] for one in was for two in was)
+    assert {two["argv"][two["argv"].index("--gpu_ids") + 1] for two in was} == {"4", "7"}
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    (run,) = made(tmp_path, [50])
+    run_all([run], Local(STAND_IN, 1, 3))
+    assert seen(run)["threads"] == "5"
+    assert "--gpu_ids" not in seen(run)["argv"]
+
+
+def test_a_failure_has_its_reason_and_stops_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = made(tmp_path, [1, 4, 0, 10])
+    runs[3].folder.parent.mkdir(parents=True)
+    runs[3].folder.write_text("no folder")
+    outcomes = run_all(runs, Local(STAND_IN, 2, 1))
+    failed, empty, fine, no_folder = (outcomes[run].failure for run in runs)
+    assert failed is not None
+    assert failed.splitlines()[0].startswith("exit status 3; ")
+    assert failed.splitlines()[-2:] == ["    loading", "    stand_in.py: no such data"]
+    assert "ended without results" in str(empty)
+    assert fine is None
+    assert "File exists" in str(no_folder)
+    printed = capsys.readouterr().out
+    assert "digits/uniform/seed1: FAILED: exit status 3" in printed
+    assert "digits/uniform/seed0: joint accuracy val 12.50, test 12.50" in printed
+
+
+def test_signals_end_everything_that_was_started(tmp_path: Path) -> None:
+    runs = made(tmp_path, [2, 3, 0])  # one that will not end, one that will, one that is not begun
+
+    def send() -> None:
+        while not all((run.folder / "last.pt").exists() for run in runs[:2]):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.5)  # the gentle one has ended; the second signal hurries the other
+        gone.append(not alive(seen(runs[1])["pids"][0]) and alive(seen(runs[0])["pids"][0]))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    gone: list[bool] = []
+    before = signal.getsignal(signal.SIGTERM)
+    threading.Thread(target=send).start()
+    begun = time.monotonic()
+    with pytest.raises(Interrupted) as ended:
+        run_all(runs, Local(STAND_IN, 2, 1))
+    assert ended.value.number == signal.SIGTERM
+    assert time.monotonic() - begun < 8  # it did not wait for the grace period
+    assert gone == [True]
+    assert signal.getsignal(signal.SIGTERM) is before
+    pids = [pid for run in runs[:2] for pid in seen(run)["pids"]]
+    assert len(pids) == 3
+    assert not any(alive(pid) for pid in pids)
+    assert not [part for run in runs[:2] for part in run.folder.glob(".*.part")]
+    assert not runs[2].folder.exists()
+
+
+def test_what_is_there_decides_what_is_done(tmp_path: Path) -> None:
+    (run,), (other,) = made(tmp_path, [0]), made(tmp_path, [0], "--learning_rate", "0.5")
+    assert state(run) is State.NEW
+    run.folder.mkdir(parents=True)
+    config = run.options.resolved() | {"data_root": "elsewhere", "gpu_ids": "3", "encoders": {}}
+    (run.folder / "config.json").write_text(json.dumps(config))
+    assert state(run) is State.BROKEN_OFF
+    (run.folder / "last.pt").touch()
+    assert state(run) is State.UNFINISHED
+    (run.folder / "results.json").write_text("{}")
+    assert state(run) is State.FINISHED
+    with pytest.raises(RunError, match=r"other settings: learning_rate 0\.01 \(asked for: 0\.5\)"):
+        state(other)
+    assert TrainingProcess(run, STAND_IN, 1).poll() is not None  # nothing was started
+    assert not (run.folder / "seen.json").exists()
+
+
+def test_tuples_are_the_same_settings_when_read_again(tmp_path: Path) -> None:
+    (run,) = expand(["uniform"], ["modelnet40"], [0], [], [], tmp_path, tmp_path).runs
+    run.folder.mkdir(parents=True)
+    (run.folder / "config.json").write_text(json.dumps(run.options.resolved()))
+    (run.folder / "results.json").write_text("{}")
+    assert isinstance(run.options.dataset_options["views"], tuple)
+    assert state(run) is State.FINISHED
+
+
+def test_two_processes_never_train_in_one_folder(tmp_path: Path) -> None:
+    (run,) = made(tmp_path, [3])
+    first = TrainingProcess(run, STAND_IN, 1)
+    try:
+        with pytest.raises(RunError, match="another process trains in"):
+            TrainingProcess(run, STAND_IN, 1)
+    finally:
+        first.kill()
+        while (outcome := first.poll()) is None:
+            time.sleep(0.02)
+    assert "ended by SIGKILL (out of memory?)" in str(outcome.failure)
+
+
+def test_jobs_of_submitit_fail_and_resume_after_a_time_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """submitit's own local executor; the signal is the one that its Slurm jobs get before their time is over."""
+    submitit = pytest.importorskip("submitit")
+    monkeypatch.setenv("PYTHONPATH", str(CODE))
+    cut_short, failing = runs = made(tmp_path, [3, 1])
+
+    def send() -> None:
+        while not (cut_short.folder / "last.pt").exists():
+            time.sleep(0.05)
+        os.kill(seen(cut_short)["parent"], signal.SIGUSR2)
+
+    threading.Thread(target=send).start()
+    launcher = Submitit(submitit.LocalExecutor(tmp_path / "jobs" / "%j"), STAND_IN, 2)
+    launcher.interval = 0.1
+    outcomes = run_all(runs, launcher)
+    assert outcomes[cut_short].failure is None
+    assert "stand_in.py: no such data" in str(outcomes[failing].failure)
+    begun = [line for line in (cut_short.folder / "train.log").read_text().splitlines() if line.startswith("$ ")]
+    assert ["--resume" in line for line in begun] == [False, True]
+
+
+def test_jobs_are_cancelled_with_the_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    submitit = pytest.importorskip("submitit")
+    monkeypatch.setenv("PYTHONPATH", str(CODE))
+    (run,) = made(tmp_path, [3])
+
+    def send() -> None:
+        while not (run.folder / "last.pt").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=send).start()
+    with pytest.raises(Interrupted):
+        run_all([run], Submitit(submitit.LocalExecutor(tmp_path / "jobs" / "%j"), STAND_IN, 1))
+    (pid,) = seen(run)["pids"]
+    until = time.monotonic() + 5
+    while alive(pid) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not alive(pid)
+
+
+def test_the_job_script_for_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("submitit")
+    (tmp_path / "srun").write_text("#!/bin/sh\n")
+    (tmp_path / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    executor = slurm_executor(tmp_path / "jobs", Path("/the code"), "gpu", {"time": 60, "qos": "high"})
+    script = executor._make_submission_file_text("command", "id")
+    for line in ("--partition=gpu", "--time=60", "--qos=high", "--gpus-per-node=1", "--cpus-per-task=8"):
+        assert f"#SBATCH {line}\n" in script
+    assert "\nexport PYTHONPATH='/the code'" in script
+    with pytest.raises(UsageError, match="colour"):
+        slurm_executor(tmp_path / "jobs", CODE, None, {"colour": "red"})
+
+
+def test_slurm_needs_submitit_and_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "submitit", None)
+        with pytest.raises(UsageError, match="pip install submitit"):
+            slurm_executor(tmp_path, CODE, None, {})
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UsageError, match="srun"):
+        slurm_executor(tmp_path, CODE, None, {})
