@@ -18,12 +18,11 @@ from typing import IO
 
 from mmpareto import runs
 from mmpareto.experiments.grid import Run
+from mmpareto.options import RUN_ONLY
 from mmpareto.runs import RunDirectory, RunError
 
 LOG = "train.log"
 TAIL = 6  # lines of the log that are shown of a failure
-# settings that may differ in a finished run that is passed over: where and how fast it ran
-MAY_DIFFER = ("num_workers", "gpu_ids", "ckpt_path", "data_root")
 
 
 class State(enum.Enum):
@@ -54,7 +53,7 @@ def state(run: Run) -> State:
         other = [
             f"{key} {saved.get(key)} (asked for: {value})"
             for key, value in asked.items()
-            if key not in MAY_DIFFER and saved.get(key) != value
+            if key not in RUN_ONLY and saved.get(key) != value
         ]
         if other:
             raise RunError(
