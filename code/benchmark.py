@@ -40,6 +40,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from mmpareto import datasets
 from mmpareto.datasets import to_device
 from mmpareto.datasets.clips import IMAGENET_MEAN, IMAGENET_STD
 from mmpareto.datasets.cremad import CLASSES as CREMAD_CLASSES
@@ -50,8 +51,15 @@ from mmpareto.flag_values import count_or_zero
 from mmpareto.integration import Integrator, build_integrator
 from mmpareto.models import MultimodalClassifier, build_model
 from mmpareto.reporting.tables import text_table
+from mmpareto.runs import RunDirectory
+from mmpareto.training.board import Board
 from mmpareto.training.data import Loader
-from mmpareto.training.step import losses
+from mmpareto.training.epochs import train_epoch
+from mmpareto.training.processes import Processes
+from mmpareto.training.records import epoch_row, step_scalars
+from mmpareto.training.session import Session
+from mmpareto.training.step import Step, TrainingStep, losses
+from mmpareto.training.watch import FiniteWatch
 
 CLASSES = 6
 METHODS = ("one_joint", "uniform", "uniform_gamma", "pareto", "mmpareto")
@@ -443,6 +451,65 @@ def loader_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return text_table(["loader", "workers", "samples / s", "over plain"], lines)
 
 
+def measure_engine(repetitions: int, device: torch.device) -> list[dict[str, Any]]:
+    """Epochs on digits: the engine's, with its scores, logs and checkpoint, and bare ones of loading and stepping."""
+    data = datasets.build("digits", None, "train")
+    about = {name: (modality.kind, modality.shape) for name, modality in data.modalities.items()}
+    loader = Loader(data, 32, shuffle=True, seed=0, workers=0, pin=device.type == "cuda")
+    model = build_model(about, len(data.classes), dict.fromkeys(about, "cnn")).to(device)
+    integrator = build_integrator("mmpareto")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1.0)
+    step = TrainingStep(model, integrator, optimizer)
+    session = Session(model, integrator, optimizer, schedule, step, list(about), device, Processes())
+    watch = FiniteWatch(list(about), device)
+
+    def bare_epoch(epoch: int) -> None:
+        model.train()
+        for batch in loader.epoch(epoch - 1):
+            step(to_device(batch["inputs"], data.modalities, device), batch["label"].to(device, non_blocking=True))
+
+    taken: dict[str, list[float]] = {"loading and steps": [], "engine": []}
+    with tempfile.TemporaryDirectory() as folder, Board(Path(folder), 0, {}) as board:
+        run = RunDirectory(Path(folder))
+
+        def log(number: int, done: Step) -> bool:
+            if number % 50 == 0:
+                watch.check(1)
+                board.scalars(step_scalars(done, 0.01, 0.0), number)
+            return False
+
+        def engine_epoch(epoch: int) -> None:
+            train_epoch(step, model, loader, epoch, session.record, watch, device, after_batch=log)
+            watch.check(epoch)
+            training, gradients = session.record.scores.compute(), session.record.gradients.rows(epoch)
+            row = epoch_row(epoch, 0.01, training, training, gradients, list(about))
+            session.history.append(row)
+            board.scalars({key: value for key, value in row.items() if key != "epoch"}, epoch)
+            session.next_epoch()
+            run.append_csv("gradients.csv", gradients)
+            run.write_csv("metrics.csv", session.history)
+            session.save(run)
+
+        ways = {"loading and steps": bare_epoch, "engine": engine_epoch}
+        for epoch in range(1, repetitions + 2):  # the first warms up
+            for way in sorted(ways, reverse=epoch % 2 == 0):
+                started = time.perf_counter()
+                ways[way](epoch)
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                taken[way].append(time.perf_counter() - started)
+    bare = taken["loading and steps"][1:]
+    return [
+        {
+            "way": way,
+            "milliseconds": 1000 * statistics.median(seconds[1:]),
+            "over_bare": quartiles([own / b for own, b in zip(seconds[1:], bare, strict=True)]),
+        }
+        for way, seconds in taken.items()
+    ]
+
+
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows for a person."""
 
@@ -475,6 +542,7 @@ def entry(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--quick", action="store_true", help="one setting, within a minute on a CPU")
     parser.add_argument("--loader", action="store_true", help="the loader, against a plain one, on CREMA-D's shapes")
+    parser.add_argument("--engine", action="store_true", help="what an epoch costs beyond its loading and steps")
     parser.add_argument("--num_workers", type=count_or_zero, default=2, metavar="N", help="of --loader (default: 2)")
     parser.add_argument("--output", metavar="FILE", help="also write the figures there, as JSON")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="(default: cuda where there is one)")
@@ -488,10 +556,14 @@ def entry(argv: Sequence[str]) -> int:
     for variable, value in {"KINETO_LOG_LEVEL": "99", "TORCH_CPP_LOG_LEVEL": "ERROR"}.items():
         os.environ.setdefault(variable, value)  # the profiler's remarks on machines without a GPU
     rows: list[dict[str, Any]] = []
+    if arguments.engine:
+        rows += measure_engine(5 if arguments.quick else 15, device)
+        lines = [[row["way"], f"{row['milliseconds']:.0f}", _ratio(row["over_bare"])] for row in rows]
+        print("\n" + text_table(["epoch on digits", "ms", "over loading and steps"], lines), flush=True)
     if arguments.loader:
         rows += measure_loader(256 if arguments.quick else 512, arguments.num_workers, 5, device)
         print("\n" + loader_table(rows), flush=True)
-    for setting, ways, repetitions in [] if arguments.loader else plan(device, arguments.quick):
+    for setting, ways, repetitions in [] if arguments.loader or arguments.engine else plan(device, arguments.quick):
         # in a process of its own: the memory that one setting leaves to the allocator would speed up the next
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
             rows += process.submit(measure, setting, ways, repetitions, device).result()

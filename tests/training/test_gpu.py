@@ -1,0 +1,84 @@
+"""The engine on a GPU: captured, compiled and mixed-precision steps; skipped where there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmpareto.integration import MMPareto
+from mmpareto.models import MultimodalClassifier, build_model
+from mmpareto.options import parse
+from mmpareto.training.setup import apply_switches, check_switches, fastest, make_optimizer, make_step
+from mmpareto.training.step import CapturedStep
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device; this machine has none"),
+]
+ABOUT = {"gray": ("image", (1, 28, 28)), "colour": ("image", (3, 28, 28))}
+GPU = torch.device("cuda", 0)
+
+
+def weights_after(flags: list[str], steps: int, folder: Path) -> torch.Tensor:
+    """The weights after some steps on batches of 16, the last one smaller, with a decay of the learning rate."""
+    options = parse(["--gpu_ids", "0", "--batch_size", "16", "--learning_rate", "0.01", *flags], folder)
+    check_switches(options, GPU, 1)
+    torch.manual_seed(0)
+    model: MultimodalClassifier = apply_switches(build_model(ABOUT, 10, dict.fromkeys(ABOUT, "cnn")), options, GPU)
+    optimizer, _ = make_optimizer(model, options)
+    step = make_step(model, MMPareto(), optimizer, options, GPU)
+    assert isinstance(step, CapturedStep) == options.cuda_graph
+    generator = torch.Generator().manual_seed(0)
+    for number in range(steps):
+        size = 16 if number % 5 != 4 else 7
+        if number == steps // 2:
+            for group in optimizer.param_groups:
+                group["lr"] *= 0.1
+        inputs = {name: torch.randn(size, *shape, generator=generator).to(GPU) for name, (_, shape) in ABOUT.items()}
+        step(inputs, torch.randint(10, (size,), generator=generator).to(GPU))
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize(
+    ("flags", "tolerance"),
+    [
+        (["--cuda_graph"], 1e-3),
+        (["--channels_last"], 1e-3),
+        (["--compile"], 1e-3),
+        (["--tf32"], 1e-2),
+        (["--amp", "bf16"], 5e-2),
+        (["--amp", "fp16"], 5e-2),
+        (["--amp", "bf16", "--channels_last", "--cuda_graph"], 5e-2),
+    ],
+)
+def test_switches_agree_with_the_plain_path(flags: list[str], tolerance: float, tmp_path: Path) -> None:
+    plain = weights_after([], 12, tmp_path)
+    start = weights_after([], 0, tmp_path)
+    switched = weights_after(flags, 12, tmp_path)
+    assert (switched - plain).norm() / (plain - start).norm() < tolerance
+
+
+def test_fast_is_a_set_that_works(tmp_path: Path) -> None:
+    options = parse(["--fast"], tmp_path).filled(fastest(GPU, 1, 1))
+    check_switches(options, GPU, 1)
+    assert options.channels_last
+    assert options.tf32
+
+
+def test_a_step_does_not_wait(tmp_path: Path) -> None:
+    torch.cuda.set_sync_debug_mode("default")
+    options = parse(["--gpu_ids", "0"], tmp_path)
+    model = apply_switches(build_model(ABOUT, 10, dict.fromkeys(ABOUT, "cnn")), options, GPU)
+    optimizer, _ = make_optimizer(model, options)
+    step = make_step(model, MMPareto(), optimizer, options, GPU)
+    inputs = {name: torch.randn(16, *shape, device=GPU) for name, (_, shape) in ABOUT.items()}
+    label = torch.zeros(16, dtype=torch.int64, device=GPU)
+    for _ in range(2):
+        step(inputs, label)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step(inputs, label)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
