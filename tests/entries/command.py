@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,6 +26,18 @@ def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> su
         stdin=subprocess.DEVNULL,
         check=False,
     )
+
+
+def refused(entry: Callable[[list[str]], int], *arguments: str | Path) -> str:
+    """What an entry says where it ends with status 2; in this process, which saves seconds of imports a case."""
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        try:
+            status = entry([str(argument) for argument in arguments])
+        except SystemExit as ended:  # argparse
+            status = ended.code  # type: ignore[assignment]
+    assert status == 2, said.getvalue()
+    return said.getvalue()
 
 
 def train(*flags: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:

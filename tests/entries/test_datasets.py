@@ -12,7 +12,9 @@ from datasets.make_manifest import write_manifest, write_rows
 from datasets.make_media import tone, write_video
 from datasets.test_cgmnist import write_mnist
 from datasets.test_modelnet40 import off, wedge, write_renders
-from entries.command import ROOT, run, train
+from entries.command import ROOT, refused, run, train
+
+import train as training
 
 SMALL = ("--epochs", "1", "--batch_size", "6", "--num_workers", "1")
 
@@ -40,9 +42,10 @@ def test_cgmnist(tmp_path: Path) -> None:
     assert trained(tmp_path / "b", "--dataset", "cgmnist", "--data_root", tmp_path / "out", *SMALL) == modalities
     one, other = (json.loads((tmp_path / run / "results.json").read_text()) for run in "ab")
     assert one["test"] == other["test"]  # prepared or not, it is the same dataset
-    done = train("--dataset", "cgmnist", "--data_root", tmp_path / "out", "--variance", "0.02", *SMALL)
-    assert done.returncode == 2
-    assert "prepared with variance 0.03, the flags ask for variance 0.02" in done.stderr
+    said = refused(
+        training.entry, "--dataset", "cgmnist", "--data_root", tmp_path / "out", "--variance", "0.02", *SMALL
+    )
+    assert "prepared with variance 0.03, the flags ask for variance 0.02" in said
 
 
 def test_modelnet40_from_meshes(tmp_path: Path) -> None:
@@ -62,9 +65,8 @@ def test_modelnet40_from_meshes(tmp_path: Path) -> None:
     assert "bed_0099" in said
     flags = ("--dataset", "modelnet40", "--data_root", out, "--image_size", "32", "--model", "cnn", *SMALL)
     assert trained(tmp_path / "run", *flags, "--views", "0,4,8") == {"view0", "view4", "view8"}
-    done = train(*flags, "--ckpt_path", tmp_path / "no")
-    assert done.returncode == 2
-    assert "was prepared with view0, view4, view8, the flags ask for view6" in done.stderr
+    said = refused(training.entry, *flags, "--ckpt_path", tmp_path / "no")
+    assert "was prepared with view0, view4, view8, the flags ask for view6" in said
 
 
 def test_modelnet40_from_renders(tmp_path: Path) -> None:

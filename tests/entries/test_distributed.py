@@ -107,7 +107,7 @@ def test_a_dead_rank_ends_the_job_soon_and_a_restart_goes_on(
 
 
 @needs_proc
-@pytest.mark.parametrize("whom", ["all", "one rank"])
+@pytest.mark.parametrize("whom", ["all", pytest.param("one rank", marks=pytest.mark.slow)])
 def test_a_signal_to_torchrun_or_to_one_rank_writes_a_checkpoint(
     whom: str, flags: tuple[str, ...], in_two: Path, tmp_path: Path
 ) -> None:

@@ -154,8 +154,14 @@ def test_a_finished_run_is_not_touched_unasked(finished: tuple[Path, str], tmp_p
     assert (folder / "results.json").read_bytes() == before
 
 
-def test_methods_of_launchers_libraries_and_users_train(tmp_path: Path) -> None:
-    methods = ["one_joint", "uniform", "uniform_gamma", "pareto", "pcgrad", "integration.test_interface:Plain"]
+@pytest.mark.parametrize(
+    "methods",
+    [
+        ["one_joint", "integration.test_interface:Plain"],
+        pytest.param(["uniform", "uniform_gamma", "pareto", "pcgrad"], marks=pytest.mark.slow),
+    ],
+)
+def test_methods_of_launchers_libraries_and_users_train(methods: list[str], tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         done = list(
             pool.map(
