@@ -353,23 +353,24 @@ def entry(argv: Sequence[str]) -> int:
 
 def explained(error: Exception, options: Options | None) -> str | None:
     """What lies behind PyTorch's errors that are no fault of the program; None for all others."""
-    text = str(error)
     if options is None:
         return None
+    text = str(error) or type(error).__name__
+    first = text.splitlines()[0][:200]
     goes_on = f"the last checkpoint in {options.ckpt_path} is whole, --resume goes on from it"
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
         return (
             f"out of memory with --batch_size {options.batch_size}: try --accumulate {2 * options.accumulate} (the "
             f"same batch in smaller pieces), --amp bf16, or a smaller --batch_size; {goes_on} "
-            f"({text.splitlines()[0][:200]})"
+            f"({first})"
         )
     if "DataLoader worker" in text:
         return (
-            f"a process that loads data died ({text.splitlines()[0]}); for want of memory, often: try fewer "
-            f"--num_workers; {goes_on}"
+            f"a process that loads data died ({first}); for want of memory, often: try fewer --num_workers; {goes_on}"
         )
-    if isinstance(error, torch.distributed.DistBackendError) or "onnection" in text or "gloo" in text.lower():
-        return f"another process of the job is gone ({text.splitlines()[0][:200]}); {goes_on}"
+    lost = ("Connection closed by peer", "Connection reset", "connectFullMesh", "gloo", "NCCL")
+    if isinstance(error, torch.distributed.DistError) or any(sign in text for sign in lost):
+        return f"another process of the job is gone ({first}); {goes_on}"
     return None
 
 

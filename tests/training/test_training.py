@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
+import train as entry
 from mmpareto import datasets
 from mmpareto.integration import Integrator, MMPareto, Uniform
 from mmpareto.models import build_model
 from mmpareto.options import UsageError, parse
+from mmpareto.training.board import Board
 from mmpareto.training.data import Loader, SharedBatches
 from mmpareto.training.epochs import EpochRecord, score, train_epoch
-from mmpareto.training.setup import check_switches, fastest, make_optimizer
+from mmpareto.training.setup import check_switches, fastest, make_optimizer, make_step
 from mmpareto.training.step import Step, TrainingStep
 from mmpareto.training.watch import FiniteWatch, TrainingError
 
@@ -314,3 +320,96 @@ def test_fast_fills_in_what_is_off_and_keeps_what_was_asked_for(tmp_path: Path) 
     on_cpu = fastest(torch.device("cpu"), 1, 1)
     assert on_cpu["channels_last"] is True
     check_switches(options.filled(on_cpu), torch.device("cpu"), 1)
+
+
+def test_a_compiled_forward_pass_makes_the_same_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Through autograd's ahead-of-time tracing, where the first of two backward passes must not give buffers away."""
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model: compile_(model, backend="aot_eager"))  # no C++ compiler needed
+    monkeypatch.setattr(torch._functorch.config, "donated_buffer", True)
+    inputs, label = batch()
+    weights = []
+    for flags in ([], ["--compile"]):
+        model = small()
+        step = make_step(
+            model,
+            MMPareto(),
+            torch.optim.SGD(model.parameters(), lr=0.1),
+            parse(["--gpu_ids", "cpu", *flags], tmp_path),
+            torch.device("cpu"),
+        )
+        for _ in range(2):
+            step(inputs, label)
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert torch.allclose(*weights, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "--batch_size 32: try --accumulate 2"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "out of memory with"),
+        (MemoryError(), "out of memory with --batch_size 32"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "process that loads data died"),
+        (RuntimeError("[../gloo/pair.cc:1] Connection closed by peer"), "another process of the job is gone"),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), None),
+    ],
+)
+def test_errors_that_are_no_fault_of_the_program_are_explained(
+    error: Exception, message: str | None, tmp_path: Path
+) -> None:
+    said = entry.explained(error, parse(["--ckpt_path", str(tmp_path)], tmp_path))
+    if message is None:
+        assert said is None
+    else:
+        assert said is not None
+        assert message in said
+        assert f"the last checkpoint in {tmp_path} is whole" in said
+        assert "\n" not in said
+
+
+def test_curves_are_written_and_those_of_a_lost_part_are_purged(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with Board(tmp_path, 0, {}) as board:
+        for step in range(4):
+            board.scalars({"a": float(step), "b": None}, step)
+    time.sleep(1.1)  # event files are named by the second
+    with Board(tmp_path, 2, {}) as board:
+        board.scalars({"a": 20.0}, 2)
+        Image.new("RGB", (4, 3), (255, 0, 0)).save(tmp_path / "x.png")
+        board.picture("x", tmp_path / "x.png", 3)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("a")] == [(0, 0.0), (1, 1.0), (2, 20.0)]
+    assert events.Tags()["scalars"] == ["a"]
+    assert (events.Images("x")[0].width, events.Images("x")[0].height) == (4, 3)
+
+
+def test_weights_and_biases_is_asked_for_by_name_where_it_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert entry.entry(["--wandb", "--ckpt_path", str(tmp_path / "run")]) == 2
+    assert "pip install wandb" in capfd.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_and_biases_gets_the_same_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a stand-in with the three calls that are used; the real one keeps nothing that could be read back."""
+    calls: list[tuple[str, Any]] = []
+    run = SimpleNamespace(
+        log=lambda values: calls.append(("log", values)), finish=lambda exit_code: calls.append(("finish", exit_code))
+    )
+
+    def init(**named: Any) -> SimpleNamespace:
+        calls.append(("init", named))
+        return run
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    for _ in range(2):  # a resumed run goes on under its name
+        with Board(tmp_path, 0, {"epochs": 3}, "project") as board:
+            board.scalars({"a": 1.0, "b": None}, 7)
+    first, second = (named for name, named in calls if name == "init")
+    assert first["id"] == second["id"]
+    assert (first["project"], first["config"], first["resume"]) == ("project", {"epochs": 3}, "allow")
+    assert calls[1:3] == [("log", {"a": 1.0, "trainer/step": 7}), ("finish", 0)]

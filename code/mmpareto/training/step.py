@@ -68,7 +68,7 @@ class TrainingStep:
     ) -> None:
         self.model, self.integrator, self.optimizer = model, integrator, optimizer
         self.clip_grad, self.amp, self.scaler, self.accumulate = clip_grad, amp, scaler, accumulate
-        self.forward = forward or model
+        self.forward = model if forward is None else forward
         first = next(model.parameters())
         self.overflows = torch.zeros((), dtype=torch.int64, device=first.device)
 
