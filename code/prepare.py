@@ -45,7 +45,7 @@ def _parser(name: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--workers",
         type=count,
-        default=os.cpu_count() or 1,
+        default=len(os.sched_getaffinity(0)),
         metavar="N",
         help="processes (default: the number of cores, %(default)s)",
     )

@@ -112,8 +112,8 @@ def train(options: Options, device: torch.device, processes: Processes, signals:
     # the run directory
     if not options.train:
         return score_again(options, model, device, val_loader, test_loader)
-    run, checkpoint = processes.on_main(lambda: open_run(options, processes.restarts))
-    if checkpoint and (run / runs.RESULTS).exists() and run.read_json(runs.RESULTS)["epochs"] >= options.epochs:
+    run, checkpoint, finished = processes.on_main(lambda: open_run(options, processes.restarts))
+    if finished:
         if processes.main:
             print(f"{run.path} is finished; give more --epochs to go on\n")
             print(result_table(run.read_json(runs.RESULTS)))
@@ -150,33 +150,22 @@ def train(options: Options, device: torch.device, processes: Processes, signals:
     watch = FiniteWatch(modalities, device, gradients=options.amp != "fp16")
     first_step = (session.epoch - 1) * len(train_loader) + session.record.batches
     with Board.of(run.path, first_step, options.resolved(), options.wandb, processes.main) as board:
+
+        def after_batch(number: int, done: Step) -> bool:
+            if number % options.log_interval == 0:
+                watch.check(session.epoch)
+                speed = session.record.batches_per_second * options.batch_size
+                board.scalars(step_scalars(done, float(schedule.get_last_lr()[0]), speed), number)
+            minutes = (time.monotonic() - session.saved_at) / 60
+            due = options.checkpoint_minutes is not None and minutes >= options.checkpoint_minutes
+            due, stop = processes.any(due, signals.number is not None)
+            if due or stop:
+                watch.check(session.epoch)
+                session.save(run)
+            return stop
+
         while session.epoch <= options.epochs and not stopped_early():
-            epoch, started, began_at = session.epoch, time.perf_counter(), session.record.batches
-            earlier = session.record.seconds
-            rate = float(schedule.get_last_lr()[0])
-
-            def after_batch(
-                number: int,
-                done: Step,
-                epoch: int = epoch,
-                started: float = started,
-                began_at: int = began_at,
-                earlier: float = earlier,
-                rate: float = rate,
-            ) -> bool:
-                session.record.seconds = earlier + time.perf_counter() - started
-                if number % options.log_interval == 0:
-                    watch.check(epoch)
-                    speed = (session.record.batches - began_at) * options.batch_size / (time.perf_counter() - started)
-                    board.scalars(step_scalars(done, rate, speed), number)
-                minutes = (time.monotonic() - session.saved_at) / 60
-                due = options.checkpoint_minutes is not None and minutes >= options.checkpoint_minutes
-                due, stop = processes.any(due, signals.number is not None)
-                if due or stop:
-                    watch.check(epoch)
-                    session.save(run)
-                return stop
-
+            epoch, rate = session.epoch, float(schedule.get_last_lr()[0])
             try:
                 finished = train_epoch(
                     step,
@@ -206,7 +195,7 @@ def train(options: Options, device: torch.device, processes: Processes, signals:
             processes.average_buffers(model)
             selection = scores(selection_loader)
             validation = selection if selection_loader is val_loader else scores(val_loader)
-            took = earlier + time.perf_counter() - started
+            took = session.record.seconds
             session.seconds += took
 
             row = epoch_row(epoch, rate, training, validation, gradients, modalities)
@@ -262,16 +251,17 @@ def train(options: Options, device: torch.device, processes: Processes, signals:
     return None
 
 
-def open_run(options: Options, restarts: int) -> tuple[RunDirectory, str | None]:
-    """The run directory, and the checkpoint in it to go on from; None for a run that begins."""
+def open_run(options: Options, restarts: int) -> tuple[RunDirectory, str | None, bool]:
+    """The run directory, the checkpoint in it to go on from (None: it begins), and whether there is nothing to do."""
     resume, overwrite = options.resume, options.overwrite
     if resume == "auto" or restarts:  # torchrun repeats the command line
         there = (Path(options.ckpt_path) / runs.LAST).exists()
         resume, overwrite = (runs.LAST if there else None), overwrite and not restarts
     run = runs.open_for(options.ckpt_path, resume is not None, overwrite)
-    if resume is not None:
-        refuse_other_settings(run, options)
-    return run, resume
+    if resume is None:
+        return run, None, False
+    refuse_other_settings(run, options)
+    return run, resume, run.finished and run.read_json(runs.RESULTS)["epochs"] >= options.epochs
 
 
 def draw(run: RunDirectory, session: Session, selected: int, split: str, board: Board) -> None:

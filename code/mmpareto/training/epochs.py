@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -59,13 +60,28 @@ class GradientLog:
 
 
 class EpochRecord:
-    """An epoch as far as it has come: `batches` done and their `seconds`, running scores, what integration saw."""
+    """An epoch as far as it has come: `batches` done, running scores, what integration saw."""
 
     def __init__(self, modalities: list[str], device: torch.device) -> None:
         self.batches = 0
-        self.seconds = 0.0
         self.scores = Scores(modalities, device)
         self.gradients = GradientLog()
+        self._before = 0.0  # seconds that it took in processes before this one
+        self.begin()
+
+    def begin(self) -> None:
+        """Starts the clock of this process's part."""
+        self._began = time.perf_counter(), self.batches
+
+    @property
+    def seconds(self) -> float:
+        """What the epoch has taken so far."""
+        return self._before + time.perf_counter() - self._began[0]
+
+    @property
+    def batches_per_second(self) -> float:
+        """In this process's part."""
+        return (self.batches - self._began[1]) / (time.perf_counter() - self._began[0])
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
@@ -78,9 +94,10 @@ class EpochRecord:
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
         """Takes back what `state_dict` gave."""
-        self.batches, self.seconds = state["batches"], state["seconds"]
+        self.batches, self._before = state["batches"], state["seconds"]
         self.scores.load_state_dict(state["scores"])
         self.gradients.load_state_dict(state["gradients"], device)
+        self.begin()
 
 
 def train_epoch(
@@ -104,6 +121,7 @@ def train_epoch(
     Returns whether the epoch was finished.
     """
     model.train()
+    record.begin()
     modalities = loader.dataset.modalities
     first, size = (epoch - 1) * len(loader), loader.sampler.size
     batches = tqdm(
