@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from alive import alive, gone
 
 from mmpareto.datasets.workers import Died, run_in_processes
 
@@ -29,21 +30,6 @@ def work(job: int) -> tuple[int, int]:
 def wait_at(mark: Path) -> None:
     (mark / str(os.getpid())).touch()
     time.sleep(120)
-
-
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
-
-
-def gone(pids: list[int], seconds: float = 20.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while any(map(alive, pids)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return not any(map(alive, pids))
 
 
 @pytest.mark.parametrize("processes", [1, 3])
