@@ -69,24 +69,31 @@ def test_modelnet40_from_meshes(tmp_path: Path) -> None:
     assert "was prepared with view0, view4, view8, the flags ask for view6" in said
 
 
-def test_modelnet40_from_renders(tmp_path: Path) -> None:
-    raw, out = write_renders(tmp_path / "raw", "shaded"), tmp_path / "out"
-    flags = ("--dataset", "modelnet40", "--image_size", "32", "--model", "cnn", *SMALL)
-    assert trained(tmp_path / "a", *flags, "--data_root", raw) == {"view0", "view6"}
-    prepare("modelnet40", "--source", raw, "--output", out, "--image_size", "32", "--workers", "2")
-    assert trained(tmp_path / "b", *flags, "--data_root", out) == {"view0", "view6"}
+either = pytest.mark.parametrize("prepared", [pytest.param(False, marks=pytest.mark.slow), True])
 
 
-def test_a_manifest_with_four_modalities_raw_and_prepared(tmp_path: Path) -> None:
-    write_manifest(tmp_path / "raw")
-    flags = ("--dataset", "manifest", "--image_size", "16", "--encoder", "sound=cnn", *SMALL)
-    modalities = {"sound", "sight", "photo", "sensor"}
-    assert trained(tmp_path / "a", *flags, "--data_root", tmp_path / "raw") == modalities
-    prepare("manifest", "--source", tmp_path / "raw", "--output", tmp_path / "out", "--workers", "2")
-    assert trained(tmp_path / "b", *flags, "--data_root", tmp_path / "out") == modalities
-    sound = np.load(tmp_path / "out" / "sound" / "clip0.npy")
-    assert sound.shape == (38, 128)  # 0.4 s: 1 + (6400 - 400) // 160
-    assert sound.dtype == np.float16
+@either
+def test_modelnet40_from_renders(tmp_path: Path, prepared: bool) -> None:
+    root = write_renders(tmp_path / "raw", "shaded")
+    if prepared:
+        source, root = root, tmp_path / "out"
+        prepare("modelnet40", "--source", source, "--output", root, "--image_size", "32", "--workers", "2")
+    flags = ("--dataset", "modelnet40", "--image_size", "32", "--model", "cnn", "--data_root", root, *SMALL)
+    assert trained(tmp_path / "run", *flags) == {"view0", "view6"}
+
+
+@either
+def test_a_manifest_with_four_modalities(tmp_path: Path, prepared: bool) -> None:
+    root = tmp_path / "raw"
+    write_manifest(root)
+    if prepared:
+        source, root = root, tmp_path / "out"
+        prepare("manifest", "--source", source, "--output", root, "--workers", "2")
+        sound = np.load(root / "sound" / "clip0.npy")
+        assert sound.shape == (38, 128)  # 0.4 s: 1 + (6400 - 400) // 160
+        assert sound.dtype == np.float16
+    flags = ("--dataset", "manifest", "--image_size", "16", "--encoder", "sound=cnn", "--data_root", root, *SMALL)
+    assert trained(tmp_path / "run", *flags) == {"sound", "sight", "photo", "sensor"}
 
 
 def test_a_manifest_of_videos_with_their_sound(tmp_path: Path) -> None:

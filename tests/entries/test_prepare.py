@@ -98,7 +98,7 @@ def test_cremad_from_its_repository_to_a_run(crema: Path, prepared: Path, tmp_pa
     assert "give another --output" in again
 
 
-@pytest.mark.parametrize("split", ["random", "speaker"])
+@pytest.mark.parametrize("split", [pytest.param("random", marks=pytest.mark.slow), "speaker"])
 def test_cremads_other_splits(crema: Path, tmp_path: Path, split: str) -> None:
     out = tmp_path / "out"
     flags = ("--split", split, "--audio_features", "stft", "--frame_size", "18", "--workers", "2")

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from mmpareto.datasets.base import DatasetError, Modality, Split
 from mmpareto.datasets.colouring import colours, paint
@@ -34,6 +32,9 @@ class Digits(InMemoryImages):
     def __init__(self, root: Path | None, split: Split, *, variance: float = 0.02, seed: int = 0) -> None:
         if not 0 <= variance <= 1:
             raise DatasetError(f"digits: the colour variance must lie between 0 and 1, found {variance}")
+        from sklearn.datasets import load_digits  # takes a second to load
+        from sklearn.model_selection import train_test_split
+
         raw = load_digits()
         rest, test = train_test_split(
             np.arange(len(raw.target)), test_size=TEST, stratify=raw.target, random_state=_SPLIT_SEED

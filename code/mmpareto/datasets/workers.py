@@ -14,7 +14,7 @@ Job = TypeVar("Job")
 
 
 # libraries that workers need and that take seconds to load: loaded once, before the workers are forked
-_PRELOADED = ("torch", "torchvision.transforms.v2", "torchaudio.compliance.kaldi", "sklearn.model_selection", "av")
+_PRELOADED = ("torch", "torchvision.transforms.v2", "torchaudio.compliance.kaldi", "av")
 
 
 @dataclass(frozen=True)
