@@ -22,7 +22,7 @@ import torch
 from mmpareto import datasets, runs
 from mmpareto.datasets import DatasetError
 from mmpareto.integration import build_integrator
-from mmpareto.models import ModelError, MultimodalClassifier, build_model, encoder_names
+from mmpareto.models import ModelError, MultimodalClassifier
 from mmpareto.options import RUN_ONLY, Options, UsageError, parse
 from mmpareto.reporting.tables import result_table
 from mmpareto.runs import RunDirectory, RunError
@@ -42,10 +42,12 @@ from mmpareto.training.records import (
 from mmpareto.training.session import Session
 from mmpareto.training.setup import (
     AMP,
-    apply_switches,
+    build_split,
     check_switches,
     choose_device,
     fastest,
+    make_loader,
+    make_model,
     make_optimizer,
     make_step,
     seed_everything,
@@ -72,35 +74,20 @@ def main(options: Options) -> None:
 def train(options: Options, device: torch.device, processes: Processes, signals: Signals) -> None:
     """One process's part of the run."""
     # data
-    train_set, val_set, test_set = (
-        datasets.build(options.dataset, options.data_root, split, seed=options.random_seed, **options.dataset_options)
-        for split in datasets.SPLITS
-    )
+    train_set, val_set, test_set = (build_split(options, split) for split in datasets.SPLITS)
     classes, modalities = len(train_set.classes), list(train_set.modalities)
     if options.n_classes not in (None, classes):
         raise UsageError(f"--n_classes {options.n_classes}: the dataset {options.dataset} has {classes} classes")
 
     def loader(dataset: datasets.MultimodalDataset, training: bool) -> Loader:
-        return Loader(
-            dataset,
-            options.batch_size,
-            shuffle=training,
-            seed=options.random_seed,
-            workers=options.num_workers,
-            pin=device.type == "cuda",
-            rank=processes.rank,
-            size=processes.size,
-            training=training,
-        )
+        return make_loader(dataset, options, device, processes, training=training)
 
     train_loader, val_loader, test_loader = loader(train_set, True), loader(val_set, False), loader(test_set, False)
     selection_loader = val_loader if options.selected_on == "val" else test_loader
 
     # model, integrator, optimiser
     seed_everything(options.random_seed)
-    about = {name: (modality.kind, modality.shape) for name, modality in train_set.modalities.items()}
-    encoders = encoder_names(about, options.model, options.encoder)
-    model = apply_switches(build_model(about, classes, encoders), options, device)
+    model, encoders = make_model(options, train_set, device)
     try:
         integrator = build_integrator(options.method, **options.method_options)
     except (ValueError, ImportError) as error:
@@ -127,7 +114,7 @@ def train(options: Options, device: torch.device, processes: Processes, signals:
         kept = [row for row in run.read_csv(runs.GRADIENTS) if int(row["epoch"]) < session.epoch]
         run.write_csv(runs.GRADIENTS, kept)
         (run / runs.RESULTS).unlink(missing_ok=True)
-        run.write_json(runs.CONFIG, options.resolved() | {"encoders": encoders})
+        run.write_json(runs.CONFIG, options.resolved() | {"encoders": encoders, "classes": train_set.classes})
         run.write_json(runs.ENVIRONMENT, runs.environment(device, processes.size))
         sizes = len(val_set), len(test_set)
         print(settings_text(options, train_set, *sizes, encoders, model, device, run.path, processes.size), flush=True)

@@ -4,6 +4,7 @@ config.json        every flag, resolved           metrics.csv    a row per epoch
 environment.json   versions, device, code, command  gradients.csv  a row per step and encoder: what integration saw
 last.pt  previous.pt  best.pt   checkpoints       results.json   the scores; there only when the run is finished
 *.png              figures                        events.*       TensorBoard
+evaluation_<split>.json, evaluation_<split>_*.png  what evaluate.py found
 """
 
 from __future__ import annotations
@@ -144,8 +145,8 @@ def open_for(path: str, resume: bool, overwrite: bool) -> RunDirectory:
     elif overwrite:
         for name in _OWN:
             (run / name).unlink(missing_ok=True)
-        for events in run.path.glob("events.out.tfevents.*"):
-            events.unlink()
+        for made in [*run.path.glob("events.out.tfevents.*"), *run.path.glob("evaluation_*")]:
+            made.unlink()
     return run
 
 

@@ -148,6 +148,16 @@ def test_augmentation_repeats_for_any_number_of_workers(tmp_path: Path) -> None:
         assert not all(torch.equal(alone[name], other[name]) for name in alone)
 
 
+def test_without_augmentation_training_samples_are_read_as_the_others(tmp_path: Path) -> None:
+    made = dataset(tmp_path)
+    augmented = made[0]["inputs"]["sight"]
+    made.augmenting = False
+    plain = made[0]["inputs"]["sight"]
+    made.split = "val"
+    assert torch.equal(plain, made[0]["inputs"]["sight"])
+    assert not torch.equal(plain, augmented)
+
+
 def test_augmentation_leaves_pytorchs_own_generator_alone(tmp_path: Path) -> None:
     made = dataset(tmp_path)
     torch.manual_seed(3)

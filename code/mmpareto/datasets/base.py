@@ -68,7 +68,8 @@ class MultimodalDataset(Dataset[Sample]):
     that is held in memory implements `__getitems__` as well, and returns a `Batch` from it: no Python per sample.
 
     Random augmentation draws from `self.generator(index)` alone: its seed is made of the run's seed, the epoch and the
-    index, so that a run repeats exactly for any number of worker processes.
+    index, so that a run repeats exactly for any number of worker processes. Where `augmenting` is False, training
+    samples are read as those of the other splits are.
     """
 
     name: str
@@ -76,6 +77,7 @@ class MultimodalDataset(Dataset[Sample]):
     classes: list[str]
     labels: np.ndarray  # int64, one per sample, without reading any media
     embedded: bool = False  # comes with an installed library: there is no folder to read
+    augmenting: bool = True  # in training; to be set before a loader starts its workers
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed

@@ -271,7 +271,7 @@ class ClipDataset(MultimodalDataset):
 
     def __getitem__(self, index: int) -> Sample:
         item = self.items[index]
-        generator = self.generator(index) if self.split == "train" else None
+        generator = self.generator(index) if self.split == "train" and self.augmenting else None
         inputs = {}
         for modality, reader in self.readers.items():
             try:

@@ -13,7 +13,7 @@ from mmpareto.options import RUN_ONLY
 from mmpareto.runs import RunDirectory, RunError
 
 # settings in which the runs of one row may differ
-OWN = ("random_seed", "diagnose_interval", *RUN_ONLY)
+OWN = ("random_seed", "diagnose_interval", "classes", *RUN_ONLY)
 
 
 @dataclass(frozen=True)

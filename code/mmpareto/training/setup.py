@@ -1,4 +1,4 @@
-"""What a run needs before its first step: device, seeds, optimiser and schedule, switches."""
+"""What a run needs before its first step: device, seeds, data, model, optimiser and schedule, switches."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from mmpareto import datasets
+from mmpareto.datasets import MultimodalDataset, Split
 from mmpareto.integration import Integrator
-from mmpareto.models import MultimodalClassifier
+from mmpareto.models import MultimodalClassifier, build_model, encoder_names
 from mmpareto.options import Options, UsageError
+from mmpareto.training.data import Loader
 from mmpareto.training.processes import Processes
 from mmpareto.training.step import CapturedStep, TrainingStep
 
@@ -66,6 +69,51 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+def build_split(options: Options, split: Split) -> MultimodalDataset:
+    """One split of the run's dataset.
+
+    Raises DatasetError where its data are missing or unusable.
+    """
+    return datasets.build(
+        options.dataset, options.data_root, split, seed=options.random_seed, **options.dataset_options
+    )
+
+
+def make_loader(
+    dataset: MultimodalDataset,
+    options: Options,
+    device: torch.device,
+    processes: Processes | None = None,
+    *,
+    training: bool = False,
+) -> Loader:
+    """The split's loader: shuffled in training, in the order of the split otherwise."""
+    processes = processes or Processes()
+    return Loader(
+        dataset,
+        options.batch_size,
+        shuffle=training,
+        seed=options.random_seed,
+        workers=options.num_workers,
+        pin=device.type == "cuda",
+        rank=processes.rank,
+        size=processes.size,
+        training=training,
+    )
+
+
+def make_model(
+    options: Options, dataset: MultimodalDataset, device: torch.device
+) -> tuple[MultimodalClassifier, dict[str, str]]:
+    """The classifier for a dataset's modalities and classes, on the device, and the name of each modality's encoder.
+
+    Raises ModelError for encoders that are unknown or cannot take such input.
+    """
+    about = {name: (modality.kind, modality.shape) for name, modality in dataset.modalities.items()}
+    encoders = encoder_names(about, options.model, options.encoder)
+    return apply_switches(build_model(about, len(dataset.classes), encoders), options, device), encoders
 
 
 def check_switches(options: Options, device: torch.device, processes: int) -> None:
