@@ -1,0 +1,222 @@
+"""Scores a trained run on any split: metrics of each head, linear probes, missing modalities, contributions.
+
+    python code/evaluate.py runs/digits/mmpareto/seed0
+    python code/evaluate.py runs/digits/mmpareto/seed0 --split val --missing mean --no-probe
+
+Prints tables, and leaves evaluation_<split>.json and figures in the run directory. docs/evaluation.md says what each
+figure means.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from mmpareto.datasets import SPLITS, DatasetError, MultimodalDataset, Split
+from mmpareto.evaluation import EvaluationError
+from mmpareto.evaluation.collected import Collected, collect
+from mmpareto.evaluation.metrics import head_metrics
+from mmpareto.evaluation.probe import linear_probe
+from mmpareto.evaluation.shapley import imbalance, shapley
+from mmpareto.evaluation.subsets import subset_accuracies
+from mmpareto.flag_values import count, count_or_zero
+from mmpareto.models import ModelError
+from mmpareto.options import UsageError
+from mmpareto.reporting.evaluation_tables import evaluation_text
+from mmpareto.runs import RunDirectory, RunError
+from mmpareto.training.restore import same_data, saved_options, trained_model
+from mmpareto.training.setup import AMP, choose_device, make_loader
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    made = _Parser(
+        prog="evaluate.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = made.add_argument
+    add("run", type=Path, metavar="RUN", help="a run directory of train.py")
+    add("--split", choices=SPLITS, default="test", help="(default: test)")
+    add("--data_root", metavar="FOLDER", help="folder of the prepared data (default: the run's)")
+    add("--gpu_ids", metavar="ID", help="GPU to use, or cpu (default: the first one, where there is one)")
+    add("--batch_size", type=count, metavar="N", help="(default: the run's)")
+    add("--num_workers", type=count_or_zero, metavar="N", help="processes that load data (default: the run's)")
+    add("--probe", action=argparse.BooleanOptionalAction, default=True, help="fit linear probes (default: --probe)")
+    add(
+        "--missing",
+        choices=("zero", "mean"),
+        default="zero",
+        help="what stands in the place of a missing modality's features: zeros, or their mean over the training split "
+        "(default: zero)",
+    )
+    return made
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Scores a run from its flags to its figures."""
+    # the run
+    run, split = RunDirectory(arguments.run), arguments.split
+    changed = {key: getattr(arguments, key) for key in ("data_root", "batch_size", "num_workers")}
+    options = saved_options(run, **changed)
+    device = choose_device(arguments.gpu_ids)
+    amp = None if options.amp is None else AMP[options.amp]
+    data = same_data(run, options, split)
+    if data.embedded and arguments.data_root is not None:
+        raise UsageError(f"--data_root: the dataset {options.dataset} is embedded and reads no folder")
+    model, epoch = trained_model(run, options, data, device)
+    modalities = list(data.modalities)
+
+    # encoders, once per split
+    def collected(name: Split, dataset: MultimodalDataset) -> Collected:
+        dataset.augmenting = False
+        loader = make_loader(dataset, options, device)
+        try:
+            return collect(model, loader.epoch(0), dataset.modalities, device, amp)
+        except EvaluationError as error:
+            raise EvaluationError(f"{run.path}, {name}: {error}") from error
+
+    passes = {split: collected(split, data)}
+    needed: dict[Split, bool] = {"train": arguments.probe or arguments.missing == "mean", "val": arguments.probe}
+    for other, wanted in needed.items():
+        if wanted and other not in passes:
+            passes[other] = collected(other, same_data(run, options, other))
+    chosen = passes[split]
+
+    # scores
+    heads = {name: head_metrics(logits, chosen.label, data.classes) for name, logits in chosen.logits().items()}
+    source = chosen if arguments.missing == "zero" else passes["train"]
+    instead = {
+        name: torch.zeros(value.shape[1]) if arguments.missing == "zero" else value.mean(0)
+        for name, value in source.features.items()
+    }
+    accuracies = subset_accuracies(
+        model.fusion, chosen.features, chosen.label, instead, device, batch_size=options.batch_size, amp=amp
+    )
+    contributions = shapley(modalities, accuracies)
+    absent = [row["class"] for row in heads["joint"]["per_class"] if not row["samples"]]
+    evaluation = {
+        "dataset": options.dataset,
+        "method": options.method,
+        "seed": options.random_seed,
+        "split": split,
+        "samples": len(chosen.label),
+        "selected_on": options.selected_on,
+        "selected_epoch": epoch,
+        "finished": run.finished,
+        "missing": arguments.missing,
+        "notes": notes(split, options.selected_on, run.finished, epoch, absent),
+        "joint": heads["joint"],
+        "unimodal": {name: heads[name] for name in modalities},
+        "probe": probes(passes, split, modalities) if arguments.probe else None,
+        "subsets": [
+            {"present": [name for name in modalities if name in present], "accuracy": accuracy}
+            for present, accuracy in accuracies.items()
+        ],
+        "shapley": {
+            "contributions": contributions,
+            "sum": sum(contributions.values()),
+            "imbalance": imbalance(contributions),
+        },
+    }
+
+    # what is left behind
+    run.write_json(f"evaluation_{split}.json", evaluation)
+    draw(run, evaluation, data.classes)
+    print(f"{options.dataset}, {options.method}, seed {options.random_seed}: epoch {epoch}, ", end="")
+    print(f"selected on {options.selected_on}; {len(chosen.label)} samples of {split}\n")
+    print(evaluation_text(evaluation))
+    for note in evaluation["notes"]:
+        print(f"\nNote: {note}")
+    print(f"\nwritten: {run / f'evaluation_{split}.json'} and figures beside it")
+
+
+def probes(passes: dict[Split, Collected], split: Split, modalities: list[str]) -> dict[str, Any]:
+    """Linear probes of each modality's features, and of all of them side by side."""
+
+    def probe(names: list[str]) -> dict[str, Any]:
+        train, val, chosen = (
+            (torch.cat([part.features[name] for name in names], 1), part.label)
+            for part in (passes["train"], passes["val"], passes[split])
+        )
+        return linear_probe(train, val, chosen)
+
+    return {"unimodal": {name: probe([name]) for name in modalities}, "concatenated": probe(modalities)}
+
+
+def notes(split: str, selected_on: str, finished: bool, epoch: int, absent: list[str]) -> list[str]:
+    """What a reader of the figures must know."""
+    said = []
+    if selected_on == "test":
+        said.append("SELECTED ON TEST, the published protocol: this run's test accuracies flatter the method")
+    elif split == selected_on:
+        said.append(f"the checkpoint was selected on this split, {split}: the figures flatter the method")
+    if split == "train":
+        said.append("the model was trained on this split, and so were the probes")
+    if split == "val":
+        said.append("the probes' C was chosen on this split")
+    if not finished:
+        said.append(f"the run is not finished; its best epoch so far, {epoch}, was scored")
+    if absent:
+        shown = ", ".join(absent[:10]) + (f" and {len(absent) - 10} more" if len(absent) > 10 else "")
+        said.append(f"{split} has no samples of {len(absent)} class(es), left out of means over classes: {shown}")
+    return said
+
+
+def draw(run: RunDirectory, evaluation: dict[str, Any], classes: list[str]) -> None:
+    """The figures."""
+    from mmpareto.reporting import evaluation_figures as made  # matplotlib takes a second to load
+    from mmpareto.reporting.figures import save
+
+    split, joint = evaluation["split"], evaluation["joint"]
+    mark = ", SELECTED ON TEST" if evaluation["selected_on"] == "test" else ""
+    title = f"joint head, {split}: {joint['accuracy']:.1f} %{mark}"
+    heads = {"joint": joint} | {f"{name} alone": value for name, value in evaluation["unimodal"].items()}
+    figures = {
+        "confusion": made.confusion_figure(joint["confusion"], classes, title),
+        "subsets": made.subset_figure(
+            evaluation["subsets"],
+            evaluation["shapley"]["contributions"],
+            f"joint head, {split}; missing: {evaluation['missing']}{mark}",
+        ),
+        "reliability": made.reliability_figure(heads),
+    }
+    for name, figure in figures.items():
+        save(figure, run / f"evaluation_{split}_{name}.png")
+
+
+def entry(argv: Sequence[str]) -> int:
+    """Runs a command line; the result is the exit status. What a person can mend is said in a line or two."""
+    try:
+        main(parser().parse_args(argv))
+    except (UsageError, DatasetError, ModelError, RunError, EvaluationError, OSError) as error:
+        print(f"evaluate.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; nothing half-written is left behind", file=sys.stderr)
+        return 130
+    except (RuntimeError, MemoryError) as error:
+        text = str(error) or type(error).__name__
+        memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text
+        if not memory and "DataLoader worker" not in text:
+            raise
+        advice = "a smaller --batch_size, or --no-probe" if memory else "fewer --num_workers"
+        what = "out of memory" if memory else "a process that loads data died"
+        print(f"evaluate.py: {what}; try {advice} ({text.splitlines()[0][:200]})", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(entry(sys.argv[1:]))

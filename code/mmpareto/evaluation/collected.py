@@ -1,0 +1,79 @@
+"""One pass of the model over a split: features and logits, kept in memory, so that encoders run once.
+
+Shapes: N samples of the split, D feature width of a modality, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmpareto.datasets import Batch, Modality, to_device
+from mmpareto.evaluation import EvaluationError
+from mmpareto.models import MultimodalClassifier
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What the model says of a split, on the CPU, in the order of the split."""
+
+    features: dict[str, Tensor]  # {modality: float32 [N, D]}
+    unimodal: dict[str, Tensor]  # {modality: float32 [N, C]}
+    joint: Tensor  # float32 [N, C]
+    label: Tensor  # int64 [N]
+
+    def logits(self) -> dict[str, Tensor]:
+        """{"joint" or a modality: logits [N, C]}."""
+        return {"joint": self.joint, **self.unimodal}
+
+
+@torch.inference_mode()
+def collect(
+    model: MultimodalClassifier,
+    batches: Iterable[Batch],
+    modalities: Mapping[str, Modality],
+    device: torch.device,
+    amp: torch.dtype | None = None,
+) -> Collected:
+    """Runs the model, in evaluation mode, over the batches of a split.
+
+    amp  type of automatic mixed precision, as in training.
+
+    Raises EvaluationError where the split is empty, or features or logits are not finite, naming the first such clip.
+    """
+    model.eval()
+    features: dict[str, list[Tensor]] = {name: [] for name in modalities}
+    unimodal: dict[str, list[Tensor]] = {name: [] for name in modalities}
+    joint, labels = [], []
+    ids: list[str] = []
+    for batch in batches:
+        with torch.autocast(device.type, amp, enabled=amp is not None):
+            output = model(to_device(batch["inputs"], modalities, device))
+        for name in modalities:
+            features[name].append(output.features[name].float().cpu())
+            unimodal[name].append(output.unimodal[name].float().cpu())
+        joint.append(output.joint.float().cpu())
+        labels.append(batch["label"])
+        ids += batch["id"]
+    if not ids:
+        raise EvaluationError("the split has no samples")
+    done = Collected(
+        {name: torch.cat(parts) for name, parts in features.items()},
+        {name: torch.cat(parts) for name, parts in unimodal.items()},
+        torch.cat(joint),
+        torch.cat(labels),
+    )
+    made = {f"the features of {name}": value for name, value in done.features.items()}
+    made |= {f"the logits of the {name} head": value for name, value in done.logits().items()}
+    for what, value in made.items():
+        broken = ~torch.isfinite(value).all(1)
+        if broken.any():
+            first = ids[int(broken.nonzero()[0])]
+            raise EvaluationError(
+                f"{what} are not finite for {int(broken.sum())} of {len(ids)} clips, such as {first}: the model "
+                "diverged, or the clip holds values that are not finite"
+            )
+    return done

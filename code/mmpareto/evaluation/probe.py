@@ -1,0 +1,64 @@
+"""Linear probes: how well a linear classifier reads the classes off frozen features.
+
+The accuracy of a modality's own head says how well that head was trained as well; of a method that trains none, or
+trains it otherwise, it says nothing. A probe is the same for all (Alain & Bengio, "Understanding intermediate layers
+using linear classifier probes", 2016).
+
+Shapes: N samples, D feature width.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from mmpareto.evaluation import EvaluationError
+
+GRID = (0.01, 0.1, 1.0, 10.0)  # inverse strengths C of the l2 regularisation
+MOST_STEPS = 1000  # of L-BFGS
+
+
+def linear_probe(
+    train: tuple[Tensor, Tensor],
+    val: tuple[Tensor, Tensor],
+    chosen: tuple[Tensor, Tensor],
+    grid: Sequence[float] = GRID,
+) -> dict[str, Any]:
+    """Multinomial logistic regression of scikit-learn on standardised features.
+
+    train, val, chosen  features [N, D] and labels [N]: it is fitted on train, with the C of `grid` that has the best
+                        accuracy on val (the least such C), and scored on chosen. Mean and deviation are those of train.
+
+    Returns {"accuracy", "val_accuracy"} in percent, "C", and "converged": whether L-BFGS ended by itself.
+
+    Raises EvaluationError where train holds a single class.
+    """
+    from sklearn.exceptions import ConvergenceWarning  # takes a second to load
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    (x, y), (x_val, y_val), (x_chosen, y_chosen) = (
+        (f.double().numpy(), lab.numpy()) for f, lab in (train, val, chosen)
+    )
+    if len(np.unique(y)) < 2:
+        raise EvaluationError("the training split holds a single class: nothing to fit a probe to; give --no-probe")
+    scaler = StandardScaler().fit(x)
+    x, x_val, x_chosen = (scaler.transform(part) for part in (x, x_val, x_chosen))
+    best: dict[str, Any] = {"val_accuracy": -1.0}
+    for strength in sorted(grid):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            fitted = LogisticRegression(C=strength, max_iter=MOST_STEPS).fit(x, y)
+        accuracy = 100 * float(np.mean(fitted.predict(x_val) == y_val))
+        if accuracy > best["val_accuracy"]:
+            best = {
+                "accuracy": 100 * float(np.mean(fitted.predict(x_chosen) == y_chosen)),
+                "val_accuracy": accuracy,
+                "C": strength,
+                "converged": bool(np.all(fitted.n_iter_ < MOST_STEPS)),
+            }
+    return best

@@ -1,0 +1,94 @@
+"""A trained run, made again from its directory: options, data, model, selected weights."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+
+from mmpareto import runs
+from mmpareto.datasets import MultimodalDataset, Split
+from mmpareto.models import MultimodalClassifier
+from mmpareto.options import Options, UsageError
+from mmpareto.runs import RunDirectory, RunError
+from mmpareto.training.checkpoints import load_checkpoint
+from mmpareto.training.setup import build_split, make_model
+
+_NOT_SAVED: dict[str, Any] = {"resume": None, "overwrite": False, "train": False, "fast": False}
+
+
+def saved_options(run: RunDirectory, **changed: Any) -> Options:
+    """The options that a run was trained with, its encoders by name; `changed` ones in their place.
+
+    Raises RunError where the folder holds no run, or one of another version of the program.
+    """
+    if not run.path.is_dir():
+        raise RunError(f"{run.path} is no folder; give a run directory of train.py")
+    if not (run / runs.CONFIG).exists():
+        raise RunError(f"{run.path} is no run directory: it has no {runs.CONFIG}; give one that train.py made")
+    config: Any = run.read_json(runs.CONFIG)
+    expected = {field.name for field in fields(Options)} - set(_NOT_SAVED)
+    missing = sorted((expected | {"encoders"}) - set(config)) if isinstance(config, dict) else sorted(expected)
+    if missing:
+        raise RunError(
+            f"{run.path} was made by an older version of the program: its {runs.CONFIG} lacks "
+            f"{', '.join(missing[:5])}; train it again"
+        )
+    try:
+        values = {key: config[key] for key in expected} | {"encoder": dict(config["encoders"])}
+        values["dataset_options"] = {  # JSON has no tuples
+            key: tuple(value) if isinstance(value, list) else value for key, value in config["dataset_options"].items()
+        }
+    except (TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"{run / runs.CONFIG} holds values that train.py does not write ({error})") from error
+    return replace(
+        Options(**values, **_NOT_SAVED), **{key: value for key, value in changed.items() if value is not None}
+    )
+
+
+def same_data(run: RunDirectory, options: Options, split: Split) -> MultimodalDataset:
+    """A split of the run's dataset.
+
+    Raises DatasetError where it cannot be read, UsageError where its modalities or classes are not those that the run
+    was trained on.
+    """
+    dataset = build_split(options, split)
+    config = run.read_json(runs.CONFIG)
+    there = f"the {options.dataset} in {options.data_root}"
+    for what, trained, found in (
+        ("modalities", list(config["encoders"]), list(dataset.modalities)),
+        ("classes", config.get("classes"), list(dataset.classes)),  # earlier runs kept no names
+    ):
+        if trained is not None and trained != found:
+            raise UsageError(
+                f"{run.path} was trained on the {what} {_short(trained)}; {there} has {_short(found)}; give the folder "
+                "of its own data with --data_root"
+            )
+    return dataset
+
+
+def trained_model(
+    run: RunDirectory, options: Options, dataset: MultimodalDataset, device: torch.device
+) -> tuple[MultimodalClassifier, int]:
+    """The run's model with the weights of the selected epoch, and that epoch.
+
+    Raises RunError where best.pt is missing, damaged, or of another model; ModelError where the encoders of the run
+    cannot take the dataset's inputs.
+    """
+    if not (run / runs.BEST).exists():
+        raise RunError(f"{run.path} has no {runs.BEST}: no epoch is finished yet; go on with train.py --resume")
+    saved = load_checkpoint(run / runs.BEST, device, ("model", "epoch"))
+    model, _ = make_model(options, dataset, device)
+    try:
+        model.load_state_dict(saved["model"])
+    except (RuntimeError, TypeError, AttributeError) as error:
+        detail = str(error).splitlines()[-1].strip()[:200]
+        raise RunError(
+            f"{run / runs.BEST} does not fit the model for the {options.dataset} in {options.data_root}: {detail}"
+        ) from error
+    return model, saved["epoch"]
+
+
+def _short(names: list[str]) -> str:
+    return ", ".join(map(str, names[:6])) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
