@@ -51,4 +51,4 @@ def subset_accuracies(
             with torch.autocast(device.type, amp, enabled=amp is not None):
                 logits = fusion(used)
             right[present] += int((logits.argmax(1) == answer).sum())
-    return {present: 100 * count / len(label) for present, count in right.items()}
+    return {present: 100 * (count / len(label)) for present, count in right.items()}

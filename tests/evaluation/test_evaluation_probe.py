@@ -1,0 +1,56 @@
+"""The linear probe against scikit-learn by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from mmpareto.evaluation import EvaluationError
+from mmpareto.evaluation.probe import GRID, linear_probe
+
+Part = tuple[torch.Tensor, torch.Tensor]
+
+
+def parts(spread: float) -> list[Part]:
+    """Train, val and test: three noisy classes in ten dimensions of very different scales."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(3, 10, generator=generator)
+    scale = torch.logspace(-3, 3, 10)
+    made = []
+    for samples in (60, 50, 80):
+        label = torch.randint(3, (samples,), generator=generator)
+        made.append(((centres[label] + spread * torch.randn(samples, 10, generator=generator)) * scale + 5, label))
+    return made
+
+
+def test_the_probe_is_standardised_logistic_regression_with_the_best_c_on_val() -> None:
+    train, val, test = parts(spread=2.0)
+    (x, y), (x_val, y_val), (x_test, y_test) = ((f.double().numpy(), label.numpy()) for f, label in (train, val, test))
+    mean, deviation = x.mean(0), x.std(0)
+    accuracies = {}
+    for strength in GRID:
+        fitted = LogisticRegression(C=strength, max_iter=5000).fit((x - mean) / deviation, y)
+        accuracies[strength] = tuple(
+            100 * np.mean(fitted.predict((part - mean) / deviation) == label)
+            for part, label in ((x_val, y_val), (x_test, y_test))
+        )
+    assert len({val for val, _ in accuracies.values()}) > 1
+    best = max(accuracies, key=lambda strength: (accuracies[strength][0], -strength))
+    found = linear_probe(train, val, test)
+    assert found["C"] == best
+    assert (found["val_accuracy"], found["accuracy"]) == pytest.approx(accuracies[best])
+    assert found["converged"] is True
+
+
+def test_of_equal_ones_the_strongest_regularisation_is_taken() -> None:
+    train, val, test = parts(spread=0.01)
+    found = linear_probe(train, val, test, grid=(10.0, 1.0))
+    assert (found["val_accuracy"], found["accuracy"], found["C"]) == (100, 100, 1.0)
+
+
+def test_a_single_class_cannot_be_fitted() -> None:
+    train, val, test = parts(spread=1.0)
+    with pytest.raises(EvaluationError, match="single class"):
+        linear_probe((train[0], torch.zeros_like(train[1])), val, test)

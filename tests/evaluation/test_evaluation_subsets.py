@@ -1,0 +1,118 @@
+"""Missing modalities against plain passes of the model; Shapley values against their definition by orders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import permutations
+
+import pytest
+import torch
+
+from mmpareto.datasets import Batch, Modality
+from mmpareto.evaluation import EvaluationError
+from mmpareto.evaluation.collected import Collected, collect
+from mmpareto.evaluation.shapley import imbalance, shapley
+from mmpareto.evaluation.subsets import subset_accuracies, subsets
+from mmpareto.models import MultimodalClassifier, build_model
+
+SIZES = {"x": 6, "y": 4, "z": 3}
+MODALITIES = {name: Modality("vector", (size,)) for name, size in SIZES.items()}
+CPU = torch.device("cpu")
+
+
+def model() -> MultimodalClassifier:
+    torch.manual_seed(0)
+    made = build_model({name: ("vector", (size,)) for name, size in SIZES.items()}, 3, dict.fromkeys(SIZES, "mlp"))
+    with torch.no_grad():
+        made.fusion.head.bias += torch.tensor([0.0, 0.2, -0.1])
+    return made
+
+
+def data(samples: int = 50) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    inputs = {name: 3 * torch.randn(samples, size, generator=generator) for name, size in SIZES.items()}
+    return inputs, torch.randint(3, (samples,), generator=generator)
+
+
+def batches(size: int = 16) -> Iterator[Batch]:
+    inputs, label = data()
+    for start in range(0, len(label), size):
+        part = slice(start, start + size)
+        ids = [f"clip{number}" for number in range(len(label))[part]]
+        yield {"inputs": {name: value[part] for name, value in inputs.items()}, "label": label[part], "id": ids}
+
+
+def test_a_pass_keeps_what_the_model_says_in_order() -> None:
+    made = model()
+    found = collect(made, batches(), MODALITIES, CPU)
+    inputs, label = data()
+    with torch.no_grad():
+        output = made.eval()(inputs)
+    assert torch.equal(found.label, label)
+    assert torch.allclose(found.joint, output.joint, atol=1e-6)
+    for name in SIZES:
+        assert torch.allclose(found.features[name], output.features[name], atol=1e-6)
+        assert torch.allclose(found.logits()[name], output.unimodal[name], atol=1e-6)
+
+
+@pytest.mark.parametrize("mean", [False, True])
+def test_subsets_are_passes_with_the_missing_features_replaced(mean: bool) -> None:
+    made = model()
+    found: Collected = collect(made, batches(), MODALITIES, CPU)
+    instead = {name: value.mean(0) if mean else torch.zeros(512) for name, value in found.features.items()}
+    accuracies = subset_accuracies(made.fusion, found.features, found.label, instead, CPU, batch_size=16)
+    assert len(accuracies) == 8
+    inputs, label = data()
+    weight, bias = made.fusion.head.weight.detach(), made.fusion.head.bias.detach()
+    with torch.no_grad():
+        for present, accuracy in accuracies.items():
+            features = made(inputs).features
+            used = [f if name in present else instead[name].expand_as(f) for name, f in features.items()]
+            right = (torch.cat(used, 1) @ weight.T + bias).argmax(1) == label
+            assert accuracy == pytest.approx(100 * right.double().mean().item())
+            if not mean:  # what the fusion itself does without a modality
+                plain = made.fusion(features, present=present).argmax(1) == label
+                assert accuracy == pytest.approx(100 * plain.double().mean().item())
+    assert len(set(accuracies.values())) > 4
+    assert accuracies[frozenset(SIZES)] == 100 * int((found.joint.argmax(1) == label).sum()) / 50
+
+
+def test_what_is_not_finite_is_named() -> None:
+    broken = list(batches())
+    broken[1]["inputs"]["y"][3, 0] = float("nan")
+    with pytest.raises(EvaluationError, match=r"features of y are not finite for 1 of 50 clips, such as clip19"):
+        collect(model(), broken, MODALITIES, CPU)
+    with pytest.raises(EvaluationError, match="no samples"):
+        collect(model(), [], MODALITIES, CPU)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_shapley_is_the_mean_of_what_a_modality_adds_over_all_orders(count: int) -> None:
+    names = list("abcd")[:count]
+    generator = torch.Generator().manual_seed(count)
+    value = {subset: 100 * float(torch.rand((), generator=generator)) for subset in subsets(names)}
+    assert len(value) == 2**count
+    expected = dict.fromkeys(names, 0.0)
+    orders = list(permutations(names))
+    for order in orders:
+        for place, name in enumerate(order):
+            before = frozenset(order[:place])
+            expected[name] += (value[before | {name}] - value[before]) / len(orders)
+    found = shapley(names, value)
+    assert found == pytest.approx(expected)
+    assert sum(found.values()) == pytest.approx(value[frozenset(names)] - value[frozenset()])
+
+
+def test_shapley_by_hand() -> None:
+    """Two modalities: v() = 10, v(a) = 60, v(b) = 20, v(a, b) = 90: a adds 50 or 70, b 10 or 30."""
+    value = {frozenset(): 10.0, frozenset("a"): 60.0, frozenset("b"): 20.0, frozenset("ab"): 90.0}
+    assert shapley(["a", "b"], value) == {"a": 60.0, "b": 20.0}
+
+
+@pytest.mark.parametrize(
+    ("contributions", "expected"),
+    [((5, 5, 5), 0), ((8, 0, 0), 1), ((60, 20), 0.5), ((30, -10), 1), ((0, 0), None), ((-2, -6), 0.5)],
+)
+def test_imbalance(contributions: tuple[float, ...], expected: float | None) -> None:
+    found = imbalance({str(number): value for number, value in enumerate(contributions)})
+    assert found == expected if expected is None else found == pytest.approx(expected)
