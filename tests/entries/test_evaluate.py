@@ -161,7 +161,7 @@ def test_bad_input_is_refused_in_a_line_or_two(copied: Path, tmp_path: Path) -> 
 
     (copied / "config.json").write_text(json.dumps(config))
     best = torch.load(copied / "best.pt", weights_only=True)
-    best["model"]["fusion.head.bias"][0] = float("nan")
+    best["model"]["fusion.head.bias"][0] = float("inf")
     torch.save(best, copied / "best.pt")
     assert "the logits of the joint head are not finite for 400 of 400 clips" in said(copied)
     (copied / "best.pt").write_bytes(b"no checkpoint")

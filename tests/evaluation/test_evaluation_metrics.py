@@ -75,6 +75,12 @@ def test_calibration_by_hand() -> None:
     assert head_metrics(logits, label, ["a", "b"])["calibration_error"] == pytest.approx(error, abs=1e-3)
 
 
+def test_a_bin_holds_its_lower_bound() -> None:
+    bins = reliability(torch.zeros(4, 3), torch.tensor([0, 1, 2, 1]))  # confidence 1/3 = 5/15
+    assert [index for index, part in enumerate(bins) if part["samples"]] == [5]
+    assert bins[5]["accuracy"] == 25
+
+
 def test_the_drawn_bins_are_those_of_the_calibration_error() -> None:
     logits, label = scored([0, 1, 2, 3, 4, 5])
     found = head_metrics(100 * logits, label, NAMES)  # some confidences are 1
