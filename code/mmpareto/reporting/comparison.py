@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from mmpareto.runs import RunDirectory, RunError
 
 # settings in which the runs of one row may differ
 OWN = ("random_seed", "diagnose_interval", "classes", *RUN_ONLY)
+SELECTED_ON_TEST = "SELECTED ON TEST"
+AGAIN = "train it again with train.py --overwrite, or leave the run out of the report"
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,73 @@ class FinishedRun:
         """What runs must share to be averaged: every setting but the seed and where and how fast it ran."""
         return repr(sorted((key, value) for key, value in self.config.items() if key not in OWN))
 
+    @property
+    def dataset(self) -> str:
+        """The dataset's name."""
+        return self.results["dataset"]
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return self.results["method"]
+
+    @property
+    def seed(self) -> int:
+        """The random seed."""
+        return self.results["seed"]
+
+    @property
+    def selected_on_test(self) -> bool:
+        """Whether the checkpoint was selected on the test split."""
+        return self.results["selected_on"] == "test"
+
+    @property
+    def modalities(self) -> list[str]:
+        """The modalities' names."""
+        return list(self.results["test"]["unimodal"])
+
+    @property
+    def joint(self) -> float:
+        """Joint test accuracy in percent."""
+        return self.results["test"]["joint"]["accuracy"]
+
+    def accuracy(self, modality: str) -> float | None:
+        """Test accuracy in percent of a modality's own head; None where the run has no such modality."""
+        score = self.results["test"]["unimodal"].get(modality)
+        return None if score is None else score["accuracy"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """Runs that differ in nothing but the seed, one per seed and sorted by it.
+
+    label     the method and how these runs differ from others of the method
+    repeated  further runs of a seed that `runs` has already: in no mean
+    """
+
+    label: str
+    runs: tuple[FinishedRun, ...]
+    repeated: tuple[FinishedRun, ...] = ()
+
+    @property
+    def joint(self) -> list[float]:
+        """Joint test accuracy of each seed."""
+        return [run.joint for run in self.runs]
+
+    def accuracies(self, modality: str) -> list[float]:
+        """Test accuracy of a modality's own head for each seed."""
+        return [value for run in self.runs if (value := run.accuracy(modality)) is not None]
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds, ascending."""
+        return [run.seed for run in self.runs]
+
 
 def find(paths: Iterable[Path]) -> tuple[list[FinishedRun], list[Path]]:
     """The finished runs at or below the given folders, and the folders of those that are not finished.
 
-    Raises RunError where a folder is missing or holds no run.
+    Raises RunError where a folder is missing or holds no run, and where a run's files cannot be used.
     """
     finished, unfinished = [], []
     seen: set[Path] = set()
@@ -47,12 +112,27 @@ def find(paths: Iterable[Path]) -> tuple[list[FinishedRun], list[Path]]:
             if folder in seen:
                 continue
             seen.add(folder)
-            run = RunDirectory(folder)
-            if run.finished:
-                finished.append(FinishedRun(folder, run.read_json(runs.CONFIG), run.read_json(runs.RESULTS)))
+            if RunDirectory(folder).finished:
+                finished.append(_read(folder))
             else:
                 unfinished.append(folder)
     return finished, unfinished
+
+
+def rows_of(found: Sequence[FinishedRun]) -> list[Row]:
+    """Runs grouped by all settings but the seed, sorted by dataset and mean joint accuracy.
+
+    Of several runs with the same settings and seed, the first by path counts.
+    """
+    groups: dict[str, list[FinishedRun]] = {}
+    for run in sorted(found, key=lambda run: (run.seed, str(run.path))):
+        groups.setdefault(run.group, []).append(run)
+    rows = []
+    for members in groups.values():
+        first = {run.seed: run for run in reversed(members)}
+        chosen = tuple(first[seed] for seed in sorted(first))
+        rows.append(Row(_label(members[0], found), chosen, tuple(run for run in members if run not in chosen)))
+    return sorted(rows, key=lambda row: (row.runs[0].dataset, statistics.mean(row.joint), row.label))
 
 
 def comparison(found: Sequence[FinishedRun]) -> list[dict[str, str]]:
@@ -62,32 +142,52 @@ def comparison(found: Sequence[FinishedRun]) -> list[dict[str, str]]:
     Runs whose settings differ in more than the seed stand in rows of their own, what differs beside the method's name.
     Rows of a dataset are sorted by their mean joint accuracy.
     """
-    groups: dict[str, list[FinishedRun]] = {}
-    for run in found:
-        groups.setdefault(run.group, []).append(run)
-    names = list(dict.fromkeys(name for run in found for name in run.results["test"]["unimodal"]))
-    rows = []
-    for members in sorted(groups.values(), key=lambda group: (group[0].results["dataset"], _mean_joint(group))):
-        results = [run.results for run in members]
-        rows.append(
-            {
-                "dataset": results[0]["dataset"],
-                "method": _label(members[0], found),
-                "seeds": str(len({result["seed"] for result in results})),
-                "joint": _spread([result["test"]["joint"]["accuracy"] for result in results]),
-                **{
-                    f"{name} alone": _spread(
-                        [r["test"]["unimodal"][name]["accuracy"] for r in results if name in r["test"]["unimodal"]]
-                    )
-                    for name in names
-                },
-                **{
-                    f"conflict, {name}": _rate([r["integration"].get(name, {}).get("conflict_rate") for r in results])
-                    for name in names
-                },
-            }
-        )
-    return rows
+    names = modalities_of(found)
+    return [
+        {
+            "dataset": row.runs[0].dataset,
+            "method": row.label,
+            "seeds": str(len(row.runs)),
+            "joint": spread(row.joint),
+            **{f"{name} alone": spread(row.accuracies(name)) for name in names},
+            **{
+                f"conflict, {name}": _rate(
+                    [run.results["integration"].get(name, {}).get("conflict_rate") for run in row.runs]
+                )
+                for name in names
+            },
+        }
+        for row in rows_of(found)
+    ]
+
+
+def modalities_of(found: Iterable[FinishedRun]) -> list[str]:
+    """The names of all modalities, in the order in which the runs have them."""
+    return list(dict.fromkeys(name for run in found for name in run.modalities))
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and, of two values or more, sample standard deviation."""
+    if not values:
+        return "n/a"
+    return f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def differences(run: FinishedRun, others: Iterable[FinishedRun]) -> list[str]:
+    """The settings, with their values, in which a run differs from any of the others; seed and selection aside."""
+    own, theirs = _settings(run), [_settings(other) for other in others]
+    keys = dict.fromkeys(key for settings in (own, *theirs) for key in settings)
+    return [
+        f"{key} {own.get(key, 'not set')}"
+        for key in keys
+        if any(settings.get(key, _MISSING) != own.get(key, _MISSING) for settings in theirs)
+    ]
+
+
+def shared_settings(found: Sequence[FinishedRun]) -> dict[str, Any]:
+    """The settings that are the same in all runs."""
+    first, *others = [_settings(run) for run in found]
+    return {key: value for key, value in first.items() if all(o.get(key, _MISSING) == value for o in others)}
 
 
 def markdown(rows: Sequence[dict[str, str]]) -> str:
@@ -97,28 +197,71 @@ def markdown(rows: Sequence[dict[str, str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+_MISSING = object()
+
+
+def _settings(run: FinishedRun) -> dict[str, Any]:
+    """Settings by their flags: a run's own ones left out, options of method, dataset and encoder by their names."""
+    flat: dict[str, Any] = {}
+    for key, value in run.config.items():
+        if key in (*OWN, "method", "dataset", "selected_on"):
+            continue
+        if isinstance(value, Mapping):
+            plural = key in ("method_options", "dataset_options")
+            flat |= {name if plural else f"{key} {name}": inner for name, inner in value.items()}
+        else:
+            flat[key] = value
+    return flat
+
+
 def _label(run: FinishedRun, found: Sequence[FinishedRun]) -> str:
     """The method, and how these runs differ from the others of the same method on the same dataset."""
     rivals = [r for r in found if all(r.config[key] == run.config[key] for key in ("method", "dataset"))]
-    differing = [
-        f"{key} {value}"
-        for key, value in run.config.items()
-        if key not in (*OWN, "selected_on") and any(rival.config.get(key) != value for rival in rivals)
-    ]
-    marks = ["SELECTED ON TEST"] if run.results["selected_on"] == "test" else []
-    return ", ".join([run.results["method"], *differing, *marks])
-
-
-def _mean_joint(runs_of_a_row: Sequence[FinishedRun]) -> float:
-    return statistics.mean(run.results["test"]["joint"]["accuracy"] for run in runs_of_a_row)
-
-
-def _spread(values: Sequence[float]) -> str:
-    if not values:
-        return "n/a"
-    return f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
+    marks = [SELECTED_ON_TEST] if run.selected_on_test else []
+    return ", ".join([run.method, *differences(run, rivals), *marks])
 
 
 def _rate(values: Sequence[float | None]) -> str:
     present = [value for value in values if value is not None]
     return f"{100 * statistics.mean(present):.1f} %" if present else "not measured"
+
+
+def _read(folder: Path) -> FinishedRun:
+    """A finished run, its files checked for what a report needs."""
+    run = RunDirectory(folder)
+    content = {}
+    for name, needed in (
+        (runs.CONFIG, ("dataset", "method", "random_seed", "selected_on")),
+        (runs.RESULTS, ("dataset", "method", "seed", "selected_on", "test", "integration")),
+    ):
+        try:
+            content[name] = run.read_json(name)
+        except RunError as error:
+            raise RunError(f"{run / name} is damaged ({error.__cause__}); {AGAIN}") from error
+        if not isinstance(content[name], dict):
+            raise RunError(f"{run / name} is damaged: it holds no settings or scores by name; {AGAIN}")
+        missing = [key for key in needed if key not in content[name]]
+        if missing:
+            raise RunError(f"{run / name} has no {missing[0]!r}: an older version wrote it; {AGAIN}")
+    _check_scores(run / runs.RESULTS, content[runs.RESULTS])
+    for own, theirs in (("dataset", "dataset"), ("method", "method"), ("seed", "random_seed")):
+        if content[runs.RESULTS][own] != content[runs.CONFIG][theirs]:
+            raise RunError(f"{run / runs.RESULTS} and {runs.CONFIG} beside it are of different runs ({own}); {AGAIN}")
+    return FinishedRun(folder, content[runs.CONFIG], content[runs.RESULTS])
+
+
+def _check_scores(path: Path, results: Mapping[str, Any]) -> None:
+    """Raises RunError where test scores are missing or no numbers."""
+    try:
+        scores = {"joint": results["test"]["joint"], **results["test"]["unimodal"]}
+        values = {name: score["accuracy"] for name, score in scores.items()}
+        measured = {name: (part or {}).get("conflict_rate") for name, part in results["integration"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"{path} has no test scores by name ({error}): damaged, or of an older version; {AGAIN}"
+        ) from error
+    for name, value in (values | {f"conflict rate of {k}": v for k, v in measured.items() if v is not None}).items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise RunError(f"{path}: {name} is {value!r}, no finite number; {AGAIN}")
+    if isinstance(results["seed"], bool) or not isinstance(results["seed"], int):
+        raise RunError(f"{path}: seed is {results['seed']!r}, no integer; {AGAIN}")
