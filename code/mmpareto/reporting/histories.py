@@ -1,0 +1,116 @@
+"""What a run wrote while it trained: epochs of metrics.csv, steps of gradients.csv, as arrays."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mmpareto import runs
+from mmpareto.reporting.comparison import AGAIN, FinishedRun
+from mmpareto.runs import RunError
+
+STEP_COLUMNS = ("epoch", "step", "cosine", "joint_norm", "unimodal_norm", "joint_weight", "conflict")
+Columns = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class History:
+    """A run over its training.
+
+    epochs  `epoch` and `val_accuracy_<name>`, an entry per epoch
+    steps   {encoder: STEP_COLUMNS, an entry per measured step}; empty where nothing was measured
+    """
+
+    epochs: Columns
+    steps: dict[str, Columns]
+
+
+def history(run: FinishedRun) -> History:
+    """Reads a run's metrics.csv and gradients.csv.
+
+    Raises RunError where one of them cannot be used.
+    """
+    columns = ["epoch", *(f"val_accuracy_{name}" for name in ("joint", *run.modalities))]
+    path = run.path / runs.METRICS
+    if not path.exists():
+        raise RunError(f"{path} is missing; {AGAIN}")
+    epochs, _ = _read(path, columns)
+    trained = run.results.get("epochs_trained")
+    if len(epochs["epoch"]) == 0 or (isinstance(trained, int) and len(epochs["epoch"]) != trained):
+        raise RunError(
+            f"{path} is damaged: it has {len(epochs['epoch'])} epochs, {runs.RESULTS} says {trained}; {AGAIN}"
+        )
+    path = run.path / runs.GRADIENTS
+    if not path.exists() or path.stat().st_size == 0:
+        return History(epochs, {})
+    steps, encoders = _read(path, STEP_COLUMNS, "encoder")
+    return History(
+        epochs,
+        {
+            name: {column: values[encoders == name] for column, values in steps.items()}
+            for name in dict.fromkeys(encoders.tolist())
+        },
+    )
+
+
+def across(series: Sequence[tuple[np.ndarray, np.ndarray]], edges: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Several runs' series over the same bins: centre, mean over runs, sample deviation over runs.
+
+    series  (position, value) of each run; a run counts in a bin by the mean of its values there, NaN left out
+    edges   of the bins, ascending; bins without a value are left out; the deviation is NaN where one run is in a bin
+
+    The centre of a bin is the mean position of the values in it.
+    """
+    n = len(edges) - 1
+    means = np.full((len(series), n), np.nan)
+    places, counts = np.zeros(n), np.zeros(n)
+    for row, (position, value) in enumerate(series):
+        present = np.isfinite(value)
+        bins = np.clip(np.searchsorted(edges, position[present], side="right") - 1, 0, n - 1)
+        count = np.bincount(bins, minlength=n)
+        total = np.bincount(bins, value[present], n)
+        np.divide(total, count, out=means[row], where=count > 0)
+        places += np.bincount(bins, position[present], n)
+        counts += count
+    there = counts > 0
+    means, members = means[:, there], np.isfinite(means[:, there]).sum(axis=0)
+    mean = np.nansum(means, axis=0) / members
+    squares = np.nansum((means - mean) ** 2, axis=0)
+    deviation = np.sqrt(np.divide(squares, members - 1, out=np.full_like(mean, np.nan), where=members > 1))
+    return places[there] / counts[there], mean, deviation
+
+
+def step_edges(positions: Sequence[np.ndarray], most: int = 200) -> np.ndarray:
+    """Edges of at most `most` equal bins over steps; a bin per step where there are few enough."""
+    measured = np.unique(np.concatenate([np.zeros(1), *positions]))
+    if len(measured) <= most:
+        return np.append(measured, measured[-1] + 1) - 0.5
+    return np.linspace(measured[0] - 0.5, measured[-1] + 0.5, most + 1)
+
+
+def _read(path: Path, columns: Sequence[str], text_column: str | None = None) -> tuple[Columns, np.ndarray]:
+    """Columns of a CSV file as numbers, and one as text."""
+    needed = [*columns] if text_column is None else [*columns, text_column]
+    try:
+        text = path.read_text(encoding="utf-8")
+        header, *lines = csv.reader(text[: text.rfind("\n") + 1].splitlines())
+    except (OSError, ValueError, csv.Error) as error:
+        raise RunError(f"{path} cannot be read as a table ({error}); {AGAIN}") from error
+    missing = [name for name in needed if name not in header]
+    if missing:
+        raise RunError(f"{path} has no column {missing[0]!r}: damaged, or of an older version; {AGAIN}")
+    if any(len(line) != len(header) for line in lines):
+        line = next(number for number, line in enumerate(lines, 2) if len(line) != len(header))
+        raise RunError(f"{path} is damaged: line {line} has not as many cells as the header; {AGAIN}")
+    cells = list(zip(*lines, strict=True)) or [()] * len(header)
+    numbers = {}
+    for name in columns:
+        try:
+            numbers[name] = np.array(cells[header.index(name)], dtype=np.float64)
+        except ValueError as error:
+            raise RunError(f"{path} is damaged: column {name} holds what is no number ({error}); {AGAIN}") from error
+    return numbers, np.array(cells[header.index(text_column)] if text_column else [], dtype=str)

@@ -1,0 +1,87 @@
+"""Paired t-tests of a dataset's rows against a baseline row, corrected after Holm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from mmpareto.reporting.comparison import OWN, FinishedRun, Row
+from mmpareto.runs import RunError
+
+DEFAULTS = ("uniform", "one_joint")  # baselines, the first that is there
+
+
+@dataclass(frozen=True)
+class Test:
+    """Joint test accuracy of a row against a baseline's over the seeds that both have.
+
+    difference, p, corrected  None where nothing can be tested; reason says why.
+    """
+
+    baseline: Row | None
+    seeds: tuple[int, ...] = ()
+    difference: float | None = None
+    p: float | None = None
+    corrected: float | None = None
+    reason: str = ""
+
+
+def baseline_method(found: Sequence[FinishedRun], asked: str | None) -> str | None:
+    """The method to compare with: the one asked for, else `uniform`, else `one_joint`, else none.
+
+    Raises RunError where no run is of the method asked for.
+    """
+    there = dict.fromkeys(run.method for run in found)
+    if asked is not None and asked not in there:
+        raise RunError(f"no finished run is of the method {asked!r}; --baseline takes one of: {', '.join(there)}")
+    return asked or next((method for method in DEFAULTS if method in there), None)
+
+
+def tests_against(rows: Sequence[Row], method: str | None) -> list[Test]:
+    """A test per row of one dataset's table, p-values corrected over all rows that could be tested.
+
+    A row is compared with the baseline row whose settings are its own, method and options of the method aside.
+    """
+    tests = [_test(row, [r for r in rows if r.runs[0].method == method]) for row in rows]
+    corrected = iter(holm([test.p for test in tests if test.p is not None]))
+    return [
+        test if test.p is None else Test(test.baseline, test.seeds, test.difference, test.p, next(corrected))
+        for test in tests
+    ]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values after Holm's step-down correction: the k-th smallest of m times m - k + 1, never below a smaller one's."""
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, position in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[position]))
+        corrected[position] = largest
+    return corrected
+
+
+def _test(row: Row, baselines: Sequence[Row]) -> Test:
+    if row in baselines:
+        return Test(None, reason="baseline")
+    alike = [baseline for baseline in baselines if _common(baseline) == _common(row)]
+    if len(alike) != 1:
+        return Test(None, reason=f"{len(alike) or 'no'} baseline rows with these settings" if baselines else "")
+    own, theirs = (dict(zip(r.seeds, r.joint, strict=True)) for r in (row, alike[0]))
+    seeds = tuple(seed for seed in own if seed in theirs)
+    if len(seeds) < 2:
+        return Test(alike[0], seeds, reason=f"{len(seeds)} common seed{'s' * (len(seeds) != 1)}")
+    a, b = (np.array([accuracies[seed] for seed in seeds]) for accuracies in (own, theirs))
+    difference = float(np.mean(a - b))
+    if np.ptp(a - b) <= 1e-9 * max(1.0, abs(difference)):
+        return Test(alike[0], seeds, difference, reason="the same difference for every seed")
+    p = float(stats.ttest_rel(a, b).pvalue)
+    return Test(alike[0], seeds, difference, p if math.isfinite(p) else None)
+
+
+def _common(row: Row) -> str:
+    """What a row and its baseline must share: all settings but the method's and those in which runs may differ."""
+    config = row.runs[0].config
+    return repr(sorted((k, v) for k, v in config.items() if k not in (*OWN, "method", "method_options")))
