@@ -16,7 +16,7 @@ DEFAULTS = ("uniform", "one_joint")  # baselines, the first that is there
 
 
 @dataclass(frozen=True)
-class Test:
+class PairedTest:
     """Joint test accuracy of a row against a baseline's over the seeds that both have.
 
     difference, p, corrected  None where nothing can be tested; reason says why.
@@ -41,7 +41,7 @@ def baseline_method(found: Sequence[FinishedRun], asked: str | None) -> str | No
     return asked or next((method for method in DEFAULTS if method in there), None)
 
 
-def tests_against(rows: Sequence[Row], method: str | None) -> list[Test]:
+def tests_against(rows: Sequence[Row], method: str | None) -> list[PairedTest]:
     """A test per row of one dataset's table, p-values corrected over all rows that could be tested.
 
     A row is compared with the baseline row whose settings are its own, method and options of the method aside.
@@ -49,13 +49,13 @@ def tests_against(rows: Sequence[Row], method: str | None) -> list[Test]:
     tests = [_test(row, [r for r in rows if r.runs[0].method == method]) for row in rows]
     corrected = iter(holm([test.p for test in tests if test.p is not None]))
     return [
-        test if test.p is None else Test(test.baseline, test.seeds, test.difference, test.p, next(corrected))
+        test if test.p is None else PairedTest(test.baseline, test.seeds, test.difference, test.p, next(corrected))
         for test in tests
     ]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values after Holm's step-down correction: the k-th smallest of m times m - k + 1, never below a smaller one's."""
+    """Corrected p-values: the k-th smallest of m times m - k + 1, at most 1, never below that of a smaller one."""
     corrected, largest = [0.0] * len(p_values), 0.0
     for rank, position in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[position]))
@@ -63,22 +63,22 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _test(row: Row, baselines: Sequence[Row]) -> Test:
+def _test(row: Row, baselines: Sequence[Row]) -> PairedTest:
     if row in baselines:
-        return Test(None, reason="baseline")
+        return PairedTest(None, reason="baseline")
     alike = [baseline for baseline in baselines if _common(baseline) == _common(row)]
     if len(alike) != 1:
-        return Test(None, reason=f"{len(alike) or 'no'} baseline rows with these settings" if baselines else "")
+        return PairedTest(None, reason=f"{len(alike) or 'no'} baseline rows with these settings" if baselines else "")
     own, theirs = (dict(zip(r.seeds, r.joint, strict=True)) for r in (row, alike[0]))
     seeds = tuple(seed for seed in own if seed in theirs)
     if len(seeds) < 2:
-        return Test(alike[0], seeds, reason=f"{len(seeds)} common seed{'s' * (len(seeds) != 1)}")
+        return PairedTest(alike[0], seeds, reason=f"{len(seeds)} common seed{'s' * (len(seeds) != 1)}")
     a, b = (np.array([accuracies[seed] for seed in seeds]) for accuracies in (own, theirs))
     difference = float(np.mean(a - b))
     if np.ptp(a - b) <= 1e-9 * max(1.0, abs(difference)):
-        return Test(alike[0], seeds, difference, reason="the same difference for every seed")
+        return PairedTest(alike[0], seeds, difference, reason="the same difference for every seed")
     p = float(stats.ttest_rel(a, b).pvalue)
-    return Test(alike[0], seeds, difference, p if math.isfinite(p) else None)
+    return PairedTest(alike[0], seeds, difference, p if math.isfinite(p) else None)
 
 
 def _common(row: Row) -> str:

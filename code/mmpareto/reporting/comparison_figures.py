@@ -1,0 +1,336 @@
+"""Figures of a dataset's rows side by side; every row keeps its colour through all of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mmpareto.reporting.comparison import Row
+from mmpareto.reporting.histories import Columns, History, across, step_edges
+
+WIDTH, PANEL_HEIGHT = 9.0, 3.1  # inches
+Curve = tuple[np.ndarray, ...]  # position, mean, deviation
+_STYLES = ("-", "--", "-.", ":")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure, what it shows in words, and what each mark in it is."""
+
+    name: str
+    title: str
+    figure: Figure
+    alt: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Curves:
+    """A row of the comparison with the histories of its runs."""
+
+    row: Row
+    histories: Sequence[History]
+
+    def steps(self, encoder: str) -> list[Columns]:
+        """The measured steps of every run that has some of this encoder."""
+        return [history.steps[encoder] for history in self.histories if encoder in history.steps]
+
+
+CurveOf = Callable[[Curves], Curve | None]
+
+
+def drawings(dataset: str, curves: Sequence[Curves], modalities: Sequence[str]) -> Iterator[Drawing]:
+    """All figures of a dataset, one at a time; those of the gradients only where some were measured."""
+    yield accuracy_bars(dataset, [each.row for each in curves])
+    yield learning_curves(dataset, curves, modalities)
+    encoders = list(dict.fromkeys(name for each in curves for history in each.histories for name in history.steps))
+    if encoders:
+        yield cosine(dataset, curves, encoders)
+        yield norms(dataset, curves, encoders)
+        yield joint_weight(dataset, curves, encoders)
+        yield conflict_rate(dataset, curves, encoders)
+
+
+def accuracy_bars(dataset: str, rows: Sequence[Row]) -> Drawing:
+    """Bars of mean joint test accuracy, every seed a point."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 1.1 + 0.42 * len(rows)), layout="constrained")
+    for place, row in enumerate(rows):
+        mean = float(np.mean(row.joint))
+        axes.barh(place, mean, color=_colour(place), alpha=0.45, height=0.68)
+        if len(row.runs) > 1:
+            axes.errorbar(mean, place, xerr=float(np.std(row.joint, ddof=1)), color="0.25", capsize=4, linewidth=1.2)
+        offsets = np.linspace(-0.2, 0.2, len(row.joint)) if len(row.joint) > 1 else np.zeros(1)
+        axes.plot(
+            row.joint, place + offsets, "o", color=_colour(place), markersize=5, markeredgecolor="black", linestyle=""
+        )
+    axes.set_yticks(range(len(rows)), [_short(row.label) for row in rows])
+    axes.set(xlabel="joint test accuracy in percent", xlim=(0, None))
+    axes.grid(alpha=0.3, axis="x")
+    said = "; ".join(f"{row.label}: {np.mean(row.joint):.1f} over {len(row.runs)} seeds" for row in rows)
+    return Drawing(
+        "joint-accuracy",
+        "Joint test accuracy",
+        figure,
+        f"Bars of joint test accuracy in percent on {dataset}. {said}.",
+        "Accuracy in percent of the joint head on the test split, with the selected checkpoint. A bar is the mean over "
+        "seeds, a point one seed, a whisker the sample standard deviation to either side (none for a single seed).",
+    )
+
+
+def learning_curves(dataset: str, curves: Sequence[Curves], modalities: Sequence[str]) -> Drawing:
+    """Validation accuracy over the epochs, a panel for the joint head and each modality's own."""
+
+    def curve(each: Curves, name: str) -> Curve | None:
+        column = f"val_accuracy_{name}"
+        series = [(h.epochs["epoch"], h.epochs[column]) for h in each.histories if column in h.epochs]
+        return across(series, epoch_edges) if series else None
+
+    epoch_edges = _epoch_edges(history.epochs["epoch"] for each in curves for history in each.histories)
+    names = ["joint", *modalities]
+    figure = _panels(
+        curves,
+        {name if name == "joint" else f"{name} alone": partial(curve, name=name) for name in names},
+        "epoch",
+        "validation accuracy in percent",
+    )
+    return Drawing(
+        "learning-curves",
+        "Learning curves",
+        figure,
+        f"Validation accuracy over the epochs on {dataset}, a line per row of the table; panels: {_listed(names)}.",
+        "Accuracy in percent on the validation split after every epoch, of the joint head and of each modality's own "
+        "head. A line is the mean over seeds, its band one sample standard deviation to either side. Where runs stopped at "
+        "different epochs, an epoch's mean is over the runs that reached it.",
+    )
+
+
+def cosine(dataset: str, curves: Sequence[Curves], encoders: Sequence[str]) -> Drawing:
+    """Cosine of joint and unimodal gradient over the steps, conflict shaded."""
+
+    def shade(axes: Axes) -> None:
+        low, high = axes.get_ylim()
+        low, high = max(-1.0, min(low, -0.1)), min(1.0, high)
+        axes.axhspan(low, 0, color="C3", alpha=0.09, zorder=0)
+        axes.axhline(0, color="0.5", linewidth=0.8, zorder=1)
+        axes.text(0.99, 0.02, "conflict", transform=axes.transAxes, ha="right", color="#a02020", fontsize=9)
+        axes.set_ylim(low, high)
+
+    figure = _panels(
+        curves,
+        {encoder: _over_steps(curves, encoder, lambda steps: steps["cosine"]) for encoder in encoders},
+        "step",
+        "cosine",
+        finish=shade,
+    )
+    return Drawing(
+        "cosine",
+        "Cosine of the joint and the unimodal gradient",
+        figure,
+        f"Cosine of joint and unimodal gradient over the training steps on {dataset}, a panel each for the encoders "
+        f"{_listed(encoders)}; the region below zero is shaded as conflict.",
+        "Cosine of the angle between the gradient of the joint loss and that of the modality's own loss, over all "
+        f"parameters of an encoder. Below 0, shaded, the two are in conflict. {_BINS}",
+    )
+
+
+def norms(dataset: str, curves: Sequence[Curves], encoders: Sequence[str]) -> Drawing:
+    """Norms of both gradients and their ratio, a row of panels per encoder."""
+
+    def joint(steps: Columns) -> np.ndarray:
+        return _log(steps["joint_norm"])
+
+    def unimodal(steps: Columns) -> np.ndarray:
+        return _log(steps["unimodal_norm"])
+
+    def ratio(steps: Columns) -> np.ndarray:
+        return joint(steps) - unimodal(steps)
+
+    shown = {"joint gradient": joint, "unimodal gradient": unimodal, "joint / unimodal": ratio}
+    panels = {
+        f"{encoder}: {what}": _over_steps(curves, encoder, value)
+        for encoder in encoders
+        for what, value in shown.items()
+    }
+    figure = _panels(curves, panels, "step", "Euclidean norm, or ratio", columns=3, logarithmic=True)
+    return Drawing(
+        "norms",
+        "Gradient norms",
+        figure,
+        f"Norms of the joint and the unimodal gradient and their ratio over the training steps on {dataset}, for the "
+        f"encoders {_listed(encoders)}; logarithmic scale.",
+        "Euclidean norm of the joint and of the unimodal gradient over all parameters of an encoder, before they are "
+        "integrated, and joint norm divided by unimodal norm. The scale is logarithmic: means are geometric, the band "
+        f"is one sample standard deviation of the logarithm. {_BINS}",
+    )
+
+
+def joint_weight(dataset: str, curves: Sequence[Curves], encoders: Sequence[str]) -> Drawing:
+    """The joint gradient's share of the weights at steps in conflict."""
+
+    def at_conflict(steps: Columns) -> np.ndarray:
+        return np.where(steps["conflict"] > 0, steps["joint_weight"], np.nan)
+
+    figure = _panels(
+        curves,
+        {encoder: _over_steps(curves, encoder, at_conflict) for encoder in encoders},
+        "step",
+        "share of the joint gradient",
+        marker=".",
+        finish=lambda axes: axes.set_ylim(-0.03, 1.03),
+        empty="no conflict was measured",
+    )
+    return Drawing(
+        "joint-weight",
+        "Weight of the joint gradient in conflict",
+        figure,
+        f"Share of the joint gradient in the integrated gradient at steps in conflict on {dataset}, a panel each for "
+        f"the encoders {_listed(encoders)}.",
+        "The joint gradient's coefficient as a share of both coefficients, at the steps where the two gradients of an "
+        f"encoder are in conflict: 0.5 is a plain sum, 1 leaves the unimodal gradient out. {_BINS}",
+    )
+
+
+def conflict_rate(dataset: str, curves: Sequence[Curves], encoders: Sequence[str]) -> Drawing:
+    """Share of the measured steps in conflict, epoch by epoch."""
+    epoch_edges = _epoch_edges(
+        steps["epoch"] for each in curves for history in each.histories for steps in history.steps.values()
+    )
+
+    def curve(each: Curves, encoder: str) -> Curve | None:
+        series = [(steps["epoch"], 100.0 * (steps["conflict"] > 0)) for steps in each.steps(encoder)]
+        return across(series, epoch_edges) if series else None
+
+    figure = _panels(
+        curves,
+        {encoder: partial(curve, encoder=encoder) for encoder in encoders},
+        "epoch",
+        "steps in conflict in percent",
+        finish=lambda axes: axes.set_ylim(-2, max(10.0, min(102.0, axes.get_ylim()[1]))),
+        marker=".",
+    )
+    return Drawing(
+        "conflict-rate",
+        "Conflict rate",
+        figure,
+        f"Percentage of steps in conflict over the epochs on {dataset}, a panel each for the encoders "
+        f"{_listed(encoders)}.",
+        "Measured steps of an epoch at which the cosine of joint and unimodal gradient is below 0, in percent of the "
+        "measured steps. A line is the mean over seeds, its band one sample standard deviation to either side.",
+    )
+
+
+_BINS = (
+    "Steps are averaged in at most 200 bins, first within a run, then over seeds; a line is the mean over seeds, its band "
+    "one sample standard deviation to either side. Methods that measure only some steps have points at those."
+)
+
+
+def _over_steps(curves: Sequence[Curves], encoder: str, value: Callable[[Columns], np.ndarray]) -> CurveOf:
+    """What gives the curve of a row: a value of an encoder's steps in bins that all rows share."""
+    edges = step_edges([steps["step"] for each in curves for steps in each.steps(encoder)])
+
+    def curve(each: Curves) -> Curve | None:
+        series = [(steps["step"], value(steps)) for steps in each.steps(encoder)]
+        return across(series, edges) if series else None
+
+    return curve
+
+
+def _panels(
+    curves: Sequence[Curves],
+    panels: Mapping[str, CurveOf],
+    xlabel: str,
+    ylabel: str,
+    *,
+    columns: int = 2,
+    marker: str = "",
+    logarithmic: bool = False,
+    finish: Callable[[Axes], Any] | None = None,
+    empty: str = "nothing was measured",
+) -> Figure:
+    """A grid of titled panels with a line per row, one legend below; values of logarithmic panels come as logarithms."""
+    columns = min(columns, len(panels))
+    lines = math.ceil(len(panels) / columns)
+    legend_columns = 3 if max(len(_short(each.row.label)) for each in curves) < 36 else 1
+    height = PANEL_HEIGHT * lines + 0.25 * math.ceil(len(curves) / legend_columns) + 0.2
+    figure, grid = plt.subplots(lines, columns, figsize=(WIDTH, height), layout="constrained", squeeze=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    handles: dict[int, Any] = {}
+    for number, (title, curve) in enumerate(panels.items()):
+        axes, drawn = grid.flat[number], False
+        for place, each in enumerate(curves):
+            points = curve(each)
+            if points is None or len(points[0]) == 0:
+                continue
+            position, mean, deviation = points
+            low, high = mean - deviation, mean + deviation
+            if logarithmic:
+                mean, low, high = np.exp(mean), np.exp(low), np.exp(high)
+            (handles[place],) = axes.plot(
+                position,
+                mean,
+                color=_colour(place),
+                linestyle=_STYLES[place // 10 % len(_STYLES)],
+                linewidth=1.3,
+                marker=marker or ("." if len(position) == 1 else ""),
+            )
+            axes.fill_between(position, low, high, color=_colour(place), alpha=0.15, linewidth=0)
+            drawn = True
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel(xlabel)
+        if number % columns == 0:
+            axes.set_ylabel(ylabel)
+        if not drawn:
+            axes.text(0.5, 0.5, empty, transform=axes.transAxes, ha="center", color="0.4")
+        elif logarithmic:
+            axes.set_yscale("log")
+        if xlabel == "epoch":
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        if finish is not None:
+            finish(axes)
+    if handles:
+        places = sorted(handles)
+        figure.legend(
+            [handles[place] for place in places],
+            [_short(curves[place].row.label) for place in places],
+            loc="outside lower center",
+            ncols=min(legend_columns, len(places)),
+            fontsize=9,
+            frameon=False,
+        )
+    return figure
+
+
+def _epoch_edges(epochs: Any) -> np.ndarray:
+    last = max(float(values.max()) for values in epochs if len(values))
+    return np.arange(0.5, last + 1)
+
+
+def _log(values: np.ndarray) -> np.ndarray:
+    """Natural logarithm; NaN where there is none."""
+    return np.log(values, out=np.full(len(values), np.nan), where=values > 0)
+
+
+def _colour(place: int) -> str:
+    return f"C{place % 10}"
+
+
+def _short(label: str, most: int = 60) -> str:
+    return label if len(label) <= most else f"{label[: most - 1]}…"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
