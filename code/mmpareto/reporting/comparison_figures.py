@@ -110,8 +110,8 @@ def learning_curves(dataset: str, curves: Sequence[Curves], modalities: Sequence
         figure,
         f"Validation accuracy over the epochs on {dataset}, a line per row of the table; panels: {_listed(names)}.",
         "Accuracy in percent on the validation split after every epoch, of the joint head and of each modality's own "
-        "head. A line is the mean over seeds, its band one sample standard deviation to either side. Where runs stopped at "
-        "different epochs, an epoch's mean is over the runs that reached it.",
+        "head. A line is the mean over seeds, its band one sample standard deviation to either side. Where runs "
+        "stopped at different epochs, an epoch's mean is over the runs that reached it.",
     )
 
 
@@ -231,8 +231,8 @@ def conflict_rate(dataset: str, curves: Sequence[Curves], encoders: Sequence[str
 
 
 _BINS = (
-    "Steps are averaged in at most 200 bins, first within a run, then over seeds; a line is the mean over seeds, its band "
-    "one sample standard deviation to either side. Methods that measure only some steps have points at those."
+    "Steps are averaged in at most 200 bins, first within a run, then over seeds; a line is the mean over seeds, its "
+    "band one sample standard deviation to either side. Methods that measure only some steps have points at those."
 )
 
 
@@ -259,7 +259,7 @@ def _panels(
     finish: Callable[[Axes], Any] | None = None,
     empty: str = "nothing was measured",
 ) -> Figure:
-    """A grid of titled panels with a line per row, one legend below; values of logarithmic panels come as logarithms."""
+    """A grid of titled panels with a line per row, one legend below; for logarithmic ones curves are logarithms."""
     columns = min(columns, len(panels))
     lines = math.ceil(len(panels) / columns)
     legend_columns = 3 if max(len(_short(each.row.label)) for each in curves) < 36 else 1

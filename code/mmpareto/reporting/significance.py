@@ -14,6 +14,8 @@ from mmpareto.runs import RunError
 
 DEFAULTS = ("uniform", "one_joint")  # baselines, the first that is there
 
+BASELINE = "baseline"  # why a row of the baseline method is not tested
+
 
 @dataclass(frozen=True)
 class PairedTest:
@@ -65,7 +67,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def _test(row: Row, baselines: Sequence[Row]) -> PairedTest:
     if row in baselines:
-        return PairedTest(None, reason="baseline")
+        return PairedTest(None, reason=BASELINE)
     alike = [baseline for baseline in baselines if _common(baseline) == _common(row)]
     if len(alike) != 1:
         return PairedTest(None, reason=f"{len(alike) or 'no'} baseline rows with these settings" if baselines else "")

@@ -1,0 +1,141 @@
+"""A report's folder: tables, figures, and one page that holds them all."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from matplotlib import pyplot as plt
+
+from mmpareto.reporting.comparison import FinishedRun, shared_settings
+from mmpareto.reporting.comparison_figures import Curves, drawings
+from mmpareto.reporting.histories import history
+from mmpareto.reporting.summary import Summary, as_csv, as_latex, as_markdown, marks
+from mmpareto.runs import RunError, atomically
+
+PAGE, FIGURES = "index.html", "figures"
+TITLE = "Methods compared"
+DPI = 110
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure as the page shows it."""
+
+    name: str
+    title: str
+    alt: str
+    caption: str
+    png: bytes
+    width: int
+    height: int
+
+    @property
+    def data(self) -> str:
+        """The image in base64."""
+        return base64.b64encode(self.png).decode("ascii")
+
+
+def write(output: Path, summaries: Sequence[Summary], unfinished: Sequence[Path]) -> list[Path]:
+    """Writes table.md, table.csv, table.tex, figures/*.png and index.html; other files in the folder stay.
+
+    All input is read before anything is written. Raises RunError where a run's files or the folder cannot be used.
+    """
+    pictures = [list(draw(summary)) for summary in summaries]
+    content = {
+        "table.md": as_markdown(summaries).encode(),
+        "table.csv": as_csv(summaries).encode(),
+        "table.tex": as_latex(summaries).encode(),
+        **{f"{FIGURES}/{picture.name}.png": picture.png for each in pictures for picture in each},
+        PAGE: page(summaries, pictures, unfinished).encode(),
+    }
+    try:
+        (output / FIGURES).mkdir(parents=True, exist_ok=True)
+        for name, data in content.items():
+            with atomically(output / name) as file:
+                file.write(data)
+    except OSError as error:
+        raise RunError(f"cannot write to {output}: {error.strerror}; name another folder with --output") from error
+    return [output / name for name in content]
+
+
+def draw(summary: Summary) -> Iterator[Picture]:
+    """A dataset's figures as PNG."""
+    curves = [Curves(row, [history(run) for run in row.runs]) for row in summary.rows]
+    for drawing in drawings(summary.dataset, curves, summary.modalities):
+        buffer = io.BytesIO()
+        drawing.figure.savefig(buffer, format="png", dpi=DPI)
+        width, height = (round(inches * DPI) for inches in drawing.figure.get_size_inches())
+        plt.close(drawing.figure)
+        name = f"{identifier(summary.dataset)}-{drawing.name}"
+        yield Picture(name, drawing.title, drawing.alt, drawing.caption, buffer.getvalue(), width, height)
+
+
+def page(summaries: Sequence[Summary], pictures: Sequence[Sequence[Picture]], unfinished: Sequence[Path]) -> str:
+    """The page, complete in itself: nothing is loaded from elsewhere."""
+    everything = [run for summary in summaries for run in summary.runs]
+    names = short_names([*(run.path for run in everything), *unfinished])
+    sections = [
+        {
+            "id": identifier(summary.dataset),
+            "summary": summary,
+            "lines": [
+                {"cells": cells, "best": best, "marked": row.runs[0].selected_on_test}
+                for cells, best, row in zip(summary.cells, summary.best, summary.rows, strict=True)
+            ],
+            "pictures": own,
+            "settings": {key: _text(value) for key, value in shared_settings(summary.runs).items()},
+            "runs": [_listed(run, names[run.path], summary) for run in summary.runs],
+        }
+        for summary, own in zip(summaries, pictures, strict=True)
+    ]
+    averaged = sum(len(row.runs) for summary in summaries for row in summary.rows)
+    counted = f"{averaged} finished run{'s are' if averaged != 1 else ' is'} compared."
+    if len(everything) > averaged:
+        counted += f" {len(everything) - averaged} more repeat a seed and are in no mean."
+    if unfinished:
+        counted += f" {len(unfinished)} not finished: left out."
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    return environment.get_template("page.html").render(
+        title=TITLE, counted=counted, sections=sections, unfinished=[names[path] for path in unfinished]
+    )
+
+
+def short_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """Folders by what tells them apart: from the folder that holds them all on; a single one by its last two parts."""
+    if len(set(paths)) == 1:
+        return {path: "/".join(path.parts[-2:]) for path in paths}
+    common = os.path.commonpath(paths)
+    return {path: path.relative_to(common).as_posix() if path != Path(common) else path.name for path in paths}
+
+
+def identifier(name: str) -> str:
+    """A name fit for a file and a link."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "dataset"
+
+
+def _listed(run: FinishedRun, name: str, summary: Summary) -> dict[str, Any]:
+    return {
+        "name": name,
+        "method": run.method,
+        "seed": run.seed,
+        "joint": f"{run.joint:.2f}",
+        "epoch": run.results.get("selected_epoch", "not recorded"),
+        "marks": marks(run, summary),
+    }
+
+
+def _text(value: Any) -> str:
+    return "not set" if value is None else str(value)

@@ -1,0 +1,237 @@
+"""A dataset's table: accuracies over seeds and tests against a baseline; as Markdown, CSV and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmpareto.reporting.comparison import FinishedRun, Row, differences, modalities_of, rows_of, spread
+from mmpareto.reporting.significance import BASELINE, PairedTest, baseline_method, tests_against
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A dataset's rows, with a test each.
+
+    baseline  method of the rows that others are tested against; None where there is none
+    """
+
+    dataset: str
+    rows: tuple[Row, ...]
+    tests: tuple[PairedTest, ...]
+    modalities: tuple[str, ...]
+    baseline: str | None
+
+    @property
+    def runs(self) -> list[FinishedRun]:
+        """All finished runs, those in no mean included."""
+        return [run for row in self.rows for run in (*row.runs, *row.repeated)]
+
+    @property
+    def best(self) -> list[bool]:
+        """For each row, whether its joint mean is the highest; rows selected on test count only among themselves."""
+        honest = [row for row in self.rows if not row.runs[0].selected_on_test] or list(self.rows)
+        highest = max(statistics.mean(row.joint) for row in honest)
+        return [row in honest and statistics.mean(row.joint) == highest for row in self.rows]
+
+    @property
+    def header(self) -> list[str]:
+        """The columns' names."""
+        return ["method", "seeds", "joint", *(f"{name} alone" for name in self.modalities), *_TEST_COLUMNS]
+
+    @property
+    def cells(self) -> list[list[str]]:
+        """A line of text per row."""
+        return [
+            [
+                row.label,
+                str(len(row.runs)),
+                spread(row.joint),
+                *(spread(row.accuracies(name)) for name in self.modalities),
+                *_tested(test),
+            ]
+            for row, test in zip(self.rows, self.tests, strict=True)
+        ]
+
+    @property
+    def caption(self) -> str:
+        """What the numbers are."""
+        parts = [
+            "Test accuracy in percent of the joint head and of each modality's own head: mean ± sample standard "
+            "deviation over seeds, a single seed without deviation. Bold: the highest joint mean, runs selected on "
+            "test left aside."
+        ]
+        if self.baseline is None:
+            parts.append("There is no baseline in these runs, so nothing is tested.")
+        else:
+            tested = sum(test.p is not None for test in self.tests)
+            parts.append(
+                f"Difference: joint accuracy less that of {self.baseline} with the same settings, in points, mean over "
+                f"the seeds that both have. p: two-sided paired t-test over these seeds. p (Holm): corrected for the "
+                f"{tested} tests of this table. n/a: fewer than two common seeds, or no such baseline."
+            )
+        return " ".join(parts)
+
+    def notes(self) -> list[str]:
+        """What cannot be seen in the table: why a row was not tested, what is in no mean."""
+        said = [
+            f"{row.label}: not tested, {test.reason}"
+            for row, test in zip(self.rows, self.tests, strict=True)
+            if test.p is None and test.reason not in ("", BASELINE)
+        ]
+        for row in self.rows:
+            if row.repeated:
+                seeds = ", ".join(dict.fromkeys(str(run.seed) for run in row.repeated))
+                said.append(f"{row.label}: {len(row.repeated)} further runs of seeds {seeds} are listed, in no mean")
+            if row.runs[0].selected_on_test:
+                said.append(f"{row.label}: checkpoints selected on the test split, so the accuracy is too favourable")
+        return said
+
+
+def summaries(found: Sequence[FinishedRun], baseline: str | None = None) -> list[Summary]:
+    """A summary per dataset, in alphabetical order.
+
+    Raises RunError where the baseline asked for is in none of them.
+    """
+    baseline_method(found, baseline)
+    made = []
+    for dataset in sorted({run.dataset for run in found}):
+        own = [run for run in found if run.dataset == dataset]
+        there = baseline is None or any(run.method == baseline for run in own)
+        method = baseline_method(own, baseline) if there else None
+        rows = rows_of(own)
+        made.append(
+            Summary(dataset, tuple(rows), tuple(tests_against(rows, method)), tuple(modalities_of(own)), method)
+        )
+    return made
+
+
+def marks(run: FinishedRun, summary: Summary) -> list[str]:
+    """What a reader of the list of runs must know of one."""
+    said = []
+    if run.selected_on_test:
+        said.append("selected on test")
+    differing = differences(run, [other for other in summary.runs if other.method == run.method])
+    if differing:
+        said.append(f"differs from others of its method: {', '.join(differing)}")
+    if any(run is repeated for row in summary.rows for repeated in row.repeated):
+        said.append("its seed is counted already: in no mean")
+    return said
+
+
+def as_markdown(made: Sequence[Summary]) -> str:
+    """A section per dataset."""
+    parts = []
+    for summary in made:
+        body = [[_markdown_text(cell) for cell in line] for line in summary.cells]
+        for line, best in zip(body, summary.best, strict=True):
+            line[_JOINT] = f"**{line[_JOINT]}**" if best else line[_JOINT]
+        header = [_markdown_text(name) for name in summary.header]
+        lines = [header, [":--", *("--:" for _ in header[1:])], *body]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        notes = "".join(f"\n- {_markdown_text(note)}" for note in summary.notes())
+        parts.append(f"## {summary.dataset}\n\n{table}\n\n{summary.caption}\n" + (f"{notes}\n" if notes else ""))
+    return "\n".join(parts)
+
+
+def as_csv(made: Sequence[Summary]) -> str:
+    """A line per dataset and row, numbers in full; empty cells where there is no number."""
+    modalities = list(dict.fromkeys(name for summary in made for name in summary.modalities))
+    lines: list[dict[str, Any]] = []
+    for summary in made:
+        for row, test, best in zip(summary.rows, summary.tests, summary.best, strict=True):
+            line = {
+                "dataset": summary.dataset,
+                "method": row.runs[0].method,
+                "label": row.label,
+                "selected_on": "test" if row.runs[0].selected_on_test else "val",
+                "n_seeds": len(row.runs),
+                "seeds": " ".join(map(str, row.seeds)),
+                "best": int(best),
+                **_numbers("joint", row.joint),
+            }
+            for name in modalities:
+                line |= _numbers(name, row.accuracies(name))
+            lines.append(
+                line
+                | {
+                    "baseline": "" if test.baseline is None else test.baseline.label,
+                    "common_seeds": len(test.seeds),
+                    "difference": test.difference,
+                    "p": test.p,
+                    "p_holm": test.corrected,
+                }
+            )
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return buffer.getvalue()
+
+
+def as_latex(made: Sequence[Summary]) -> str:
+    r"""A table environment per dataset, for \usepackage{booktabs}."""
+    parts = ["% needs \\usepackage{booktabs}\n"]
+    for summary in made:
+        body = [[_latex_text(cell) for cell in line] for line in summary.cells]
+        for line, best in zip(body, summary.best, strict=True):
+            line[_JOINT] = rf"\textbf{{{line[_JOINT]}}}" if best else line[_JOINT]
+        lines = [
+            r"\begin{table}",
+            r"  \centering",
+            rf"  \caption{{{_latex_text(f'{summary.dataset}. {summary.caption}')}}}",
+            rf"  \begin{{tabular}}{{l{'r' * (len(summary.header) - 1)}}}",
+            r"    \toprule",
+            rf"    {' & '.join(map(_latex_text, summary.header))} \\",
+            r"    \midrule",
+            *(rf"    {' & '.join(line)} \\" for line in body),
+            r"    \bottomrule",
+            r"  \end{tabular}",
+            r"\end{table}",
+        ]
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+_TEST_COLUMNS = ("difference", "p", "p (Holm)")
+_JOINT = 2
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "<": r"$<$",
+    ">": r"$>$",
+}
+
+
+def _tested(test: PairedTest) -> list[str]:
+    if test.reason == BASELINE:
+        return [BASELINE, "-", "-"]
+    return ["n/a" if test.difference is None else f"{test.difference:+.1f}", _p(test.p), _p(test.corrected)]
+
+
+def _p(value: float | None) -> str:
+    return "n/a" if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _numbers(name: str, values: Sequence[float]) -> dict[str, float | None]:
+    return {
+        f"{name}_mean": statistics.mean(values) if values else None,
+        f"{name}_std": statistics.stdev(values) if len(values) > 1 else None,
+    }
+
+
+def _markdown_text(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _latex_text(text: str) -> str:
+    if text[:1] in ("+", "-") and text[1:]:  # a difference
+        return f"${text}$"
+    return "".join(_LATEX.get(character, character) for character in text)
