@@ -76,6 +76,7 @@ def accuracy_bars(dataset: str, rows: Sequence[Row]) -> Drawing:
         )
     axes.set_yticks(range(len(rows)), [_short(row.label) for row in rows])
     axes.set(xlabel="joint test accuracy in percent", xlim=(0, None))
+    axes.invert_yaxis()  # in the table's order
     axes.grid(alpha=0.3, axis="x")
     said = "; ".join(f"{row.label}: {np.mean(row.joint):.1f} over {len(row.runs)} seeds" for row in rows)
     return Drawing(
@@ -103,6 +104,7 @@ def learning_curves(dataset: str, curves: Sequence[Curves], modalities: Sequence
         {name if name == "joint" else f"{name} alone": partial(curve, name=name) for name in names},
         "epoch",
         "validation accuracy in percent",
+        columns=3 if len(names) == 3 else 2,
     )
     return Drawing(
         "learning-curves",
@@ -178,6 +180,11 @@ def norms(dataset: str, curves: Sequence[Curves], encoders: Sequence[str]) -> Dr
 def joint_weight(dataset: str, curves: Sequence[Curves], encoders: Sequence[str]) -> Drawing:
     """The joint gradient's share of the weights at steps in conflict."""
 
+    last = max(float(steps["step"].max()) for each in curves for encoder in encoders for steps in each.steps(encoder))
+
+    def full_range(axes: Axes) -> None:
+        axes.set(xlim=(-0.03 * last - 0.5, 1.03 * last + 0.5), ylim=(-0.03, 1.03))
+
     def at_conflict(steps: Columns) -> np.ndarray:
         return np.where(steps["conflict"] > 0, steps["joint_weight"], np.nan)
 
@@ -186,8 +193,8 @@ def joint_weight(dataset: str, curves: Sequence[Curves], encoders: Sequence[str]
         {encoder: _over_steps(curves, encoder, at_conflict) for encoder in encoders},
         "step",
         "share of the joint gradient",
-        marker=".",
-        finish=lambda axes: axes.set_ylim(-0.03, 1.03),
+        scattered=True,
+        finish=full_range,
         empty="no conflict was measured",
     )
     return Drawing(
@@ -197,7 +204,9 @@ def joint_weight(dataset: str, curves: Sequence[Curves], encoders: Sequence[str]
         f"Share of the joint gradient in the integrated gradient at steps in conflict on {dataset}, a panel each for "
         f"the encoders {_listed(encoders)}.",
         "The joint gradient's coefficient as a share of both coefficients, at the steps where the two gradients of an "
-        f"encoder are in conflict: 0.5 is a plain sum, 1 leaves the unimodal gradient out. {_BINS}",
+        f"encoder are in conflict: 0.5 is a plain sum, 1 leaves the unimodal gradient out. Only bins with such steps have a "
+        "point. Steps are averaged in at most 200 bins, first within a run, then over seeds; a point is the mean over "
+        "seeds, its bar one sample standard deviation to either side.",
     )
 
 
@@ -255,6 +264,7 @@ def _panels(
     *,
     columns: int = 2,
     marker: str = "",
+    scattered: bool = False,
     logarithmic: bool = False,
     finish: Callable[[Axes], Any] | None = None,
     empty: str = "nothing was measured",
@@ -282,11 +292,14 @@ def _panels(
                 position,
                 mean,
                 color=_colour(place),
-                linestyle=_STYLES[place // 10 % len(_STYLES)],
+                linestyle="" if scattered else _STYLES[place // 10 % len(_STYLES)],
                 linewidth=1.3,
-                marker=marker or ("." if len(position) == 1 else ""),
+                marker=marker or ("." if scattered or len(position) == 1 else ""),
             )
-            axes.fill_between(position, low, high, color=_colour(place), alpha=0.15, linewidth=0)
+            if scattered:
+                axes.vlines(position, low, high, color=_colour(place), alpha=0.3)
+            else:
+                axes.fill_between(position, low, high, color=_colour(place), alpha=0.15, linewidth=0)
             drawn = True
         axes.set_title(title, fontsize=10)
         axes.set_xlabel(xlabel)

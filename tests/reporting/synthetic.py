@@ -1,0 +1,77 @@
+"""Run folders as train.py leaves them, made of numbers that a test chooses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MODALITIES = ("gray", "colour")
+GRADIENT_COLUMNS = "epoch,step,encoder,cosine,joint_norm,unimodal_norm,joint_weight,conflict"
+
+
+def make_run(
+    folder: Path,
+    method: str = "mmpareto",
+    seed: int = 0,
+    joint: float = 50.0,
+    alone: Sequence[float] = (60.0, 40.0),
+    *,
+    dataset: str = "digits",
+    epochs: int = 3,
+    steps: int = 4,
+    finished: bool = True,
+    cosines: Mapping[str, Sequence[float]] | None = None,
+    **config: Any,
+) -> Path:
+    """Writes a run; steps per epoch; cosines {encoder: a value per step} or drawn by the seed; config: further flags."""
+    folder.mkdir(parents=True)
+    settings: dict[str, Any] = {
+        "dataset": dataset,
+        "dataset_options": {},
+        "method": method,
+        "method_options": {},
+        "selected_on": "val",
+        "epochs": epochs,
+        "learning_rate": 0.01,
+        "random_seed": seed,
+        "ckpt_path": str(folder),
+        **config,
+    }
+    (folder / "config.json").write_text(json.dumps(settings))
+    if not finished:
+        return folder
+    generator = np.random.default_rng(seed)
+    scores = dict(zip(MODALITIES, alone, strict=True))
+    results = {
+        "dataset": dataset,
+        "method": method,
+        "seed": seed,
+        "selected_on": settings["selected_on"],
+        "selected_epoch": epochs,
+        "epochs_trained": epochs,
+        "test": {
+            "joint": {"loss": 1.0, "accuracy": joint},
+            "unimodal": {name: {"loss": 1.0, "accuracy": value} for name, value in scores.items()},
+        },
+        "integration": {name: {"conflict_rate": 0.25, "mean_cosine": 0.1} for name in MODALITIES},
+    }
+    (folder / "results.json").write_text(json.dumps(results))
+    lines = ["epoch," + ",".join(f"val_accuracy_{name}" for name in ("joint", *MODALITIES))]
+    for epoch in range(1, epochs + 1):
+        share = epoch / epochs
+        lines.append(",".join(map(str, (epoch, joint * share, *(value * share for value in alone)))))
+    (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
+    lines = [GRADIENT_COLUMNS]
+    for step in range(epochs * steps):
+        for name in MODALITIES:
+            cosine = cosines[name][step] if cosines else float(np.tanh(generator.normal(0.3, 0.4)))
+            joint_norm, own_norm = np.exp(generator.normal(size=2))
+            weight = float(generator.uniform(0.5, 1.0)) if cosine < 0 else 0.5
+            cells = (1 + step // steps, step, name, cosine, joint_norm, own_norm, weight, float(cosine < 0))
+            lines.append(",".join(map(str, cells)))
+    (folder / "gradients.csv").write_text("\n".join(lines) + "\n")
+    return folder
