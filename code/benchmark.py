@@ -463,6 +463,7 @@ def measure_engine(repetitions: int, device: torch.device) -> list[dict[str, Any
     step = TrainingStep(model, integrator, optimizer)
     session = Session(model, integrator, optimizer, schedule, step, list(about), device, Processes())
     watch = FiniteWatch(list(about), device)
+    names = {name: [tensor for tensor, _ in encoder.named_parameters()] for name, encoder in model.encoders.items()}
 
     def bare_epoch(epoch: int) -> None:
         model.train()
@@ -483,11 +484,13 @@ def measure_engine(repetitions: int, device: torch.device) -> list[dict[str, Any
             train_epoch(step, model, loader, epoch, session.record, watch, device, after_batch=log)
             watch.check(epoch)
             training, gradients = session.record.scores.compute(), session.record.gradients.rows(epoch)
+            layers = session.record.gradients.layer_rows(epoch, names)
             row = epoch_row(epoch, 0.01, training, training, gradients, list(about))
             session.history.append(row)
             board.scalars({key: value for key, value in row.items() if key != "epoch"}, epoch)
             session.next_epoch()
             run.append_csv("gradients.csv", gradients)
+            run.append_csv("layers.csv", layers)
             run.write_csv("metrics.csv", session.history)
             session.save(run)
 

@@ -95,6 +95,10 @@ def train(options: Options, device: torch.device, processes: Processes, signals:
     optimizer, schedule = make_optimizer(model, options)
     step = make_step(model, integrator, optimizer, options, device)
     amp = None if options.amp is None else AMP[options.amp]
+    tensor_names = {
+        name: [tensor for tensor, parameter in encoder.named_parameters() if parameter.requires_grad]
+        for name, encoder in model.partition()[0].items()
+    }
 
     # the run directory
     if not options.train:
@@ -111,8 +115,8 @@ def train(options: Options, device: torch.device, processes: Processes, signals:
     if checkpoint and not session.restore(run, checkpoint) and processes.main:
         print("another number of processes than before: the run goes on, but not bit for bit", file=sys.stderr)
     if processes.main:
-        kept = [row for row in run.read_csv(runs.GRADIENTS) if int(row["epoch"]) < session.epoch]
-        run.write_csv(runs.GRADIENTS, kept)
+        for name in (runs.GRADIENTS, runs.LAYERS):
+            run.write_csv(name, [row for row in run.read_csv(name) if int(row["epoch"]) < session.epoch])
         (run / runs.RESULTS).unlink(missing_ok=True)
         run.write_json(runs.CONFIG, options.resolved() | {"encoders": encoders, "classes": train_set.classes})
         run.write_json(runs.ENVIRONMENT, runs.environment(device, processes.size))
@@ -179,6 +183,7 @@ def train(options: Options, device: torch.device, processes: Processes, signals:
             watch.check(epoch)
             training = session.record.scores.compute(processes.total)
             gradients = session.record.gradients.rows(epoch)
+            layers = session.record.gradients.layer_rows(epoch, tensor_names)
             processes.average_buffers(model)
             selection = scores(selection_loader)
             validation = selection if selection_loader is val_loader else scores(val_loader)
@@ -200,6 +205,7 @@ def train(options: Options, device: torch.device, processes: Processes, signals:
                 print(epoch_line(row, options.epochs, took, modalities), flush=True)
                 if gradients:
                     run.append_csv(runs.GRADIENTS, gradients)
+                    run.append_csv(runs.LAYERS, layers)
                 run.write_csv(runs.METRICS, session.history)
             session.save(run)
             if better:

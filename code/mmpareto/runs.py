@@ -3,6 +3,7 @@
 config.json        every flag, resolved           metrics.csv    a row per epoch
 environment.json   versions, device, code, command  gradients.csv  a row per step and encoder: what integration saw
 last.pt  previous.pt  best.pt   checkpoints       results.json   the scores; there only when the run is finished
+layers.csv         a row per epoch, encoder and parameter tensor: conflict rate, mean cosine
 *.png              figures                        events.*       TensorBoard
 evaluation_<split>.json, evaluation_<split>_*.png  what evaluate.py found
 """
@@ -27,12 +28,14 @@ from typing import Any
 import torch
 
 CONFIG, ENVIRONMENT, METRICS, GRADIENTS = "config.json", "environment.json", "metrics.csv", "gradients.csv"
+LAYERS = "layers.csv"
 LAST, PREVIOUS, BEST, RESULTS = "last.pt", "previous.pt", "best.pt", "results.json"
 _OWN = (
     CONFIG,
     ENVIRONMENT,
     METRICS,
     GRADIENTS,
+    LAYERS,
     LAST,
     PREVIOUS,
     BEST,

@@ -56,9 +56,10 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def assert_same(first: Path, second: Path) -> None:
-    """Metrics and results (times aside), gradients and weights, bit for bit."""
+    """Metrics and results (times aside), gradients, layers and weights, bit for bit."""
     assert rows(first / "metrics.csv") == rows(second / "metrics.csv")
-    assert (first / "gradients.csv").read_bytes() == (second / "gradients.csv").read_bytes()
+    for name in ("gradients.csv", "layers.csv"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
     results = [json.loads((folder / "results.json").read_text()) | {"seconds": 0} for folder in (first, second)]
     assert results[0] == results[1]
     for name in ("last.pt", "best.pt"):

@@ -71,6 +71,17 @@ def test_leaves_a_whole_run_directory(finished: tuple[Path, str]) -> None:
     ]
     conflict = [float(row["conflict"]) for row in gradients if row["encoder"] == "gray"]
     assert all((float(row["cosine"]) < 0) == (float(row["conflict"]) == 1) for row in gradients)
+    layers = rows(folder / "layers.csv")
+    weights = torch.load(folder / "best.pt", weights_only=True)["model"]
+    for encoder in ("gray", "colour"):
+        start = f"encoders.{encoder}."
+        tensors = [
+            name.removeprefix(start) for name in weights if name.startswith(start) and name.endswith(("weight", "bias"))
+        ]
+        assert [(row["epoch"], row["layer"]) for row in layers if row["encoder"] == encoder] == [
+            (epoch, tensor) for epoch in "12" for tensor in tensors
+        ]
+    assert {row["steps"] for row in layers} == {str(steps // 2)}
     results = json.loads((folder / "results.json").read_text())
     assert results["integration"]["gray"]["conflict_rate"] == pytest.approx(np.mean(conflict))
     assert {"dataset", "method", "seed", "selected_on", "selected_epoch", "epochs", "seconds", "val", "test"} <= set(
@@ -126,7 +137,8 @@ def test_repeats_and_resumes_exactly(finished: tuple[Path, str], tmp_path: Path)
     assert "epoch 1/2" not in resumed.stdout
     for other in (again, parted):
         assert without_times(other / "metrics.csv") == without_times(folder / "metrics.csv")
-        assert (other / "gradients.csv").read_text() == (folder / "gradients.csv").read_text()
+        for name in ("gradients.csv", "layers.csv"):
+            assert (other / name).read_text() == (folder / name).read_text()
         mine, theirs = (torch.load(path / "last.pt", weights_only=True)["model"] for path in (folder, other))
         assert mine.keys() == theirs.keys()
         assert all(torch.equal(mine[key], theirs[key]) for key in mine)

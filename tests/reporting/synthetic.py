@@ -27,7 +27,7 @@ def make_run(
     cosines: Mapping[str, Sequence[float]] | None = None,
     **config: Any,
 ) -> Path:
-    """Writes a run; steps per epoch; cosines {encoder: a value per step} or drawn by the seed; config: further flags."""
+    """Writes a run; steps per epoch; cosines {encoder: a value per step}, else drawn; config: further flags."""
     folder.mkdir(parents=True)
     settings: dict[str, Any] = {
         "dataset": dataset,

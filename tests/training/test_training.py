@@ -19,11 +19,12 @@ from mmpareto import datasets
 from mmpareto.integration import Integrator, MMPareto, Uniform
 from mmpareto.models import build_model
 from mmpareto.options import UsageError, parse
+from mmpareto.training import epochs
 from mmpareto.training.board import Board
 from mmpareto.training.data import Loader, SharedBatches
-from mmpareto.training.epochs import EpochRecord, score, train_epoch
+from mmpareto.training.epochs import EpochRecord, GradientLog, score, train_epoch
 from mmpareto.training.setup import check_switches, fastest, make_optimizer, make_step
-from mmpareto.training.step import Step, TrainingStep
+from mmpareto.training.step import Step, TrainingStep, losses
 from mmpareto.training.watch import FiniteWatch, TrainingError
 
 ABOUT = {"x": ("vector", (6,)), "y": ("vector", (4,))}
@@ -164,6 +165,44 @@ def test_one_pass_methods_are_measured_at_their_interval_without_changing_the_st
         weights.append(torch.cat([p.detach().flatten() for p in trained.parameters()]))
         assert [row["step"] for row in rows if row["encoder"] == "gray"] == ([] if interval == 0 else [0, 3, 6])
     assert torch.allclose(*weights, rtol=1e-3, atol=1e-6)
+
+
+def test_layers_are_counted_over_an_epoch_as_from_the_gradients_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients of each step by torch.autograd.grad, cosines in NumPy; broken off and restored on the way."""
+    torch.manual_seed(1)
+    model = small()
+    names = {name: [tensor for tensor, _ in encoder.named_parameters()] for name, encoder in model.encoders.items()}
+    step = TrainingStep(model, MMPareto(), torch.optim.SGD(model.parameters(), lr=0.3))
+    log = GradientLog()
+    cosines: dict[tuple[str, str], list[float]] = {}
+    monkeypatch.setattr(epochs, "FOLD", 4)
+    for number in range(12):
+        inputs, _ = batch()
+        inputs, label = {k: torch.randn_like(v) for k, v in inputs.items()}, torch.randint(3, (5,))
+        loss = losses(model(inputs), label)
+        for encoder, module in model.encoders.items():
+            parameters = list(module.parameters())
+            pairs = (
+                torch.autograd.grad(value, parameters, retain_graph=True)
+                for value in (loss.joint, loss.unimodal[encoder])
+            )
+            for name, a, b in zip(names[encoder], *pairs, strict=True):
+                x, y = a.numpy().ravel(), b.numpy().ravel()
+                size = np.linalg.norm(x) * np.linalg.norm(y)
+                cosines.setdefault((encoder, name), []).append(x @ y / size if size else 0.0)
+        log.add(number, step(inputs, label).diagnostics)
+        if number == 5:
+            state, log = log.state_dict(), GradientLog()
+            log.load_state_dict(state, torch.device("cpu"))
+    diagnostics = step(inputs, label).diagnostics
+    overflow = {k: v._replace(gramians=torch.full_like(v.gramians, float("inf"))) for k, v in diagnostics.items()}
+    log.add(12, overflow)  # in no mean
+    rows = log.layer_rows(3, names)
+    assert [(row["encoder"], row["layer"]) for row in rows] == list(cosines)
+    assert {(row["epoch"], row["steps"]) for row in rows} == {(3, 12)}
+    assert [row["cosine"] for row in rows] == pytest.approx([np.mean(c) for c in cosines.values()], abs=1e-6)
+    assert [row["conflict_rate"] for row in rows] == pytest.approx([np.mean(np.array(c) < 0) for c in cosines.values()])
+    assert any(0 < row["conflict_rate"] < 1 for row in rows)
 
 
 @pytest.mark.parametrize("method", [Uniform(), MMPareto(), MMPareto(rescale="encoder")])

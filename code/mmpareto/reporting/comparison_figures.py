@@ -204,9 +204,9 @@ def joint_weight(dataset: str, curves: Sequence[Curves], encoders: Sequence[str]
         f"Share of the joint gradient in the integrated gradient at steps in conflict on {dataset}, a panel each for "
         f"the encoders {_listed(encoders)}.",
         "The joint gradient's coefficient as a share of both coefficients, at the steps where the two gradients of an "
-        f"encoder are in conflict: 0.5 is a plain sum, 1 leaves the unimodal gradient out. Only bins with such steps have a "
-        "point. Steps are averaged in at most 200 bins, first within a run, then over seeds; a point is the mean over "
-        "seeds, its bar one sample standard deviation to either side.",
+        "encoder are in conflict: 0.5 is a plain sum, 1 leaves the unimodal gradient out. Only bins with such steps "
+        "have a point. Steps are averaged in at most 200 bins, first within a run, then over seeds; a point is the "
+        "mean over seeds, its bar one sample standard deviation to either side.",
     )
 
 

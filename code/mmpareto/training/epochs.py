@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from mmpareto.training.step import CapturedStep, Step, TrainingStep, losses
 from mmpareto.training.watch import FiniteWatch
 
 PER_STEP = ("cosine", "joint_norm", "unimodal_norm", "joint_weight", "conflict")
+FOLD = 64  # steps whose Gramians are kept before they are summed up: a few kernels then, not at every step
 
 
 class GradientLog:
@@ -28,6 +29,8 @@ class GradientLog:
     def __init__(self) -> None:
         self._steps: list[int] = []
         self._values: dict[str, list[Tensor]] = {}
+        self._recent: dict[str, list[Tensor]] = {}  # {encoder: Gramians [T, 2, 2] of the last few steps}
+        self._layers: dict[str, Tensor] = {}  # {encoder: `_seen_in_layers` of the steps before them}
 
     def add(self, step: int, diagnostics: Mapping[str, EncoderDiagnostics]) -> None:
         """Keeps a step's diagnostics; does nothing where a one-pass method has none."""
@@ -36,6 +39,10 @@ class GradientLog:
         for encoder, seen in diagnostics.items():
             values = torch.stack([getattr(seen, name).float() for name in PER_STEP])
             self._values.setdefault(encoder, []).append(values)
+            recent = self._recent.setdefault(encoder, [])
+            recent.append(seen.gramians.clone())  # a CUDA graph writes the next step's into the same memory
+            if len(recent) == FOLD:
+                self._fold(encoder)
 
     def rows(self, epoch: int) -> list[dict[str, Any]]:
         """A row per step and encoder: epoch, step, encoder and the values of PER_STEP."""
@@ -46,17 +53,57 @@ class GradientLog:
             for encoder, values in fetched.items()
         ]
 
+    def layer_rows(self, epoch: int, names: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+        """A row per encoder and parameter tensor: epoch, encoder, layer, steps, conflict_rate in 0 .. 1, cosine.
+
+        names  {encoder: names of its T trainable tensors}, in the order of the diagnostics.
+
+        Rate and mean cosine are over the `steps` whose gradients of the tensor were finite; None where there are none.
+        A step where one of the two gradients is zero counts as cosine 0, no conflict.
+        """
+        for encoder in self._recent:
+            self._fold(encoder)
+        rows = []
+        for encoder, sums in self._layers.items():
+            for layer, (steps, conflicts, cosines) in zip(names[encoder], sums.T.tolist(), strict=True):
+                seen = {"epoch": epoch, "encoder": encoder, "layer": layer, "steps": int(steps)}
+                rate, cosine = (conflicts / steps, cosines / steps) if steps else (None, None)
+                rows.append(seen | {"conflict_rate": rate, "cosine": cosine})
+        return rows
+
     def state_dict(self) -> dict[str, Any]:
         """What was kept so far."""
         return {
             "steps": list(self._steps),
             "values": {name: torch.stack(values).cpu() for name, values in self._values.items()},
+            "recent": {name: torch.stack(values).cpu() for name, values in self._recent.items() if values},
+            "layers": {name: sums.cpu() for name, sums in self._layers.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
         """Takes back what `state_dict` gave."""
         self._steps = list(state["steps"])
         self._values = {name: list(values.to(device)) for name, values in state["values"].items()}
+        # earlier checkpoints have none: the layers' means are then over the rest of the epoch
+        self._layers = {name: sums.to(device) for name, sums in state.get("layers", {}).items()}
+        self._recent = {name: list(values.to(device)) for name, values in state.get("recent", {}).items()}
+
+    def _fold(self, encoder: str) -> None:
+        """Takes the last few steps into the sums."""
+        recent = self._recent[encoder]
+        if recent:
+            sums = _seen_in_layers(torch.stack(recent))
+            self._layers[encoder] = self._layers[encoder] + sums if encoder in self._layers else sums
+            recent.clear()
+
+
+def _seen_in_layers(gramians: Tensor) -> Tensor:
+    """Sums over S steps: [S, T, 2, 2] -> float64 [3, T], the numbers of steps and of conflicts, the sum of cosines."""
+    joint, cross, unimodal = gramians[..., 0, 0], gramians[..., 0, 1], gramians[..., 1, 1]
+    norms = joint.sqrt() * unimodal.sqrt()
+    finite = cross.isfinite() & norms.isfinite()
+    cosine = torch.where(finite & (norms > 0), cross / norms, 0.0).clamp(-1, 1)
+    return torch.stack((finite, cosine < 0, cosine)).double().sum(1)
 
 
 class EpochRecord:
