@@ -8,31 +8,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-
-mpl.use("Agg")
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mmpareto.reporting.comparison import Row
+from mmpareto.reporting.drawing import PANEL_HEIGHT, WIDTH, Drawing, colour, listed, plt, short
 from mmpareto.reporting.histories import Columns, History, across, step_edges
 
-WIDTH, PANEL_HEIGHT = 9.0, 3.1  # inches
 Curve = tuple[np.ndarray, ...]  # position, mean, deviation
 _STYLES = ("-", "--", "-.", ":")
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure, what it shows in words, and what each mark in it is."""
-
-    name: str
-    title: str
-    figure: Figure
-    alt: str
-    caption: str
+MOST_TENSORS = 32  # names below a panel
 
 
 @dataclass(frozen=True)
@@ -60,6 +46,8 @@ def drawings(dataset: str, curves: Sequence[Curves], modalities: Sequence[str]) 
         yield norms(dataset, curves, encoders)
         yield joint_weight(dataset, curves, encoders)
         yield conflict_rate(dataset, curves, encoders)
+    if any(history.layers for each in curves for history in each.histories):
+        yield conflict_in_layers(dataset, curves)
 
 
 def accuracy_bars(dataset: str, rows: Sequence[Row]) -> Drawing:
@@ -67,14 +55,14 @@ def accuracy_bars(dataset: str, rows: Sequence[Row]) -> Drawing:
     figure, axes = plt.subplots(figsize=(WIDTH, 1.1 + 0.42 * len(rows)), layout="constrained")
     for place, row in enumerate(rows):
         mean = float(np.mean(row.joint))
-        axes.barh(place, mean, color=_colour(place), alpha=0.45, height=0.68)
+        axes.barh(place, mean, color=colour(place), alpha=0.45, height=0.68)
         if len(row.runs) > 1:
             axes.errorbar(mean, place, xerr=float(np.std(row.joint, ddof=1)), color="0.25", capsize=4, linewidth=1.2)
         offsets = np.linspace(-0.2, 0.2, len(row.joint)) if len(row.joint) > 1 else np.zeros(1)
         axes.plot(
-            row.joint, place + offsets, "o", color=_colour(place), markersize=5, markeredgecolor="black", linestyle=""
+            row.joint, place + offsets, "o", color=colour(place), markersize=5, markeredgecolor="black", linestyle=""
         )
-    axes.set_yticks(range(len(rows)), [_short(row.label) for row in rows])
+    axes.set_yticks(range(len(rows)), [short(row.label) for row in rows])
     axes.set(xlabel="joint test accuracy in percent", xlim=(0, None))
     axes.invert_yaxis()  # in the table's order
     axes.grid(alpha=0.3, axis="x")
@@ -110,7 +98,7 @@ def learning_curves(dataset: str, curves: Sequence[Curves], modalities: Sequence
         "learning-curves",
         "Learning curves",
         figure,
-        f"Validation accuracy over the epochs on {dataset}, a line per row of the table; panels: {_listed(names)}.",
+        f"Validation accuracy over the epochs on {dataset}, a line per row of the table; panels: {listed(names)}.",
         "Accuracy in percent on the validation split after every epoch, of the joint head and of each modality's own "
         "head. A line is the mean over seeds, its band one sample standard deviation to either side. Where runs "
         "stopped at different epochs, an epoch's mean is over the runs that reached it.",
@@ -140,7 +128,7 @@ def cosine(dataset: str, curves: Sequence[Curves], encoders: Sequence[str]) -> D
         "Cosine of the joint and the unimodal gradient",
         figure,
         f"Cosine of joint and unimodal gradient over the training steps on {dataset}, a panel each for the encoders "
-        f"{_listed(encoders)}; the region below zero is shaded as conflict.",
+        f"{listed(encoders)}; the region below zero is shaded as conflict.",
         "Cosine of the angle between the gradient of the joint loss and that of the modality's own loss, over all "
         f"parameters of an encoder. Below 0, shaded, the two are in conflict. {_BINS}",
     )
@@ -170,7 +158,7 @@ def norms(dataset: str, curves: Sequence[Curves], encoders: Sequence[str]) -> Dr
         "Gradient norms",
         figure,
         f"Norms of the joint and the unimodal gradient and their ratio over the training steps on {dataset}, for the "
-        f"encoders {_listed(encoders)}; logarithmic scale.",
+        f"encoders {listed(encoders)}; logarithmic scale.",
         "Euclidean norm of the joint and of the unimodal gradient over all parameters of an encoder, before they are "
         "integrated, and joint norm divided by unimodal norm. The scale is logarithmic: means are geometric, the band "
         f"is one sample standard deviation of the logarithm. {_BINS}",
@@ -202,7 +190,7 @@ def joint_weight(dataset: str, curves: Sequence[Curves], encoders: Sequence[str]
         "Weight of the joint gradient in conflict",
         figure,
         f"Share of the joint gradient in the integrated gradient at steps in conflict on {dataset}, a panel each for "
-        f"the encoders {_listed(encoders)}.",
+        f"the encoders {listed(encoders)}.",
         "The joint gradient's coefficient as a share of both coefficients, at the steps where the two gradients of an "
         "encoder are in conflict: 0.5 is a plain sum, 1 leaves the unimodal gradient out. Only bins with such steps "
         "have a point. Steps are averaged in at most 200 bins, first within a run, then over seeds; a point is the "
@@ -233,9 +221,54 @@ def conflict_rate(dataset: str, curves: Sequence[Curves], encoders: Sequence[str
         "Conflict rate",
         figure,
         f"Percentage of steps in conflict over the epochs on {dataset}, a panel each for the encoders "
-        f"{_listed(encoders)}.",
+        f"{listed(encoders)}.",
         "Measured steps of an epoch at which the cosine of joint and unimodal gradient is below 0, in percent of the "
         "measured steps. A line is the mean over seeds, its band one sample standard deviation to either side.",
+    )
+
+
+def conflict_in_layers(dataset: str, curves: Sequence[Curves]) -> Drawing:
+    """Share of the measured steps in conflict, parameter tensor by parameter tensor, a panel per encoder."""
+    tensors: dict[str, list[str]] = {}
+    for each in curves:
+        for history in each.histories:
+            for encoder, own in history.layers.items():
+                tensors[encoder] = list(dict.fromkeys([*tensors.get(encoder, []), *own]))
+
+    def curve(each: Curves, encoder: str) -> Curve | None:
+        place = {tensor: float(number) for number, tensor in enumerate(tensors[encoder])}
+        series = [
+            (np.array([place[tensor] for tensor in own]), 100.0 * np.array(list(own.values())))
+            for history in each.histories
+            if (own := history.layers.get(encoder))
+        ]
+        return across(series, np.arange(len(place) + 1) - 0.5) if series else None
+
+    def name_tensors(axes: Axes) -> None:
+        names = tensors[axes.get_title()]
+        every = math.ceil(len(names) / MOST_TENSORS)
+        axes.set_xticks(range(0, len(names), every), names[::every], rotation=90, fontsize=8)
+        axes.set_ylim(-2, max(10.0, min(102.0, axes.get_ylim()[1])))
+
+    figure = _panels(
+        curves,
+        {encoder: partial(curve, encoder=encoder) for encoder in tensors},
+        "",
+        "steps in conflict in percent",
+        columns=2 if max(map(len, tensors.values())) <= MOST_TENSORS // 2 else 1,
+        finish=name_tensors,
+        marker=".",
+        extra_height=1.0,
+    )
+    return Drawing(
+        "conflict-in-layers",
+        "Conflict rate per layer",
+        figure,
+        f"Percentage of steps in conflict for every parameter tensor on {dataset}, a panel each for the encoders "
+        f"{listed(list(tensors))}.",
+        "Measured steps of the whole training at which the cosine of the two gradients of one parameter tensor is below "
+        "0, in percent of the measured steps; tensors stand in the order of the model, not all of them named where there "
+        "are many. A line is the mean over seeds, its band one sample standard deviation to either side.",
     )
 
 
@@ -266,14 +299,15 @@ def _panels(
     marker: str = "",
     scattered: bool = False,
     logarithmic: bool = False,
+    extra_height: float = 0.0,
     finish: Callable[[Axes], Any] | None = None,
     empty: str = "nothing was measured",
 ) -> Figure:
     """A grid of titled panels with a line per row, one legend below; for logarithmic ones curves are logarithms."""
     columns = min(columns, len(panels))
     lines = math.ceil(len(panels) / columns)
-    legend_columns = 3 if max(len(_short(each.row.label)) for each in curves) < 36 else 1
-    height = PANEL_HEIGHT * lines + 0.25 * math.ceil(len(curves) / legend_columns) + 0.2
+    legend_columns = 3 if max(len(short(each.row.label)) for each in curves) < 36 else 1
+    height = (PANEL_HEIGHT + extra_height) * lines + 0.25 * math.ceil(len(curves) / legend_columns) + 0.2
     figure, grid = plt.subplots(lines, columns, figsize=(WIDTH, height), layout="constrained", squeeze=False)
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
@@ -291,15 +325,15 @@ def _panels(
             (handles[place],) = axes.plot(
                 position,
                 mean,
-                color=_colour(place),
+                color=colour(place),
                 linestyle="" if scattered else _STYLES[place // 10 % len(_STYLES)],
                 linewidth=1.3,
                 marker=marker or ("." if scattered or len(position) == 1 else ""),
             )
             if scattered:
-                axes.vlines(position, low, high, color=_colour(place), alpha=0.3)
+                axes.vlines(position, low, high, color=colour(place), alpha=0.3)
             else:
-                axes.fill_between(position, low, high, color=_colour(place), alpha=0.15, linewidth=0)
+                axes.fill_between(position, low, high, color=colour(place), alpha=0.15, linewidth=0)
             drawn = True
         axes.set_title(title, fontsize=10)
         axes.set_xlabel(xlabel)
@@ -318,7 +352,7 @@ def _panels(
         places = sorted(handles)
         figure.legend(
             [handles[place] for place in places],
-            [_short(curves[place].row.label) for place in places],
+            [short(curves[place].row.label) for place in places],
             loc="outside lower center",
             ncols=min(legend_columns, len(places)),
             fontsize=9,
@@ -335,15 +369,3 @@ def _epoch_edges(epochs: Any) -> np.ndarray:
 def _log(values: np.ndarray) -> np.ndarray:
     """Natural logarithm; NaN where there is none."""
     return np.log(values, out=np.full(len(values), np.nan), where=values > 0)
-
-
-def _colour(place: int) -> str:
-    return f"C{place % 10}"
-
-
-def _short(label: str, most: int = 60) -> str:
-    return label if len(label) <= most else f"{label[: most - 1]}…"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -1,8 +1,9 @@
-"""What a run wrote while it trained: epochs of metrics.csv, steps of gradients.csv, as arrays."""
+"""What a run wrote while it trained: epochs of metrics.csv, steps of gradients.csv, layers.csv, as arrays."""
 
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +24,16 @@ class History:
 
     epochs  `epoch` and `val_accuracy_<name>`, an entry per epoch
     steps   {encoder: STEP_COLUMNS, an entry per measured step}; empty where nothing was measured
+    layers  {encoder: {parameter tensor: conflict rate in 0 .. 1 over the measured steps}}, from the inputs on; likewise
     """
 
     epochs: Columns
     steps: dict[str, Columns]
+    layers: dict[str, dict[str, float]]
 
 
 def history(run: FinishedRun) -> History:
-    """Reads a run's metrics.csv and gradients.csv.
+    """Reads a run's metrics.csv, gradients.csv and layers.csv.
 
     Raises RunError where one of them cannot be used.
     """
@@ -44,17 +47,33 @@ def history(run: FinishedRun) -> History:
         raise RunError(
             f"{path} is damaged: it has {len(epochs['epoch'])} epochs, {runs.RESULTS} says {trained}; {AGAIN}"
         )
-    path = run.path / runs.GRADIENTS
+    return History(epochs, _steps(run.path / runs.GRADIENTS), _layers(run.path / runs.LAYERS))
+
+
+def _steps(path: Path) -> dict[str, Columns]:
+    """`History.steps`."""
     if not path.exists() or path.stat().st_size == 0:
-        return History(epochs, {})
-    steps, encoders = _read(path, STEP_COLUMNS, "encoder")
-    return History(
-        epochs,
-        {
-            name: {column: values[encoders == name] for column, values in steps.items()}
-            for name in dict.fromkeys(encoders.tolist())
-        },
-    )
+        return {}
+    steps, (encoders,) = _read(path, STEP_COLUMNS, "encoder")
+    return {
+        name: {column: values[encoders == name] for column, values in steps.items()}
+        for name in dict.fromkeys(encoders.tolist())
+    }
+
+
+def _layers(path: Path) -> dict[str, dict[str, float]]:
+    """`History.layers`: the epochs' rates, each weighted by its steps."""
+    if not path.exists() or path.stat().st_size == 0:  # earlier versions wrote none
+        return {}
+    columns, texts = _read(path, ("steps", "conflict_rate"), "encoder", "layer")
+    sums: dict[str, dict[str, tuple[float, float]]] = {}
+    for encoder, layer, steps, rate in zip(*texts, columns["steps"], columns["conflict_rate"], strict=True):
+        conflicts, all_steps = sums.setdefault(str(encoder), {}).get(str(layer), (0.0, 0.0))
+        sums[str(encoder)][str(layer)] = (conflicts + (steps * rate if steps else 0.0), all_steps + steps)
+    return {
+        encoder: {layer: conflicts / steps if steps else math.nan for layer, (conflicts, steps) in own.items()}
+        for encoder, own in sums.items()
+    }
 
 
 def across(series: Sequence[tuple[np.ndarray, np.ndarray]], edges: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -92,9 +111,9 @@ def step_edges(positions: Sequence[np.ndarray], most: int = 200) -> np.ndarray:
     return np.linspace(measured[0] - 0.5, measured[-1] + 0.5, most + 1)
 
 
-def _read(path: Path, columns: Sequence[str], text_column: str | None = None) -> tuple[Columns, np.ndarray]:
-    """Columns of a CSV file as numbers, and one as text."""
-    needed = [*columns] if text_column is None else [*columns, text_column]
+def _read(path: Path, columns: Sequence[str], *text_columns: str) -> tuple[Columns, list[np.ndarray]]:
+    """Columns of a CSV file as numbers, and others as text."""
+    needed = [*columns, *text_columns]
     try:
         text = path.read_text(encoding="utf-8")
         header, *lines = csv.reader(text[: text.rfind("\n") + 1].splitlines())
@@ -113,4 +132,4 @@ def _read(path: Path, columns: Sequence[str], text_column: str | None = None) ->
             numbers[name] = np.array(cells[header.index(name)], dtype=np.float64)
         except ValueError as error:
             raise RunError(f"{path} is damaged: column {name} holds what is no number ({error}); {AGAIN}") from error
-    return numbers, np.array(cells[header.index(text_column)] if text_column else [], dtype=str)
+    return numbers, [np.array(cells[header.index(name)], dtype=str) for name in text_columns]

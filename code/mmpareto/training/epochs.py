@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -58,7 +59,7 @@ class GradientLog:
 
         names  {encoder: names of its T trainable tensors}, in the order of the diagnostics.
 
-        Rate and mean cosine are over the `steps` whose gradients of the tensor were finite; None where there are none.
+        Rate and mean cosine are over the `steps` whose gradients of the tensor were finite; NaN where there are none.
         A step where one of the two gradients is zero counts as cosine 0, no conflict.
         """
         for encoder in self._recent:
@@ -67,7 +68,7 @@ class GradientLog:
         for encoder, sums in self._layers.items():
             for layer, (steps, conflicts, cosines) in zip(names[encoder], sums.T.tolist(), strict=True):
                 seen = {"epoch": epoch, "encoder": encoder, "layer": layer, "steps": int(steps)}
-                rate, cosine = (conflicts / steps, cosines / steps) if steps else (None, None)
+                rate, cosine = (conflicts / steps, cosines / steps) if steps else (math.nan, math.nan)
                 rows.append(seen | {"conflict_rate": rate, "cosine": cosine})
         return rows
 
