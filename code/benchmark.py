@@ -3,6 +3,7 @@
     python code/benchmark.py --quick                    # within a minute on a CPU
     python code/benchmark.py --output benchmark.json    # within five
     python code/benchmark.py --loader                   # samples a second of the loader instead, within one
+    python code/benchmark.py --engine                   # what an epoch costs beyond loading and steps, within one
 
 Times are medians over repetitions that take turns, so that a machine that slows down slows all of them; a ratio is
 formed within each repetition, and its quartiles are given. Each table is measured in a process of its own. Losses,
@@ -41,7 +42,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from mmpareto import datasets
-from mmpareto.datasets import to_device
+from mmpareto.datasets import DatasetError, to_device
 from mmpareto.datasets.clips import IMAGENET_MEAN, IMAGENET_STD
 from mmpareto.datasets.cremad import CLASSES as CREMAD_CLASSES
 from mmpareto.datasets.cremad import CREMAD
@@ -451,12 +452,16 @@ def loader_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return text_table(["loader", "workers", "samples / s", "over plain"], lines)
 
 
-def measure_engine(repetitions: int, device: torch.device) -> list[dict[str, Any]]:
-    """Epochs on digits: the engine's, with its scores, logs and checkpoint, and bare ones of loading and stepping."""
-    data = datasets.build("digits", None, "train")
+def measure_engine(mnist: Path | None, repetitions: int, device: torch.device) -> list[dict[str, Any]]:
+    """Epochs on digits, or on CG-MNIST where MNIST's folder is given, with their recipe's batch size and encoders.
+
+    The engine's, with its scores, logs and checkpoint, and bare ones of loading and stepping.
+    """
+    name, batch_size, encoder = ("digits", 32, "cnn") if mnist is None else ("cgmnist", 64, "pmr")
+    data = datasets.build(name, mnist, "train")
     about = {name: (modality.kind, modality.shape) for name, modality in data.modalities.items()}
-    loader = Loader(data, 32, shuffle=True, seed=0, workers=0, pin=device.type == "cuda")
-    model = build_model(about, len(data.classes), dict.fromkeys(about, "cnn")).to(device)
+    loader = Loader(data, batch_size, shuffle=True, seed=0, workers=0, pin=device.type == "cuda")
+    model = build_model(about, len(data.classes), dict.fromkeys(about, encoder)).to(device)
     integrator = build_integrator("mmpareto")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1.0)
@@ -505,6 +510,7 @@ def measure_engine(repetitions: int, device: torch.device) -> list[dict[str, Any
     bare = taken["loading and steps"][1:]
     return [
         {
+            "dataset": name,
             "way": way,
             "milliseconds": 1000 * statistics.median(seconds[1:]),
             "over_bare": quartiles([own / b for own, b in zip(seconds[1:], bare, strict=True)]),
@@ -546,10 +552,15 @@ def entry(argv: Sequence[str]) -> int:
     parser.add_argument("--quick", action="store_true", help="one setting, within a minute on a CPU")
     parser.add_argument("--loader", action="store_true", help="the loader, against a plain one, on CREMA-D's shapes")
     parser.add_argument("--engine", action="store_true", help="what an epoch costs beyond its loading and steps")
+    parser.add_argument(
+        "--mnist", type=Path, metavar="FOLDER", help="of --engine: epochs on CG-MNIST, from MNIST in FOLDER (minutes)"
+    )
     parser.add_argument("--num_workers", type=count_or_zero, default=2, metavar="N", help="of --loader (default: 2)")
     parser.add_argument("--output", metavar="FILE", help="also write the figures there, as JSON")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="(default: cuda where there is one)")
     arguments = parser.parse_args(argv)
+    if arguments.mnist is not None and not arguments.engine:
+        parser.error("--mnist FOLDER is of --engine")
     if arguments.device == "cuda" and not torch.cuda.is_available():
         print("benchmark.py: --device cuda: PyTorch sees no GPU here; leave the flag out", file=sys.stderr)
         return 2
@@ -560,9 +571,14 @@ def entry(argv: Sequence[str]) -> int:
         os.environ.setdefault(variable, value)  # the profiler's remarks on machines without a GPU
     rows: list[dict[str, Any]] = []
     if arguments.engine:
-        rows += measure_engine(5 if arguments.quick else 15, device)
+        few, many = (5, 15) if arguments.mnist is None else (1, 3)  # an epoch on CG-MNIST is a hundred on digits
+        try:
+            rows += measure_engine(arguments.mnist, few if arguments.quick else many, device)
+        except DatasetError as error:
+            print(f"benchmark.py: {error}", file=sys.stderr)
+            return 2
         lines = [[row["way"], f"{row['milliseconds']:.0f}", _ratio(row["over_bare"])] for row in rows]
-        print("\n" + text_table(["epoch on digits", "ms", "over loading and steps"], lines), flush=True)
+        print("\n" + text_table([f"epoch on {rows[0]['dataset']}", "ms", "over loading and steps"], lines), flush=True)
     if arguments.loader:
         rows += measure_loader(256 if arguments.quick else 512, arguments.num_workers, 5, device)
         print("\n" + loader_table(rows), flush=True)

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from mmpareto import runs
 from mmpareto.datasets import SPLITS, DatasetError, MultimodalDataset, Split
 from mmpareto.evaluation import EvaluationError
 from mmpareto.evaluation.collected import Collected, collect
@@ -132,14 +133,14 @@ def main(arguments: argparse.Namespace) -> None:
     }
 
     # what is left behind
-    run.write_json(f"evaluation_{split}.json", evaluation)
+    run.write_json(runs.EVALUATION.format(split), evaluation)
     draw(run, evaluation, data.classes)
     print(f"{options.dataset}, {options.method}, seed {options.random_seed}: epoch {epoch}, ", end="")
     print(f"selected on {options.selected_on}; {len(chosen.label)} samples of {split}\n")
     print(evaluation_text(evaluation))
     for note in evaluation["notes"]:
         print(f"\nNote: {note}")
-    print(f"\nwritten: {run / f'evaluation_{split}.json'} and figures beside it")
+    print(f"\nwritten: {run / runs.EVALUATION.format(split)} and figures beside it")
 
 
 def probes(passes: dict[Split, Collected], split: Split, modalities: list[str]) -> dict[str, Any]:

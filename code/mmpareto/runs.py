@@ -29,6 +29,7 @@ import torch
 
 CONFIG, ENVIRONMENT, METRICS, GRADIENTS = "config.json", "environment.json", "metrics.csv", "gradients.csv"
 LAYERS = "layers.csv"
+EVALUATION = "evaluation_{}.json"  # of a split
 LAST, PREVIOUS, BEST, RESULTS = "last.pt", "previous.pt", "best.pt", "results.json"
 _OWN = (
     CONFIG,

@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 
 from mmpareto.reporting.comparison import Row
 from mmpareto.reporting.drawing import PANEL_HEIGHT, WIDTH, Drawing, colour, listed, plt, short
-from mmpareto.reporting.histories import Columns, History, across, step_edges
+from mmpareto.reporting.histories import Columns, Confusion, History, across, step_edges
 
 Curve = tuple[np.ndarray, ...]  # position, mean, deviation
 _STYLES = ("-", "--", "-.", ":")
-MOST_TENSORS = 32  # names below a panel
+MOST_TENSORS, MOST_CLASSES = 32, 16  # names along an axis
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,9 @@ def drawings(dataset: str, curves: Sequence[Curves], modalities: Sequence[str]) 
         yield conflict_rate(dataset, curves, encoders)
     if any(history.layers for each in curves for history in each.histories):
         yield conflict_in_layers(dataset, curves)
+    scored = [(place, each, pooled) for place, each in enumerate(curves) if (pooled := _pooled(each)) is not None]
+    if scored:
+        yield confusion(dataset, scored)
 
 
 def accuracy_bars(dataset: str, rows: Sequence[Row]) -> Drawing:
@@ -266,10 +269,54 @@ def conflict_in_layers(dataset: str, curves: Sequence[Curves]) -> Drawing:
         figure,
         f"Percentage of steps in conflict for every parameter tensor on {dataset}, a panel each for the encoders "
         f"{listed(list(tensors))}.",
-        "Measured steps of the whole training at which the cosine of the two gradients of one parameter tensor is below "
-        "0, in percent of the measured steps; tensors stand in the order of the model, not all of them named where there "
-        "are many. A line is the mean over seeds, its band one sample standard deviation to either side.",
+        "Measured steps of the whole training at which the cosine of the two gradients of one parameter tensor is "
+        "below 0, in percent of the measured steps; tensors stand in the order of the model, not all of them named "
+        "where there are many. A line is the mean over seeds, its band one sample standard deviation to either side.",
     )
+
+
+def confusion(dataset: str, scored: Sequence[tuple[int, Curves, Confusion]]) -> Drawing:
+    """A confusion matrix per row, summed over its scored seeds and normalised by class."""
+    columns = min(3, len(scored))
+    lines = math.ceil(len(scored) / columns)
+    figure, grid = plt.subplots(
+        lines, columns, figsize=(WIDTH, (WIDTH / 3 + 0.3) * lines), layout="constrained", squeeze=False
+    )
+    for axes in grid.flat[len(scored) :]:
+        axes.set_visible(False)
+    for axes, (place, each, pooled) in zip(grid.flat, scored, strict=False):
+        totals = pooled.counts.sum(1, keepdims=True)
+        share = np.divide(100 * pooled.counts, totals, out=np.full_like(pooled.counts, np.nan), where=totals > 0)
+        image = axes.imshow(share, vmin=0, vmax=100, cmap="Blues")
+        every = math.ceil(len(pooled.classes) / MOST_CLASSES)
+        ticks, names = range(0, len(pooled.classes), every), [short(name, 12) for name in pooled.classes[::every]]
+        axes.set_xticks(ticks, names, fontsize=7, rotation=90 if max(map(len, names)) > 2 else 0)
+        axes.set_yticks(ticks, names, fontsize=7)
+        axes.set_title(short(each.row.label, 36), fontsize=9, color=colour(place))
+    figure.colorbar(image, ax=grid, shrink=0.7, label="percent of the class")
+    figure.supxlabel("predicted", fontsize=10)
+    figure.supylabel("class", fontsize=10)
+    seeds = "; ".join(
+        f"{each.row.label}: {sum(history.confusion is not None for history in each.histories)} of "
+        f"{len(each.row.runs)} seeds"
+        for _, each, _ in scored
+    )
+    return Drawing(
+        "confusion",
+        "Confusion matrices",
+        figure,
+        f"Confusion matrices of the joint head on {dataset}'s test split, a panel per row of the table.",
+        "Of the samples of each class, the percentage that the joint head took for each class; summed over the seeds "
+        f"that evaluate.py has scored ({seeds}).",
+    )
+
+
+def _pooled(each: Curves) -> Confusion | None:
+    """The sum of a row's confusion matrices; None where there is none."""
+    matrices = [history.confusion for history in each.histories if history.confusion is not None]
+    if not matrices:
+        return None
+    return Confusion(np.sum([matrix.counts for matrix in matrices], axis=0), matrices[0].classes)
 
 
 _BINS = (

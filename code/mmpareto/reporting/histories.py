@@ -1,4 +1,4 @@
-"""What a run wrote while it trained: epochs of metrics.csv, steps of gradients.csv, layers.csv, as arrays."""
+"""What a run wrote while it trained (metrics.csv, gradients.csv, layers.csv) and what evaluate.py added, as arrays."""
 
 from __future__ import annotations
 
@@ -12,10 +12,18 @@ import numpy as np
 
 from mmpareto import runs
 from mmpareto.reporting.comparison import AGAIN, FinishedRun
-from mmpareto.runs import RunError
+from mmpareto.runs import RunDirectory, RunError
 
 STEP_COLUMNS = ("epoch", "step", "cosine", "joint_norm", "unimodal_norm", "joint_weight", "conflict")
 Columns = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """A confusion matrix: counts [C, C], row the class, column the prediction; the classes' names."""
+
+    counts: np.ndarray
+    classes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -25,15 +33,17 @@ class History:
     epochs  `epoch` and `val_accuracy_<name>`, an entry per epoch
     steps   {encoder: STEP_COLUMNS, an entry per measured step}; empty where nothing was measured
     layers  {encoder: {parameter tensor: conflict rate in 0 .. 1 over the measured steps}}, from the inputs on; likewise
+    confusion  of the joint head on the test split, None where evaluate.py has not scored this run's selected model
     """
 
     epochs: Columns
     steps: dict[str, Columns]
     layers: dict[str, dict[str, float]]
+    confusion: Confusion | None = None
 
 
 def history(run: FinishedRun) -> History:
-    """Reads a run's metrics.csv, gradients.csv and layers.csv.
+    """Reads a run's metrics.csv, gradients.csv, layers.csv and evaluation_test.json.
 
     Raises RunError where one of them cannot be used.
     """
@@ -47,7 +57,7 @@ def history(run: FinishedRun) -> History:
         raise RunError(
             f"{path} is damaged: it has {len(epochs['epoch'])} epochs, {runs.RESULTS} says {trained}; {AGAIN}"
         )
-    return History(epochs, _steps(run.path / runs.GRADIENTS), _layers(run.path / runs.LAYERS))
+    return History(epochs, _steps(run.path / runs.GRADIENTS), _layers(run.path / runs.LAYERS), _confusion(run))
 
 
 def _steps(path: Path) -> dict[str, Columns]:
@@ -74,6 +84,24 @@ def _layers(path: Path) -> dict[str, dict[str, float]]:
         encoder: {layer: conflicts / steps if steps else math.nan for layer, (conflicts, steps) in own.items()}
         for encoder, own in sums.items()
     }
+
+
+def _confusion(run: FinishedRun) -> Confusion | None:
+    """`History.confusion`; an evaluation made before training ended or of another checkpoint is as none."""
+    name = runs.EVALUATION.format("test")
+    if not (run.path / name).exists():
+        return None
+    content = RunDirectory(run.path).read_json(name)
+    try:
+        if not content["finished"] or content["selected_epoch"] != run.results["selected_epoch"]:
+            return None
+        counts = np.array(content["joint"]["confusion"], dtype=np.float64)
+        classes = tuple(str(entry["class"]) for entry in content["joint"]["per_class"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{run.path / name} has no confusion matrix ({error}); run evaluate.py again") from error
+    if counts.shape != (len(classes), len(classes)):
+        raise RunError(f"{run.path / name}: a confusion matrix of shape {counts.shape} for {len(classes)} classes")
+    return Confusion(counts, classes)
 
 
 def across(series: Sequence[tuple[np.ndarray, np.ndarray]], edges: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import jinja2
 from matplotlib import pyplot as plt
+from PIL import Image
 
 from mmpareto.reporting.comparison import FinishedRun, shared_settings
 from mmpareto.reporting.comparison_figures import Curves, drawings
@@ -72,8 +73,8 @@ def draw(summary: Summary) -> Iterator[Picture]:
     for drawing in drawings(summary.dataset, curves, summary.modalities):
         buffer = io.BytesIO()
         drawing.figure.savefig(buffer, format="png", dpi=DPI)
-        width, height = (round(inches * DPI) for inches in drawing.figure.get_size_inches())
         plt.close(drawing.figure)
+        width, height = Image.open(buffer).size
         name = f"{identifier(summary.dataset)}-{drawing.name}"
         yield Picture(name, drawing.title, drawing.alt, drawing.caption, buffer.getvalue(), width, height)
 

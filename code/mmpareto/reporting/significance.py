@@ -43,7 +43,7 @@ def baseline_method(found: Sequence[FinishedRun], asked: str | None) -> str | No
     return asked or next((method for method in DEFAULTS if method in there), None)
 
 
-def tests_against(rows: Sequence[Row], method: str | None) -> list[PairedTest]:
+def paired_tests(rows: Sequence[Row], method: str | None) -> list[PairedTest]:
     """A test per row of one dataset's table, p-values corrected over all rows that could be tested.
 
     A row is compared with the baseline row whose settings are its own, method and options of the method aside.

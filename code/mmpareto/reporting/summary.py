@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmpareto.reporting.comparison import FinishedRun, Row, differences, modalities_of, rows_of, spread
-from mmpareto.reporting.significance import BASELINE, PairedTest, baseline_method, tests_against
+from mmpareto.reporting.significance import BASELINE, PairedTest, baseline_method, paired_tests
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,7 @@ def summaries(found: Sequence[FinishedRun], baseline: str | None = None) -> list
         there = baseline is None or any(run.method == baseline for run in own)
         method = baseline_method(own, baseline) if there else None
         rows = rows_of(own)
-        made.append(
-            Summary(dataset, tuple(rows), tuple(tests_against(rows, method)), tuple(modalities_of(own)), method)
-        )
+        made.append(Summary(dataset, tuple(rows), tuple(paired_tests(rows, method)), tuple(modalities_of(own)), method))
     return made
 
 

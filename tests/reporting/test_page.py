@@ -1,0 +1,130 @@
+"""The page: complete in itself, every figure in it, nothing of a run's name taken for markup."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from reporting.synthetic import make_run
+
+from mmpareto.reporting import page
+from mmpareto.reporting.comparison import find
+from mmpareto.reporting.summary import summaries
+from mmpareto.runs import RunError
+
+FIGURES = ("joint-accuracy", "learning-curves", "cosine", "norms", "joint-weight", "conflict-rate")
+
+
+class Reader(HTMLParser):
+    """Tags with their attributes, and the text between them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def written(runs: Path, output: Path) -> Reader:
+    found, unfinished = find([runs])
+    page.write(output, summaries(found), unfinished)
+    return Reader((output / page.PAGE).read_text())
+
+
+def test_page_is_complete_in_itself(tmp_path: Path) -> None:
+    for seed in range(2):
+        make_run(tmp_path / "runs" / f"u{seed}", "uniform", seed, 40.0 + seed)
+        make_run(tmp_path / "runs" / f"m{seed}", "mmpareto", seed, 45.0 - seed)
+    make_run(tmp_path / "runs" / "pareto" / "half", "pareto", finished=False)
+    reader = written(tmp_path / "runs", tmp_path / "report")
+    assert reader.open == []  # every tag was closed
+    for tag, attributes in reader.tags:
+        assert tag not in ("script", "link", "iframe", "object")
+        for name in ("src", "href"):
+            assert (attributes.get(name) or "data:").startswith(("data:", "#")), attributes
+    images = reader.all("img")
+    assert len(images) == len(FIGURES)
+    for image, name in zip(images, FIGURES, strict=True):
+        picture = Image.open(io.BytesIO(base64.b64decode((image["src"] or "").removeprefix("data:image/png;base64,"))))
+        assert [str(size) for size in picture.size] == [image["width"], image["height"]]
+        assert np.asarray(picture.convert("L")).std() > 5  # not an empty sheet
+        assert len(image["alt"] or "") > 40
+        assert (tmp_path / "report" / "figures" / f"digits-{name}.png").stat().st_size > 5000
+    text = " ".join(reader.text)
+    assert "4 finished runs are compared. 1 not finished: left out." in text
+    assert "pareto/half" in reader.text
+    assert text.count("45.0") == 0  # means of 44 and 45
+    assert "44.5 ± 0.7" in reader.text
+
+
+def test_names_are_no_markup(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs" / "a", "<b>mine</b>", dataset="<i>&")
+    reader = written(tmp_path / "runs", tmp_path / "report")
+    assert "<i>&" in reader.text
+    assert "<b>mine</b>" in reader.text
+    assert not reader.all("i")
+    assert not reader.all("b")
+
+
+def test_confusion_and_layers_are_drawn_where_they_are_known(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "runs" / "a", "mmpareto", epochs=3)
+    make_run(tmp_path / "runs" / "b", "uniform", epochs=3)
+    (folder / "evaluation_test.json").write_text(
+        json.dumps(
+            {
+                "finished": True,
+                "selected_epoch": 3,
+                "joint": {"confusion": [[3, 1], [0, 0]], "per_class": [{"class": "cat"}, {"class": "dog"}]},
+            }
+        )
+    )
+    (folder / "layers.csv").write_text("epoch,encoder,layer,steps,conflict_rate,mean_cosine\n1,gray,w,3,0.5,0.1\n")
+    reader = written(tmp_path / "runs", tmp_path / "report")
+    assert [image["alt"] for image in reader.all("img")][-1].startswith("Confusion matrices")  # type: ignore[union-attr]
+    assert "mmpareto: 1 of 1 seeds" in " ".join(reader.text)
+    for name in ("confusion", "conflict-in-layers"):
+        assert (tmp_path / "report" / "figures" / f"digits-{name}.png").exists()
+
+
+def test_runs_without_measured_gradients(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "runs" / "a", "one_joint")
+    (folder / "gradients.csv").unlink()
+    reader = written(tmp_path / "runs", tmp_path / "report")
+    assert len(reader.all("img")) == 2
+
+
+def test_nothing_is_written_where_a_run_cannot_be_read(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "runs" / "a")
+    (folder / "metrics.csv").write_text("epoch\n")
+    with pytest.raises(RunError, match=r"metrics\.csv"):
+        written(tmp_path / "runs", tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+
+
+def test_names_tell_runs_apart() -> None:
+    paths = [Path("/a/b/c/seed0"), Path("/a/b/d/seed0")]
+    assert page.short_names(paths) == {paths[0]: "c/seed0", paths[1]: "d/seed0"}
+    assert page.short_names(paths[:1]) == {paths[0]: "c/seed0"}
+    assert page.short_names([Path("/a"), Path("/a/b")]) == {Path("/a"): "a", Path("/a/b"): "b"}
+    assert page.identifier("pack.age:Cl ass") == "pack-age-Cl-ass"

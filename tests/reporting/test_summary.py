@@ -1,0 +1,123 @@
+"""A report's tables, read back: what is averaged, what is bold, what stands apart."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from pathlib import Path
+
+import pytest
+from reporting.synthetic import make_run
+
+from mmpareto.reporting.comparison import find
+from mmpareto.reporting.summary import Summary, as_csv, as_latex, as_markdown, marks, summaries
+
+
+def made(*folders: Path) -> list[Summary]:
+    return summaries(find(folders)[0])
+
+
+def three_methods(folder: Path) -> list[Summary]:
+    """Means 42 (sample deviation 2), 46 and 30; alone 60 and 40."""
+    for seed, joint in enumerate((40.0, 42.0, 44.0)):
+        make_run(folder / f"u{seed}", "uniform", seed, joint)
+        make_run(folder / f"m{seed}", "mmpareto", seed, joint + (3.0, 4.0, 5.0)[seed])
+    make_run(folder / "o", "one_joint", 0, 30.0)
+    return made(folder)
+
+
+def markdown_table(text: str) -> list[dict[str, str]]:
+    lines = [re.split(r"(?<!\\)\|", line)[1:-1] for line in text.splitlines() if line.startswith("|")]
+    header, _, *body = [[cell.strip() for cell in line] for line in lines]
+    return [dict(zip(header, line, strict=True)) for line in body]
+
+
+def test_markdown(tmp_path: Path) -> None:
+    text = as_markdown(three_methods(tmp_path))
+    rows = {row["method"]: row for row in markdown_table(text)}
+    assert rows["uniform"] == {
+        "method": "uniform",
+        "seeds": "3",
+        "joint": "42.0 ± 2.0",
+        "gray alone": "60.0 ± 0.0",
+        "colour alone": "40.0 ± 0.0",
+        "difference": "baseline",
+        "p": "-",
+        "p (Holm)": "-",
+    }
+    assert rows["mmpareto"]["joint"] == "**46.0 ± 3.0**"
+    assert rows["mmpareto"]["difference"] == "+4.0"
+    # t = 4 sqrt 3, two degrees of freedom: p = 1 - t / sqrt(2 + t^2)
+    assert rows["mmpareto"]["p"] == rows["mmpareto"]["p (Holm)"] == f"{1 - (48 / 50) ** 0.5:.3f}" == "0.020"
+    assert (rows["one_joint"]["joint"], rows["one_joint"]["p"]) == ("30.0", "n/a")
+    assert text.count("**") == 2
+    assert "one_joint: not tested, 1 common seed" in text
+
+
+def test_csv(tmp_path: Path) -> None:
+    rows = {row["method"]: row for row in csv.DictReader(io.StringIO(as_csv(three_methods(tmp_path))))}
+    assert float(rows["uniform"]["joint_mean"]) == pytest.approx(42.0)
+    assert float(rows["uniform"]["joint_std"]) == pytest.approx(2.0)
+    assert float(rows["mmpareto"]["p"]) == pytest.approx(1 - (48 / 50) ** 0.5)
+    assert float(rows["mmpareto"]["gray_mean"]) == pytest.approx(60.0)
+    assert rows["mmpareto"]["seeds"] == "0 1 2"
+    assert [rows[name]["best"] for name in ("uniform", "mmpareto", "one_joint")] == ["0", "1", "0"]
+    assert (rows["one_joint"]["joint_std"], rows["one_joint"]["p"]) == ("", "")
+
+
+def test_latex(tmp_path: Path) -> None:
+    make_run(tmp_path / "strange", "my_method", 0, 1.0, encoder={"gray": "a_b & 50%"})
+    make_run(tmp_path / "other", "my_method", 0, 2.0, encoder={"gray": "x"})
+    text = as_latex(three_methods(tmp_path))
+    body = text[text.index(r"\midrule") : text.index(r"\bottomrule")]
+    rows = [re.split(r"(?<!\\)&", line.strip().removesuffix(r"\\")) for line in body.splitlines()[1:] if line.strip()]
+    columns = text[text.index(r"\begin{tabular}") :].splitlines()[0].count("r", len(r"\begin{tabular}") + 2) + 1
+    assert {len(row) for row in rows} == {columns} == {8}
+    best = [row for row in rows if r"\textbf" in row[2]]
+    assert [row[0].strip() for row in best] == ["mmpareto"]
+    assert best[0][2].strip() == r"\textbf{46.0 $\pm$ 3.0}"
+    assert best[0][5].strip() == "$+4.0$"
+    assert r"a\_b \& 50\%" in body
+    assert not re.search(r"(?<!\\)[_%#]", body)
+    for environment in ("table", "tabular"):
+        assert text.count(rf"\begin{{{environment}}}") == text.count(rf"\end{{{environment}}}") == 1
+
+
+def test_marked_runs_stand_apart(tmp_path: Path) -> None:
+    for seed in range(2):
+        make_run(tmp_path / f"m{seed}", "mmpareto", seed, 40.0 + seed)
+    make_run(tmp_path / "again", "mmpareto", 0, 99.0)
+    make_run(tmp_path / "tested", "mmpareto", 2, 90.0, selected_on="test")
+    make_run(tmp_path / "longer", "mmpareto", 3, 39.0, epochs=9)
+    (summary,) = made(tmp_path)
+    rows = {row.label: row for row in summary.rows}
+    (again,) = (run for row in summary.rows for run in row.repeated)
+    assert {label: row.joint for label, row in rows.items()} == {
+        "mmpareto, epochs 3": [99.0, 41.0],  # the first by path counts: 'again' before 'm0'
+        "mmpareto, epochs 3, SELECTED ON TEST": [90.0],
+        "mmpareto, epochs 9": [39.0],
+    }
+    assert again.path.name == "m0"
+    assert summary.best == [row.label == "mmpareto, epochs 3" for row in summary.rows]  # not the one selected on test
+    text = as_markdown([summary])
+    assert "1 further runs of seeds 0 are listed, in no mean" in text
+    assert "selected on the test split" in text
+    said = {run.path.name: "; ".join(marks(run, summary)) for run in summary.runs}
+    assert "selected on test" in said["tested"]
+    assert "in no mean" in said["m0"]
+    assert "epochs 9" in said["longer"]
+
+
+def test_a_table_for_every_dataset(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", "uniform", joint=10.0)
+    make_run(tmp_path / "b", "mmpareto", joint=20.0, dataset="cgmnist")
+    first, second = made(tmp_path)
+    assert (first.dataset, second.dataset) == ("cgmnist", "digits")
+    assert first.baseline is None
+    assert "no baseline" in first.caption
+    assert [row.label for row in second.rows] == ["uniform"]
+    assert [line for line in as_markdown([first, second]).splitlines() if line.startswith("## ")] == [
+        "## cgmnist",
+        "## digits",
+    ]
