@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from entries.command import ROOT, run
+import pytest
+from entries.command import ROOT, refused, run
+from reporting.synthetic import make_run
+
+import report as entry
 
 
 def make(
@@ -47,7 +52,7 @@ def test_means_and_deviations_over_seeds(tmp_path: Path) -> None:
     make(tmp_path / "runs" / "b1", "uniform", 1, 30.0, 98.0, selected_on="test")
     make(tmp_path / "runs" / "b2", "uniform", 2, 31.0, 98.0, epochs=7)
     make(tmp_path / "runs" / "c", "pareto", 0, 0.0, 0.0, finished=False)
-    done = report(tmp_path / "runs", tmp_path / "runs" / "b0", "--output", tmp_path / "table.md")
+    done = report(tmp_path / "runs", tmp_path / "runs" / "b0")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == "| dataset | method | seeds | joint | gray alone | conflict, gray |"
@@ -59,18 +64,70 @@ def test_means_and_deviations_over_seeds(tmp_path: Path) -> None:
     ]
     assert "not finished, left out" in done.stderr
     assert str(tmp_path / "runs" / "c") in done.stderr
-    assert (tmp_path / "table.md").read_text() == done.stdout
+
+
+def test_a_written_report(tmp_path: Path) -> None:
+    for seed in range(3):
+        make_run(tmp_path / "runs" / f"u{seed}", "uniform", seed, 40.0 + seed)
+        make_run(tmp_path / "runs" / f"m{seed}", "mmpareto", seed, 45.0 + 2 * seed)
+    make_run(tmp_path / "runs" / "half", "pareto", finished=False)
+    output = tmp_path / "report"
+    (output / "mine").mkdir(parents=True)
+    done = report(tmp_path / "runs", "--output", output)
+    assert done.returncode == 0, done.stderr
+    assert f"report: {output / 'index.html'}" in done.stdout
+    assert str(tmp_path / "runs" / "half") in done.stderr
+    assert {path.name for path in output.iterdir()} == {
+        "mine", "figures", "index.html", "table.md", "table.csv", "table.tex"
+    }  # fmt: skip
+    rows = {row["method"]: row for row in csv.DictReader((output / "table.csv").open())}
+    assert rows["mmpareto"]["baseline"] == "uniform"
+    assert float(rows["mmpareto"]["difference"]) == 6.0
+    assert (output / "index.html").stat().st_size < 2_000_000
+    again = report(tmp_path / "runs", "--output", output, "--baseline", "mmpareto")
+    assert again.returncode == 0, again.stderr
+    rows = {row["method"]: row for row in csv.DictReader((output / "table.csv").open())}
+    assert float(rows["uniform"]["difference"]) == -6.0
 
 
 def test_bad_input(tmp_path: Path) -> None:
     make(tmp_path / "half" / "run", "pareto", 0, 0.0, 0.0, finished=False)
     (tmp_path / "empty").mkdir()
+    whole = make_run(tmp_path / "whole" / "run")
+    (tmp_path / "file").write_text("")
     for arguments, message in (
+        ([], "the following arguments are required"),
         ([tmp_path / "nowhere"], "is no folder"),
         ([tmp_path / "empty"], "there is no run in"),
         ([tmp_path / "half"], "none of the 1 runs is finished"),
+        ([whole, "--baseline", "uniform"], "name its folder with --output"),
+        ([whole, "--output", tmp_path / "file"], "is a file"),
+        ([whole, "--output", tmp_path / "file" / "below"], "cannot write to"),
+        ([whole, "--output", tmp_path / "out", "--baseline", "uniform"], "no finished run is of the method 'uniform'"),
     ):
-        done = report(*arguments)
-        assert done.returncode == 2
-        assert message in done.stderr
-        assert "Traceback" not in done.stderr
+        assert message in refused(entry.entry, *arguments)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("results.json", '{"dataset": "digits', "is damaged"),
+        ("results.json", "[]", "is damaged"),
+        ("results.json", '{"dataset": "digits"}', "an older version wrote it"),
+        ("config.json", '{"dataset": "digits", "method": "mmpareto"}', "an older version wrote it"),
+        (
+            "config.json",
+            '{"dataset": "other", "method": "mmpareto", "random_seed": 0, "selected_on": "val"}',
+            "are of different runs",
+        ),
+    ],
+)
+def test_files_that_cannot_be_used_are_named(tmp_path: Path, name: str, content: str, message: str) -> None:
+    folder = make_run(tmp_path / "run")
+    (folder / name).write_text(content)
+    said = refused(entry.entry, folder)
+    assert message in said
+    assert str(folder) in said
+    assert name in said
+    assert "Traceback" not in said
