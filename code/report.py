@@ -2,6 +2,7 @@
 
     python code/report.py runs
     python code/report.py runs/digits --output report
+    python code/report.py runs/digits --output report --baseline one_joint --tune learning_rate
 
 Test accuracy in percent. Runs that differ in any setting but the seed are never averaged; runs selected on the test
 split are marked; unfinished runs are listed and left out. With --output a folder is written: index.html, which holds
@@ -31,10 +32,18 @@ def entry(argv: Sequence[str]) -> int:
         metavar="METHOD",
         help="with --output: test the others against it\n(default: uniform, or one_joint)",
     )
+    parser.add_argument(
+        "--tune",
+        metavar="FLAG",
+        nargs="+",
+        default=[],
+        help="with --output: of runs that differ in these flags of train.py alone,\n"
+        "each method keeps those with the best mean validation accuracy",
+    )
     arguments = parser.parse_args(argv)
     try:
-        if arguments.output is None and arguments.baseline is not None:
-            raise RunError("--baseline is for the tests of a written report; name its folder with --output")
+        if arguments.output is None and (arguments.baseline is not None or arguments.tune):
+            raise RunError("--baseline and --tune are for a written report; name its folder with --output")
         if arguments.output is not None and arguments.output.exists() and not arguments.output.is_dir():
             raise RunError(f"{arguments.output} is a file; name a folder with --output")
         found, unfinished = find(arguments.runs)
@@ -46,7 +55,8 @@ def entry(argv: Sequence[str]) -> int:
         if arguments.output is not None:
             from mmpareto.reporting import page, summary  # matplotlib and scipy take a second to load
 
-            page.write(arguments.output, summary.summaries(found, arguments.baseline), unfinished)
+            made = summary.summaries(found, arguments.baseline, arguments.tune)
+            page.write(arguments.output, made, unfinished)
             print(f"\nreport: {arguments.output / page.PAGE}")
     except (RunError, OSError) as error:
         print(f"report.py: {error}", file=sys.stderr)

@@ -21,13 +21,17 @@ def make_run(
     alone: Sequence[float] = (60.0, 40.0),
     *,
     dataset: str = "digits",
+    val: float | None = None,
     epochs: int = 3,
     steps: int = 4,
     finished: bool = True,
     cosines: Mapping[str, Sequence[float]] | None = None,
     **config: Any,
 ) -> Path:
-    """Writes a run; steps per epoch; cosines {encoder: a value per step}, else drawn; config: further flags."""
+    """Writes a run; steps per epoch; cosines {encoder: a value per step}, else drawn; config: further flags.
+
+    val: joint validation accuracy, that of test unless given.
+    """
     folder.mkdir(parents=True)
     settings: dict[str, Any] = {
         "dataset": dataset,
@@ -57,6 +61,7 @@ def make_run(
             "joint": {"loss": 1.0, "accuracy": joint},
             "unimodal": {name: {"loss": 1.0, "accuracy": value} for name, value in scores.items()},
         },
+        "val": {"joint": {"loss": 1.0, "accuracy": joint if val is None else val}},
         "integration": {name: {"conflict_rate": 0.25, "mean_cosine": 0.1} for name in MODALITIES},
     }
     (folder / "results.json").write_text(json.dumps(results))

@@ -62,6 +62,14 @@ class FinishedRun:
         """Joint test accuracy in percent."""
         return self.results["test"]["joint"]["accuracy"]
 
+    @property
+    def validation(self) -> float | None:
+        """Joint validation accuracy in percent of the selected checkpoint; None where the results have none."""
+        try:
+            return float(self.results["val"]["joint"]["accuracy"])
+        except (KeyError, TypeError, ValueError):
+            return None
+
     def accuracy(self, modality: str) -> float | None:
         """Test accuracy in percent of a modality's own head; None where the run has no such modality."""
         score = self.results["test"]["unimodal"].get(modality)
@@ -175,32 +183,16 @@ def spread(values: Sequence[float]) -> str:
 
 def differences(run: FinishedRun, others: Iterable[FinishedRun]) -> list[str]:
     """The settings, with their values, in which a run differs from any of the others; seed and selection aside."""
-    own, theirs = _settings(run), [_settings(other) for other in others]
-    keys = dict.fromkeys(key for settings in (own, *theirs) for key in settings)
+    own, theirs = settings(run), [settings(other) for other in others]
+    keys = dict.fromkeys(key for each in (own, *theirs) for key in each)
     return [
         f"{key} {own.get(key, 'not set')}"
         for key in keys
-        if any(settings.get(key, _MISSING) != own.get(key, _MISSING) for settings in theirs)
+        if any(each.get(key, _MISSING) != own.get(key, _MISSING) for each in theirs)
     ]
 
 
-def shared_settings(found: Sequence[FinishedRun]) -> dict[str, Any]:
-    """The settings that are the same in all runs."""
-    first, *others = [_settings(run) for run in found]
-    return {key: value for key, value in first.items() if all(o.get(key, _MISSING) == value for o in others)}
-
-
-def markdown(rows: Sequence[dict[str, str]]) -> str:
-    """Rows as a Markdown table."""
-    header = list(rows[0])
-    lines = [header, [":--", ":--", *("--:" for _ in header[2:])], *([row[key] for key in header] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-_MISSING = object()
-
-
-def _settings(run: FinishedRun) -> dict[str, Any]:
+def settings(run: FinishedRun) -> dict[str, Any]:
     """Settings by their flags: a run's own ones left out, options of method, dataset and encoder by their names."""
     flat: dict[str, Any] = {}
     for key, value in run.config.items():
@@ -212,6 +204,22 @@ def _settings(run: FinishedRun) -> dict[str, Any]:
         else:
             flat[key] = value
     return flat
+
+
+def shared_settings(found: Sequence[FinishedRun]) -> dict[str, Any]:
+    """The settings that are the same in all runs."""
+    first, *others = [settings(run) for run in found]
+    return {key: value for key, value in first.items() if all(o.get(key, _MISSING) == value for o in others)}
+
+
+def markdown(rows: Sequence[dict[str, str]]) -> str:
+    """Rows as a Markdown table."""
+    header = list(rows[0])
+    lines = [header, [":--", ":--", *("--:" for _ in header[2:])], *([row[key] for key in header] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+_MISSING = object()
 
 
 def _label(run: FinishedRun, found: Sequence[FinishedRun]) -> str:

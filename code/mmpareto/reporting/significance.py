@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from mmpareto.reporting.comparison import OWN, FinishedRun, Row
+from mmpareto.reporting.comparison import FinishedRun, Row, settings
 from mmpareto.runs import RunError
 
 DEFAULTS = ("uniform", "one_joint")  # baselines, the first that is there
@@ -43,12 +43,13 @@ def baseline_method(found: Sequence[FinishedRun], asked: str | None) -> str | No
     return asked or next((method for method in DEFAULTS if method in there), None)
 
 
-def paired_tests(rows: Sequence[Row], method: str | None) -> list[PairedTest]:
+def paired_tests(rows: Sequence[Row], method: str | None, tuned: Sequence[str] = ()) -> list[PairedTest]:
     """A test per row of one dataset's table, p-values corrected over all rows that could be tested.
 
-    A row is compared with the baseline row whose settings are its own, method and options of the method aside.
+    A row is compared with the baseline row whose settings are its own; method, options of the method and flags that
+    were tuned aside.
     """
-    tests = [_test(row, [r for r in rows if r.runs[0].method == method]) for row in rows]
+    tests = [_test(row, [r for r in rows if r.runs[0].method == method], tuned) for row in rows]
     corrected = iter(holm([test.p for test in tests if test.p is not None]))
     return [
         test if test.p is None else PairedTest(test.baseline, test.seeds, test.difference, test.p, next(corrected))
@@ -65,10 +66,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _test(row: Row, baselines: Sequence[Row]) -> PairedTest:
+def _test(row: Row, baselines: Sequence[Row], tuned: Sequence[str]) -> PairedTest:
     if row in baselines:
         return PairedTest(None, reason=BASELINE)
-    alike = [baseline for baseline in baselines if _common(baseline) == _common(row)]
+    alike = [baseline for baseline in baselines if _common(baseline, tuned) == _common(row, tuned)]
     if len(alike) != 1:
         return PairedTest(None, reason=f"{len(alike) or 'no'} baseline rows with these settings" if baselines else "")
     own, theirs = (dict(zip(r.seeds, r.joint, strict=True)) for r in (row, alike[0]))
@@ -83,7 +84,8 @@ def _test(row: Row, baselines: Sequence[Row]) -> PairedTest:
     return PairedTest(alike[0], seeds, difference, p if math.isfinite(p) else None)
 
 
-def _common(row: Row) -> str:
+def _common(row: Row, tuned: Sequence[str]) -> str:
     """What a row and its baseline must share: all settings but the method's and those in which runs may differ."""
-    config = row.runs[0].config
-    return repr(sorted((k, v) for k, v in config.items() if k not in (*OWN, "method", "method_options")))
+    run = row.runs[0]
+    own = {*run.config.get("method_options", {}), *tuned}
+    return repr((run.selected_on_test, sorted((k, str(v)) for k, v in settings(run).items() if k not in own)))

@@ -11,6 +11,7 @@ from typing import Any
 
 from mmpareto.reporting.comparison import FinishedRun, Row, differences, modalities_of, rows_of, spread
 from mmpareto.reporting.significance import BASELINE, PairedTest, baseline_method, paired_tests
+from mmpareto.reporting.sweeps import tuned
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Summary:
     """A dataset's rows, with a test each.
 
     baseline  method of the rows that others are tested against; None where there is none
+    choices   a sentence for each method on the values that validation chose
     """
 
     dataset: str
@@ -25,6 +27,7 @@ class Summary:
     tests: tuple[PairedTest, ...]
     modalities: tuple[str, ...]
     baseline: str | None
+    choices: tuple[str, ...] = ()
 
     @property
     def runs(self) -> list[FinishedRun]:
@@ -78,7 +81,8 @@ class Summary:
 
     def notes(self) -> list[str]:
         """What cannot be seen in the table: why a row was not tested, what is in no mean."""
-        said = [
+        said = list(self.choices)
+        said += [
             f"{row.label}: not tested, {test.reason}"
             for row, test in zip(self.rows, self.tests, strict=True)
             if test.p is None and test.reason not in ("", BASELINE)
@@ -92,19 +96,23 @@ class Summary:
         return said
 
 
-def summaries(found: Sequence[FinishedRun], baseline: str | None = None) -> list[Summary]:
+def summaries(found: Sequence[FinishedRun], baseline: str | None = None, tune: Sequence[str] = ()) -> list[Summary]:
     """A summary per dataset, in alphabetical order.
 
-    Raises RunError where the baseline asked for is in none of them.
+    tune  flags of which each method has the values that are best on validation; runs with others are left out
+
+    Raises RunError where the baseline asked for is in none of them, or where nothing can be chosen.
     """
     baseline_method(found, baseline)
     made = []
     for dataset in sorted({run.dataset for run in found}):
-        own = [run for run in found if run.dataset == dataset]
+        own, choices = tuned([run for run in found if run.dataset == dataset], tune)
         there = baseline is None or any(run.method == baseline for run in own)
         method = baseline_method(own, baseline) if there else None
         rows = rows_of(own)
-        made.append(Summary(dataset, tuple(rows), tuple(paired_tests(rows, method)), tuple(modalities_of(own)), method))
+        tests = paired_tests(rows, method, tune)
+        names = tuple(modalities_of(own))
+        made.append(Summary(dataset, tuple(rows), tuple(tests), names, method, tuple(choices)))
     return made
 
 

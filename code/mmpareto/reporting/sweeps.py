@@ -1,0 +1,102 @@
+"""Flags that were varied: accuracy against a flag's value, and the value that validation chooses."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from mmpareto.reporting.comparison import AGAIN, FinishedRun, Row, settings
+from mmpareto.runs import RESULTS, RunError
+
+FEWEST = 3  # values that make a curve
+
+Sweep = dict[str, list[tuple[float, Row]]]
+
+
+def sweeps(rows: Sequence[Row]) -> dict[str, Sweep]:
+    """For each flag with numbers for values: {method and other settings: rows by value, ascending}.
+
+    A curve has three values or more of rows that differ in nothing else; rows selected on test are in none.
+    """
+    honest = [row for row in rows if not row.runs[0].selected_on_test]
+    made: dict[str, Sweep] = {}
+    for flag in dict.fromkeys(
+        name for row in honest for name, value in settings(row.runs[0]).items() if _number(value)
+    ):
+        curves: dict[tuple[str, str], list[tuple[float, Row]]] = {}
+        for row in honest:
+            own = settings(row.runs[0])
+            if _number(own.get(flag)):
+                curves.setdefault((row.runs[0].method, _rest(own, [flag])), []).append((float(own[flag]), row))
+        long = {key: sorted(curve, key=lambda point: point[0]) for key, curve in curves.items() if len(curve) >= FEWEST}
+        if long:
+            made[flag] = {_name(key[0], curve, long, flag): curve for key, curve in long.items()}
+    return made
+
+
+def tuned(found: Sequence[FinishedRun], flags: Sequence[str]) -> tuple[list[FinishedRun], list[str]]:
+    """Of runs that differ in these flags alone, those with the best values, and a sentence on each choice.
+
+    The best values have the highest joint validation accuracy, averaged over seeds; values that lack a seed that others
+    have, because it failed or is not finished, are not eligible.
+
+    Raises RunError where no run knows a flag, or has no validation accuracy.
+    """
+    known = dict.fromkeys(name for run in found for name in settings(run))
+    for flag in flags:
+        if flag not in known:
+            raise RunError(f"no run has a setting {flag!r}; they have: {', '.join(known)}")
+    without = [run for run in found if flags and run.validation is None]
+    if without:
+        raise RunError(f"{without[0].path} has no joint validation accuracy in {RESULTS}; {AGAIN}")
+    groups: dict[tuple[str, ...], dict[str, list[FinishedRun]]] = {}
+    for run in found:
+        own = settings(run)
+        key = (run.dataset, run.method, str(run.selected_on_test), _rest(own, flags))
+        values = ", ".join(f"{flag} {own[flag]}" for flag in flags if flag in own)
+        groups.setdefault(key, {}).setdefault(values, []).append(run)
+    kept: list[FinishedRun] = []
+    said = []
+    for (dataset, method, *_), candidates in groups.items():
+        if len(candidates) == 1:
+            kept += next(iter(candidates.values()))
+            continue
+        seeds = {run.seed for runs in candidates.values() for run in runs}
+        whole = {values: runs for values, runs in candidates.items() if {run.seed for run in runs} == seeds}
+        if not whole:
+            raise RunError(
+                f"{dataset}, {method}: no choice of {', '.join(flags)} has all of seeds "
+                f"{', '.join(map(str, sorted(seeds)))}; finish the grid"
+            )
+        means = {values: statistics.mean(run.validation or 0.0 for run in runs) for values, runs in whole.items()}
+        best = max(means, key=lambda values: means[values])
+        kept += whole[best]
+        considered = "; ".join(f"{values}: {mean:.1f}" for values, mean in means.items())
+        left = [values for values in candidates if values not in whole]
+        incomplete = f"; not eligible, for want of seeds: {'; '.join(left)}" if left else ""
+        said.append(f"{method}: {best}, chosen by mean validation accuracy ({considered}{incomplete})")
+    return kept, said
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _rest(own: dict[str, Any], flags: Iterable[str]) -> str:
+    return repr(sorted((name, str(value)) for name, value in own.items() if name not in flags))
+
+
+def _name(
+    method: str,
+    curve: Sequence[tuple[float, Row]],
+    curves: dict[tuple[str, str], list[tuple[float, Row]]],
+    flag: str,
+) -> str:
+    """The method, and the settings in which this curve differs from the others of the method."""
+    own = settings(curve[0][1].runs[0])
+    others = [settings(other[0][1].runs[0]) for (name, _), other in curves.items() if name == method]
+    differing = [
+        f"{key} {value}" for key, value in own.items() if key != flag and any(o.get(key) != value for o in others)
+    ]
+    return ", ".join([method, *differing])

@@ -1,0 +1,85 @@
+"""Flags that were varied: what makes a curve, and what validation chooses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from reporting.synthetic import make_run
+
+from mmpareto.reporting import page
+from mmpareto.reporting.comparison import find, rows_of
+from mmpareto.reporting.summary import as_markdown, summaries
+from mmpareto.reporting.sweeps import sweeps, tuned
+from mmpareto.runs import RunError
+
+
+def test_a_curve_has_three_values_that_differ_in_nothing_else(tmp_path: Path) -> None:
+    for gamma in (3.0, 1.0, 2.0):
+        for seed in range(2):
+            make_run(tmp_path / f"m{gamma}{seed}", "mmpareto", seed, 10 * gamma, method_options={"gamma": gamma})
+    make_run(tmp_path / "other", "mmpareto", 0, 1.0, method_options={"gamma": 4.0}, epochs=9)
+    make_run(tmp_path / "tested", "mmpareto", 0, 99.0, method_options={"gamma": 5.0}, selected_on="test")
+    for gamma in (1.0, 2.0):
+        make_run(tmp_path / f"u{gamma}", "uniform_gamma", 0, 5.0, method_options={"gamma": gamma})
+    found = sweeps(rows_of(find([tmp_path])[0]))
+    assert list(found) == ["gamma"]
+    (curve,) = found["gamma"].values()
+    assert list(found["gamma"]) == ["mmpareto"]
+    assert [(value, row.joint) for value, row in curve] == [(v, [10 * v, 10 * v]) for v in (1.0, 2.0, 3.0)]
+    page.write(tmp_path / "report", summaries(find([tmp_path])[0]), [])
+    assert (tmp_path / "report" / "figures" / "digits-over-gamma.png").exists()
+
+
+def test_curves_of_a_method_are_told_apart(tmp_path: Path) -> None:
+    for rate in (0.1, 0.2, 0.3):
+        for size in (32, 64):
+            make_run(tmp_path / f"{rate}{size}", "uniform", 0, 5.0, learning_rate=rate, batch_size=size)
+    found = sweeps(rows_of(find([tmp_path])[0]))
+    assert list(found) == ["learning_rate"]
+    assert list(found["learning_rate"]) == ["uniform, batch_size 32", "uniform, batch_size 64"]
+
+
+def test_validation_chooses_and_test_does_not(tmp_path: Path) -> None:
+    # uniform: validation prefers 0.1, test 0.2; mmpareto: 0.2, since 0.4 lacks a seed
+    for method, rate, val, test in (
+        ("uniform", 0.1, 60.0, 20.0),
+        ("uniform", 0.2, 50.0, 30.0),
+        ("mmpareto", 0.1, 40.0, 41.0),
+        ("mmpareto", 0.2, 45.0, 39.0),
+        ("mmpareto", 0.4, 90.0, 10.0),
+    ):
+        for seed in range(1 if rate == 0.4 else 3):
+            make_run(
+                tmp_path / f"{method}{rate}{seed}",
+                method,
+                seed,
+                test + (seed if method == "uniform" else 2 * seed),
+                val=val + seed,
+                learning_rate=rate,
+            )
+    found = find([tmp_path])[0]
+    kept, said = tuned(found, ["learning_rate"])
+    assert {(run.method, run.config["learning_rate"]) for run in kept} == {("uniform", 0.1), ("mmpareto", 0.2)}
+    assert len(kept) == 6
+    assert (
+        "uniform: learning_rate 0.1, chosen by mean validation accuracy (learning_rate 0.1: 61.0; learning_rate 0.2: "
+        "51.0)"
+    ) in said
+    assert any("not eligible, for want of seeds: learning_rate 0.4" in sentence for sentence in said)
+    (summary,) = summaries(found, tune=["learning_rate"])
+    test = summary.tests[[row.label for row in summary.rows].index("mmpareto")]
+    assert test.difference == pytest.approx(20.0)  # 39, 41, 43 less 20, 21, 22: paired although the rates differ
+    assert test.p is not None
+    assert said[0] in as_markdown([summary])
+
+
+def test_what_cannot_be_chosen(tmp_path: Path) -> None:
+    for seed, rate in ((0, 0.1), (1, 0.2)):
+        make_run(tmp_path / f"{seed}", "uniform", seed, learning_rate=rate)
+    found = find([tmp_path])[0]
+    with pytest.raises(RunError, match=r"no choice of learning_rate has all of seeds 0, 1"):
+        tuned(found, ["learning_rate"])
+    with pytest.raises(RunError, match="no run has a setting 'nope'"):
+        tuned(found, ["nope"])
+    assert tuned(found, []) == (found, [])
