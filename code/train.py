@@ -325,7 +325,7 @@ def entry(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted before training began", file=sys.stderr)
         return 130
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, ValueError) as error:
         said = explained(error, options)
         if said is None:
             raise
@@ -350,6 +350,11 @@ def explained(error: Exception, options: Options | None) -> str | None:
     if "DataLoader worker" in text:
         return (
             f"a process that loads data died ({first}); for want of memory, often: try fewer --num_workers; {goes_on}"
+        )
+    if "more than 1 value per channel" in text:
+        return (
+            f"batch normalisation cannot learn from a single sample ({first}), and the last piece of an epoch has one "
+            f"with --batch_size {options.batch_size}: take another --batch_size, less --accumulate or fewer processes"
         )
     lost = ("Connection closed by peer", "Connection reset", "connectFullMesh", "gloo", "NCCL")
     if isinstance(error, torch.distributed.DistError) or any(sign in text for sign in lost):

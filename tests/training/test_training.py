@@ -407,6 +407,14 @@ def test_errors_that_are_no_fault_of_the_program_are_explained(
         assert "\n" not in said
 
 
+def test_a_last_batch_of_one_sample_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(ValueError) as caught:
+        torch.nn.BatchNorm2d(3).train()(torch.zeros(1, 3, 1, 1))  # what remains of 32 x 32 pixels in a ResNet
+    said = entry.explained(caught.value, parse(["--ckpt_path", str(tmp_path)], tmp_path))
+    assert said is not None
+    assert "with --batch_size 32: take another" in said
+
+
 def test_curves_are_written_and_those_of_a_lost_part_are_purged(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
