@@ -1,0 +1,145 @@
+"""What the stochastic gradients of a fixed model look like, encoder by encoder: how long they are, how much they vary.
+
+Of a gradient that follows the joint or the unimodal loss of a batch: its mean and its covariance over the batches, the
+noise that Wei & Hu (ICML 2024) argue from.
+
+Shapes: P parameters of an encoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmpareto.evaluation import EvaluationError
+from mmpareto.models import MultimodalClassifier
+
+
+class Labelled(NamedTuple):
+    """A batch where the model is, as the model takes it: inputs {modality: [B, ...]}, label int64 [B]."""
+
+    inputs: Mapping[str, Tensor]
+    label: Tensor
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The gradient of one loss with respect to one encoder, over the batches.
+
+    mean_norm         mean of its Euclidean norm.
+    norm_variance     variance of its norm (unbiased).
+    norm_of_mean      norm of the mean gradient.
+    covariance_trace  trace of its covariance (unbiased): the mean squared distance from the mean gradient.
+    norms             its norm at every batch.
+    """
+
+    mean_norm: float
+    norm_variance: float
+    norm_of_mean: float
+    covariance_trace: float
+    norms: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class EncoderNoise:
+    """Both gradients of an encoder, and the cosine of their means (None where one of these is zero)."""
+
+    joint: Noise
+    unimodal: Noise
+    cosine: float | None
+
+
+class Moments:
+    """Mean, scatter and norms of vectors that come one at a time, in float64 by Welford's recurrence."""
+
+    def __init__(self) -> None:
+        self.mean = torch.zeros(())  # float64 [P] from the first vector on
+        self._scatter = torch.zeros(())  # sum of squared distances from the mean
+        self._norms: list[Tensor] = []
+
+    def add(self, vector: Tensor) -> None:
+        """Takes in a vector [P]; waits for nothing."""
+        vector = vector.double()
+        if not self._norms:
+            self.mean, self._scatter = torch.zeros_like(vector), vector.new_zeros(())
+        self._norms.append(vector.norm())
+        before = vector - self.mean
+        self.mean = self.mean + before / len(self._norms)
+        self._scatter = self._scatter + before @ (vector - self.mean)
+
+    def noise(self) -> Noise:
+        """What two or more vectors were like."""
+        norms = torch.stack(self._norms)
+        return Noise(
+            mean_norm=float(norms.mean()),
+            norm_variance=float(norms.var()),
+            norm_of_mean=float(self.mean.norm()),
+            covariance_trace=float(self._scatter / (len(norms) - 1)),
+            norms=tuple(norms.tolist()),
+        )
+
+
+def gradient_noise(model: MultimodalClassifier, batches: Iterable[Labelled]) -> dict[str, EncoderNoise]:
+    """{modality: noise of its encoder}: one pass, per batch one forward and two backward passes.
+
+    model    in evaluation mode afterwards; its weights and `.grad` stay as they are.
+    batches  two or more, of equal size: else their gradients do not have the same covariance.
+
+    Raises EvaluationError for fewer than two batches and for losses or gradients that are not finite.
+    """
+    model.eval()
+    encoders = {
+        name: [p for p in encoder.parameters() if p.requires_grad] for name, encoder in model.partition()[0].items()
+    }
+    everything = [p for parameters in encoders.values() for p in parameters]
+    seen = {name: (Moments(), Moments()) for name in encoders}
+    count = 0
+    for count, (inputs, label) in enumerate(batches, 1):
+        output = model(inputs)
+        losses = {
+            "joint": F.cross_entropy(output.joint, label),
+            **{name: F.cross_entropy(logits, label) for name, logits in output.unimodal.items()},
+        }
+        joint, unimodal = losses["joint"], torch.stack([losses[name] for name in encoders]).sum()
+        # a modality's encoder is reached by its own unimodal loss alone, so one pass through the sum gives them all
+        found = [
+            _split(torch.autograd.grad(loss, everything, retain_graph=keep, materialize_grads=True), encoders)
+            for loss, keep in ((joint, True), (unimodal, False))
+        ]
+        _check(losses, found, count)
+        for name, moments in seen.items():
+            for own, gradient in zip(moments, found, strict=True):
+                own.add(gradient[name])
+    if count < 2:
+        raise EvaluationError(f"a covariance needs two batches or more, found {count}")
+    return {name: EncoderNoise(a.noise(), b.noise(), _cosine(a.mean, b.mean)) for name, (a, b) in seen.items()}
+
+
+def _split(gradients: Sequence[Tensor], encoders: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:
+    """{encoder: its gradient [P]}."""
+    left = iter(gradients)
+    return {name: torch.cat([next(left).flatten() for _ in own]) for name, own in encoders.items()}
+
+
+def _check(losses: Mapping[str, Tensor], found: Sequence[Mapping[str, Tensor]], batch: int) -> None:
+    """Raises EvaluationError where a loss or a gradient is not finite."""
+    named = {f"the {name} loss": value for name, value in losses.items()}
+    for which, gradients in zip(("joint", "unimodal"), found, strict=True):
+        named |= {f"the {which} gradient of the encoder {name}": value.norm() for name, value in gradients.items()}
+    finite = torch.isfinite(torch.stack([value.detach() for value in named.values()])).tolist()
+    broken = [name for name, holds in zip(named, finite, strict=True) if not holds]
+    if broken:
+        raise EvaluationError(
+            f"{broken[0]} is not finite at batch {batch}: the model diverged, or the batch holds values that are not "
+            "finite"
+        )
+
+
+def _cosine(first: Tensor, second: Tensor) -> float | None:
+    norms = float(first.norm() * second.norm())
+    return None if norms == 0 else float(first @ second) / norms

@@ -1,0 +1,106 @@
+"""Gradient noise against NumPy on the gradients of every batch, one loss and one encoder at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from evaluation.small_model import SIZES, Encoder, batches, flat, joined, model
+from torch import Tensor
+
+from mmpareto.evaluation import EvaluationError
+from mmpareto.evaluation.gradient_noise import Moments, gradient_noise
+from mmpareto.models import MultimodalClassifier
+
+
+def gradients(made: MultimodalClassifier, encoder: str, joint: bool) -> np.ndarray:
+    """[batches, P] by `backward` into `.grad`, one loss at a time."""
+    rows = []
+    for inputs, label in batches():
+        made.zero_grad()
+        output = made(inputs)
+        F.cross_entropy(output.joint if joint else output.unimodal[encoder], label).backward()
+        rows.append(flat([p.grad for p in made.encoders[encoder].parameters() if p.grad is not None]).numpy().copy())
+    made.zero_grad()
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize("encoder", SIZES)
+def test_means_and_covariances_are_those_of_the_batches_gradients(encoder: str) -> None:
+    made = model()
+    found = gradient_noise(made, batches())[encoder]
+    means = []
+    for noise, joint in ((found.joint, True), (found.unimodal, False)):
+        rows = gradients(made, encoder, joint)
+        norms = np.linalg.norm(rows, axis=1)
+        means.append(rows.mean(0))
+        assert noise.norms == pytest.approx(norms.tolist())
+        assert noise.mean_norm == pytest.approx(norms.mean())
+        assert noise.norm_variance == pytest.approx(norms.var(ddof=1))
+        assert noise.norm_of_mean == pytest.approx(np.linalg.norm(means[-1]))
+        assert noise.covariance_trace == pytest.approx(np.trace(np.cov(rows, rowvar=False)))
+    expected = means[0] @ means[1] / np.linalg.norm(means[0]) / np.linalg.norm(means[1])
+    assert found.cosine == pytest.approx(expected)
+
+
+def test_the_mean_over_equal_batches_is_the_gradient_of_all_samples() -> None:
+    made = model()
+    inputs, label = joined(batches())
+    whole = torch.autograd.grad(F.cross_entropy(made(inputs).joint, label), list(made.encoders["x"].parameters()))
+    assert gradient_noise(made, batches())["x"].joint.norm_of_mean == pytest.approx(float(flat(list(whole)).norm()))
+
+
+def test_the_model_stays_as_it_was() -> None:
+    made = model()
+    before = {name: value.clone() for name, value in made.state_dict().items()}
+    gradient_noise(made.train(), batches())
+    assert all(torch.equal(value, before[name]) for name, value in made.state_dict().items())
+    assert all(p.grad is None for p in made.parameters())
+
+
+def test_a_small_variance_beside_a_large_mean_is_not_lost() -> None:
+    """Sums of squares in float64 would give 0 or less here."""
+    moments = Moments()
+    for step in (0.0, 1.0, 2.0):
+        moments.add(torch.tensor([1e9 + step, 1e9 - step], dtype=torch.float64))
+    assert moments.noise().covariance_trace == pytest.approx(2.0)
+
+
+def test_an_encoder_that_a_loss_does_not_reach_has_a_gradient_of_zero() -> None:
+    made = model()
+    with torch.no_grad():
+        made.fusion.head.weight[:, :3] = 0  # the features of x
+    found = gradient_noise(made, batches())["x"]
+    assert (found.joint.mean_norm, found.joint.covariance_trace, found.cosine) == (0.0, 0.0, None)
+    assert found.unimodal.mean_norm > 0
+
+
+def test_what_cannot_be_measured_is_refused() -> None:
+    made = model()
+    for count in (0, 1):
+        with pytest.raises(EvaluationError, match=f"two batches or more, found {count}"):
+            gradient_noise(made, batches(count))
+    broken = batches()
+    broken[2].inputs["y"][0, 0] = float("nan")
+    with pytest.raises(EvaluationError, match="the joint loss is not finite at batch 3"):
+        gradient_noise(made, broken)
+
+    class Steep(torch.autograd.Function):
+        """Finite, with an infinite slope."""
+
+        @staticmethod
+        def forward(context: object, value: Tensor) -> Tensor:
+            return value.clone()
+
+        @staticmethod
+        def backward(context: object, *slopes: Tensor) -> Tensor:
+            return slopes[0] / 0
+
+    class SteepEncoder(Encoder):
+        def forward(self, x: Tensor) -> Tensor:
+            return Steep.apply(super().forward(x))
+
+    steep = MultimodalClassifier({"x": Encoder(4), "y": SteepEncoder(3)}, 3).double()
+    with pytest.raises(EvaluationError, match="the joint gradient of the encoder y is not finite at batch 1"):
+        gradient_noise(steep, batches())
