@@ -1,0 +1,136 @@
+"""code/study.py as a person runs it, on two short runs on the embedded digits."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from entries.command import ROOT, refused, run, train
+from PIL import Image
+
+import study as entry
+from mmpareto import datasets
+from mmpareto.datasets import to_device
+from mmpareto.models import build_model
+
+SMALL = ("--gpu_ids", "cpu", "--batches", "3", "--samples", "100", "--directions", "2", "--points", "3")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two runs of one epoch."""
+    folders = [tmp_path_factory.mktemp("study") / method for method in ("uniform", "mmpareto")]
+    for folder in folders:
+        done = train(
+            *("--method", folder.name, "--epochs", "1", "--ckpt_path", folder, "--gpu_ids", "cpu"), OMP_NUM_THREADS="1"
+        )
+        assert done.returncode == 0, done.stderr
+    return folders
+
+
+@pytest.fixture(scope="module")
+def studied(trained: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """What the command printed, and its folder."""
+    output = tmp_path_factory.mktemp("output") / "new" / "study"
+    done = run(
+        *(sys.executable, ROOT / "code" / "study.py", *trained, *SMALL, "--split", "val", "--output", output),
+        OMP_NUM_THREADS="1",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout, output
+
+
+def test_two_runs_side_by_side(trained: list[Path], studied: tuple[str, Path]) -> None:
+    printed, output = studied
+    found = json.loads((output / "study.json").read_text())
+    assert [row["label"] for row in found["runs"]] == ["uniform, seed 0", "mmpareto, seed 0"]
+    assert found["samples"] == 100
+    assert found["environment"]["versions"]["torch"]
+    for row in found["runs"]:
+        assert set(row["noise"]) == {"gray", "colour"}
+        for both in row["noise"].values():
+            for noise in (both["joint"], both["unimodal"]):
+                assert len(noise["norms"]) == 3
+                assert noise["mean_norm"] == pytest.approx(sum(noise["norms"]) / 3)
+        assert len(row["loss"]["losses"]) == 2
+        assert f"{row['sharpness']['value']:.4g}" in printed
+        assert f"{row['noise']['gray']['joint']['covariance_trace']:.3g}" in printed
+    for name in ("gradients", "loss", "sharpness"):
+        with Image.open(output / f"study_{name}.png") as picture:
+            assert min(picture.size) > 100
+
+
+def test_the_loss_at_the_model_is_that_of_the_split(
+    trained: list[Path], studied: tuple[str, Path], tmp_path: Path
+) -> None:
+    """All of val, so that the drawn samples are known; computed without the project's loops."""
+    assert studied[1].exists()
+    data = datasets.build("digits", ".", "val", seed=0)
+    samples = len(data.labels)
+    assert (
+        entry.entry([*map(str, [trained[0], *SMALL, "--split", "val", "--samples", "99999", "--output", tmp_path])])
+        == 0
+    )
+    found = json.loads((tmp_path / "study.json").read_text())
+    about = {name: (modality.kind, modality.shape) for name, modality in data.modalities.items()}
+    model = build_model(about, 10, dict.fromkeys(about, "cnn")).eval()
+    model.load_state_dict(torch.load(trained[0] / "best.pt", weights_only=True)["model"])
+    rows = [data[index] for index in range(samples)]
+    inputs = {name: torch.stack([torch.as_tensor(row["inputs"][name]) for row in rows]) for name in about}
+    with torch.no_grad():
+        logits = model(to_device(inputs, data.modalities, "cpu")).joint
+    assert found["samples"] == samples
+    expected = float(F.cross_entropy(logits, torch.as_tensor(data.labels)))
+    for losses in found["runs"][0]["loss"]["losses"]:
+        assert losses[1] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_seed_repeats_a_study(trained: list[Path], tmp_path: Path) -> None:
+    def studied_with(seed: str) -> list[Any]:
+        arguments = [trained[0], *SMALL, "--power_iterations", "2", "--seed", seed, "--output", tmp_path / seed]
+        assert entry.entry([*map(str, arguments)]) == 0
+        return json.loads((tmp_path / seed / "study.json").read_text())["runs"]
+
+    first = studied_with("1")
+    assert first == studied_with("1")
+    other = studied_with("2")
+    assert first[0]["loss"]["losses"] != other[0]["loss"]["losses"]
+    assert not first[0]["sharpness"]["converged"]
+    assert math.isfinite(first[0]["sharpness"]["value"])
+
+
+def test_what_cannot_be_studied_is_refused(trained: list[Path], tmp_path: Path) -> None:
+    def says(*arguments: str | Path) -> str:
+        return refused(entry.entry, *arguments, "--output", tmp_path / "out", "--gpu_ids", "cpu")
+
+    assert "the model itself is in the middle" in says(trained[0], "--points", "4")
+    assert "a covariance needs two or more" in says(trained[0], "--batches", "1")
+    assert "given twice" in says(trained[0], trained[0])
+    assert "give a run directory" in says(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    assert "is no run directory" in says(tmp_path / "empty")
+    copy = Path(shutil.copytree(trained[0], tmp_path / "copy"))
+    (copy / "results.json").unlink()
+    assert "is not finished; finish it with train.py --resume" in says(copy)
+    shutil.copy(trained[0] / "results.json", copy)
+    config = json.loads((copy / "config.json").read_text())
+    config["dataset_options"]["variance"] = 0.5
+    (copy / "config.json").write_text(json.dumps(config))
+    assert "give runs on the same data" in says(trained[0], copy)
+    saved = torch.load(trained[1] / "best.pt", weights_only=True)
+    saved["model"]["fusion.head.bias"][0] = float("nan")
+    broken = Path(shutil.copytree(trained[1], tmp_path / "broken"))
+    torch.save(saved, broken / "best.pt")
+    assert "the joint loss is not finite at batch 1" in says(trained[0], broken, *SMALL)
+    assert not (tmp_path / "out").exists()
+    file = tmp_path / "file"
+    file.touch()
+    assert "is a file" in refused(entry.entry, trained[0], "--output", file)
