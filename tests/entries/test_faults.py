@@ -232,6 +232,10 @@ def test_data_that_vanish_end_the_run_with_a_message_and_it_goes_on_when_they_ar
     assert_same(folder, tmp_path / "straight")
 
 
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="asks /proc which processes there are")
 def test_a_worker_that_dies_ends_the_run_with_a_message(tmp_path: Path) -> None:
     data, folder = tmp_path / "data", tmp_path / "run"
@@ -239,9 +243,8 @@ def test_a_worker_that_dies_ends_the_run_with_a_message(tmp_path: Path) -> None:
     flags = ("--dataset", "manifest", "--data_root", data, "--batch_size", "4", "--num_workers", "2")
     process = start(*flags, "--epochs", "100000", "--ckpt_path", folder)
     wait_for((folder / "previous.pt").exists, process)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    assert children
-    os.kill(int(children[0]), signal.SIGKILL)
+    (server,) = [pid for pid in children(process.pid) if "forkserver" in Path(f"/proc/{pid}/cmdline").read_text()]
+    os.kill(children(server)[0], signal.SIGKILL)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 2, said
     assert "a process that loads data died" in said

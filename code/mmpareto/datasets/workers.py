@@ -1,12 +1,16 @@
-"""Work on clips in several processes, where a process may die without stopping the rest."""
+"""Processes that read data: started clean, ended with their parent, and free to die without stopping the rest."""
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
@@ -15,6 +19,51 @@ Job = TypeVar("Job")
 
 # libraries that workers need and that take seconds to load: loaded once, before the workers are forked
 _PRELOADED = ("torch", "torchvision.transforms.v2", "torchaudio.compliance.kaldi", "av")
+
+
+def clean_context() -> BaseContext:
+    """Starts processes as forks of a clean server process, which this call starts and which loads heavy libraries once.
+
+    A fork of a training process can stand still for ever: its threads (OpenMP, gloo, CUDA, a progress bar's) may hold a
+    lock at that moment, and no thread lives on in the child to give it back. Where there is no such server (Windows),
+    each process starts from nothing. Scripts must guard their entry with `if __name__ == "__main__"`, as
+    multiprocessing asks, and what a process is given must be picklable.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    from multiprocessing import forkserver  # not on Windows
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(_PRELOADED))
+    # Slurm sends SIGTERM to all processes: the server must outlast it. It inherits the block, and what came to us
+    # meanwhile arrives when we lift it. The tracker first: starting it lifts a block.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return context
+
+
+def settle_in(on_sigterm: Callable[..., None] | None = None) -> None:
+    """What a process started in `clean_context` does first.
+
+    It ignores SIGINT, takes SIGTERM again (by `on_sigterm`, by default its end) and ends when its parent does: the
+    server process lives as long as any of its forks, so the parent is watched itself.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, on_sigterm or signal.SIG_DFL)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent_watch", daemon=True).start()
 
 
 @dataclass(frozen=True)
@@ -34,10 +83,7 @@ def run_in_processes(
 
     function  must be importable and its results must be picklable; it must not raise.
     """
-    # a clean server process forks the workers: no threads of this one, no second import of heavy libraries
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    context.set_forkserver_preload(list(_PRELOADED))
+    context = clean_context()
     waiting = iter(jobs)
     busy: dict[Connection, tuple[BaseProcess, Job]] = {}
     idle: list[tuple[Connection, BaseProcess]] = []
@@ -92,7 +138,7 @@ def _cause(exitcode: int | None) -> str:
 
 
 def _serve(connection: Connection, function: Callable[[Any], Any]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
+    settle_in()
     while True:
         try:
             connection.send(function(connection.recv()))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import functools
 import os
-import signal
 from collections.abc import Iterator
 from types import FrameType
 
@@ -13,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from mmpareto.datasets import Batch, DatasetError, MultimodalDataset, collate
+from mmpareto.datasets.workers import clean_context, settle_in
 
 
 class SharedBatches(Sampler[list[int]]):
@@ -59,7 +59,8 @@ class Loader:
     shuffle     a new order every epoch, drawn from the seed and the epoch alone: a resumed run sees the same one.
     seed        of the order.
     workers     processes that load; None: 0 for a dataset that cuts whole batches out of memory, else the cores minus
-                one, at most 8. They stay alive between epochs.
+                one, at most 8. They stay alive between epochs. The dataset must be picklable and the script guarded,
+                see `clean_context`.
     pin         page-locked memory, from which batches move to a GPU without waiting.
     rank, size  of this process and number of processes, see SharedBatches.
     training    likewise.
@@ -99,6 +100,7 @@ class Loader:
             collate_fn=collate,
             pin_memory=pin,
             persistent_workers=workers > 0,
+            multiprocessing_context=clean_context() if workers else None,
             worker_init_fn=functools.partial(_leave_signals_to_the_trainer, self._ending),
             generator=self._generator,
         )
@@ -131,5 +133,4 @@ def _leave_signals_to_the_trainer(ending: torch.Tensor, worker: int) -> None:
         if ending:
             os._exit(0)
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, end)
+    settle_in(end)
