@@ -1,4 +1,4 @@
-"""Trains a multimodal classifier, gradients of joint and unimodal losses integrated by the chosen method.
+"""Trains a multimodal classifier on a joint and unimodal losses by the chosen method.
 
     python code/train.py                                            # MMPareto on the embedded digits
     python code/train.py --method uniform --random_seed 1
@@ -6,7 +6,7 @@
     torchrun --nproc_per_node 4 code/train.py --dataset cremad      # a process per GPU; see script/distributed.sh
     python code/train.py --help                                     # every flag, its default and why
 
-One run, top to bottom: flags, data, model, integrator, optimiser, epochs, selected checkpoint, test once, results.
+One run, top to bottom: flags, data, method, model, optimiser, epochs, selected checkpoint, test once, results.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 
 from mmpareto import datasets, runs
 from mmpareto.datasets import DatasetError
-from mmpareto.integration import build_integrator
+from mmpareto.methods import Boundary
 from mmpareto.models import ModelError, MultimodalClassifier
 from mmpareto.options import RUN_ONLY, Options, UsageError, parse
 from mmpareto.reporting.tables import result_table
@@ -47,12 +47,16 @@ from mmpareto.training.setup import (
     choose_device,
     fastest,
     make_loader,
+    make_method,
     make_model,
     make_optimizer,
     make_step,
     seed_everything,
+    set_rates,
+    set_up,
 )
 from mmpareto.training.step import Step
+from mmpareto.training.trainer import Trainer
 from mmpareto.training.watch import FiniteWatch, Interrupted, Signals, TrainingError
 
 ROOT = Path(__file__).resolve().parent.parent  # of the repository: data/ and runs/ are there, wherever one stands
@@ -85,20 +89,14 @@ def train(options: Options, device: torch.device, processes: Processes, signals:
     train_loader, val_loader, test_loader = loader(train_set, True), loader(val_set, False), loader(test_set, False)
     selection_loader = val_loader if options.selected_on == "val" else test_loader
 
-    # model, integrator, optimiser
+    # method, model, optimiser
+    method = make_method(options, processes.size)
     seed_everything(options.random_seed)
-    model, encoders = make_model(options, train_set, device)
-    try:
-        integrator = build_integrator(options.method, **options.method_options)
-    except (ValueError, ImportError) as error:
-        raise UsageError(str(error)) from error
+    model, encoders = make_model(options, train_set, device, method)
+    set_up(method, model, options)
     optimizer, schedule = make_optimizer(model, options)
-    step = make_step(model, integrator, optimizer, options, device)
+    step = make_step(model, method, optimizer, options, device)
     amp = None if options.amp is None else AMP[options.amp]
-    tensor_names = {
-        name: [tensor for tensor, parameter in encoder.named_parameters() if parameter.requires_grad]
-        for name, encoder in model.partition()[0].items()
-    }
 
     # the run directory
     if not options.train:
@@ -111,7 +109,7 @@ def train(options: Options, device: torch.device, processes: Processes, signals:
         return None
     processes.start_alike(model)
     seed_everything(options.random_seed + processes.rank)  # from here on each draws its own
-    session = Session(model, integrator, optimizer, schedule, step, modalities, device, processes)
+    session = Session(model, method, optimizer, schedule, step, modalities, device, processes)
     if checkpoint and not session.restore(run, checkpoint) and processes.main:
         print("another number of processes than before: the run goes on, but not bit for bit", file=sys.stderr)
     if processes.main:
@@ -131,6 +129,32 @@ def train(options: Options, device: torch.device, processes: Processes, signals:
 
     def scores(chosen: Loader) -> dict[str, dict[str, float]]:
         return score(model, chosen, device, amp=amp, processes=processes, between=stop_if_asked)
+
+    def stop_together() -> None:
+        if processes.any(False, signals.number is not None)[1]:
+            raise Interrupted(signals.number or 15)
+
+    trainer = Trainer(model, train_set, options, device, processes, stop_together)
+
+    def before_epoch() -> None:
+        """What the method does between two epochs; not again where a run is resumed within the epoch."""
+        if session.bounds == session.epoch:
+            return
+        last = session.history[-1] if session.history else {}
+        validation = {name: last[f"val_accuracy_{name}"] for name in ("joint", *modalities)} if last else {}
+        labels = torch.from_numpy(train_set.labels)
+        trainer.epoch = session.epoch
+        try:
+            factors = method.boundary(
+                Boundary(session.epoch, options.epochs, validation, labels, model, optimizer, trainer)
+            )
+            if processes.settle(2)[1]:
+                raise Interrupted(signals.number or 15)
+        except Interrupted:
+            session.save(run)
+            raise
+        set_rates(optimizer, schedule, factors)
+        session.bounds = session.epoch
 
     def stopped_early() -> bool:
         return options.early_stopping is not None and (
@@ -157,6 +181,7 @@ def train(options: Options, device: torch.device, processes: Processes, signals:
 
         while session.epoch <= options.epochs and not stopped_early():
             epoch, rate = session.epoch, float(schedule.get_last_lr()[0])
+            before_epoch()
             try:
                 finished = train_epoch(
                     step,
@@ -183,7 +208,7 @@ def train(options: Options, device: torch.device, processes: Processes, signals:
             watch.check(epoch)
             training = session.record.scores.compute(processes.total)
             gradients = session.record.gradients.rows(epoch)
-            layers = session.record.gradients.layer_rows(epoch, tensor_names)
+            layers = session.record.gradients.layer_rows(epoch, trainable_names(model))
             processes.average_buffers(model)
             selection = scores(selection_loader)
             validation = selection if selection_loader is val_loader else scores(val_loader)
@@ -197,7 +222,9 @@ def train(options: Options, device: torch.device, processes: Processes, signals:
                 row["skipped_steps"] = int(step.overflows.item())
             session.history.append(row | {"seconds": round(took, 3)})
             board.scalars({key: value for key, value in row.items() if key != "epoch"}, epoch * len(train_loader) - 1)
-            better = selection["joint"]["accuracy"] > session.best["accuracy"]
+            better = method.selectable and selection["joint"]["accuracy"] > session.best["accuracy"]
+            if not method.selectable:
+                session.best = {"accuracy": -1.0, "epoch": epoch}
             if better:
                 session.best = {"accuracy": selection["joint"]["accuracy"], "epoch": epoch}
             session.next_epoch()
@@ -255,6 +282,14 @@ def open_run(options: Options, restarts: int) -> tuple[RunDirectory, str | None,
         return run, None, False
     refuse_other_settings(run, options)
     return run, resume, run.finished and run.read_json(runs.RESULTS)["epochs"] >= options.epochs
+
+
+def trainable_names(model: MultimodalClassifier) -> dict[str, list[str]]:
+    """{modality: names of its encoder's trainable tensors}."""
+    return {
+        name: [tensor for tensor, parameter in encoder.named_parameters() if parameter.requires_grad]
+        for name, encoder in model.partition()[0].items()
+    }
 
 
 def draw(run: RunDirectory, session: Session, selected: int, split: str, board: Board) -> None:

@@ -25,7 +25,7 @@ from mmpareto.flag_values import (
     positive,
     shown,
 )
-from mmpareto.integration import METHODS, method_options
+from mmpareto.methods import METHODS, method_options
 from mmpareto.models import ENCODERS
 from mmpareto.runs import LAST, PREVIOUS
 
@@ -246,9 +246,9 @@ def _parser(dataset: str, own: dict[str, Any], method_defaults: dict[str, Any]) 
         "--method",
         default="mmpareto",
         metavar="NAME",
-        help="; ".join(f"{name}: {about}" for name, (_, about) in METHODS.items() if "TorchJD" not in about)
+        help="; ".join(f"{name}: {about}" for name, about in METHODS.items() if "TorchJD" not in about)
         + "; TorchJD's weightings: "
-        + ", ".join(name for name, (_, about) in METHODS.items() if "TorchJD" in about)
+        + ", ".join(name for name, about in METHODS.items() if "TorchJD" in about)
         + "; or package.module:Class (default: mmpareto)",
     )
     group.add_argument(

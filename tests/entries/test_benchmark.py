@@ -13,8 +13,8 @@ from entries.command import ROOT, run
 
 import benchmark
 from mmpareto.integration import MMPareto
+from mmpareto.methods import cross_entropies
 from mmpareto.models import build_model
-from mmpareto.training.step import losses
 
 BENCHMARK = ROOT / "code" / "benchmark.py"
 TINY = benchmark.Setting("tiny", benchmark.shapes(2, 32), 2)
@@ -28,10 +28,10 @@ def test_the_published_procedure_and_ours_fill_the_same_gradients() -> None:
         model = build_model(shapes, 3, dict.fromkeys(shapes, "cnn")).double()
         inputs = {name: torch.randn(4, *shape, dtype=torch.float64) for name, (_, shape) in shapes.items()}
         label = torch.tensor([0, 1, 2, 0])
-        loss = losses(model(inputs), label)
+        loss = cross_entropies(model(inputs), label)
         benchmark.published_backward(model, loss.joint, loss.unimodal)
         theirs = [p.grad.clone() for p in model.parameters() if p.grad is not None]
-        loss = losses(model(inputs), label)
+        loss = cross_entropies(model(inputs), label)
         encoders, heads = model.partition()
         diagnostics = MMPareto().backward(loss.joint, loss.unimodal, encoders=encoders, heads=heads)
         conflicts += [bool(seen.conflict) for seen in diagnostics.values()]

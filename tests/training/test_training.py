@@ -17,14 +17,15 @@ from PIL import Image
 import train as entry
 from mmpareto import datasets
 from mmpareto.integration import Integrator, MMPareto, Uniform
+from mmpareto.methods import Method, cross_entropies
 from mmpareto.models import build_model
 from mmpareto.options import UsageError, parse
 from mmpareto.training import epochs
 from mmpareto.training.board import Board
 from mmpareto.training.data import Loader, SharedBatches
 from mmpareto.training.epochs import EpochRecord, GradientLog, score, train_epoch
-from mmpareto.training.setup import check_switches, fastest, make_optimizer, make_step
-from mmpareto.training.step import Step, TrainingStep, losses
+from mmpareto.training.setup import check_switches, fastest, make_method, make_optimizer, make_step
+from mmpareto.training.step import Step, TrainingStep
 from mmpareto.training.watch import FiniteWatch, TrainingError
 
 ABOUT = {"x": ("vector", (6,)), "y": ("vector", (4,))}
@@ -45,7 +46,7 @@ def test_uniform_step_is_plain_training() -> None:
     model, plain = small(), small()
     optimizers = [torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9) for m in (model, plain)]
     inputs, label = batch()
-    step = TrainingStep(model, Uniform(), optimizers[0])
+    step = TrainingStep(model, Method(Uniform()), optimizers[0])
     for _ in range(3):
         step(inputs, label)
         output = plain(inputs)
@@ -63,7 +64,7 @@ def test_clipping_bounds_the_integrated_gradient() -> None:
     inputs, label = batch()
     free, clipped = small(), small()
     for model, norm in ((free, None), (clipped, 1e-3)):
-        step = TrainingStep(model, MMPareto(), torch.optim.SGD(model.parameters(), lr=0.0), clip_grad=norm)
+        step = TrainingStep(model, Method(MMPareto()), torch.optim.SGD(model.parameters(), lr=0.0), clip_grad=norm)
         seen = step(inputs, label)
     whole = torch.cat([p.grad.flatten() for p in free.parameters()])
     assert seen.gradient_norm.item() == pytest.approx(whole.norm().item(), rel=1e-6)  # before clipping
@@ -121,7 +122,7 @@ def epoch(model: torch.nn.Module, split: Loader, step: TrainingStep, **options: 
 def test_the_first_step_that_is_not_finite_is_named_with_its_loss_and_clips() -> None:
     split = loader()
     model = digits_model(split)
-    step = TrainingStep(model, Uniform(), torch.optim.SGD(model.parameters(), lr=0.1))
+    step = TrainingStep(model, Method(Uniform()), torch.optim.SGD(model.parameters(), lr=0.1))
 
     def poison(number: int, done: Step) -> bool:
         if number == 2:
@@ -159,7 +160,7 @@ def test_one_pass_methods_are_measured_at_their_interval_without_changing_the_st
     weights = []
     for interval in (0, 3):
         trained = digits_model(split)
-        step = TrainingStep(trained, Uniform(), torch.optim.SGD(trained.parameters(), lr=0.01))
+        step = TrainingStep(trained, Method(Uniform()), torch.optim.SGD(trained.parameters(), lr=0.01))
         record, _ = epoch(trained, split, step, diagnose_interval=interval)
         rows = record.gradients.rows(1) if interval else []
         weights.append(torch.cat([p.detach().flatten() for p in trained.parameters()]))
@@ -172,14 +173,14 @@ def test_layers_are_counted_over_an_epoch_as_from_the_gradients_themselves(monke
     torch.manual_seed(1)
     model = small()
     names = {name: [tensor for tensor, _ in encoder.named_parameters()] for name, encoder in model.encoders.items()}
-    step = TrainingStep(model, MMPareto(), torch.optim.SGD(model.parameters(), lr=0.3))
+    step = TrainingStep(model, Method(MMPareto()), torch.optim.SGD(model.parameters(), lr=0.3))
     log = GradientLog()
     cosines: dict[tuple[str, str], list[float]] = {}
     monkeypatch.setattr(epochs, "FOLD", 4)
     for number in range(12):
         inputs, _ = batch()
         inputs, label = {k: torch.randn_like(v) for k, v in inputs.items()}, torch.randint(3, (5,))
-        loss = losses(model(inputs), label)
+        loss = cross_entropies(model(inputs), label)
         for encoder, module in model.encoders.items():
             parameters = list(module.parameters())
             pairs = (
@@ -213,7 +214,7 @@ def test_micro_batches_make_the_whole_batch_s_step(method: Integrator, pieces: i
     gradients, seen = [], []
     for parts in (1, pieces):
         model = small()
-        step = TrainingStep(model, method, torch.optim.SGD(model.parameters(), lr=0.1), accumulate=parts)
+        step = TrainingStep(model, Method(method), torch.optim.SGD(model.parameters(), lr=0.1), accumulate=parts)
         seen.append(step(inputs, label))
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     assert torch.allclose(*gradients, rtol=1e-10, atol=1e-14)
@@ -230,7 +231,7 @@ def test_a_scaled_step_is_the_plain_one_and_overflowing_steps_are_left_out() -> 
         model = small().float()
         scaler = torch.amp.GradScaler("cpu", init_scale=1024.0) if scaled else None
         step = TrainingStep(
-            model, MMPareto(), torch.optim.SGD(model.parameters(), lr=0.1), scaler=scaler, clip_grad=1.0
+            model, Method(MMPareto()), torch.optim.SGD(model.parameters(), lr=0.1), scaler=scaler, clip_grad=1.0
         )
         done = step(inputs, label)
         weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
@@ -253,7 +254,7 @@ def test_mixed_precision_agrees_to_its_precision() -> None:
     gradients = {}
     for amp in (None, torch.bfloat16):
         model = small().float()
-        step = TrainingStep(model, MMPareto(), torch.optim.SGD(model.parameters(), lr=0.1), amp=amp)
+        step = TrainingStep(model, Method(MMPareto()), torch.optim.SGD(model.parameters(), lr=0.1), amp=amp)
         done = step(inputs, label)
         assert done.joint.dtype == (amp or torch.float32)
         gradients[amp] = torch.cat([p.grad.flatten() for p in model.parameters()])
@@ -269,7 +270,7 @@ def test_channels_last_agrees() -> None:
         model = digits_model(split).double()
         if last:
             model.to(memory_format=torch.channels_last)
-        step = TrainingStep(model, MMPareto(), torch.optim.SGD(model.parameters(), lr=0.01))
+        step = TrainingStep(model, Method(MMPareto()), torch.optim.SGD(model.parameters(), lr=0.01))
         data = next(split.epoch(0))
         step({name: value.double() / 255 for name, value in data["inputs"].items()}, data["label"])
         weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
@@ -342,7 +343,6 @@ def test_schedules(flags: list[str], expected: list[float], tmp_path: Path) -> N
         ("cuda", ["--cuda_graph", "--amp", "fp16"], "take --amp bf16"),
         ("cuda", ["--cuda_graph", "--accumulate", "2"], "leave --accumulate out"),
         ("cuda", ["--cuda_graph", "--compile"], "give one of the two"),
-        ("cuda", ["--cuda_graph", "--method", "nash_mtl"], "computed on the host"),
     ],
 )
 def test_switches_that_cannot_work_are_refused_with_the_reason(
@@ -350,6 +350,25 @@ def test_switches_that_cannot_work_are_refused_with_the_reason(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         check_switches(parse(flags, tmp_path), torch.device(device), 1)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--method", "nash_mtl", "--cuda_graph"], "--cuda_graph with --method nash_mtl: its weights are computed on"),
+        (["--method", "ogm_ge", "--cuda_graph"], "--cuda_graph with --method ogm_ge: its noise"),
+        (["--method", "agm", "--accumulate", "2"], "--accumulate with --method agm: its coefficients"),
+        (["--method", "pmr", "--accumulate", "2"], "--accumulate with --method pmr: its coefficients"),
+        (["--method", "gradnorm", "--amp", "fp16"], "--amp fp16 with --method gradnorm: .* take --amp bf16"),
+        (["--method", "gradnorm", "--compile"], "--compile with --method gradnorm: it takes gradients"),
+        (["--method", "ogm", "--method_options", "alpha=-1"], "alpha must be a finite number"),
+        (["--method", "ogm", "--method_options", "alpha=big"], "cannot use the options"),
+        (["--method", "mslr", "--method_options", "factors=gray"], "expected MODALITY:VALUE"),
+    ],
+)
+def test_methods_refuse_what_they_cannot_do_with_the_reason(flags: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        make_method(parse(flags, tmp_path))
 
 
 def test_fast_fills_in_what_is_off_and_keeps_what_was_asked_for(tmp_path: Path) -> None:
@@ -372,7 +391,7 @@ def test_a_compiled_forward_pass_makes_the_same_step(monkeypatch: pytest.MonkeyP
         model = small()
         step = make_step(
             model,
-            MMPareto(),
+            Method(MMPareto()),
             torch.optim.SGD(model.parameters(), lr=0.1),
             parse(["--gpu_ids", "cpu", *flags], tmp_path),
             torch.device("cpu"),

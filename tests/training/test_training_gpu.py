@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mmpareto.integration import MMPareto
+from mmpareto.methods import Method
 from mmpareto.models import MultimodalClassifier, build_model
 from mmpareto.options import parse
 from mmpareto.training.setup import apply_switches, check_switches, fastest, make_optimizer, make_step
@@ -28,7 +29,7 @@ def weights_after(flags: list[str], steps: int, folder: Path) -> torch.Tensor:
     torch.manual_seed(0)
     model: MultimodalClassifier = apply_switches(build_model(ABOUT, 10, dict.fromkeys(ABOUT, "cnn")), options, GPU)
     optimizer, _ = make_optimizer(model, options)
-    step = make_step(model, MMPareto(), optimizer, options, GPU)
+    step = make_step(model, Method(MMPareto()), optimizer, options, GPU)
     assert isinstance(step, CapturedStep) == options.cuda_graph
     generator = torch.Generator().manual_seed(0)
     for number in range(steps):
@@ -72,7 +73,7 @@ def test_a_step_does_not_wait(tmp_path: Path) -> None:
     options = parse(["--gpu_ids", "0"], tmp_path)
     model = apply_switches(build_model(ABOUT, 10, dict.fromkeys(ABOUT, "cnn")), options, GPU)
     optimizer, _ = make_optimizer(model, options)
-    step = make_step(model, MMPareto(), optimizer, options, GPU)
+    step = make_step(model, Method(MMPareto()), optimizer, options, GPU)
     inputs = {name: torch.randn(16, *shape, device=GPU) for name, (_, shape) in ABOUT.items()}
     label = torch.zeros(16, dtype=torch.int64, device=GPU)
     for _ in range(2):

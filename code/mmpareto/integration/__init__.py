@@ -13,8 +13,9 @@ optimizer.step()
 """
 
 from mmpareto.integration.integrator import EncoderDiagnostics, Integrator, diagnose
+from mmpareto.integration.metabalance import MetaBalance
 from mmpareto.integration.mmpareto import MMPareto
-from mmpareto.integration.one_pass import OneJoint, Uniform
+from mmpareto.integration.one_pass import OneJoint, OneUnimodal, Uniform
 from mmpareto.integration.pareto import Pareto, minimum_norm_weight
 from mmpareto.integration.partition import PartitionError
 from mmpareto.integration.registry import METHODS, build_integrator, method_options
@@ -25,7 +26,9 @@ __all__ = [
     "EncoderDiagnostics",
     "Integrator",
     "MMPareto",
+    "MetaBalance",
     "OneJoint",
+    "OneUnimodal",
     "Pareto",
     "PartitionError",
     "TorchJDWeighting",

@@ -65,6 +65,7 @@ class Integrator(ABC):
     """
 
     passes: ClassVar[int] = 2  # backward passes through the encoders a step
+    capturable: ClassVar[bool] = True  # whether a step with it can be captured in a CUDA graph
     process_group: dist.ProcessGroup | None = None
     synchronise: bool = True
 
@@ -105,7 +106,7 @@ class Integrator(ABC):
         heads            all other parameters that the losses reach: unimodal heads, fusion, joint head.
         diagnose         for the routines that get by with one pass (`passes`): measure both gradients all the same, at
                          the price of a second pass. All others have their diagnostics anyway.
-        Returns {encoder: EncoderDiagnostics}, on the device; empty from one pass.
+        Returns {encoder: EncoderDiagnostics} of encoders that learn, on the device; empty from one pass.
 
         What was in `.grad` is replaced, not added to: nothing needs zeroing and nothing stale leaks in. A parameter
         that no loss reaches gets None. To accumulate, call `accumulate` for all micro-batches but the last.
@@ -122,9 +123,10 @@ class Integrator(ABC):
         start = 0
         for name, parameters in part.encoders.items():
             end = start + len(parameters)
-            diagnostics[name] = self._integrate(
-                name, parameters, joint[start:end], unimodal[start:end], joint_loss.device
-            )
+            if parameters:  # else it is frozen
+                diagnostics[name] = self._integrate(
+                    name, parameters, joint[start:end], unimodal[start:end], joint_loss.device
+                )
             start = end
         return diagnostics
 

@@ -99,6 +99,61 @@ class OneJoint(OnePassIntegrator):
         torch.autograd.backward([joint_loss], inputs=[*part.encoder_parameters, *part.heads])
 
 
+class OneUnimodal(OnePassIntegrator):
+    """Unimodal training: each encoder learns from its modality's own loss alone, the unimodal baseline of the field.
+
+    The joint head still learns, on features that count as constants, so that the joint accuracy is that of a linear
+    classifier on independently trained encoders. A joint loss that needs no gradient (an ensemble has no joint head)
+    is left alone. One backward pass through the encoders.
+    """
+
+    def coefficients(self, gramians: Tensor) -> Tensor:
+        """(0, 1) for every tensor."""
+        return torch.stack((gramians.new_zeros(len(gramians)), gramians.new_ones(len(gramians))), dim=1)
+
+    def backward(
+        self,
+        joint_loss: Tensor,
+        unimodal_losses: Mapping[str, Tensor],
+        *,
+        encoders: Mapping[str, Parameters],
+        heads: Parameters = (),
+        diagnose: bool = False,
+    ) -> dict[str, EncoderDiagnostics]:
+        """As `Integrator.backward`; without a joint gradient there is nothing to diagnose."""
+        diagnose = diagnose and joint_loss.requires_grad
+        return super().backward(joint_loss, unimodal_losses, encoders=encoders, heads=heads, diagnose=diagnose)
+
+    def accumulate(
+        self,
+        joint_loss: Tensor,
+        unimodal_losses: Mapping[str, Tensor],
+        *,
+        encoders: Mapping[str, Parameters],
+        heads: Parameters = (),
+        diagnose: bool = False,
+    ) -> None:
+        """As `Integrator.accumulate`."""
+        diagnose = diagnose and joint_loss.requires_grad
+        super().accumulate(joint_loss, unimodal_losses, encoders=encoders, heads=heads, diagnose=diagnose)
+
+    def _prepare(
+        self,
+        joint_loss: Tensor,
+        unimodal_losses: Mapping[str, Tensor],
+        encoders: Mapping[str, Parameters],
+        heads: Parameters,
+    ) -> Partition:
+        checked = joint_loss if joint_loss.requires_grad else next(iter(unimodal_losses.values()))
+        return super()._prepare(checked, unimodal_losses, encoders, heads)
+
+    def _pass(self, part: Partition, joint_loss: Tensor, unimodal_losses: Mapping[str, Tensor]) -> None:
+        if part.heads and joint_loss.requires_grad:  # never enters the encoders; first, the other pass frees the graph
+            torch.autograd.backward([joint_loss], inputs=part.heads, retain_graph=True)
+        losses = list(unimodal_losses.values())
+        torch.autograd.backward(losses, inputs=[*part.encoder_parameters, *part.heads])
+
+
 class Uniform(OnePassIntegrator):
     """Uniform baseline: the plain sum of the joint and all unimodal losses (Wei & Hu, ICML 2024), in one backward pass.
 

@@ -9,8 +9,9 @@ from functools import partial
 from typing import Any
 
 from mmpareto.integration.integrator import Integrator
+from mmpareto.integration.metabalance import MetaBalance
 from mmpareto.integration.mmpareto import MMPareto
-from mmpareto.integration.one_pass import OneJoint, Uniform
+from mmpareto.integration.one_pass import OneJoint, OneUnimodal, Uniform
 from mmpareto.integration.pareto import Pareto
 from mmpareto.integration.torchjd_weighting import WEIGHTINGS, TorchJDWeighting
 
@@ -19,8 +20,13 @@ METHODS: dict[str, tuple[Callable[..., Integrator], str]] = {
     "one_joint": (OneJoint, "one joint loss; unimodal heads learn on detached features"),
     "uniform": (Uniform, "uniform baseline: the plain sum of all losses"),
     "uniform_gamma": (partial(Uniform, gamma=1.5), "the control: uniform sum, encoder gradients times gamma"),
+    "unimodal": (OneUnimodal, "each encoder by its own head alone; the joint head learns on detached features"),
     "pareto": (Pareto, "conventional Pareto (MGDA): the minimum-norm point, always"),
     "mmpareto": (MMPareto, "MMPareto: Pareto direction in conflict, magnitude restored, times gamma"),
+    "metabalance": (
+        MetaBalance,
+        "MetaBalance (He et al., WWW 2022): the unimodal gradient at the joint one's norm",
+    ),
     **{name: (partial(TorchJDWeighting, name), f"TorchJD; {entry.paper}") for name, entry in WEIGHTINGS.items()},
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -66,6 +66,8 @@ class TorchJDWeighting(Integrator):
 
     Raises ValueError for an unknown name or option, ImportError (saying what to install) for a library that is missing.
     """
+
+    capturable: ClassVar[bool] = False
 
     def __init__(self, name: str, **options: Any) -> None:
         if name not in WEIGHTINGS:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mmpareto.models.classifier import ConcatFusion, MultimodalClassifier, Output
+from mmpareto.models.classifier import MakeFusion, MultimodalClassifier, Output
 from mmpareto.models.encoders import ENCODERS, ModelError, build_encoder, default_encoder
+from mmpareto.models.fusion import ConcatFusion, CosineFusion, EnsembleFusion
 
 
 def encoder_names(
@@ -28,9 +29,14 @@ def encoder_names(
 
 
 def build_model(
-    modalities: Mapping[str, tuple[str, tuple[int, ...]]], classes: int, encoders: Mapping[str, str]
+    modalities: Mapping[str, tuple[str, tuple[int, ...]]],
+    classes: int,
+    encoders: Mapping[str, str],
+    fusion: MakeFusion | None = None,
 ) -> MultimodalClassifier:
     """A classifier with the named encoder for each modality; arguments as `encoder_names` takes and gives them.
+
+    fusion  see MultimodalClassifier.
 
     Raises ModelError for an encoder that is unknown or cannot take its modality's input.
     """
@@ -41,7 +47,7 @@ def build_model(
         except ModelError as error:
             raise ModelError(f"modality {name}: {error}") from error
     try:
-        return MultimodalClassifier(built, classes)
+        return MultimodalClassifier(built, classes, fusion)
     except ValueError as error:
         raise ModelError(str(error)) from error
 
@@ -49,6 +55,9 @@ def build_model(
 __all__ = [
     "ENCODERS",
     "ConcatFusion",
+    "CosineFusion",
+    "EnsembleFusion",
+    "MakeFusion",
     "ModelError",
     "MultimodalClassifier",
     "Output",

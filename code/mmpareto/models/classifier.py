@@ -5,11 +5,15 @@ Shapes: B batch, C classes, D feature width (each modality has its own).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
+
+from mmpareto.models.fusion import ConcatFusion
+
+# ({modality: D}, C, the unimodal heads) -> a fusion module; None: the model's own
+MakeFusion = Callable[[Mapping[str, int], int, nn.ModuleDict], nn.Module | None]
 
 
 class Output(NamedTuple):
@@ -20,42 +24,20 @@ class Output(NamedTuple):
     joint: Tensor  # [B, C]
 
 
-class ConcatFusion(nn.Module):
-    """Late fusion by concatenation: [f_1, ..., f_M] -> linear -> joint logits.
-
-    widths   {modality: D}; their order is the order of concatenation.
-    classes  C.
-    """
-
-    def __init__(self, widths: Mapping[str, int], classes: int) -> None:
-        super().__init__()
-        self.modalities = list(widths)
-        self.head = nn.Linear(sum(widths.values()), classes)
-
-    def forward(self, features: Mapping[str, Tensor], present: Collection[str] | None = None) -> Tensor:
-        """{modality: [B, D]} -> [B, C].
-
-        present  modalities to use; the others' features count as zero. None: all of them.
-        """
-        used = [
-            features[name] if present is None or name in present else torch.zeros_like(features[name])
-            for name in self.modalities
-        ]
-        return self.head(torch.cat(used, dim=1))
-
-
 class MultimodalClassifier(nn.Module):
     """Two or more encoders with a fusion that sees all features and a unimodal head that sees each one's alone.
 
     encoders  {modality: module with an integer attribute `features`}.
     classes   C.
-    fusion    module that maps {modality: [B, D]} (and the modalities present) to joint logits [B, C]; by default
-              ConcatFusion.
+    fusion    makes the module that maps {modality: [B, D]} (and the modalities present) to joint logits [B, C]; by
+              default, or where it gives None, ConcatFusion.
+
+    An encoder whose parameters are all frozen stays in evaluation mode: its batch norm keeps its statistics.
 
     Raises ValueError for fewer than two modalities or classes, or a modality's name that a module cannot have.
     """
 
-    def __init__(self, encoders: Mapping[str, nn.Module], classes: int, fusion: nn.Module | None = None) -> None:
+    def __init__(self, encoders: Mapping[str, nn.Module], classes: int, fusion: MakeFusion | None = None) -> None:
         super().__init__()
         if len(encoders) < 2:
             raise ValueError(f"a multimodal classifier needs two modalities or more, found {list(encoders)}")
@@ -64,16 +46,27 @@ class MultimodalClassifier(nn.Module):
         for name in encoders:
             if "." in name or name in ("", "joint") or hasattr(nn.ModuleDict, name):
                 raise ValueError(f"a modality cannot be called {name!r}: rename it (letters, digits and _ are safe)")
-        widths = {name: _width(encoder) for name, encoder in encoders.items()}
+        self.classes = classes
+        self.widths = {name: _width(encoder) for name, encoder in encoders.items()}
         self.encoders = nn.ModuleDict(encoders)
-        self.fusion = fusion if fusion is not None else ConcatFusion(widths, classes)
-        self.heads = nn.ModuleDict({name: nn.Linear(width, classes) for name, width in widths.items()})
+        self.fusion: nn.Module = ConcatFusion(self.widths, classes)
+        self.heads = nn.ModuleDict({name: nn.Linear(width, classes) for name, width in self.widths.items()})
+        if fusion is not None:
+            self.fusion = fusion(self.widths, classes, self.heads) or self.fusion
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Output:
         """{modality: [B, ...]} -> features, unimodal logits and joint logits."""
         features = {name: encoder(inputs[name]) for name, encoder in self.encoders.items()}
         unimodal = {name: head(features[name]) for name, head in self.heads.items()}
         return Output(features, unimodal, self.fusion(features))
+
+    def train(self, mode: bool = True) -> MultimodalClassifier:
+        """As Module's; frozen encoders stay in evaluation mode."""
+        super().train(mode)
+        for encoder in self.encoders.values():
+            if not any(p.requires_grad for p in encoder.parameters()):
+                encoder.eval()
+        return self
 
     def partition(self) -> tuple[dict[str, nn.Module], list[tuple[str, nn.Parameter]]]:
         """The parameters as integration wants them: {modality: encoder}, and all others by name."""

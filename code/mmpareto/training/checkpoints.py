@@ -22,8 +22,8 @@ from torch import nn
 
 from mmpareto.runs import BEST, LAST, PREVIOUS, RunDirectory, RunError, atomically
 
-KEYS = ("model", "optimizer", "schedule", "integrator", "scaler", "epoch", "record", "history", "best", "seconds")
-FORMAT = 2
+KEYS = ("model", "optimizer", "schedule", "method", "bounds", "scaler", "epoch", "record", "history", "best", "seconds")
+FORMAT = 3
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

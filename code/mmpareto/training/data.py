@@ -27,17 +27,28 @@ class SharedBatches(Sampler[list[int]]):
     def __init__(
         self, samples: int, batch_size: int, *, shuffle: bool, seed: int, rank: int, size: int, training: bool
     ) -> None:
-        self.samples, self.batch_size, self.shuffle, self.seed = samples, batch_size, shuffle, seed
+        self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
+        self.chosen = torch.arange(samples)
         self.rank, self.size, self.training = rank, size, training
         self.epoch = self.start = 0
+
+    @property
+    def samples(self) -> int:
+        """How many there are in an epoch."""
+        return len(self.chosen)
+
+    def choose(self, samples: torch.Tensor) -> None:
+        """Makes these indices of the dataset, int64, all that there are from the next epoch on."""
+        self.chosen = samples
 
     def __len__(self) -> int:
         return -(-self.samples // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = torch.arange(self.samples)
+        order = self.chosen
         if self.shuffle:
-            order = torch.randperm(self.samples, generator=torch.Generator().manual_seed(self.seed + self.epoch))
+            generator = torch.Generator().manual_seed(self.seed + self.epoch)
+            order = order[torch.randperm(self.samples, generator=generator)]
         for whole in order.split(self.batch_size)[self.start :]:
             own = whole[self.rank :: self.size]
             if len(own):

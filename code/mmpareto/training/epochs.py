@@ -14,10 +14,11 @@ from tqdm import tqdm
 from mmpareto.datasets import to_device
 from mmpareto.evaluation.scores import Scores
 from mmpareto.integration import EncoderDiagnostics
+from mmpareto.methods import cross_entropies
 from mmpareto.models import MultimodalClassifier
 from mmpareto.training.data import Loader
 from mmpareto.training.processes import Processes
-from mmpareto.training.step import CapturedStep, Step, TrainingStep, losses
+from mmpareto.training.step import CapturedStep, Step, TrainingStep
 from mmpareto.training.watch import FiniteWatch
 
 PER_STEP = ("cosine", "joint_norm", "unimodal_norm", "joint_weight", "conflict")
@@ -222,7 +223,7 @@ def score(
         label = batch["label"].to(device, non_blocking=True)
         with torch.autocast(device.type, amp, enabled=amp is not None):
             output = model(to_device(batch["inputs"], modalities, device))
-            loss = losses(output, label)
+            loss = cross_entropies(output, label)
         scores.update(loss.joint, loss.unimodal, output.joint, output.unimodal, label)
         between()
     return scores.compute() if processes is None else scores.compute(processes.total)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mmpareto.integration import Integrator
+from mmpareto.methods import Method
 from mmpareto.models import MultimodalClassifier
 from mmpareto.runs import BEST, RunDirectory
 from mmpareto.training.checkpoints import (
@@ -33,10 +33,11 @@ class Session:
     history  a row per finished epoch.
     best     {"accuracy", "epoch"} of the selected checkpoint so far.
     seconds  that the finished epochs took.
+    bounds   the newest epoch before which the method has acted, see `Method.boundary`.
     """
 
     model: MultimodalClassifier
-    integrator: Integrator
+    method: Method
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     step: TrainingStep | CapturedStep
@@ -47,6 +48,7 @@ class Session:
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] = field(default_factory=lambda: {"accuracy": -1.0, "epoch": 0})
     seconds: float = 0.0
+    bounds: int = 0
 
     def __post_init__(self) -> None:
         self.record = EpochRecord(self.modalities, self.device)
@@ -77,7 +79,8 @@ class Session:
                     "model": self.model.state_dict(),
                     "optimizer": self.optimizer.state_dict(),
                     "schedule": self.schedule.state_dict(),
-                    "integrator": self.integrator.state_dict(),
+                    "method": self.method.state_dict(),
+                    "bounds": self.bounds,
                     "scaler": {} if self.scaler is None else self.scaler.state_dict(),
                     "overflows": self.step.overflows,
                     "epoch": self.epoch,
@@ -106,12 +109,12 @@ class Session:
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.schedule.load_state_dict(saved["schedule"])
-        self.integrator.load_state_dict(saved["integrator"])
+        self.method.load_state_dict(saved["method"])
         if self.scaler is not None and saved["scaler"]:
             self.scaler.load_state_dict(saved["scaler"])
         self.step.overflows.copy_(saved["overflows"])
         self.epoch, self.history, self.best = saved["epoch"], saved["history"], saved["best"]
-        self.seconds = saved["seconds"]
+        self.seconds, self.bounds = saved["seconds"], saved["bounds"]
         self._restore_record(saved["record"])
         alike = len(saved["processes"]) == self.processes.size
         if alike:
@@ -128,7 +131,7 @@ class Session:
 
     def _renew_best(self, run: RunDirectory) -> None:
         """A run that was killed between last.pt and best.pt: the selected model is the one at hand."""
-        just_selected = self.best["epoch"] == self.epoch - 1 > 0 and self.record.batches == 0
+        just_selected = self.best["epoch"] == self.epoch - 1 and self.best["accuracy"] >= 0 and self.record.batches == 0
         if just_selected and (
             not (run / BEST).exists()
             or load_checkpoint(run / BEST, self.device, ("epoch",))["epoch"] != self.best["epoch"]

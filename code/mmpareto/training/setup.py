@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import nn
 
 from mmpareto import datasets
 from mmpareto.datasets import MultimodalDataset, Split
-from mmpareto.integration import Integrator
+from mmpareto.methods import Method, MethodError, build_method
 from mmpareto.models import MultimodalClassifier, build_model, encoder_names
 from mmpareto.options import Options, UsageError
 from mmpareto.training.data import Loader
@@ -104,16 +104,56 @@ def make_loader(
     )
 
 
+def make_method(options: Options, processes: int = 1) -> Method:
+    """The method that the options ask for.
+
+    Raises UsageError where it cannot be made, or refuses a switch, with the reason.
+    """
+    try:
+        method = build_method(options.method, **options.method_options)
+    except (ValueError, ImportError) as error:
+        raise UsageError(str(error)) from error
+    refused = dict(method.refuses)
+    if not method.integrator.capturable:
+        refused.setdefault("cuda_graph", "its weights are computed on the host")
+    on = {
+        "cuda_graph": options.cuda_graph,
+        "compile": options.compile,
+        "accumulate": options.accumulate > 1,
+        "processes": processes > 1,
+        f"amp {options.amp}": True,
+    }
+    for switch, reason in refused.items():
+        if on.get(switch):
+            what = "several processes" if switch == "processes" else f"--{switch}"
+            raise UsageError(f"{what} with --method {options.method}: {reason}")
+    return method
+
+
+def set_up(method: Method, model: MultimodalClassifier, options: Options) -> None:
+    """Introduces the method to the model.
+
+    Raises UsageError where it cannot train it.
+    """
+    try:
+        method.setup(model, options.random_seed, options.epochs)
+    except MethodError as error:
+        raise UsageError(str(error)) from error
+
+
 def make_model(
-    options: Options, dataset: MultimodalDataset, device: torch.device
+    options: Options, dataset: MultimodalDataset, device: torch.device, method: Method | None = None
 ) -> tuple[MultimodalClassifier, dict[str, str]]:
     """The classifier for a dataset's modalities and classes, on the device, and the name of each modality's encoder.
 
+    method  whose fusion it gets; by default that of the options.
+
     Raises ModelError for encoders that are unknown or cannot take such input.
     """
+    method = method or make_method(options)
     about = {name: (modality.kind, modality.shape) for name, modality in dataset.modalities.items()}
     encoders = encoder_names(about, options.model, options.encoder)
-    return apply_switches(build_model(about, len(dataset.classes), encoders), options, device), encoders
+    return apply_switches(build_model(about, len(dataset.classes), encoders, method.fusion), options, device), encoders
 
 
 def check_switches(options: Options, device: torch.device, processes: int) -> None:
@@ -137,10 +177,6 @@ def check_switches(options: Options, device: torch.device, processes: int) -> No
             "--cuda_graph with several processes: their all-reduce is not captured; leave one of the two out",
         ),
         (options.cuda_graph and options.compile, "--compile and --cuda_graph: give one of the two"),
-        (
-            options.cuda_graph and options.method == "nash_mtl",
-            "--cuda_graph with nash_mtl: its weights are computed on the host",
-        ),
         (
             cuda and options.amp == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False),
             "--amp bf16: this GPU has no bfloat16; take --amp fp16",
@@ -184,7 +220,7 @@ def apply_switches(model: MultimodalClassifier, options: Options, device: torch.
 
 def make_step(
     model: MultimodalClassifier,
-    integrator: Integrator,
+    method: Method,
     optimizer: torch.optim.Optimizer,
     options: Options,
     device: torch.device,
@@ -197,7 +233,7 @@ def make_step(
         forward = torch.compile(model)
     step = TrainingStep(
         model,
-        integrator,
+        method,
         optimizer,
         clip_grad=options.clip_grad,
         amp=None if options.amp is None else AMP[options.amp],
@@ -209,17 +245,33 @@ def make_step(
 
 
 def make_optimizer(
-    model: nn.Module, options: Options
+    model: MultimodalClassifier, options: Options
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
-    """Optimiser (fused on a GPU) and learning-rate schedule, which steps once an epoch."""
+    """Optimiser (fused on a GPU) and learning-rate schedule, which steps once an epoch.
+
+    A parameter group for each encoder, named after its modality, and one for heads and fusion.
+    """
+    encoders, others = model.partition()
+    groups = [
+        *({"params": list(encoder.parameters()), "name": name} for name, encoder in encoders.items()),
+        {"params": [parameter for _, parameter in others], "name": "heads"},
+    ]
     common: dict[str, Any] = {"lr": options.learning_rate, "weight_decay": options.weight_decay}
     if next(model.parameters()).is_cuda:
         common["fused"] = True
     if options.optimizer == "SGD":
-        optimizer: torch.optim.Optimizer = torch.optim.SGD(model.parameters(), momentum=options.momentum, **common)
+        optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, momentum=options.momentum, **common)
     else:
-        optimizer = getattr(torch.optim, options.optimizer)(model.parameters(), **common)
+        optimizer = getattr(torch.optim, options.optimizer)(groups, **common)
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rate_factor(options))
+
+
+def set_rates(
+    optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LambdaLR, factors: Mapping[str, float]
+) -> None:
+    """Learning rates of an epoch: the schedule's, times the factor of each group that has one."""
+    for group, rate in zip(optimizer.param_groups, schedule.get_last_lr(), strict=True):
+        group["lr"] = rate * factors.get(group["name"], 1.0)
 
 
 def rate_factor(options: Options) -> Callable[[int], float]:

@@ -1,4 +1,4 @@
-"""The batch step: forward, losses, integrated gradients, optimiser. It stands here and nowhere else.
+"""The batch step: forward, losses, the method's gradients, optimiser. It stands here and nowhere else.
 
 Shapes: B batch, C classes.
 """
@@ -9,20 +9,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from mmpareto.integration import EncoderDiagnostics, Integrator
+from mmpareto.integration import EncoderDiagnostics
+from mmpareto.methods import Losses, Method, Piece, cross_entropies
 from mmpareto.models import MultimodalClassifier, Output
 
 Inputs = Mapping[str, Tensor]
-
-
-class Losses(NamedTuple):
-    """Scalar cross-entropies, means over the batch."""
-
-    joint: Tensor
-    unimodal: dict[str, Tensor]
 
 
 class Step(NamedTuple):
@@ -30,24 +23,16 @@ class Step(NamedTuple):
 
     joint: Tensor  # logits [B, C]
     unimodal: dict[str, Tensor]  # {modality: logits [B, C]}
-    losses: Losses
-    gradient_norm: Tensor  # of the integrated gradient over all parameters, before clipping
+    losses: Losses  # cross-entropies, whatever the method minimises
+    gradient_norm: Tensor  # of the method's gradient over all parameters, before clipping
     diagnostics: dict[str, EncoderDiagnostics]
-
-
-def losses(output: Output, label: Tensor) -> Losses:
-    """Joint and unimodal cross-entropy of a model's output; label int64 [B]."""
-    return Losses(
-        F.cross_entropy(output.joint, label),
-        {name: F.cross_entropy(logits, label) for name, logits in output.unimodal.items()},
-    )
 
 
 class TrainingStep:
     """One update of the model for every call.
 
-    model, integrator, optimizer  what is trained, how its gradients are integrated, what moves its parameters.
-    clip_grad      largest norm of the integrated gradient over all parameters; None leaves it alone.
+    model, method, optimizer  what is trained, what on and how its gradients meet, what moves its parameters.
+    clip_grad      largest norm of the method's gradient over all parameters; None leaves it alone.
     amp            type of automatic mixed precision; None: everything in the parameters' own.
     scaler         scales the losses, for float16: steps whose gradients overflow are left out, see `overflows`.
     accumulate     micro-batches that a batch is cut into; both gradient sets are summed over them and integrated once.
@@ -57,7 +42,7 @@ class TrainingStep:
     def __init__(
         self,
         model: MultimodalClassifier,
-        integrator: Integrator,
+        method: Method,
         optimizer: torch.optim.Optimizer,
         *,
         clip_grad: float | None = None,
@@ -66,7 +51,7 @@ class TrainingStep:
         accumulate: int = 1,
         forward: Callable[[Inputs], Output] | None = None,
     ) -> None:
-        self.model, self.integrator, self.optimizer = model, integrator, optimizer
+        self.model, self.method, self.optimizer = model, method, optimizer
         self.clip_grad, self.amp, self.scaler, self.accumulate = clip_grad, amp, scaler, accumulate
         self.forward = model if forward is None else forward
         first = next(model.parameters())
@@ -86,11 +71,14 @@ class TrainingStep:
         diagnostics: dict[str, EncoderDiagnostics] = {}
         for k, piece in enumerate(labels):
             share = len(piece) / len(label)
-            output, loss = self._forward({name: value[k] for name, value in pieces.items()}, piece)
+            output, loss, minimised = self._forward(
+                {name: value[k] for name, value in pieces.items()}, piece, share * weight
+            )
             last = k == len(labels) - 1
-            diagnostics = self._backward(loss, share * weight, last, diagnose)
+            diagnostics = self._backward(minimised, share * weight, last, diagnose)
             # detached at once: the next piece needs this one's memory
             seen.append((_detached(output), Losses(loss.joint.detach(), _detach(loss.unimodal)), share))
+        self.method.gradients(self.model)
         norm, diagnostics = self._update(diagnostics)
         if len(seen) == 1:
             output, loss, _ = seen[0]
@@ -109,10 +97,12 @@ class TrainingStep:
             diagnostics,
         )
 
-    def _forward(self, inputs: Inputs, label: Tensor) -> tuple[Output, Losses]:
+    def _forward(self, inputs: Inputs, label: Tensor, share: float) -> tuple[Output, Losses, Losses]:
+        """Output, cross-entropies, and what the method minimises."""
         with torch.autocast(label.device.type, self.amp, enabled=self.amp is not None):
             output = self.forward(inputs)
-            return output, losses(output, label)
+            plain = cross_entropies(output, label)
+            return output, plain, self.method.losses(Piece(output, label, plain, share))
 
     def _backward(self, loss: Losses, factor: float, last: bool, diagnose: bool) -> dict[str, EncoderDiagnostics]:
         def scaled(value: Tensor) -> Tensor:
@@ -123,8 +113,8 @@ class TrainingStep:
         unimodal = {name: scaled(value) for name, value in loss.unimodal.items()}
         arguments: dict[str, Any] = {"encoders": encoders, "heads": heads, "diagnose": diagnose}
         if last:
-            return self.integrator.backward(scaled(loss.joint), unimodal, **arguments)
-        self.integrator.accumulate(scaled(loss.joint), unimodal, **arguments)
+            return self.method.integrator.backward(scaled(loss.joint), unimodal, **arguments)
+        self.method.integrator.accumulate(scaled(loss.joint), unimodal, **arguments)
         return {}
 
     def _update(self, diagnostics: dict[str, EncoderDiagnostics]) -> tuple[Tensor, dict[str, EncoderDiagnostics]]:

@@ -1,0 +1,187 @@
+"""What a training method is: the points at which it may act on the training of a multimodal classifier.
+
+Shapes: B batch, C classes, D feature width of a modality, M modalities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmpareto.integration import Integrator
+from mmpareto.integration.reduction import several_processes, start_average
+from mmpareto.models import MultimodalClassifier, Output
+
+
+class MethodError(ValueError):
+    """A method cannot train this model or this run; the message says why and what to do."""
+
+
+class Losses(NamedTuple):
+    """Scalar losses, means over a batch."""
+
+    joint: Tensor
+    unimodal: dict[str, Tensor]
+
+
+def cross_entropies(output: Output, label: Tensor) -> Losses:
+    """Joint and unimodal cross-entropy of a model's output; label int64 [B]."""
+    return Losses(
+        F.cross_entropy(output.joint, label),
+        {name: F.cross_entropy(logits, label) for name, logits in output.unimodal.items()},
+    )
+
+
+class Piece(NamedTuple):
+    """A batch, or one of the micro-batches that it is cut into, after the forward pass.
+
+    share  factor of its losses in the step's average: over its pieces the sum, over the processes the mean.
+    """
+
+    output: Output
+    label: Tensor  # int64 [B]
+    losses: Losses  # the cross-entropies
+    share: float
+
+
+class Trainer(Protocol):
+    """What a method may ask of the engine between two epochs; all processes must ask for the same, together."""
+
+    def outputs(self, fraction: float) -> Iterator[tuple[Output, Tensor]]:
+        """Outputs and labels of a random part of the training samples, by batches.
+
+        In evaluation mode and without gradients. Each process gets its share, which may be nothing.
+        """
+
+    def fit(self, method: Method, epochs: int, samples: Tensor) -> MultimodalClassifier:
+        """Trains a copy of the model as it is now, by another method, on these training samples alone."""
+
+    def losses(self, model: MultimodalClassifier, samples: Tensor) -> dict[str, float]:
+        """{"joint" or a modality: mean cross-entropy} over training samples, in evaluation mode, not augmented."""
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum over the processes."""
+
+    def alike(self) -> None:
+        """Gives all processes the main one's weights."""
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """The moment before an epoch.
+
+    epoch       that is about to begin: 1, 2, ...
+    epochs      of the run.
+    validation  {"joint" or a modality: validation accuracy in percent} after the epoch before; empty before the first.
+    labels      int64 [N] of the training samples.
+    """
+
+    epoch: int
+    epochs: int
+    validation: Mapping[str, float]
+    labels: Tensor
+    model: MultimodalClassifier
+    optimizer: torch.optim.Optimizer
+    trainer: Trainer
+
+
+class Method:
+    """A training method; as it stands, the plain case: cross-entropies, and an integrator of their gradients.
+
+    Five points, each of which does nothing unless a subclass says so, in the order in which they come:
+
+    fusion     what makes the joint logits, in training and evaluation alike.
+    setup      once, when the model is there: checks it, makes the tensors of `state`.
+    boundary   before every epoch; may change the model and the optimiser, gives factors of learning rates.
+    losses     what is minimised, from a batch's features, logits and labels; may fuse again without some modalities.
+    gradients  after the integrator has filled `.grad`, before clipping and the optimiser.
+
+    integrator  how the joint loss's and the unimodal losses' gradients meet in the encoders.
+
+    `state` holds what is carried from step to step and from epoch to epoch, tensors by name; it is in checkpoints. It
+    is changed in place, since a CUDA graph goes on with the same memory, and nothing in `losses` and `gradients` waits
+    for the device.
+    """
+
+    # switches with which the method cannot work, with the reason: flags of train.py, or "processes"
+    refuses: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, integrator: Integrator) -> None:
+        self.integrator = integrator
+        self.state: dict[str, Tensor] = {}
+
+    @property
+    def selectable(self) -> bool:
+        """Whether the model after the epoch in progress may be the selected one."""
+        return True
+
+    def fusion(self, widths: Mapping[str, int], classes: int, heads: nn.ModuleDict) -> nn.Module | None:
+        """The fusion module that the method needs, see `MultimodalClassifier`; None: the model's own.
+
+        widths  {modality: D}; heads are the unimodal ones.
+        """
+        return None
+
+    def setup(self, model: MultimodalClassifier, seed: int, epochs: int) -> None:
+        """Takes note of the model, the seed and the length of a run before it begins, or a checkpoint is restored.
+
+        Raises MethodError where the method cannot train it.
+        """
+
+    def boundary(self, now: Boundary) -> dict[str, float]:
+        """Acts before an epoch; {modality: factor of its encoder's learning rate}, 1 where none is given."""
+        return {}
+
+    def losses(self, piece: Piece) -> Losses:
+        """The losses whose gradients are integrated."""
+        return piece.losses
+
+    def gradients(self, model: MultimodalClassifier) -> None:
+        """Changes `.grad`."""
+
+    def average(self, values: Tensor) -> Tensor:
+        """The mean over the processes; alone, the values themselves. Does not wait for the device."""
+        if not (self.integrator.synchronise and several_processes(self.integrator.process_group)):
+            return values
+        return start_average([values], self.integrator.process_group)()[0]
+
+    @property
+    def processes(self) -> int:
+        """Over how many processes `average` goes."""
+        alone = not (self.integrator.synchronise and several_processes(self.integrator.process_group))
+        return 1 if alone else dist.get_world_size(self.integrator.process_group)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint: the integrator's state and the method's own."""
+        return {
+            "integrator": self.integrator.state_dict(),
+            "own": {name: value.detach().clone() for name, value in self.state.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes back what `state_dict` gave, after `setup`.
+
+        Raises ValueError for a state of another method.
+        """
+        own = state["own"]
+        if own.keys() != self.state.keys() or any(own[k].shape != v.shape for k, v in self.state.items()):
+            raise ValueError(f"{type(self).__name__} keeps {sorted(self.state)}, the saved state has {sorted(own)}")
+        self.integrator.load_state_dict(state["integrator"])
+        for name, value in self.state.items():
+            value.copy_(own[name])
+
+
+def wide(values: Tensor) -> Tensor:
+    """Half precision as float32, everything else as it is."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def gathered(sums: Tensor | None, values: Tensor) -> Tensor:
+    """The running sum over the pieces of a step."""
+    return values if sums is None else sums + values

@@ -1,0 +1,85 @@
+"""GradNorm: loss weights that make tasks learn at one pace (Chen et al., ICML 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from mmpareto.integration import Uniform
+from mmpareto.methods.base import Losses, Method, Piece, gathered, wide
+from mmpareto.models import MultimodalClassifier
+
+
+class GradNorm(Method):
+    """GradNorm (Chen, Badrinarayanan, Lee & Rabinovich, "GradNorm: Gradient Normalization for Adaptive Loss Balancing
+    in Deep Multitask Networks", ICML 2018, Algorithm 1) over T = M + 1 tasks, the joint loss and the unimodal ones:
+    the sum of w_i L_i is minimised, and after each step
+
+        w_i <- w_i - rate g_i sign(w_i g_i - G r_i^alpha),   r_i = (L_i / L_i(0)) / mean,   G = mean of w_i g_i,
+
+    then all w are scaled to sum up to T. g_i is the norm of the gradient of L_i into the features that its head reads:
+    no weight of an encoder is shared by all heads, so the features take the place of the paper's last shared layer.
+
+    alpha  how strongly slow tasks are pulled up, 1.5 in the paper (its choice by dataset).
+    rate   of the weights, 0.025 in the paper.
+
+    L_i(0) is the first step's loss. Norms are those of the whole batch, over micro-batches and processes. They cost T
+    backward passes through heads alone. Weights stay above 1e-3, where the paper lets them pass zero.
+    """
+
+    refuses: ClassVar[Mapping[str, str]] = {
+        "compile": "it takes gradients with respect to features, which lie inside a compiled model",
+        "amp fp16": "the gradients that it reads are of unscaled losses, too small for float16; take --amp bf16",
+    }
+
+    def __init__(self, alpha: float = 1.5, rate: float = 0.025) -> None:
+        super().__init__(Uniform())
+        if not 0 <= alpha < float("inf") or not 0 <= rate < float("inf"):
+            raise ValueError(f"alpha and rate must be finite numbers, zero or more, found {alpha} and {rate}")
+        self.alpha, self.rate = float(alpha), float(rate)
+        self._seen: Tensor | None = None  # [2, T]: squared norms and losses of this step's pieces so far
+
+    def setup(self, model: MultimodalClassifier, seed: int, epochs: int) -> None:
+        """All weights are 1."""
+        self.names = list(model.encoders)
+        like = next(model.parameters()).detach()
+        self.state["weights"] = like.new_ones(len(self.names) + 1)
+        self.state["first"] = like.new_full((len(self.names) + 1,), torch.nan)  # L_i(0)
+
+    def losses(self, piece: Piece) -> Losses:
+        """The weighted losses; takes down the norms."""
+        features = piece.output.features
+        tasks = [(piece.losses.joint, list(features.values()))]
+        tasks += [(piece.losses.unimodal[name], [features[name]]) for name in self.names]
+        norms = []
+        for loss, reads in tasks:
+            parts = torch.autograd.grad(loss, reads, retain_graph=True)
+            norms.append(torch.stack([wide(part).square().sum() for part in parts]).sum())
+        values = torch.stack([wide(loss.detach()) for loss, _ in tasks])
+        self._seen = gathered(self._seen, torch.stack((torch.stack(norms) * piece.share**2, values * piece.share)))
+        weights = self.state["weights"].clone()  # `gradients` changes them in place, before a graph's next replay
+        return Losses(
+            piece.losses.joint * weights[0],
+            {name: piece.losses.unimodal[name] * weights[k] for k, name in enumerate(self.names, 1)},
+        )
+
+    @torch.no_grad()
+    def gradients(self, model: MultimodalClassifier) -> None:
+        """Moves the weights for the next step."""
+        assert self._seen is not None
+        squares, values = self.average(self._seen).unbind()
+        self._seen = None
+        first, weights = self.state["first"], self.state["weights"]
+        first.copy_(torch.where(first.isnan(), values, first))
+        moved = moved_weights(weights, (squares / self.processes).sqrt(), values / first, self.alpha, self.rate)
+        weights.copy_(torch.where(moved.isfinite().all(), moved, weights))
+
+
+def moved_weights(weights: Tensor, norms: Tensor, progress: Tensor, alpha: float, rate: float) -> Tensor:
+    """The weights [T] after a step; norms g_i [T], progress L_i / L_i(0) [T]; see GradNorm."""
+    target = (weights * norms).mean() * (progress / progress.mean()) ** alpha
+    moved = (weights - rate * norms * torch.sign(weights * norms - target)).clamp(min=1e-3)
+    return moved * (len(moved) / moved.sum())

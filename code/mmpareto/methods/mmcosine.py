@@ -1,0 +1,33 @@
+"""MMCosine: a joint head that sees directions only (Xu et al., ICASSP 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from mmpareto.integration import OneJoint
+from mmpareto.methods.base import Method
+from mmpareto.models import CosineFusion
+
+
+class MMCosine(Method):
+    """MMCosine (Xu, Feng, Zhang & Hu, "MMCosine: Multi-Modal Cosine Loss Towards Balanced Audio-Visual Fine-Grained
+    Learning", ICASSP 2023): one joint loss, on joint logits of features and weights of length one,
+
+        z_c = s sum_m cos(f_m, W_mc),   without a bias.
+
+    scale  s; 10 in the published code.
+
+    The same logits are used in evaluation, where the published code goes back to the raw linear ones.
+    """
+
+    def __init__(self, scale: float = 10.0) -> None:
+        super().__init__(OneJoint())
+        if not 0 < scale < float("inf"):
+            raise ValueError(f"scale must be a positive finite number, found {scale}")
+        self.scale = float(scale)
+
+    def fusion(self, widths: Mapping[str, int], classes: int, heads: nn.ModuleDict) -> nn.Module:
+        """The cosine head."""
+        return CosineFusion(widths, classes, self.scale)

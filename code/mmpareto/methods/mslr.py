@@ -1,0 +1,65 @@
+"""MSLR: a learning rate of its own for each modality (Yao & Mihalcea, Findings of ACL 2022)."""
+
+from __future__ import annotations
+
+import torch
+
+from mmpareto.integration import OneJoint
+from mmpareto.methods.base import Boundary, Method, MethodError
+from mmpareto.models import MultimodalClassifier
+
+
+class MSLR(Method):
+    """Modality-specific learning rates (Yao & Mihalcea, "Modality-specific Learning Rates for Effective Multimodal
+    Additive Late-fusion", Findings of ACL 2022, the dynamic policy): one joint loss; in each epoch encoder m learns at
+
+        c_m acc_m / mean of its last accuracies   times the learning rate,
+
+    acc_m the validation accuracy of its unimodal head, which learns beside it on detached features.
+
+    factors  c_m as MODALITY:VALUE,MODALITY:VALUE (a re-implementation takes audio:0.9,visual:1.1); 1 for all others.
+    window   accuracies in the mean, 5 there; until as many epochs are over the factor is c_m alone.
+
+    These are learning rates of optimiser groups. Scaling gradients, as public code does, is undone by Adam, and leaves
+    weight decay as it was.
+    """
+
+    def __init__(self, factors: str = "", window: int = 5) -> None:
+        super().__init__(OneJoint())
+        if window < 1:
+            raise ValueError(f"window must be 1 or more, found {window}")
+        self.window = window
+        self.factors: dict[str, float] = {}
+        for part in filter(None, factors.split(",")):
+            name, _, value = part.partition(":")
+            try:
+                self.factors[name] = float(value)
+            except ValueError:
+                raise ValueError(f"factors: expected MODALITY:VALUE,..., found {part!r}") from None
+            if not 0 <= self.factors[name] < float("inf"):
+                raise ValueError(f"factors: expected finite values, zero or more, found {part!r}")
+
+    def setup(self, model: MultimodalClassifier, seed: int, epochs: int) -> None:
+        """Raises MethodError for a factor of no modality."""
+        self.names = list(model.encoders)
+        for name in self.factors:
+            if name not in self.names:
+                raise MethodError(f"MSLR: a factor is given for {name!r}; the modalities are {', '.join(self.names)}")
+        # the last accuracies, oldest first; NaN where there is none yet; on the CPU, read once an epoch
+        self.state["accuracies"] = torch.full((len(self.names), self.window), torch.nan, dtype=torch.float64)
+
+    def boundary(self, now: Boundary) -> dict[str, float]:
+        """The factors of the epoch."""
+        own = torch.tensor([self.factors.get(name, 1.0) for name in self.names], dtype=torch.float64)
+        if now.validation:
+            accuracies = self.state["accuracies"]
+            newest = torch.tensor([now.validation[name] for name in self.names], dtype=torch.float64)
+            own *= ratios(accuracies, newest)
+            accuracies.copy_(torch.cat((accuracies[:, 1:], newest[:, None]), 1))
+        return dict(zip(self.names, own.tolist(), strict=True))
+
+
+def ratios(before: torch.Tensor, newest: torch.Tensor) -> torch.Tensor:
+    """newest [M] over the mean of before [M, window]; 1 where that is not full or zero."""
+    mean = before.mean(1)
+    return torch.where(mean > 0, newest / mean, 1.0)

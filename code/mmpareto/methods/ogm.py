@@ -1,0 +1,129 @@
+"""OGM and OGM-GE: the gradient of the modality that is ahead is made smaller (Peng et al., CVPR 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmpareto.integration import OneJoint
+from mmpareto.methods.base import Boundary, Losses, Method, MethodError, Piece, gathered, wide
+from mmpareto.models import MultimodalClassifier
+
+
+class OGM(Method):
+    """On-the-fly gradient modulation (Peng, Wei, Deng, Wang & Hu, "Balanced Multimodal Learning via On-the-fly Gradient
+    Modulation", CVPR 2022, Equations 8 to 10): one joint loss, and in encoder m
+
+        g <- k_m g,   k_m = 1 - tanh(alpha rho_m) where rho_m > 1, else 1,
+        rho_m = S_m / S_other,   S_m = sum over the batch of softmax(u_m)[label],
+
+    with u_m the part of the joint logits that comes from modality m, with its share of the bias. Of more than two
+    modalities rho_m is the mean of S_m / S_j over the others j, as the authors advise in their repository.
+
+    alpha              the modulation's strength; 0.8 is what the published instructions give for CREMA-D.
+    modulation_epochs  epochs from the first on that are modulated; 51 in the published code.
+
+    Weights of two dimensions or more are modulated: in a ResNet exactly the convolutions, as in the published code.
+    There the slices of the joint head take 256 of 512 columns where fusion is gated, the bias is counted once in one
+    place and by halves in another, and the scores are read on the host, sample by sample. The scores are summed over
+    micro-batches and processes.
+    """
+
+    noise: ClassVar[bool] = False
+
+    def __init__(self, alpha: float = 0.8, modulation_epochs: int = 51) -> None:
+        super().__init__(OneJoint())
+        if not 0 <= alpha < float("inf"):
+            raise ValueError(f"alpha must be a finite number, zero or more, found {alpha}")
+        self.alpha, self.modulation_epochs = float(alpha), modulation_epochs
+        self._scores: Tensor | None = None  # [M], of this step's pieces so far
+
+    def setup(self, model: MultimodalClassifier, seed: int, epochs: int) -> None:
+        """Raises MethodError where the joint logits are no sum over modalities."""
+        contributions = getattr(model.fusion, "contributions", None)
+        if contributions is None:
+            raise MethodError(
+                f"OGM reads each modality's part of the joint logits, and {type(model.fusion).__name__} does not say "
+                "what that is: give the fusion a method contributions(features) -> {modality: logits}"
+            )
+        self._contributions: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = contributions
+        device = next(model.parameters()).device
+        self.state["active"] = torch.ones((), dtype=torch.bool, device=device)
+
+    def boundary(self, now: Boundary) -> dict[str, float]:
+        """Ends the modulation."""
+        self.state["active"].fill_(now.epoch <= self.modulation_epochs)
+        return {}
+
+    def losses(self, piece: Piece) -> Losses:
+        """The plain ones; takes down how sure each modality alone is of the right class."""
+        with torch.no_grad():
+            parts = self._contributions({name: value.detach() for name, value in piece.output.features.items()})
+            logits = wide(torch.stack(list(parts.values())))  # [M, B, C]
+            right = F.softmax(logits, -1).gather(-1, piece.label.expand(len(logits), -1).unsqueeze(-1))
+            self._scores = gathered(self._scores, right.mean((1, 2)) * piece.share)
+        return piece.losses
+
+    @torch.no_grad()
+    def gradients(self, model: MultimodalClassifier) -> None:
+        """Modulates the encoders' weights."""
+        assert self._scores is not None
+        factors = coefficients(self.average(self._scores), self.alpha)
+        self._scores = None
+        factors = torch.where(self.state["active"], factors, 1.0)
+        for encoder, factor in zip(model.encoders.values(), factors, strict=True):
+            weights = [p.grad for p in encoder.parameters() if p.grad is not None and p.dim() > 1]
+            noises = [self._noise(gradient) for gradient in weights] if self.noise else []
+            if weights:
+                torch._foreach_mul_(weights, factor.to(weights[0].dtype))
+            if noises:
+                torch._foreach_add_(weights, noises)
+
+    def _noise(self, gradient: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class OGMGE(OGM):
+    """OGM with generalisation enhancement (Peng et al., CVPR 2022, Algorithm 1): OGM, and Gaussian noise of the
+    gradient's own spread, N(0, (std(g) + 1e-8)^2), added to each modulated weight tensor of every modality.
+
+    alpha              as OGM's.
+    modulation_epochs  likewise; the noise ends with the modulation.
+
+    The spread is that of the tensor's elements before modulation, as in the published code. The noise is drawn from a
+    generator of its own with the run's seed, so that all processes add the same.
+    """
+
+    noise: ClassVar[bool] = True
+    refuses: ClassVar[Mapping[str, str]] = {"cuda_graph": "its noise comes from a generator that a graph would replay"}
+
+    def setup(self, model: MultimodalClassifier, seed: int, epochs: int) -> None:
+        """As OGM's; seeds the noise."""
+        super().setup(model, seed, epochs)
+        self._generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
+        self.state["generator"] = self._generator.get_state()
+
+    def state_dict(self) -> dict[str, object]:
+        """As Method's, with the generator where it is now."""
+        self.state["generator"].copy_(self._generator.get_state())
+        return super().state_dict()
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """As Method's."""
+        super().load_state_dict(state)
+        self._generator.set_state(self.state["generator"])
+
+    def _noise(self, gradient: Tensor) -> Tensor:
+        noise = torch.empty_like(gradient).normal_(generator=self._generator)
+        return noise.mul_((gradient.std() + 1e-8) * self.state["active"])
+
+
+def coefficients(scores: Tensor, alpha: float) -> Tensor:
+    """k_m [M] from the scores S_m [M]; see OGM."""
+    ratios = scores[:, None] / scores.clamp(min=torch.finfo(scores.dtype).tiny)[None]
+    ahead = (ratios.sum(1) - ratios.diagonal()) / (len(scores) - 1)
+    return torch.where(ahead > 1, 1 - torch.tanh(alpha * ahead), 1.0)

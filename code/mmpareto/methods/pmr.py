@@ -1,0 +1,116 @@
+"""PMR: prototypes that rebalance how fast modalities learn (Fan et al., CVPR 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmpareto.integration import OneJoint
+from mmpareto.methods.base import Boundary, Losses, Method, Piece, wide
+from mmpareto.models import MultimodalClassifier
+
+
+class PMR(Method):
+    """Prototypical modal rebalance (Fan, Xu, Wang, Wang & Guo, "PMR: Prototypical Modal Rebalance for Multimodal
+    Learning", CVPR 2023, Equations 9 to 13). With a prototype per class and modality, distances d_m [B, C] of a
+    batch's features to them, q_m = softmax(-d_m) and s_m the mean of q_m[label], the joint loss is
+
+        L + alpha sum_m beta_m CE(-d_m, label) - mu sum_m gamma_m H(q_m),
+        beta_m = clip(s_max / s_m - 1, 0, 1),   gamma_m = clip(s_m / s_min - 1, 0, 1):
+
+    slow modalities are drawn to their prototypes, and, in the first epochs, a fast one is kept undecided (H, entropy).
+    With two modalities these are the paper's coefficients; more are this project's reading.
+
+    alpha              weight of the prototypes' cross-entropy, 1 in the published code.
+    mu                 weight of the entropy term; 0 leaves it out, as the published code does.
+    entropy_epochs     epochs with the entropy term; this project's choice, the paper says only "the first".
+    modulation_epochs  epochs with any of it; 101 in the published code.
+    momentum           of the prototypes: c <- momentum c + (1 - momentum) class mean, 0.2 in the published code.
+    fraction           of the training batches that the class means are taken over, before every epoch; 0.1 there.
+
+    Followed is the paper: the published code switches alpha on and off instead of clipping, has no entropy term, and
+    gives NaN for a class that was not among the batches (here its prototype stays).
+    """
+
+    refuses: ClassVar[Mapping[str, str]] = {
+        "accumulate": "its coefficients are the whole batch's, and must be known before its first piece's backward pass"
+    }
+
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        mu: float = 0.0,
+        entropy_epochs: int = 10,
+        modulation_epochs: int = 101,
+        momentum: float = 0.2,
+        fraction: float = 0.1,
+    ) -> None:
+        super().__init__(OneJoint())
+        for name, value in (("alpha", alpha), ("mu", mu)):
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"{name} must be a finite number, zero or more, found {value}")
+        if not 0 <= momentum < 1 or not 0 < fraction <= 1:
+            raise ValueError(f"momentum must be in [0, 1) and fraction in (0, 1], found {momentum} and {fraction}")
+        self.alpha, self.mu, self.momentum, self.fraction = alpha, mu, momentum, fraction
+        self.entropy_epochs, self.modulation_epochs = entropy_epochs, modulation_epochs
+
+    def setup(self, model: MultimodalClassifier, seed: int, epochs: int) -> None:
+        """Makes room for the prototypes."""
+        like = next(model.parameters())
+        device, dtype = like.device, like.dtype
+        self.names = list(model.encoders)
+        self.state |= {
+            f"prototypes_{m}": torch.zeros(model.classes, model.widths[m], device=device, dtype=dtype)
+            for m in self.names
+        }
+        self.state["known"] = torch.zeros(model.classes, dtype=torch.bool, device=device)
+        self.state["weights"] = torch.zeros(2, device=device)  # alpha and mu in this epoch
+
+    def boundary(self, now: Boundary) -> dict[str, float]:
+        """Moves the prototypes to where the features are now."""
+        alpha = self.alpha if now.epoch <= self.modulation_epochs else 0.0
+        mu = self.mu if now.epoch <= min(self.entropy_epochs, self.modulation_epochs) else 0.0
+        self.state["weights"].copy_(torch.tensor((alpha, mu)))
+        if not alpha and not mu:
+            return {}
+        known = self.state["known"]
+        counts = torch.zeros(len(known), device=known.device)
+        sums = {name: torch.zeros_like(self.state[f"prototypes_{name}"]) for name in self.names}
+        for output, label in now.trainer.outputs(self.fraction):
+            counts.index_add_(0, label, counts.new_ones(len(label)))
+            for name in self.names:
+                sums[name].index_add_(0, label, output.features[name].to(sums[name]))
+        counts = now.trainer.total(counts)
+        seen = counts > 0
+        for name in self.names:
+            total, old = now.trainer.total(sums[name]), self.state[f"prototypes_{name}"]
+            mean = total / counts.clamp(min=1)[:, None].to(total)
+            moved = torch.where(known[:, None], self.momentum * old + (1 - self.momentum) * mean, mean)
+            # a class that was never seen stands where all features do on average, neither near nor far
+            middle = total.sum(0) / counts.sum().clamp(min=1)
+            old.copy_(torch.where(seen[:, None], moved, torch.where(known[:, None], old, middle)))
+        known |= seen
+        return {}
+
+    def losses(self, piece: Piece) -> Losses:
+        """The joint loss with the prototypes' terms, the unimodal ones as they are."""
+        logits = torch.stack(
+            [-torch.cdist(wide(piece.output.features[m]), self.state[f"prototypes_{m}"]) for m in self.names]
+        )  # [M, B, C]
+        logs = F.log_softmax(logits, -1)
+        right = logs.gather(-1, piece.label.expand(len(logits), -1).unsqueeze(-1)).squeeze(-1)  # [M, B]
+        slow, fast = coefficients(self.average(right.detach().exp().mean(1) * piece.share))
+        alpha, mu = self.state["weights"].unbind()
+        entropy = -(logs.exp() * logs).sum(-1).mean(1)
+        extra = alpha * (slow * -right.mean(1)).sum() - mu * (fast * entropy).sum()
+        return Losses(piece.losses.joint + extra, piece.losses.unimodal)
+
+
+def coefficients(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """beta_m and gamma_m, [M] each, from the scores s_m [M]; see PMR."""
+    scores = scores.clamp(min=torch.finfo(scores.dtype).tiny)
+    return (scores.max() / scores - 1).clamp(0, 1), (scores / scores.min() - 1).clamp(0, 1)

@@ -1,0 +1,93 @@
+"""Methods by name: what `--method` takes."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from mmpareto import integration
+from mmpareto.integration import Integrator
+from mmpareto.methods.agm import AGM
+from mmpareto.methods.base import Method
+from mmpareto.methods.gblending import GBlending
+from mmpareto.methods.gradnorm import GradNorm
+from mmpareto.methods.mmcosine import MMCosine
+from mmpareto.methods.mslr import MSLR
+from mmpareto.methods.ogm import OGM, OGMGE
+from mmpareto.methods.pmr import PMR
+from mmpareto.methods.unimodal import Ensemble, FineTune
+
+_OWN: dict[str, tuple[Callable[..., Method], str]] = {
+    "ensemble": (Ensemble, "unimodal models whose predictions are averaged"),
+    "finetune": (FineTune, "unimodal pre-training, then one joint loss"),
+    "ogm": (OGM, "OGM (Peng et al., CVPR 2022): the gradient of the modality ahead is made smaller"),
+    "ogm_ge": (OGMGE, "OGM-GE (likewise): OGM, and noise"),
+    "gblending": (GBlending, "G-Blending (Wang et al., CVPR 2020): loss weights from generalisation and overfitting"),
+    "pmr": (PMR, "PMR (Fan et al., CVPR 2023): prototypes that draw slow modalities on"),
+    "agm": (AGM, "AGM (Li et al., ICCV 2023): gradients modulated by Shapley parts of the logits"),
+    "mmcosine": (MMCosine, "MMCosine (Xu et al., ICASSP 2023): a joint head of directions"),
+    "mslr": (MSLR, "MSLR (Yao & Mihalcea, 2022): a learning rate for each modality"),
+    "gradnorm": (GradNorm, "GradNorm (Chen et al., ICML 2018): loss weights that make tasks learn at one pace"),
+}
+# name -> what it is in a line: integration routines, which train on plain cross-entropies, and methods that do more
+METHODS: dict[str, str] = {
+    **{name: about for name, (_, about) in integration.METHODS.items()},
+    **{name: about for name, (_, about) in _OWN.items()},
+}
+
+
+def method_options(method: str) -> dict[str, Any]:
+    """The options that a method takes, with their defaults (`inspect.Parameter.empty` for those without).
+
+    Raises ValueError for an unknown method.
+    """
+    made = _OWN[method][0] if method in _OWN else _foreign(method)
+    if made is None:
+        return integration.method_options(method)
+    return {key: parameter.default for key, parameter in inspect.signature(made).parameters.items()}
+
+
+def build_method(method: str, **options: Any) -> Method:
+    """A method ready for `setup`.
+
+    method   one of METHODS, or `package.module:Class`: a subclass of Method, or of Integrator for a routine on plain
+             cross-entropies.
+    options  of that method, such as gamma.
+
+    Raises ValueError for an unknown method, an option that it does not take (named, with the known ones) or a value
+    that it cannot use; ImportError for a library that it needs and that is missing.
+    """
+    made = _OWN[method][0] if method in _OWN else _foreign(method)
+    if made is None:
+        return Method(integration.build_integrator(method, **options))
+    known = method_options(method)
+    for key in options:
+        if key not in known:
+            raise ValueError(f"method {method!r} has no option {key!r}; its options: {', '.join(known) or 'none'}")
+    try:
+        built = made(**options)
+    except TypeError as error:  # text where a number is compared, say
+        raise ValueError(f"method {method!r} cannot use the options {options}: {error}") from error
+    return Method(built) if isinstance(built, Integrator) else built
+
+
+def _foreign(method: str) -> Callable[..., Method | Integrator] | None:
+    """A class by its import path; None for a name that integration knows."""
+    module, colon, class_name = method.partition(":")
+    if not colon:
+        if method not in METHODS:
+            raise ValueError(
+                f"unknown method {method!r}; known: {', '.join(METHODS)}, or package.module:Class for one of your own"
+            )
+        return None
+    try:
+        found = getattr(importlib.import_module(module), class_name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"method {method!r} cannot be imported: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Method | Integrator)):
+        raise ValueError(
+            f"method {method!r} is no subclass of mmpareto.methods.Method or mmpareto.integration.Integrator"
+        )
+    return found

@@ -1,0 +1,101 @@
+"""Unimodal models: as an ensemble, or as the beginning of a multimodal one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from mmpareto.integration import OneJoint, OneUnimodal
+from mmpareto.methods.base import Boundary, Method, MethodError
+from mmpareto.models import EnsembleFusion, MultimodalClassifier
+
+
+class Ensemble(Method):
+    """Late-fusion ensemble: each encoder with its own head alone; the prediction is the mean of their probabilities.
+
+    combine  "probabilities": the mean of the heads' probabilities; "logarithms": the mean of their logarithms, a
+             product of experts.
+    """
+
+    def __init__(self, combine: str = "probabilities") -> None:
+        super().__init__(OneUnimodal())
+        if combine not in EnsembleFusion.COMBINE:
+            raise ValueError(f"combine must be {' or '.join(EnsembleFusion.COMBINE)}, found {combine!r}")
+        self.combine = combine
+
+    def fusion(self, widths: Mapping[str, int], classes: int, heads: nn.ModuleDict) -> nn.Module:
+        """The mean of the unimodal heads' probabilities; no parameters of its own."""
+        return EnsembleFusion(heads, self.combine)
+
+
+class FineTune(Method):
+    """Unimodal pre-training, then fine-tuning: encoders learn alone, then together from one joint loss.
+
+    At the turn the joint head is drawn anew and the optimiser forgets its momentum. The checkpoint is selected among
+    the epochs after it. The learning-rate schedule runs on.
+
+    pretrain_epochs  before the turn; 0: half of the run's epochs.
+    frozen           leave the encoders as pre-training made them, batch norm's statistics included; train the heads.
+
+    The published code of several methods loads unimodal encoders so that a name that does not match passes silently
+    (`strict=False`); here the encoders never leave the model.
+    """
+
+    refuses: ClassVar[Mapping[str, str]] = {"cuda_graph": "at the turn other parameters begin to learn"}
+
+    def __init__(self, pretrain_epochs: int = 0, frozen: bool = False) -> None:
+        super().__init__(OneUnimodal())
+        if pretrain_epochs < 0:
+            raise ValueError(f"pretrain_epochs must be 0 or more, found {pretrain_epochs}")
+        self.pretrain_epochs, self.frozen = pretrain_epochs, bool(frozen)
+        # on the CPU: read once an epoch
+        self.state["turned"] = torch.zeros((), dtype=torch.bool)
+        self.state["before"] = torch.zeros((), dtype=torch.int64)  # epochs before the turn
+
+    @property
+    def selectable(self) -> bool:
+        """After the turn."""
+        return bool(self.state["turned"])
+
+    def setup(self, model: MultimodalClassifier, seed: int, epochs: int) -> None:
+        """Keeps the model, whose encoders may be frozen when a checkpoint is restored.
+
+        Raises MethodError where the turn leaves no epoch before or after it.
+        """
+        self.model = model
+        before = self.pretrain_epochs or epochs // 2
+        if not 0 < before < epochs:
+            raise MethodError(
+                f"{before} of {epochs} epochs of pre-training leave none before or after the turn; give more --epochs "
+                "or another --method_options pretrain_epochs=N"
+            )
+        self.state["before"].fill_(before)
+
+    def boundary(self, now: Boundary) -> dict[str, float]:
+        """Makes the turn when its epoch has come."""
+        if now.epoch > self.state["before"] and not self.state["turned"]:
+            for module in now.model.fusion.modules():
+                reset = getattr(module, "reset_parameters", None)  # PyTorch's layers have one
+                if callable(reset):
+                    reset()
+            now.trainer.alike()
+            now.optimizer.state.clear()
+            self.state["turned"].fill_(True)
+            self._turn()
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """As Method's; after the turn the encoders are as the turn left them."""
+        super().load_state_dict(state)
+        if self.state["turned"]:
+            self._turn()
+
+    def _turn(self) -> None:
+        self.integrator = OneJoint()
+        if self.frozen:
+            for parameter in self.model.encoders.parameters():
+                parameter.requires_grad_(False)
+                parameter.grad = None

@@ -1,0 +1,107 @@
+"""Fusion: the features of all modalities -> joint logits.
+
+Shapes: B batch, C classes, D feature width (each modality has its own), M modalities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ConcatFusion(nn.Module):
+    """Late fusion by concatenation: [f_1, ..., f_M] -> linear -> joint logits.
+
+    widths   {modality: D}; their order is the order of concatenation.
+    classes  C.
+    """
+
+    def __init__(self, widths: Mapping[str, int], classes: int) -> None:
+        super().__init__()
+        self.widths = dict(widths)
+        self.head = nn.Linear(sum(widths.values()), classes)
+
+    def forward(self, features: Mapping[str, Tensor], present: Collection[str] | None = None) -> Tensor:
+        """{modality: [B, D]} -> [B, C].
+
+        present  modalities to use; the others' features count as zero. None: all of them.
+        """
+        return self.head(torch.cat(list(_used(features, self.widths, present).values()), dim=1))
+
+    def contributions(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """{modality: [B, D]} -> {modality: [B, C]}: the part of the logits that is its own, and a share of the bias."""
+        blocks = self.head.weight.split(list(self.widths.values()), dim=1)
+        share = self.head.bias / len(self.widths)
+        return {name: F.linear(features[name], block, share) for name, block in zip(self.widths, blocks, strict=True)}
+
+
+class CosineFusion(nn.Module):
+    """Joint logits of directions alone: scale * sum over modalities of cos(f_m, W_mc), no bias (MMCosine).
+
+    widths   {modality: D}.
+    classes  C.
+    scale    of the logits, which lie between -M scale and M scale.
+    """
+
+    def __init__(self, widths: Mapping[str, int], classes: int, scale: float) -> None:
+        super().__init__()
+        self.widths, self.scale = dict(widths), scale
+        self.head = nn.Linear(sum(widths.values()), classes, bias=False)
+
+    def forward(self, features: Mapping[str, Tensor], present: Collection[str] | None = None) -> Tensor:
+        """{modality: [B, D]} -> [B, C]; the cosine with a feature of zeros is zero.
+
+        present  modalities to use; the others count zero. None: all of them.
+        """
+        return torch.stack(list(self.contributions(_used(features, self.widths, present)).values())).sum(0)
+
+    def contributions(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """{modality: [B, D]} -> {modality: [B, C]}: scale * cosines, which sum up to the joint logits."""
+        blocks = self.head.weight.split(list(self.widths.values()), dim=1)
+        return {
+            name: self.scale * F.linear(F.normalize(features[name], dim=1), F.normalize(block, dim=1))
+            for name, block in zip(self.widths, blocks, strict=True)
+        }
+
+
+class EnsembleFusion(nn.Module):
+    """Joint logits of unimodal heads that were trained alone: the logarithm of their mean prediction.
+
+    heads    {modality: head}, which stay the model's: this module has no parameters, and gives them no gradient.
+    combine  "probabilities": log of the mean of the heads' probabilities; "logarithms": the mean of the heads'
+             log-probabilities, normalised.
+    """
+
+    COMBINE = ("probabilities", "logarithms")
+
+    def __init__(self, heads: nn.ModuleDict, combine: str) -> None:
+        super().__init__()
+        self._heads = [heads]  # in a list, so that they are not registered a second time
+        self.combine = combine
+
+    def forward(self, features: Mapping[str, Tensor], present: Collection[str] | None = None) -> Tensor:
+        """{modality: [B, D]} -> [B, C], normalised: their exponentials sum up to 1.
+
+        present  modalities whose heads are asked. None: all of them.
+
+        Raises ValueError where none is present.
+        """
+        asked = [name for name in self._heads[0] if present is None or name in present]
+        if not asked:
+            raise ValueError("an ensemble of no modality has no prediction")
+        with torch.no_grad():
+            logs = torch.stack([F.log_softmax(self._heads[0][name](features[name]), 1) for name in asked])
+            if self.combine == "probabilities":
+                return torch.logsumexp(logs, 0) - torch.log(logs.new_tensor(len(asked)))
+            return F.log_softmax(logs.mean(0), 1)
+
+
+def _used(features: Mapping[str, Tensor], names: Collection[str], present: Collection[str] | None) -> dict[str, Tensor]:
+    """Features in the order of `names`; zeros for modalities that are not present."""
+    return {
+        name: features[name] if present is None or name in present else torch.zeros_like(features[name])
+        for name in names
+    }

@@ -1,0 +1,119 @@
+"""What the engine does for a method between two epochs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from mmpareto.datasets import MultimodalDataset, to_device
+from mmpareto.methods import Method
+from mmpareto.models import MultimodalClassifier, Output
+from mmpareto.options import Options
+from mmpareto.training.data import Loader
+from mmpareto.training.epochs import EpochRecord, score, train_epoch
+from mmpareto.training.processes import Processes
+from mmpareto.training.setup import AMP, make_loader, make_optimizer, make_step, set_up
+from mmpareto.training.watch import FiniteWatch
+
+
+class Trainer:
+    """The engine as methods see it, see `mmpareto.methods.Trainer`.
+
+    dataset  the training split.
+    epoch    that is about to begin; fixes which samples are drawn.
+    stop     asked after every batch of `fit`, with all processes; raises what ends the run.
+    """
+
+    def __init__(
+        self,
+        model: MultimodalClassifier,
+        dataset: MultimodalDataset,
+        options: Options,
+        device: torch.device,
+        processes: Processes,
+        stop: Callable[[], None],
+    ) -> None:
+        self.model, self.dataset, self.options = model, dataset, options
+        self.device, self.processes, self.stop = device, processes, stop
+        self.epoch = 1
+        self._amp = None if options.amp is None else AMP[options.amp]
+        self._loaders: dict[str, Loader] = {}
+
+    def outputs(self, fraction: float) -> Iterator[tuple[Output, Tensor]]:
+        """Outputs and labels of a random part of the training samples; a process may get none."""
+        loader = self._loader("outputs", self.dataset)
+        count = max(1, round(fraction * len(self.dataset)))
+        generator = torch.Generator().manual_seed(hash((self.options.random_seed, self.epoch)))
+        loader.sampler.choose(torch.randperm(len(self.dataset), generator=generator)[:count])
+        was = self.model.training
+        self.model.eval()
+        for batch in loader.epoch(self.epoch - 1):
+            label = batch["label"].to(self.device, non_blocking=True)
+            inputs = to_device(batch["inputs"], self.dataset.modalities, self.device)
+            with torch.no_grad(), torch.autocast(self.device.type, self._amp, enabled=self._amp is not None):
+                output = self.model(inputs)
+            yield output, label
+        self.model.train(was)
+
+    def fit(self, method: Method, epochs: int, samples: Tensor) -> MultimodalClassifier:
+        """A copy of the model, trained by a method for some epochs on some samples, with the run's optimiser."""
+        options = replace(self.options, compile=False, cuda_graph=False)
+        model = copy.deepcopy(self.model)
+        set_up(method, model, options)
+        optimizer, _ = make_optimizer(model, options)
+        step = make_step(model, method, optimizer, options, self.device)
+        loader = self._loader("fit", self.dataset, training=True)
+        loader.sampler.choose(samples)
+        modalities = list(self.dataset.modalities)
+        watch = FiniteWatch(modalities, self.device, gradients=options.amp != "fp16")
+
+        def after_batch(number: int, done: object) -> bool:
+            del number, done
+            self.stop()
+            return False
+
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):  # what is drawn here must not show in the run
+            for epoch in range(1, epochs + 1):
+                record = EpochRecord(modalities, self.device)
+                train_epoch(
+                    step,
+                    model,
+                    loader,
+                    epoch,
+                    record,
+                    watch,
+                    self.device,
+                    after_batch=after_batch,
+                    progress=self.processes.main,
+                )
+                watch.check(epoch)
+                self.processes.average_buffers(model)
+        return model
+
+    def losses(self, model: MultimodalClassifier, samples: Tensor) -> dict[str, float]:
+        """{"joint" or a modality: mean cross-entropy} over some samples."""
+        plain = copy.copy(self.dataset)
+        plain.augmenting = False
+        loader = self._loader("losses", plain)
+        loader.sampler.choose(samples)
+        scores = score(model, loader, self.device, amp=self._amp, processes=self.processes)
+        return {head: values["loss"] for head, values in scores.items()}
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum over the processes."""
+        return self.processes.total(values)
+
+    def alike(self) -> None:
+        """Gives all processes the main one's weights."""
+        self.processes.start_alike(self.model)
+
+    def _loader(self, name: str, dataset: MultimodalDataset, training: bool = False) -> Loader:
+        """A loader of its own for each use: its worker processes stay from epoch to epoch."""
+        if name not in self._loaders:
+            self._loaders[name] = make_loader(dataset, self.options, self.device, self.processes, training=training)
+        return self._loaders[name]

@@ -1,0 +1,56 @@
+"""Every method through train.py, in this process: it trains, is scored, resumes exactly, and is evaluated."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from entries.test_faults import assert_same, vectors
+
+import evaluate
+import train as entry
+from mmpareto.methods import METHODS
+
+OPTIONS = {
+    "finetune": ["pretrain_epochs=1", "frozen=true"],
+    "gblending": ["online=true", "super_epoch=2"],
+    "mslr": ["window=1", "factors=left:0.5"],
+    "pmr": ["mu=0.1", "fraction=0.5"],
+}
+OWN_FUSION = ("ensemble", "mmcosine")
+# the launchers' methods are tested by test_train.py and test_faults.py
+LAUNCHED = ("one_joint", "uniform", "uniform_gamma", "pareto", "mmpareto")
+
+
+@pytest.mark.parametrize(
+    "method", [name for name, about in METHODS.items() if "TorchJD" not in about and name not in LAUNCHED]
+)
+def test_a_method_trains_goes_on_exactly_and_is_evaluated(
+    method: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    vectors(tmp_path / "data", 120)
+    flags = ["--dataset", "manifest", "--data_root", str(tmp_path / "data"), "--batch_size", "16", "--gpu_ids", "cpu"]
+    flags += ["--num_workers", "0", "--epochs", "3", "--learning_rate", "0.02", "--method", method]
+    if method in OPTIONS:
+        flags += ["--method_options", *OPTIONS[method]]
+    straight, parted = tmp_path / "straight", tmp_path / "parted"
+    assert entry.entry([*flags, "--ckpt_path", str(straight)]) == 0, capfd.readouterr().err
+    shutil.copytree(straight, parted)
+    (parted / "results.json").unlink()
+    capfd.readouterr()
+    assert entry.entry([*flags, "--ckpt_path", str(parted), "--resume", "previous.pt"]) == 0
+    said = capfd.readouterr().out
+    assert "epoch 3/3" in said
+    assert "epoch 2/3" not in said
+    assert_same(straight, parted)
+    results = json.loads((straight / "results.json").read_text())
+    assert results["test"]["joint"]["accuracy"] > 60  # of two classes that are easily told apart
+    if method == "finetune":
+        assert results["selected_epoch"] > 1
+    if method not in OWN_FUSION:
+        return
+    assert evaluate.entry([str(straight), "--gpu_ids", "cpu"]) == 0
+    found = json.loads((straight / "evaluation_test.json").read_text())
+    assert found["joint"]["accuracy"] == pytest.approx(results["test"]["joint"]["accuracy"])

@@ -1,0 +1,181 @@
+"""What methods do between epochs, with the engine behind them, against computations written for the test."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from training.test_training_processes import CPU, Points
+from training.test_training_processes import model as classifier
+
+from mmpareto.methods import Boundary, Method, MethodError, build_method
+from mmpareto.models import MultimodalClassifier
+from mmpareto.options import parse
+from mmpareto.training.processes import Processes
+from mmpareto.training.setup import make_optimizer, set_rates
+from mmpareto.training.trainer import Trainer
+
+
+class Run:
+    """A method on the points, up to the boundaries of its epochs."""
+
+    def __init__(self, name: str, epochs: int = 4, **options: Any) -> None:
+        self.method: Method = build_method(name, **options)
+        self.model: MultimodalClassifier = classifier(0, self.method.fusion)
+        self.options = parse(["--gpu_ids", "cpu", "--batch_size", "8", "--learning_rate", "0.1"], Path())
+        self.data = Points()
+        self.method.setup(self.model, 0, epochs)
+        self.optimizer, self.schedule = make_optimizer(self.model, self.options)
+        self.trainer = Trainer(self.model, self.data, self.options, CPU, Processes(), lambda: None)
+        self.epochs = epochs
+
+    def boundary(self, epoch: int, **validation: float) -> dict[str, float]:
+        self.trainer.epoch = epoch
+        labels = torch.from_numpy(self.data.labels)
+        return self.method.boundary(
+            Boundary(epoch, self.epochs, validation, labels, self.model, self.optimizer, self.trainer)
+        )
+
+    def features(self, name: str) -> Tensor:
+        with torch.no_grad():
+            return self.model.encoders[name](self.data.x[name].float())
+
+
+def class_means(features: Tensor, labels: Tensor) -> Tensor:
+    return torch.stack([features[labels == c].mean(0) for c in range(3)])
+
+
+def test_pmr_s_prototypes_are_class_means_with_momentum() -> None:
+    run = Run("pmr", fraction=1.0, momentum=0.25)
+    labels = torch.from_numpy(run.data.labels)
+    run.boundary(1)
+    first = class_means(run.features("x"), labels)
+    torch.testing.assert_close(run.method.state["prototypes_x"], first)
+    with torch.no_grad():
+        run.model.encoders["x"][2].weight.mul_(2.0)
+    run.boundary(2)
+    expected = 0.25 * first + 0.75 * class_means(run.features("x"), labels)
+    torch.testing.assert_close(run.method.state["prototypes_x"], expected)
+    assert run.method.state["weights"].tolist() == [1, 0]
+    assert run.model.training
+
+
+def test_pmr_s_unseen_class_has_no_nan_and_its_terms_end() -> None:
+    run = Run("pmr", fraction=0.04, mu=0.5, entropy_epochs=1, modulation_epochs=2)  # one of 29 points
+    run.boundary(1)
+    prototypes = run.method.state["prototypes_y"]
+    assert run.method.state["known"].sum() == 1
+    assert prototypes.isfinite().all()
+    assert (prototypes == prototypes[0]).all()  # where that one point is
+    assert run.method.state["weights"].tolist() == [1, 0.5]
+    run.boundary(2)
+    assert run.method.state["weights"].tolist() == [1, 0]
+    run.boundary(3)
+    assert run.method.state["weights"].tolist() == [0, 0]
+
+
+def test_mslr_s_factors_are_rates_of_groups() -> None:
+    run = Run("mslr", factors="x:0.5", window=2)
+    assert run.boundary(1) == {"x": 0.5, "y": 1.0}
+    assert run.boundary(2, joint=50.0, x=40.0, y=20.0) == {"x": 0.5, "y": 1.0}
+    assert run.boundary(3, joint=50.0, x=60.0, y=20.0) == {"x": 0.5, "y": 1.0}
+    factors = run.boundary(4, joint=50.0, x=75.0, y=10.0)
+    assert factors == pytest.approx({"x": 0.5 * 75 / 50, "y": 0.5})
+    set_rates(run.optimizer, run.schedule, factors)
+    rates = {group["name"]: group["lr"] for group in run.optimizer.param_groups}
+    assert rates == pytest.approx({"x": 0.075, "y": 0.05, "heads": 0.1})
+    with pytest.raises(MethodError, match="'sound'; the modalities are x, y"):
+        Run("mslr", factors="sound:2")
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_fine_tuning_turns_once_draws_a_new_head_and_may_freeze(frozen: bool) -> None:
+    run = Run("finetune", epochs=4, frozen=frozen)
+    old = run.model.fusion.head.weight.detach().clone()
+    for epoch in (1, 2):
+        run.boundary(epoch)
+        assert not run.method.selectable
+        assert torch.equal(run.model.fusion.head.weight, old)
+    run.optimizer.state[run.model.fusion.head.weight] = {"momentum_buffer": torch.ones(1)}
+    run.boundary(3)
+    new = run.model.fusion.head.weight.detach().clone()
+    assert run.method.selectable
+    assert not torch.equal(new, old)
+    assert not run.optimizer.state
+    assert type(run.method.integrator).__name__ == "OneJoint"
+    assert [p.requires_grad for p in run.model.encoders.parameters()] == [not frozen] * 8
+    run.model.train()
+    assert [encoder.training for encoder in run.model.encoders.values()] == [not frozen] * 2
+    run.boundary(4)
+    assert torch.equal(run.model.fusion.head.weight, new)
+    again = Run("finetune", epochs=4, frozen=frozen)
+    again.method.load_state_dict(run.method.state_dict())
+    assert again.method.selectable
+    assert [p.requires_grad for p in again.model.encoders.parameters()] == [not frozen] * 8
+    with pytest.raises(MethodError, match="give more --epochs"):
+        Run("finetune", epochs=1)
+
+
+def test_g_blending_s_estimate_is_that_of_networks_trained_alone() -> None:
+    """Against plain loops: each unimodal network and the joint one on its own copy, full batches of the same order."""
+    run = Run("gblending", epochs=3, estimate_epochs=2, held_out=0.3)
+    labels = torch.from_numpy(run.data.labels)
+    kept, held = run.method._cut(labels)  # type: ignore[attr-defined]
+    assert sorted([*kept.tolist(), *held.tolist()]) == list(range(29))
+    assert len(held) == sum(int(0.3 * (labels == c).sum()) for c in range(3))
+    before = {key: value.clone() for key, value in run.model.state_dict().items()}
+    random = torch.get_rng_state()
+
+    def losses(model: MultimodalClassifier, samples: Tensor) -> dict[str, float]:
+        with torch.no_grad():
+            output = model({name: x[samples].float() for name, x in run.data.x.items()})
+        logits = {"joint": output.joint, **output.unimodal}
+        return {head: F.cross_entropy(value, labels[samples]).item() for head, value in logits.items()}
+
+    def alone(head: str) -> tuple[float, float]:
+        model = copy.deepcopy(run.model)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+        for epoch in range(2):
+            order = kept[torch.randperm(len(kept), generator=torch.Generator().manual_seed(epoch))]
+            for part in order.split(8):
+                optimizer.zero_grad()
+                output = model({name: x[part].float() for name, x in run.data.x.items()})
+                F.cross_entropy(output.joint if head == "joint" else output.unimodal[head], labels[part]).backward()
+                optimizer.step()
+        return losses(model, kept)[head], losses(model, held)[head]
+
+    raw = {}
+    for head in ("joint", "x", "y"):
+        trained, new = losses(run.model, kept)[head], losses(run.model, held)[head]
+        trained_then, new_then = alone(head)
+        overfitting = (new_then - trained_then) - (new - trained)
+        raw[head] = max(0.0, new - new_then) / max(overfitting**2, 1e-8)
+    total = sum(raw.values())
+    run.boundary(1)
+    expected = [value / total for value in raw.values()] if total else [1 / 3] * 3
+    assert run.method.state["weights"].tolist() == pytest.approx(expected, rel=1e-6)
+    assert all(torch.equal(value, before[key]) for key, value in run.model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)  # the run's own chance is as it was
+
+    found = run.method.state["weights"].clone()
+    run.boundary(2)
+    assert torch.equal(run.method.state["weights"], found)  # offline: once
+
+
+def test_g_blending_online_estimates_before_every_super_epoch() -> None:
+    run = Run("gblending", epochs=4, online=True, super_epoch=2, estimate_epochs=1, held_out=0.3)
+    asked = []
+    run.method.state["weights"].zero_()
+    fit = run.trainer.fit
+    run.trainer.fit = lambda method, epochs, samples: asked.append(epochs) or fit(method, epochs, samples)  # type: ignore[method-assign, func-returns-value]
+    for epoch in range(1, 5):
+        run.boundary(epoch)
+        assert len(asked) == (2 if epoch < 3 else 4)  # one copy for all unimodal networks, one for the joint
+    assert run.method.state["weights"].sum().item() == pytest.approx(1)
+    with pytest.raises(MethodError, match=r"held_out 0\.01 of 29"):
+        Run("gblending", held_out=0.01).boundary(1)

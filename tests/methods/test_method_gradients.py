@@ -1,0 +1,275 @@
+"""Gradients of whole steps against plain autograd written for the test, invariants, and waits for the device."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from methods.small import batch, gradients, made
+from torch import Tensor
+
+from benchmark import Calls
+from mmpareto.methods import METHODS, Method, Piece, cross_entropies
+from mmpareto.models import MultimodalClassifier
+from mmpareto.training.step import TrainingStep
+
+OWN = (
+    "unimodal",
+    "metabalance",
+    "ensemble",
+    "ogm",
+    "ogm_ge",
+    "gblending",
+    "pmr",
+    "agm",
+    "mmcosine",
+    "mslr",
+    "gradnorm",
+)
+
+
+def plain_gradients(model: MultimodalClassifier, loss: Tensor) -> dict[str, Tensor]:
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    found = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
+    return {name: g for name, g in zip(names, found, strict=True) if g is not None}
+
+
+def joint_and_detached_heads(model: MultimodalClassifier, inputs: dict[str, Tensor], label: Tensor) -> Tensor:
+    """The loss whose plain gradient is that of one joint loss: unimodal heads on detached features."""
+    features = {m: encoder(inputs[m]) for m, encoder in model.encoders.items()}
+    heads = [F.cross_entropy(head(features[m].detach()), label) for m, head in model.heads.items()]
+    return F.cross_entropy(model.fusion(features), label) + sum(heads)
+
+
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], **tolerance: float) -> None:
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, **{"rtol": 1e-9, "atol": 1e-12} | tolerance, msg=name)
+
+
+def test_unimodal_training_is_each_encoder_with_its_head_alone() -> None:
+    method, model = made("unimodal", 3)
+    inputs, label = batch(model)
+    found = gradients(method, model, inputs, label)
+    for name in model.encoders:
+        alone = F.cross_entropy(model.heads[name](model.encoders[name](inputs[name])), label)
+        for key, gradient in plain_gradients(model, alone).items():
+            torch.testing.assert_close(found[key], gradient, rtol=1e-10, atol=1e-14)
+    features = {m: encoder(inputs[m]).detach() for m, encoder in model.encoders.items()}
+    joint = plain_gradients(model, F.cross_entropy(model.fusion(features), label))
+    assert all(torch.allclose(found[key], gradient) for key, gradient in joint.items())
+
+
+def test_an_ensemble_learns_as_unimodal_models_do() -> None:
+    method, model = made("ensemble")
+    other = made("unimodal")[1]
+    own = {name: p.detach().clone() for name, p in model.named_parameters()}
+    other.load_state_dict(own, strict=False)
+    found = gradients(method, model, *batch(model))
+    expected = gradients(made("unimodal")[0], other, *batch(other))
+    assert_same(found, {name: g for name, g in expected.items() if not name.startswith("fusion.")})
+    step = TrainingStep(model, method, torch.optim.SGD(model.parameters(), lr=0.1))
+    assert step(*batch(model), diagnose=True).diagnostics == {}  # no joint gradient that could conflict
+
+
+@pytest.mark.parametrize("modalities", [2, 3])
+def test_ogm_scales_the_joint_gradient_of_each_encoder_s_weights(modalities: int) -> None:
+    method, model = made("ogm", modalities, alpha=0.5)
+    inputs, label = batch(model)
+    expected = plain_gradients(model, joint_and_detached_heads(model, inputs, label))
+    head, width = model.fusion.head, 512
+    scores = []
+    for k, (name, encoder) in enumerate(model.encoders.items()):
+        u = encoder(inputs[name]) @ head.weight[:, width * k : width * (k + 1)].T + head.bias / modalities
+        scores.append(sum(u[i].softmax(0)[label[i]].item() for i in range(len(label))))
+    for k, name in enumerate(model.encoders):
+        ratio = sum(scores[k] / scores[j] for j in range(modalities) if j != k) / (modalities - 1)
+        factor = 1 - torch.tanh(torch.tensor(0.5 * ratio)).item() if ratio > 1 else 1.0
+        for key in expected:
+            if key.startswith(f"encoders.{name}.") and key.endswith("weight"):
+                expected[key] = expected[key] * factor
+    assert_same(gradients(method, model, inputs, label), expected, rtol=1e-6)
+
+
+def test_ogm_leaves_balanced_modalities_and_late_epochs_alone() -> None:
+    method, model = made("ogm")
+    inputs, label = batch(model)
+    expected = plain_gradients(model, joint_and_detached_heads(model, inputs, label))
+    changed = gradients(method, model, inputs, label)
+    assert any(not torch.allclose(changed[key], expected[key]) for key in expected)
+    method.state["active"].fill_(False)
+    assert_same(gradients(method, model, inputs, label), expected)
+    method.state["active"].fill_(True)
+    with torch.no_grad():  # nothing tells one modality from the other
+        model.fusion.head.weight.zero_()
+    expected = plain_gradients(model, joint_and_detached_heads(model, inputs, label))
+    assert_same(gradients(method, model, inputs, label), expected)
+
+
+@pytest.mark.parametrize("modalities", [2, 3])
+def test_agm_scales_what_flows_into_each_modality_s_part(modalities: int) -> None:
+    """Behind a linear head the encoders' joint gradients count exactly kappa times."""
+    method, model = made("agm", modalities, alpha=2.0)
+    inputs, label = batch(model)
+    expected = plain_gradients(model, joint_and_detached_heads(model, inputs, label))
+    scores = []
+    for k, (name, encoder) in enumerate(model.encoders.items()):
+        block = model.fusion.head.weight[:, 512 * k : 512 * (k + 1)]
+        u = encoder(inputs[name]) @ block.T + model.fusion.head.bias / modalities
+        scores.append(F.cross_entropy(u, label).item())
+    mean = sum(scores) / modalities
+    factors = {
+        name: torch.exp(2.0 * (1 - torch.exp(torch.tensor(modalities / (modalities - 1) * (mean - s))))).item()
+        for name, s in zip(model.encoders, scores, strict=True)
+    }
+    found = gradients(method, model, inputs, label)
+    for name, factor in factors.items():
+        assert factor != pytest.approx(1, abs=1e-4)
+        for key in expected:
+            if key.startswith(f"encoders.{name}."):
+                torch.testing.assert_close(found[key], factor * expected[key], rtol=1e-6, atol=1e-12)
+    assert method.state["mean"].tolist() == pytest.approx(scores, rel=1e-6)
+    gradients(method, model, *batch(model, seed=2))
+    assert method.state["steps"].item() == 2
+    assert method.state["mean"].tolist() != pytest.approx(scores, rel=1e-6)
+
+
+def test_agm_with_kappa_one_is_the_joint_loss() -> None:
+    method, model = made("agm", 3, alpha=0.0)
+    inputs, label = batch(model)
+    expected = plain_gradients(model, joint_and_detached_heads(model, inputs, label))
+    assert_same(gradients(method, model, inputs, label), expected)
+    method, model = made("agm", 3, alpha=3.0)
+    method.state["active"].fill_(False)
+    assert_same(gradients(method, model, inputs, label), expected)
+
+
+def test_metabalance_with_nothing_relaxed_is_the_uniform_sum() -> None:
+    method, model = made("metabalance", relax=0.0)
+    expected = gradients(*made("uniform"), *batch(model))
+    assert_same(gradients(method, model, *batch(model)), expected)
+
+
+def test_metabalance_with_everything_relaxed_gives_both_gradients_one_norm() -> None:
+    method, model = made("metabalance", relax=1.0)
+    inputs, label = batch(model)
+    loss = cross_entropies(model(inputs), label)
+    joint, unimodal = plain_gradients(model, loss.joint), plain_gradients(model, loss.unimodal["x"])
+    found = gradients(method, model, inputs, label)
+    for key in ("encoders.x.0.weight", "encoders.x.2.bias"):
+        expected = joint[key] + unimodal[key] * (joint[key].norm() / unimodal[key].norm())
+        torch.testing.assert_close(found[key], expected, rtol=1e-9, atol=1e-14)
+
+
+def test_g_blending_with_equal_weights_is_a_scaled_uniform_sum() -> None:
+    method, model = made("gblending", 3)
+    expected = {key: g / 4 for key, g in gradients(*made("uniform", 3), *batch(model)).items()}
+    assert_same(gradients(method, model, *batch(model)), expected)
+
+
+def test_gradnorm_begins_as_the_uniform_sum_and_moves_by_the_norms_at_the_features() -> None:
+    method, model = made("gradnorm", alpha=0.5, rate=0.1)
+    inputs, label = batch(model)
+    assert_same(gradients(method, model, inputs, label), gradients(*made("uniform"), inputs, label))
+    output = model(inputs)
+    loss = cross_entropies(output, label)
+    joint = torch.cat(
+        [g.flatten() for g in torch.autograd.grad(loss.joint, [*output.features.values()], retain_graph=True)]
+    )
+    norms = [joint.norm().item()] + [
+        torch.autograd.grad(loss.unimodal[m], output.features[m], retain_graph=True)[0].norm().item()
+        for m in ("x", "y")
+    ]
+    mean = sum(norms) / 3  # the first step: all weights and all progress are 1
+    moved = [1 - 0.1 * g * ((g > mean) - (g < mean)) for g in norms]
+    assert method.state["weights"].tolist() == pytest.approx([3 * w / sum(moved) for w in moved], rel=1e-9)
+    weights = method.state["weights"].clone()
+    losses = method.losses(Piece(output, label, loss, 1.0))
+    assert losses.joint.item() == pytest.approx((weights[0] * loss.joint).item())
+    assert losses.unimodal["y"].item() == pytest.approx((weights[2] * loss.unimodal["y"]).item())
+
+
+def test_mmcosine_is_one_joint_loss_on_cosines() -> None:
+    method, model = made("mmcosine", scale=5.0)
+    inputs, label = batch(model)
+    expected = plain_gradients(model, joint_and_detached_heads(model, inputs, label))
+    assert_same(gradients(method, model, inputs, label), expected)
+    f = {m: encoder(inputs[m]) for m, encoder in model.encoders.items()}
+    w = model.fusion.head.weight.split(512, 1)
+    by_hand = sum(5.0 * F.cosine_similarity(f[m][:, None], w[k][None], dim=2) for k, m in enumerate(("x", "y")))
+    torch.testing.assert_close(model(inputs).joint, by_hand)
+
+
+def test_pmr_before_its_prototypes_and_after_its_last_epoch_is_the_joint_loss() -> None:
+    method, model = made("pmr")
+    inputs, label = batch(model)
+    expected = plain_gradients(model, joint_and_detached_heads(model, inputs, label))
+    assert_same(gradients(method, model, inputs, label), expected)  # the weights of the terms are still zero
+    method.state["weights"].copy_(torch.tensor((1.0, 0.0)))
+    for name in ("x", "y"):
+        method.state[f"prototypes_{name}"].normal_(generator=torch.Generator().manual_seed(0))
+    changed = gradients(method, model, inputs, label)
+    slower = [
+        name
+        for name in ("x", "y")
+        if not torch.allclose(changed[f"encoders.{name}.0.weight"], expected[f"encoders.{name}.0.weight"])
+    ]
+    assert len(slower) == 1  # of two modalities only the slow one is drawn
+
+
+@pytest.mark.parametrize("modalities", [2, 3])
+@pytest.mark.parametrize("name", [name for name, about in METHODS.items() if "TorchJD" not in about])
+def test_no_step_waits_for_the_device(name: str, modalities: int) -> None:
+    method, model = made(name, modalities)
+    inputs, label = batch(model)
+    step = TrainingStep(model, method, torch.optim.SGD(model.parameters(), lr=0.1))
+    step(inputs, label)  # the first one may look at the parameters
+    with Calls() as calls:
+        step(inputs, label)
+    assert calls.waits == 0
+
+
+@pytest.mark.parametrize("name", [name for name in OWN if name not in ("agm", "pmr")])
+def test_micro_batches_make_the_whole_batch_s_step(name: str) -> None:
+    found = []
+    for parts in (1, 3):
+        method, model = made(name)
+        step = TrainingStep(model, method, torch.optim.SGD(model.parameters(), lr=0.1), accumulate=parts)
+        for seed in (1, 2):  # the second step has the first one's state
+            step(*batch(model, seed=seed))
+        found.append({key: p.detach().clone() for key, p in model.named_parameters()})
+    assert_same(found[0], found[1])
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_what_is_saved_and_taken_back_goes_on_alike(name: str) -> None:
+    method, model = made(name, seed=3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    step = TrainingStep(model, method, optimizer)
+    step(*batch(model, seed=1))
+    saved: Any = copy.deepcopy((method.state_dict(), model.state_dict(), optimizer.state_dict()))
+    step(*batch(model, seed=2))
+    again, twin = made(name, seed=4)
+    again.load_state_dict(saved[0])
+    twin.load_state_dict(saved[1])
+    other = torch.optim.SGD(twin.parameters(), lr=0.1, momentum=0.9)
+    other.load_state_dict(saved[2])
+    TrainingStep(twin, again, other)(*batch(model, seed=2))
+    for key, value in model.state_dict().items():
+        assert torch.equal(twin.state_dict()[key], value), key
+    with pytest.raises(ValueError, match=r"keeps|carries"):
+        Method(made("uniform")[0].integrator).load_state_dict({"integrator": {}, "own": {"strange": torch.zeros(1)}})
+
+
+def test_the_plain_method_is_the_integrator_alone() -> None:
+    method, model = made("mmpareto")
+    inputs, label = batch(model)
+    loss = cross_entropies(model(inputs), label)
+    encoders, heads = model.partition()
+    method.integrator.backward(loss.joint, loss.unimodal, encoders=encoders, heads=heads)
+    alone = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    found = gradients(method, model, inputs, label)
+    assert all(torch.equal(found[key], gradient) for key, gradient in alone.items())
