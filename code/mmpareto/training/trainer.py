@@ -17,7 +17,7 @@ from mmpareto.training.data import Loader
 from mmpareto.training.epochs import EpochRecord, score, train_epoch
 from mmpareto.training.processes import Processes
 from mmpareto.training.setup import AMP, make_loader, make_optimizer, make_step, set_up
-from mmpareto.training.watch import FiniteWatch
+from mmpareto.training.watch import FiniteWatch, TrainingError
 
 
 class Trainer:
@@ -91,7 +91,10 @@ class Trainer:
                     after_batch=after_batch,
                     progress=self.processes.main,
                 )
-                watch.check(epoch)
+                try:
+                    watch.check(epoch)
+                except TrainingError as error:
+                    raise TrainingError(f"a copy that was trained for an estimate: {error}") from error
                 self.processes.average_buffers(model)
         return model
 
