@@ -2,6 +2,7 @@
 
     python code/benchmark.py --quick                    # within a minute on a CPU
     python code/benchmark.py --output benchmark.json    # within five
+    python code/benchmark.py --methods ogm pmr agm      # methods of train.py against the plain sum
     python code/benchmark.py --loader                   # samples a second of the loader instead, within one
     python code/benchmark.py --engine                   # what an epoch costs beyond loading and steps, within one
 
@@ -49,7 +50,7 @@ from mmpareto.datasets.cremad import CREMAD
 from mmpareto.datasets.features import FBANK_FRAMES, FBANK_MEAN, FBANK_STD, MEL_BINS
 from mmpareto.datasets.media import JPEG_QUALITY
 from mmpareto.flag_values import count_or_zero
-from mmpareto.methods import Method, Piece, build_method, cross_entropies
+from mmpareto.methods import METHODS, Method, Piece, build_method, cross_entropies
 from mmpareto.models import MultimodalClassifier, build_model
 from mmpareto.reporting.tables import text_table
 from mmpareto.runs import RunDirectory
@@ -63,7 +64,7 @@ from mmpareto.training.step import Step, TrainingStep
 from mmpareto.training.watch import FiniteWatch
 
 CLASSES = 6
-METHODS = ("one_joint", "uniform", "uniform_gamma", "pareto", "mmpareto")
+LAUNCHED = ("one_joint", "uniform", "uniform_gamma", "pareto", "mmpareto")
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,10 @@ class Contender:
     def __init__(self, setting: Setting, way: str, device: torch.device) -> None:
         self.setting, self.way, self.device = setting, way, device
         torch.manual_seed(0)
-        self.model = build_model(setting.shapes, CLASSES, dict.fromkeys(setting.shapes, "resnet18")).to(device)
+        self.method: Method | None = None if way in ("plain sum", "published") else build_method(way)
+        fusion = None if self.method is None else self.method.fusion
+        encoders = dict.fromkeys(setting.shapes, "resnet18")
+        self.model = build_model(setting.shapes, CLASSES, encoders, fusion).to(device)
         if setting.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3, momentum=0.9)
@@ -159,7 +163,8 @@ class Contender:
             last = setting.channels_last and value.dim() == 4
             self.inputs[name] = value.to(memory_format=torch.channels_last) if last else value
         self.label = torch.randint(CLASSES, (setting.batch,), device=device)
-        self.method: Method | None = None if way in ("plain sum", "published") else build_method(way)
+        if self.method is not None:
+            self.method.setup(self.model, 0, 2)
         self.forward: Callable[..., Any] = self.model
         if setting.compiled:
             # the retained graph of the first of two passes must not give its buffers away
@@ -310,9 +315,15 @@ def shapes(modalities: int, side: int | None) -> dict[str, tuple[str, tuple[int,
     return dict(list(every.items())[:modalities])
 
 
-def plan(device: torch.device, quick: bool) -> list[tuple[Setting, tuple[str, ...], int]]:
-    """Settings, ways and repetitions."""
-    few, every = ("plain sum", "published", "mmpareto"), ("plain sum", "published", *METHODS)
+def plan(device: torch.device, quick: bool, methods: Sequence[str]) -> list[tuple[Setting, tuple[str, ...], int]]:
+    """Settings, ways and repetitions; `methods` alone against the plain sum, where there are some."""
+    if methods:
+        ways = ("plain sum", *methods)
+        if device.type == "cuda":
+            return [(Setting("fp32", shapes(2, None), 64), ways, 20)]
+        side, batch = (112, 8) if quick else (160, 16)
+        return [(Setting(f"fp32, batch {batch}, {side} x {side}", shapes(2, side), batch), ways, 7 if quick else 9)]
+    few, every = ("plain sum", "published", "mmpareto"), ("plain sum", "published", *LAUNCHED)
     if device.type == "cuda":
         cremad = Setting("fp32", shapes(2, None), 64)
         everything = replace(cremad, name="bf16, channels last", bf16=True, channels_last=True)
@@ -558,6 +569,9 @@ def entry(argv: Sequence[str]) -> int:
         prog="benchmark.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="one setting, within a minute on a CPU")
+    parser.add_argument(
+        "--methods", nargs="+", choices=[*METHODS], metavar="NAME", default=[], help="measure these methods alone"
+    )
     parser.add_argument("--loader", action="store_true", help="the loader, against a plain one, on CREMA-D's shapes")
     parser.add_argument("--engine", action="store_true", help="what an epoch costs beyond its loading and steps")
     parser.add_argument(
@@ -589,7 +603,9 @@ def entry(argv: Sequence[str]) -> int:
     if arguments.loader:
         rows += measure_loader(256 if arguments.quick else 512, arguments.num_workers, 5, device)
         print("\n" + loader_table(rows), flush=True)
-    for setting, ways, repetitions in [] if arguments.loader or arguments.engine else plan(device, arguments.quick):
+    for setting, ways, repetitions in (
+        [] if arguments.loader or arguments.engine else plan(device, arguments.quick, arguments.methods)
+    ):
         # in a process of its own: the memory that one setting leaves to the allocator would speed up the next
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
             rows += process.submit(measure, setting, ways, repetitions, device).result()

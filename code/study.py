@@ -31,7 +31,7 @@ from mmpareto.evaluation.gradient_noise import Labelled, gradient_noise
 from mmpareto.evaluation.landscape import hessian_product, surface
 from mmpareto.evaluation.sharpness import largest_eigenvalue
 from mmpareto.flag_values import count, count_or_zero, positive
-from mmpareto.models import ModelError, MultimodalClassifier
+from mmpareto.models import EnsembleFusion, ModelError, MultimodalClassifier
 from mmpareto.options import Options, UsageError
 from mmpareto.reporting.tables import text_table
 from mmpareto.runs import RunDirectory, RunError
@@ -210,6 +210,10 @@ def load(arguments: argparse.Namespace, device: torch.device) -> tuple[list[Subj
         assert data is not None
         same_data(run, options, arguments.split)
         model, epoch = trained_model(run, options, data, device)
+        if isinstance(model.fusion, EnsembleFusion):
+            raise UsageError(
+                f"{run.path} is an ensemble of unimodal models: it has no joint loss that could be studied"
+            )
         subjects.append(Subject(run, f"{options.method}, seed {options.random_seed}", options, model, epoch))
     labels = [subject.label for subject in subjects]
     for subject in subjects:

@@ -59,6 +59,16 @@ def test_rows_hold_passes_waits_and_ratios() -> None:
     assert all(row["milliseconds"] > 0 and row["peak_megabytes"] > 0 for row in rows)
 
 
+def test_methods_beside_the_plain_sum() -> None:
+    ways = ("plain sum", "gradnorm", "metabalance")
+    rows = {row["way"]: row for row in benchmark.measure(TINY, ways, 1, torch.device("cpu"))}
+    passes = {way: row["backward_passes"] for way, row in rows.items()}
+    assert passes == dict.fromkeys(ways, 1) | {"metabalance": 2}
+    assert not any(row["waits"] for row in rows.values())
+    (setting, planned, _) = benchmark.plan(torch.device("cpu"), True, ["ogm", "agm"])[0]
+    assert (len(setting.shapes), planned) == (2, ("plain sum", "ogm", "agm"))
+
+
 def test_a_gpu_that_is_not_there() -> None:
     done = run(sys.executable, BENCHMARK, "--device", "cuda", CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 2

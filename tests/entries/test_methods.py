@@ -10,6 +10,7 @@ import pytest
 from entries.test_faults import assert_same, vectors
 
 import evaluate
+import study
 import train as entry
 from mmpareto.methods import METHODS
 
@@ -52,5 +53,9 @@ def test_a_method_trains_goes_on_exactly_and_is_evaluated(
     if method not in OWN_FUSION:
         return
     assert evaluate.entry([str(straight), "--gpu_ids", "cpu"]) == 0
+    capfd.readouterr()
+    if method == "ensemble":
+        assert study.entry([str(straight), str(parted), "--gpu_ids", "cpu"]) == 2
+        assert "no joint loss that could be studied" in capfd.readouterr().err
     found = json.loads((straight / "evaluation_test.json").read_text())
     assert found["joint"]["accuracy"] == pytest.approx(results["test"]["joint"]["accuracy"])
