@@ -216,6 +216,7 @@ def train(options: Options, device: torch.device, processes: Processes, signals:
             session.seconds += took
 
             row = epoch_row(epoch, rate, training, validation, gradients, modalities)
+            row |= {f"method_{name}": value for name, value in method.figures().items()}
             if options.selected_on == "test":
                 row |= {f"test_accuracy_{name}": value["accuracy"] for name, value in selection.items()}
             if options.amp == "fp16":

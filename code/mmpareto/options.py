@@ -25,7 +25,7 @@ from mmpareto.flag_values import (
     positive,
     shown,
 )
-from mmpareto.methods import METHODS, method_options
+from mmpareto.methods import METHODS, described_options, method_options
 from mmpareto.models import ENCODERS
 from mmpareto.runs import LAST, PREVIOUS
 
@@ -132,7 +132,7 @@ def parse(argv: Sequence[str], root: Path) -> Options:
     except (DatasetError, ValueError, ImportError) as error:
         raise UsageError(str(error)) from error
 
-    parser, dataset_flags = _parser(dataset, own, method_defaults)
+    parser, dataset_flags = _parser(dataset, own, early.method, method_defaults)
     given, unknown = parser.parse_known_args(argv)
     if unknown:
         _refuse_unknown(unknown, parser, dataset)
@@ -193,7 +193,20 @@ def _takes(options: dict[str, Any]) -> str:
     return f"it takes {', '.join(options) or 'none'}"
 
 
-def _parser(dataset: str, own: dict[str, Any], method_defaults: dict[str, Any]) -> tuple[_Parser, list[str]]:
+def _described(method: str, defaults: dict[str, Any]) -> str:
+    """Help on a method's options."""
+    about = described_options(method)
+    options = []
+    for key, value in defaults.items():
+        default = "no default" if value is inspect.Parameter.empty else f"default: {shown(value)}"
+        options.append(f"{key} ({default})" + (f": {about[key].rstrip('.')}" if key in about else ""))
+    text = f"options of the method; of {method}: {'; '.join(options) or 'none'}; name another method to see its own"
+    return text.replace("%", "%%")
+
+
+def _parser(
+    dataset: str, own: dict[str, Any], method: str, method_defaults: dict[str, Any]
+) -> tuple[_Parser, list[str]]:
     recipe = PUBLISHED | RECIPES.get(dataset, {})
     parser = _Parser(
         prog="train.py",
@@ -268,15 +281,15 @@ def _parser(dataset: str, own: dict[str, Any], method_defaults: dict[str, Any]) 
         type=assignment,
         nargs="+",
         metavar="KEY=VALUE",
-        help="options of other methods, such as c=0.5 for cagrad; this method " + _takes(method_defaults),
+        help=_described(method, method_defaults),
     )
     group.add_argument(
         "--diagnose_interval",
         type=count_or_zero,
         default=10,
         metavar="N",
-        help="one_joint, uniform and uniform_gamma need one backward pass and see no conflict; every N-th step they "
-        "take a second one to measure it; 0: never (default: %(default)s; the other methods measure every step)",
+        help="methods with one backward pass see no conflict; every N-th step they take a second one to measure it; 0: "
+        "never (default: %(default)s; methods with two, such as mmpareto, measure every step)",
     )
 
     group = parser.add_argument_group("model")

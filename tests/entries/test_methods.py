@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from entries.test_faults import assert_same, vectors
+from entries.test_faults import assert_same, rows, vectors
 
 import evaluate
 import study
@@ -19,6 +19,12 @@ OPTIONS = {
     "gblending": ["online=true", "super_epoch=2"],
     "mslr": ["window=1", "factors=left:0.5"],
     "pmr": ["mu=0.1", "fraction=0.5"],
+}
+TOLD = {
+    "finetune": ("turned",),
+    "gblending": ("weight_joint", "weight_left", "weight_right"),
+    "gradnorm": ("weight_joint", "weight_left", "weight_right"),
+    "mslr": ("rate_left", "rate_right"),
 }
 OWN_FUSION = ("ensemble", "mmcosine")
 # the launchers' methods are tested by test_train.py and test_faults.py
@@ -50,6 +56,8 @@ def test_a_method_trains_goes_on_exactly_and_is_evaluated(
     assert results["test"]["joint"]["accuracy"] > 60  # of two classes that are easily told apart
     if method == "finetune":
         assert results["selected_epoch"] > 1
+    told = {key for key in rows(straight / "metrics.csv")[-1] if key.startswith("method_")}
+    assert told == {f"method_{name}" for name in TOLD.get(method, ())}
     if method not in OWN_FUSION:
         return
     assert evaluate.entry([str(straight), "--gpu_ids", "cpu"]) == 0

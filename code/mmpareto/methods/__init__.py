@@ -9,7 +9,7 @@ from mmpareto.methods.base import (
     Trainer,
     cross_entropies,
 )
-from mmpareto.methods.registry import METHODS, build_method, method_options
+from mmpareto.methods.registry import METHODS, build_method, described_options, method_options
 
 __all__ = [
     "METHODS",
@@ -21,5 +21,6 @@ __all__ = [
     "Trainer",
     "build_method",
     "cross_entropies",
+    "described_options",
     "method_options",
 ]

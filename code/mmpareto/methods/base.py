@@ -145,6 +145,10 @@ class Method:
     def gradients(self, model: MultimodalClassifier) -> None:
         """Changes `.grad`."""
 
+    def figures(self) -> dict[str, float]:
+        """What a row of metrics.csv says of the method's own state after an epoch. May wait for the device."""
+        return {}
+
     def average(self, values: Tensor) -> Tensor:
         """The mean over the processes; alone, the values themselves. Does not wait for the device."""
         if not (self.integrator.synchronise and several_processes(self.integrator.process_group)):

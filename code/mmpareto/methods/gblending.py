@@ -77,6 +77,10 @@ class GBlending(Method):
         unimodal = {name: piece.losses.unimodal[name] * weights[k] for k, name in enumerate(self.heads[1:], 1)}
         return Losses(piece.losses.joint * weights[0], unimodal)
 
+    def figures(self) -> dict[str, float]:
+        """The losses' weights."""
+        return {f"weight_{head}": w for head, w in zip(self.heads, self.state["weights"].tolist(), strict=True)}
+
     def _cut(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Indices to train on and held out, stratified, the same at every estimate of a run."""
         generator = torch.Generator().manual_seed(self.seed)

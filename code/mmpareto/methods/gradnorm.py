@@ -77,6 +77,11 @@ class GradNorm(Method):
         moved = moved_weights(weights, (squares / self.processes).sqrt(), values / first, self.alpha, self.rate)
         weights.copy_(torch.where(moved.isfinite().all(), moved, weights))
 
+    def figures(self) -> dict[str, float]:
+        """The losses' weights."""
+        weights = self.state["weights"].tolist()
+        return {f"weight_{head}": w for head, w in zip(("joint", *self.names), weights, strict=True)}
+
 
 def moved_weights(weights: Tensor, norms: Tensor, progress: Tensor, alpha: float, rate: float) -> Tensor:
     """The weights [T] after a step; norms g_i [T], progress L_i / L_i(0) [T]; see GradNorm."""

@@ -45,6 +45,7 @@ class MSLR(Method):
         for name in self.factors:
             if name not in self.names:
                 raise MethodError(f"MSLR: a factor is given for {name!r}; the modalities are {', '.join(self.names)}")
+        self.state["rates"] = torch.ones(len(self.names), dtype=torch.float64)  # factors of this epoch
         # the last accuracies, oldest first; NaN where there is none yet; on the CPU, read once an epoch
         self.state["accuracies"] = torch.full((len(self.names), self.window), torch.nan, dtype=torch.float64)
 
@@ -56,7 +57,12 @@ class MSLR(Method):
             newest = torch.tensor([now.validation[name] for name in self.names], dtype=torch.float64)
             own *= ratios(accuracies, newest)
             accuracies.copy_(torch.cat((accuracies[:, 1:], newest[:, None]), 1))
+        self.state["rates"].copy_(own)
         return dict(zip(self.names, own.tolist(), strict=True))
+
+    def figures(self) -> dict[str, float]:
+        """The factors of the encoders' learning rates."""
+        return {f"rate_{name}": rate for name, rate in zip(self.names, self.state["rates"].tolist(), strict=True)}
 
 
 def ratios(before: torch.Tensor, newest: torch.Tensor) -> torch.Tensor:

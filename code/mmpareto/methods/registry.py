@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 from collections.abc import Callable
 from typing import Any
 
 from mmpareto import integration
+from mmpareto.flag_values import described_arguments
 from mmpareto.integration import Integrator
 from mmpareto.methods.agm import AGM
 from mmpareto.methods.base import Method
@@ -47,6 +49,20 @@ def method_options(method: str) -> dict[str, Any]:
     if made is None:
         return integration.method_options(method)
     return {key: parameter.default for key, parameter in inspect.signature(made).parameters.items()}
+
+
+def described_options(method: str) -> dict[str, str]:
+    """What the method's docstring says of each of its options; empty where the method is a library's.
+
+    Raises ValueError for an unknown method.
+    """
+    made = _OWN[method][0] if method in _OWN else _foreign(method)
+    if made is None:
+        maker = integration.METHODS[method][0]
+        made = maker.func if isinstance(maker, functools.partial) else maker
+        if made is integration.TorchJDWeighting:
+            return {}
+    return described_arguments(made)  # type: ignore[arg-type]  # all of them are classes
 
 
 def build_method(method: str, **options: Any) -> Method:

@@ -87,6 +87,10 @@ class FineTune(Method):
             self._turn()
         return {}
 
+    def figures(self) -> dict[str, float]:
+        """Whether the turn is over."""
+        return {"turned": float(self.state["turned"])}
+
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """As Method's; after the turn the encoders are as the turn left them."""
         super().load_state_dict(state)
