@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmpareto.integration import MMPareto
-from mmpareto.methods import Method
+from mmpareto.methods import METHODS, Method, build_method
 from mmpareto.models import MultimodalClassifier, build_model
-from mmpareto.options import parse
+from mmpareto.options import Options, parse
 from mmpareto.training.setup import apply_switches, check_switches, fastest, make_optimizer, make_step
 from mmpareto.training.step import CapturedStep
 
@@ -22,14 +21,26 @@ ABOUT = {"gray": ("image", (1, 28, 28)), "colour": ("image", (3, 28, 28))}
 GPU = torch.device("cuda", 0)
 
 
-def weights_after(flags: list[str], steps: int, folder: Path) -> torch.Tensor:
-    """The weights after some steps on batches of 16, the last one smaller, with a decay of the learning rate."""
+ON_DEVICE = [name for name, about in METHODS.items() if "TorchJD" not in about]
+CAPTURABLE = [name for name in ON_DEVICE if "cuda_graph" not in build_method(name).refuses]
+
+
+def ready(name: str, flags: list[str], folder: Path) -> tuple[Method, MultimodalClassifier, Options]:
+    """A method, set up, and its model on the GPU."""
     options = parse(["--gpu_ids", "0", "--batch_size", "16", "--learning_rate", "0.01", *flags], folder)
     check_switches(options, GPU, 1)
+    method = build_method(name)
     torch.manual_seed(0)
-    model: MultimodalClassifier = apply_switches(build_model(ABOUT, 10, dict.fromkeys(ABOUT, "cnn")), options, GPU)
+    model = apply_switches(build_model(ABOUT, 10, dict.fromkeys(ABOUT, "cnn"), method.fusion), options, GPU)
+    method.setup(model, 0, 2)
+    return method, model, options
+
+
+def weights_after(flags: list[str], steps: int, folder: Path, name: str = "mmpareto") -> torch.Tensor:
+    """The weights after some steps on batches of 16, the last one smaller, with a decay of the learning rate."""
+    method, model, options = ready(name, flags, folder)
     optimizer, _ = make_optimizer(model, options)
-    step = make_step(model, Method(MMPareto()), optimizer, options, GPU)
+    step = make_step(model, method, optimizer, options, GPU)
     assert isinstance(step, CapturedStep) == options.cuda_graph
     generator = torch.Generator().manual_seed(0)
     for number in range(steps):
@@ -61,6 +72,14 @@ def test_switches_agree_with_the_plain_path(flags: list[str], tolerance: float, 
     assert (switched - plain).norm() / (plain - start).norm() < tolerance
 
 
+@pytest.mark.parametrize("name", CAPTURABLE)
+def test_captured_methods_make_the_same_steps(name: str, tmp_path: Path) -> None:
+    """State that a graph lost, or changed in a memory of its own, would show after a few replays."""
+    plain, start = (weights_after([], steps, tmp_path, name) for steps in (12, 0))
+    captured = weights_after(["--cuda_graph"], 12, tmp_path, name)
+    assert (captured - plain).norm() / (plain - start).norm() < 1e-3
+
+
 def test_fast_is_a_set_that_works(tmp_path: Path) -> None:
     options = parse(["--fast"], tmp_path).filled(fastest(GPU, 1, 1))
     check_switches(options, GPU, 1)
@@ -68,12 +87,12 @@ def test_fast_is_a_set_that_works(tmp_path: Path) -> None:
     assert options.tf32
 
 
-def test_a_step_does_not_wait(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ON_DEVICE)
+def test_a_step_does_not_wait(name: str, tmp_path: Path) -> None:
     torch.cuda.set_sync_debug_mode("default")
-    options = parse(["--gpu_ids", "0"], tmp_path)
-    model = apply_switches(build_model(ABOUT, 10, dict.fromkeys(ABOUT, "cnn")), options, GPU)
+    method, model, options = ready(name, [], tmp_path)
     optimizer, _ = make_optimizer(model, options)
-    step = make_step(model, Method(MMPareto()), optimizer, options, GPU)
+    step = make_step(model, method, optimizer, options, GPU)
     inputs = {name: torch.randn(16, *shape, device=GPU) for name, (_, shape) in ABOUT.items()}
     label = torch.zeros(16, dtype=torch.int64, device=GPU)
     for _ in range(2):
