@@ -258,6 +258,25 @@ def test_bfloat16_autocast_stays_close() -> None:
     assert seen["m0"].gramians.dtype == torch.float32
 
 
+def test_float16_autocast_under_a_gradient_scaler_stays_close() -> None:
+    model = LateFusion(2, seed=2, opposed=True).float()
+    inputs, label = model.batch(0)
+    inputs = {name: x.float() for name, x in inputs.items()}
+    expected = MMPareto().backward(*model.losses(inputs, label), **model.arguments())
+    exact = torch.cat([g.flatten() for g in model.gradients().values()])
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    with torch.autocast("cpu", torch.float16):
+        joint, unimodal = model.losses(inputs, label)
+    scaled = {name: scaler.scale(loss) for name, loss in unimodal.items()}
+    seen = MMPareto().backward(scaler.scale(joint), scaled, **model.arguments())
+    scaler.unscale_(optimizer)
+    rounded = torch.cat([g.flatten() for g in model.gradients().values()])
+    assert 0 < (rounded - exact).norm() < 0.01 * exact.norm()
+    assert any(d.conflict for d in expected.values())
+    assert [bool(d.conflict) for d in seen.values()] == [bool(d.conflict) for d in expected.values()]
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_parameters(dtype: torch.dtype) -> None:
     model = LateFusion(2, seed=2).to(dtype)
