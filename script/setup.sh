@@ -2,18 +2,24 @@
 # Makes a Python that satisfies requirements.txt and exports it as $PYTHON. Meant to be sourced by the other scripts
 # (they set $ROOT first); run on its own it only sets up. Without network where there is nothing to install.
 set -eu
-ROOT=${ROOT:-$(CDPATH='' cd -P -- "$(dirname -- "$0")/.." && pwd)}
+case "$0" in
+    setup.sh | */setup.sh) ROOT=$(CDPATH='' cd -P -- "$(dirname -- "$0")/.." && pwd) ;; # whatever the environment's ROOT is
+esac
 
 # usable PYTHON: it exists, is new enough, and holds what requirements.txt asks for
 usable() {
     [ -n "$1" ] && "$1" "$ROOT/script/check_requirements.py" "$ROOT/requirements.txt" >/dev/null 2>&1
 }
 
+# new_enough PYTHON: it exists and is 3.11 or newer
+new_enough() {
+    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
+}
+
 # the active Python (a virtual environment that is switched on, conda, pyenv), or the newest one on the PATH that is new enough
 find_python() {
-    for candidate in "${PYTHON:-}" python3 python python3.13 python3.12 python3.11; do
-        [ -n "$candidate" ] || continue
-        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+    for candidate in python3 python python3.13 python3.12 python3.11; do
+        if new_enough "$candidate"; then
             command -v "$candidate"
             return 0
         fi
@@ -22,7 +28,17 @@ find_python() {
 }
 
 VENV_PYTHON=$ROOT/.venv/bin/python
-if ! BASE_PYTHON=$(find_python); then
+if [ -n "${PYTHON:-}" ]; then
+    if ! new_enough "$PYTHON"; then
+        echo "setup: PYTHON=$PYTHON is no Python 3.11 or newer; name another one, or leave the variable out" >&2
+        exit 1
+    fi
+    BASE_PYTHON=$(command -v "$PYTHON")
+    case "$BASE_PYTHON" in
+        /*) ;;
+        *) BASE_PYTHON=$PWD/$BASE_PYTHON ;; # the scripts may change the folder
+    esac
+elif ! BASE_PYTHON=$(find_python); then
     found=$(python3 --version 2>&1 || true)
     echo "setup: Python 3.11 or newer is needed; found ${found:-none}. Install it, or name one: PYTHON=/path/to/python3.11 sh script/setup.sh" >&2
     exit 1
@@ -36,7 +52,11 @@ elif [ -x "$VENV_PYTHON" ] && usable "$VENV_PYTHON"; then
     echo "setup: nothing to do (.venv satisfies requirements.txt)" >&2
 else
     echo "setup: installing requirements.txt into $ROOT/.venv with $BASE_PYTHON (about 5 GB, a few minutes) ..." >&2
-    if ! { [ -x "$VENV_PYTHON" ] || "$BASE_PYTHON" -m venv "$ROOT/.venv"; }; then
+    CLEAR=
+    new_enough "$VENV_PYTHON" || CLEAR=--clear # what an upgrade of the system leaves behind: its Python is gone, or too old
+    # without pip: what a first attempt leaves behind where python3-venv is missing
+    if ! { [ -z "$CLEAR" ] && "$VENV_PYTHON" -m pip --version >/dev/null 2>&1; } &&
+        ! "$BASE_PYTHON" -m venv $CLEAR "$ROOT/.venv" >&2; then
         echo "setup: cannot make a virtual environment in $ROOT/.venv (on Debian and Ubuntu: apt-get install python3-venv)" >&2
         exit 1
     fi

@@ -40,16 +40,38 @@ def test_setup_refuses_an_old_python(elsewhere: Path) -> None:
     assert "Python 3.11 or newer is needed; found Python 3.8.10" in done.stderr
 
 
+def test_setup_refuses_a_named_python_that_is_none(elsewhere: Path) -> None:
+    (elsewhere / "requirements.txt").write_text("")
+    done = run("sh", elsewhere / "script" / "setup.sh", PYTHON="/no/such/python")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "setup: PYTHON=/no/such/python is no Python 3.11 or newer; name another one, or leave the variable out\n"
+    )
+
+
+def test_scripts_may_change_the_folder_under_a_python_named_from_there(elsewhere: Path) -> None:
+    """And the environment's own ROOT means nothing to set-up."""
+    (elsewhere / "requirements.txt").write_text("")
+    (elsewhere / "bin").mkdir()
+    (elsewhere / "bin" / "python").symlink_to(sys.executable)
+    done = run("sh", "script/setup.sh", cwd=elsewhere, PYTHON="bin/python", ROOT="/no/such/folder")
+    assert done.stderr == f"setup: nothing to do ({elsewhere}/bin/python satisfies requirements.txt)\n"
+
+
 def test_setup_fails_plainly_when_the_install_fails(elsewhere: Path) -> None:
+    """Of pip, not of a .venv whose Python an upgrade of the system has taken away: that one is made anew."""
+    (elsewhere / ".venv" / "bin").mkdir(parents=True)
+    (elsewhere / ".venv" / "bin" / "python").symlink_to("/no/such/python")
     (elsewhere / "requirements.txt").write_text("a-package-that-nobody-made==9.9\n")
     done = run("sh", elsewhere / "script" / "setup.sh", PIP_NO_INDEX="1")
     assert done.returncode == 1
+    assert "No matching distribution found for a-package-that-nobody-made" in done.stderr
     assert "pip could not install requirements.txt" in done.stderr
 
 
 def test_setup_installs_what_is_missing_and_then_has_nothing_to_do(elsewhere: Path, tmp_path: Path) -> None:
-    package = tmp_path / "package"
-    (package / "demo_requirement").mkdir(parents=True)
+    """Over a .venv without pip, which is what a first attempt leaves where python3-venv is missing."""
+    assert run(sys.executable, "-m", "venv", "--without-pip", elsewhere / ".venv").returncode == 0
     wheel = make_wheel(tmp_path)
     (elsewhere / "requirements.txt").write_text("demo-requirement==1.0\n")
     environment = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheel.parent)}

@@ -30,8 +30,9 @@ class Convolutional(nn.Module):
         self.heads = nn.ModuleDict({n: nn.Linear(64, 3) for n in names})
 
     def losses(self) -> tuple[Tensor, dict[str, Tensor]]:
-        features = {name: encoder(torch.randn(5, 2, 8, 8)) for name, encoder in self.encoders.items()}
-        label = torch.tensor([0, 1, 2, 0, 1])
+        device = self.fusion.weight.device
+        features = {name: encoder(torch.randn(5, 2, 8, 8, device=device)) for name, encoder in self.encoders.items()}
+        label = torch.tensor([0, 1, 2, 0, 1], device=device)
         joint = F.cross_entropy(self.fusion(torch.cat(list(features.values()), 1)), label)
         return joint, {name: F.cross_entropy(self.heads[name](f), label) for name, f in features.items()}
 
@@ -67,6 +68,20 @@ def test_passes_and_waits(routine: Integrator, modalities: int) -> None:
     assert calls.waits == 0
 
 
+@pytest.mark.parametrize("routine", ROUTINES, ids=lambda r: f"{type(r).__name__}-{getattr(r, 'rescale', '')}")
+def test_a_whole_step_asks_for_no_value(routine: Integrator) -> None:
+    """On the meta device no tensor has values: what the counter cannot see on a CPU (.cpu(), .tolist()) fails here."""
+    model = Convolutional(3).to("meta")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(2):
+        routine.accumulate(*model.losses(), **model.arguments(), diagnose=True)
+        diagnostics = routine.backward(*model.losses(), **model.arguments(), diagnose=True)
+        optimizer.step()
+    assert all(value.is_meta for seen in diagnostics.values() for value in seen)
+    routine.backward(*model.losses(), **model.arguments())
+    assert all(p.grad is not None and p.grad.is_meta for p in model.parameters())
+
+
 def test_torchjd_weightings_do_wait_and_say_so() -> None:
     model = Convolutional(2)
     routine = build_integrator("upgrad")
@@ -74,6 +89,8 @@ def test_torchjd_weightings_do_wait_and_say_so() -> None:
         routine.backward(*model.losses(), **model.arguments())
     assert calls.waits > 0
     assert "wait for the device" in (type(routine).__doc__ or "")
+    with pytest.raises(RuntimeError, match="meta tensors"):
+        routine.backward(*model.to("meta").losses(), **model.arguments())
 
 
 def test_one_extra_set_of_encoder_gradients_at_most() -> None:

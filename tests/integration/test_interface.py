@@ -119,6 +119,27 @@ def test_integrated_micro_batches_would_be_something_else() -> None:
     assert (sum(halves) / 2 - right).norm() > 0.01 * right.norm()
 
 
+@pytest.mark.filterwarnings("error:Casting complex values")
+def test_complex_parameters_count_as_their_real_and_imaginary_parts() -> None:
+    """A spectral encoder, against one that holds both parts as a real parameter."""
+    torch.manual_seed(0)
+    parts = nn.Parameter(torch.randn(3, 4, 2, dtype=torch.float64))
+    weight = nn.Parameter(torch.view_as_complex(parts.detach().clone()))
+    joint_head, head = nn.Linear(4, 2).double(), nn.Linear(4, 2).double()
+    x, label = torch.randn(5, 3, dtype=torch.complex128), torch.tensor([0, 1, 0, 1, 1])
+    seen = []
+    for encoder in (torch.view_as_complex(parts), weight):
+        own = parts if encoder is not weight else weight
+        features = (x @ encoder).abs()
+        losses = F.cross_entropy(joint_head(features), 1 - label), {"a": F.cross_entropy(head(features), label)}
+        seen.append(
+            MMPareto().backward(*losses, encoders={"a": [own]}, heads=[*joint_head.parameters(), *head.parameters()])
+        )
+    assert seen[0]["a"].conflict
+    assert torch.allclose(seen[1]["a"].gramians, seen[0]["a"].gramians, rtol=1e-12)
+    assert torch.allclose(torch.view_as_real(weight.grad), parts.grad, rtol=1e-10)
+
+
 class Recurrent(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -235,6 +256,25 @@ def test_bfloat16_autocast_stays_close() -> None:
     rounded = torch.cat([g.flatten() for g in model.gradients().values()])
     assert 0 < (rounded - exact).norm() < 0.05 * exact.norm()
     assert seen["m0"].gramians.dtype == torch.float32
+
+
+def test_float16_autocast_under_a_gradient_scaler_stays_close() -> None:
+    model = LateFusion(2, seed=2, opposed=True).float()
+    inputs, label = model.batch(0)
+    inputs = {name: x.float() for name, x in inputs.items()}
+    expected = MMPareto().backward(*model.losses(inputs, label), **model.arguments())
+    exact = torch.cat([g.flatten() for g in model.gradients().values()])
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    with torch.autocast("cpu", torch.float16):
+        joint, unimodal = model.losses(inputs, label)
+    scaled = {name: scaler.scale(loss) for name, loss in unimodal.items()}
+    seen = MMPareto().backward(scaler.scale(joint), scaled, **model.arguments())
+    scaler.unscale_(optimizer)
+    rounded = torch.cat([g.flatten() for g in model.gradients().values()])
+    assert 0 < (rounded - exact).norm() < 0.01 * exact.norm()
+    assert any(d.conflict for d in expected.values())
+    assert [bool(d.conflict) for d in seen.values()] == [bool(d.conflict) for d in expected.values()]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -132,10 +132,13 @@ def test_options_reach_the_weighting_and_wrong_ones_are_named() -> None:
 
 @pytest.mark.parametrize("name", ["upgrad", "cagrad"])
 def test_a_missing_library_is_named_with_what_to_install(name: str) -> None:
+    """And what needs PyTorch alone gets by without NumPy and TorchJD."""
     program = (
         "import sys\n"
-        "for missing in ('quadprog', 'qpsolvers', 'cvxpy'): sys.modules[missing] = None\n"
-        f"from mmpareto.integration import build_integrator\nbuild_integrator('mmpareto')\nbuild_integrator({name!r})\n"
+        "for missing in ('quadprog', 'qpsolvers', 'cvxpy', 'numpy', 'torchjd'): sys.modules[missing] = None\n"
+        "from mmpareto.integration import build_integrator\nbuild_integrator('mmpareto')\n"
+        "for found in ('numpy', 'torchjd'): del sys.modules[found]\n"
+        f"build_integrator({name!r})\n"
     )
     code = Path(__file__).resolve().parents[2] / "code"
     done = subprocess.run(
@@ -147,3 +150,16 @@ def test_a_missing_library_is_named_with_what_to_install(name: str) -> None:
 
 def test_all_are_methods() -> None:
     assert set(WEIGHTINGS) <= set(METHODS)
+
+
+LEFT_OUT = {"Mean", "Sum", "Constant", "Krum", "MoDo", "SDMGrad", "ExcessMTL", "GradDrop", "ConFIG", "TrimmedMean"}
+
+
+def test_nothing_that_torchjd_offers_is_forgotten() -> None:
+    """Every aggregator and weighting is a method, or left out with a reason that docs/methods.md gives."""
+    bases = {"Aggregator", "Weighting", "WeightedAggregator", "GramianWeightedAggregator"}
+    offered = {name.removesuffix("Weighting") for name in dir(aggregation) if name[0].isupper()} - bases - {""}
+    ours = {entry.weighting.partition(":")[2].strip("_").removesuffix("Weighting") for entry in WEIGHTINGS.values()}
+    assert offered == ours | LEFT_OUT
+    reasons = (Path(__file__).resolve().parents[2] / "docs" / "methods.md").read_text().partition("Left out")[2]
+    assert all(name in reasons for name in LEFT_OUT)

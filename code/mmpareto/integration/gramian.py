@@ -17,10 +17,12 @@ def gramians(joint: Sequence[Tensor | None], unimodal: Sequence[Tensor | None], 
     joint, unimodal  T gradients each; None stands for zero.
     device           of the result where all gradients are None.
 
-    float64 where a gradient is float64, else float32: half-precision gradients are multiplied in float32.
+    float64 where a gradient is double, else float32: half-precision gradients are multiplied in float32. A complex
+    gradient counts as its real and imaginary parts.
     """
     tensors = [gradient for gradient in (*joint, *unimodal) if gradient is not None]
-    dtype = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+    double = any(t.dtype in (torch.float64, torch.complex128) for t in tensors)
+    dtype = torch.float64 if double else torch.float32
     zero = torch.zeros((), dtype=dtype, device=tensors[0].device if tensors else device)
     entries: list[Tensor] = []
     for pair in zip(joint, unimodal, strict=True):
@@ -58,6 +60,9 @@ def _flat_pair(a: Tensor | None, b: Tensor | None, dtype: torch.dtype) -> tuple[
         order = sorted(range(like.dim()), key=lambda d: -strides[d])
 
     def flat(x: Tensor | None) -> Tensor | None:
-        return None if x is None else (x if order is None else x.permute(order)).reshape(-1).to(dtype)
+        if x is None:
+            return None
+        x = x if order is None else x.permute(order)
+        return (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x).reshape(-1).to(dtype)
 
     return flat(a), flat(b)

@@ -109,7 +109,8 @@ class Integrator(ABC):
         Returns {encoder: EncoderDiagnostics} of encoders that learn, on the device; empty from one pass.
 
         What was in `.grad` is replaced, not added to: nothing needs zeroing and nothing stale leaks in. A parameter
-        that no loss reaches gets None. To accumulate, call `accumulate` for all micro-batches but the last.
+        that no loss reaches gets None; with several processes zeros, since another one may reach it. To accumulate,
+        call `accumulate` for all micro-batches but the last.
 
         Raises PartitionError for a parameter that is listed twice or missing, ValueError or TypeError for a loss that
         is no scalar or needs no gradient, ValueError for sparse gradients.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmpareto.integration.integrator import Integrator
 from mmpareto.integration.one_pass import positive
-from mmpareto.integration.pareto import minimum_norm_weight
+from mmpareto.integration.pareto import minimum_norm_weights
 
 Rescale = Literal["tensor", "encoder"]
 
@@ -44,8 +44,7 @@ class MMPareto(Integrator):
     def coefficients(self, gramians: Tensor) -> Tensor:
         """[T, 2, 2] -> [T, 2]: gamma for both without conflict, else gamma * enlargement_t * (2 a, 2 (1 - a))."""
         total = gramians.sum(0, keepdim=True)
-        weight = minimum_norm_weight(total)
-        pareto = 2 * torch.stack((weight, 1 - weight), dim=1)  # [1, 2]
+        pareto = 2 * minimum_norm_weights(total)  # [1, 2]
         enlargement = _enlargement(gramians if self.rescale == "tensor" else total, pareto)
         conflict = total[:, 0, 1] < 0
         return self.gamma * torch.where(conflict, enlargement * pareto, 1.0).expand(len(gramians), 2)

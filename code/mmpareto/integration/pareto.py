@@ -8,18 +8,27 @@ from torch import Tensor
 from mmpareto.integration.integrator import Integrator
 
 
-def minimum_norm_weight(gramian: Tensor) -> Tensor:
-    """Weight a in [0, 1] of the first gradient at the minimum-norm point a g_0 + (1 - a) g_1 of their segment.
+def minimum_norm_weights(gramian: Tensor) -> Tensor:
+    """Weights a and 1 - a of the two gradients at the minimum-norm point a g_0 + (1 - a) g_1 of their segment.
 
     a = (|g_1|^2 - g_0.g_1) / |g_0 - g_1|^2, clipped to [0, 1] (Sener & Koltun, NeurIPS 2018, Algorithm 1; the step of
     Wei & Hu, ICML 2024, Algorithm 1, in conflict). 1/2 where the gradients are equal, zeros included.
 
-    gramian  [..., 2, 2]; returns [...].
+    The smaller weight comes from its own quotient, since 1 - a would leave it a's rounding error: with norms of 1 and
+    10,000 in float32 the larger gradient's weight would be off by a thousandth.
+
+    gramian  [..., 2, 2]; returns [..., 2].
     """
-    first, cross, second = gramian[..., 0, 0], gramian[..., 0, 1], gramian[..., 1, 1]
-    distance = first + second - 2 * cross
-    safe = torch.where(distance == 0, 1.0, distance)
-    return torch.where(distance == 0, 0.5, ((second - cross) / safe).clamp(0, 1))
+    squares, cross = gramian.diagonal(dim1=-2, dim2=-1), gramian[..., :1, 1]
+    distance = squares.sum(-1, keepdim=True) - 2 * cross
+    shares = ((squares.flip(-1) - cross) / torch.where(distance == 0, 1.0, distance)).clamp(0, 1)
+    others = 1 - shares.flip(-1)
+    return torch.where(distance == 0, 0.5, torch.where(shares <= shares.flip(-1), shares, others))
+
+
+def minimum_norm_weight(gramian: Tensor) -> Tensor:
+    """Weight a of the first gradient alone, see `minimum_norm_weights`: [..., 2, 2] -> [...]."""
+    return minimum_norm_weights(gramian)[..., 0]
 
 
 class Pareto(Integrator):
@@ -32,5 +41,4 @@ class Pareto(Integrator):
 
     def coefficients(self, gramians: Tensor) -> Tensor:
         """(2 a, 2 (1 - a)) for every tensor."""
-        weight = minimum_norm_weight(gramians.sum(0))
-        return (2 * torch.stack((weight, 1 - weight))).expand(len(gramians), 2)
+        return (2 * minimum_norm_weights(gramians.sum(0))).expand(len(gramians), 2)

@@ -7,7 +7,6 @@ import importlib
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -147,7 +146,8 @@ def _state(weighting: Any) -> dict[str, Any]:
         for key in ("step", "prvs_alpha", "_state_key", *module._buffers):
             if key in values:
                 value = values[key]
-                state[f"{path}|{key}"] = torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value
+                # Nash-MTL's solver works on NumPy's arrays
+                state[f"{path}|{key}"] = torch.from_numpy(value.copy()) if key == "prvs_alpha" else value
     return state
 
 
