@@ -19,10 +19,10 @@ from PIL import Image
 
 from mmpareto.datasets.av_preparation import TOOLS, add_frame_size, refuse_pointers
 from mmpareto.datasets.base import DatasetError
-from mmpareto.datasets.clips import frame_files, load_array
+from mmpareto.datasets.clips import frame_files, load_array, read_image
 from mmpareto.datasets.features import write_features
 from mmpareto.datasets.manifest import SPLIT_SEED, VAL_FRACTION, Source, read_manifest
-from mmpareto.datasets.media import read_sound, write_frames
+from mmpareto.datasets.media import read_sound, refuse_pointer, write_frames
 from mmpareto.datasets.preparation import Clip, Outcome, UnusableError
 from mmpareto.datasets.preparation import prepare as prepare_clips
 from mmpareto.flag_values import count_or_zero, fraction, positive
@@ -100,6 +100,7 @@ def make(
     """Writes a clip's files."""
     for modality, source in sources.items():
         path, place = clip.source[modality], folder / (modality + suffixes[modality])
+        refuse_pointer(path)
         try:
             if source == "video":
                 write_frames(path, place, fps, frame_size)
@@ -131,8 +132,7 @@ def _copy_image(path: Path, place: Path) -> None:
     if path.suffix == place.suffix:
         shutil.copyfile(path, place)
     else:
-        with Image.open(path) as image:
-            image.convert("RGB").save(place)
+        Image.fromarray(read_image(path).permute(1, 2, 0).numpy()).save(place)
 
 
 def _copy_array(path: Path, place: Path) -> None:
