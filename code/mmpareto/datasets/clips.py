@@ -103,7 +103,7 @@ def chosen_frames(count: int, frames: int, generator: torch.Generator | None) ->
 def _unreadable(path: Path, what: str, error: Exception) -> DatasetError:
     """Says that a file cannot be read as `what`; of a git-lfs pointer, what to do about it."""
     if is_lfs_pointer(path):
-        return DatasetError(f"{path}: is a git-lfs pointer; run `git lfs install` and `git lfs pull` where it came from")
+        return DatasetError(f"{path}: is a git-lfs pointer; run `git lfs install` and `git lfs pull` in the clone")
     why = str(error).strip().splitlines() or [type(error).__name__]
     return DatasetError(f"{path}: cannot be read as {what}: {why[0][:200]}")
 

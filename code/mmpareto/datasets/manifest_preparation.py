@@ -30,7 +30,7 @@ from mmpareto.flag_values import count_or_zero, fraction, positive
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of this preparation."""
-    parser.add_argument("--fps", type=positive, default=1.0, metavar="X", help="frames a second of videos (default: 1)")
+    parser.add_argument("--fps", type=positive, metavar="X", help="frames a second of videos (default: 1)")
     add_frame_size(parser)
     parser.add_argument(
         "--sound", nargs="+", default=[], metavar="MODALITY", help="modalities whose videos are read for their sound"
@@ -38,7 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--val_fraction",
         type=fraction,
-        default=VAL_FRACTION,
         metavar="X",
         help="of train, as validation, where the manifest has none (default: 0.1)",
     )
@@ -57,20 +56,25 @@ def prepare(args: argparse.Namespace) -> Outcome:
     ]
     refuse_pointers(clips, args.source)
     suffixes = {name: _suffix(source, name, clips) for name, source in listed.sources.items()}
-    frames = {"fps": args.fps, "frame_size": args.frame_size}
+    if "video" not in listed.sources.values():
+        useless = [flag for flag in ("fps", "frame_size") if getattr(args, flag) is not None]
+        if useless:
+            raise DatasetError(
+                f"--{useless[0]} is for videos that are seen; {args.source} has {', '.join(listed.sources.values())}"
+            )
+    fps = 1.0 if args.fps is None else args.fps
+    frames = {"fps": fps, "frame_size": args.frame_size}
     return prepare_clips(
         args.output,
         name="manifest",
         clips=clips,
         classes=listed.classes,
         modalities=suffixes,
-        make=functools.partial(
-            make, sources=listed.sources, suffixes=suffixes, fps=args.fps, frame_size=args.frame_size
-        ),
+        make=functools.partial(make, sources=listed.sources, suffixes=suffixes, fps=fps, frame_size=args.frame_size),
         parameters={
             "sources": listed.sources,
             **frames,
-            "val_fraction": args.val_fraction,
+            "val_fraction": VAL_FRACTION if args.val_fraction is None else args.val_fraction,
             "split_seed": args.split_seed,
         },
         workers=args.workers,
