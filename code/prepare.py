@@ -1,7 +1,7 @@
 """Prepares a dataset: a raw download -> the folder that train.py reads.
 
-    python code/prepare.py cremad --source CREMA-D --output data/cremad
-    python code/prepare.py kinetics-sounds --source kinetics400 --output data/kinetics-sounds --lists FOLDER
+    python code/prepare.py cremad --source CREMA-D --output data/cremad --split speaker
+    python code/prepare.py modelnet40 --source ModelNet40 --output data/modelnet40
     python code/prepare.py --help                 # the datasets
     python code/prepare.py cremad --help          # a dataset's flags
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets.make_media import write_frames
+from datasets.make_media import lfs_pointer, write_frames
 from PIL import Image
 
 from mmpareto.datasets import DatasetError, Modality
@@ -20,6 +20,7 @@ from mmpareto.datasets.clips import (
     Item,
     chosen_frames,
     frame_files,
+    load_array,
     spectrogram_reader,
 )
 from mmpareto.training.data import Loader
@@ -77,6 +78,37 @@ def test_gray_and_transparent_images_have_three_channels(tmp_path: Path) -> None
     assert ImageReader(4).read(tmp_path / "2.png", None)[:, 0, 0].tolist() == [10, 20, 30]
 
 
+def test_images_of_every_format_and_depth_come_as_bytes(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (9, 9), (10, 120, 230))
+    for name in ("a.bmp", "a.webp", "a.png", "a.jpg"):
+        picture.save(tmp_path / name, quality=100)
+    picture.save(tmp_path / "moving.webp", save_all=True, append_images=[Image.new("RGB", (9, 9))], lossless=True)
+    picture.convert("CMYK").save(tmp_path / "print.jpg", quality=100)
+    Image.fromarray(np.full((9, 9), 120 * 257, np.uint16)).save(tmp_path / "deep.png")
+    for path in tmp_path.iterdir():
+        ImageReader(4).check(path)
+        found = ImageReader(4).read(path, None)
+        assert found.dtype == torch.uint8, path
+        expected = [120] * 3 if path.name == "deep.png" else [10, 120, 230]
+        assert np.abs(found[:, 1, 1].numpy().astype(int) - expected).max() <= 3, path
+
+
+def test_cut_off_and_absent_images_are_found_by_the_check(tmp_path: Path) -> None:
+    folder = write_frames(tmp_path / "c", ["0.jpg", "1.png", "2.jpg"])
+    data = (folder / "0.jpg").read_bytes()
+    (folder / "2.jpg").write_bytes(data + b"of the camera's own")  # after the picture's end: whole
+    FramesReader(1, 4).check(folder)
+    for name in ("0.jpg", "1.png"):
+        kept = (folder / name).read_bytes()
+        (folder / name).write_bytes(kept[: len(kept) * 3 // 4])
+        with pytest.raises(DatasetError, match=f"{name}: cannot be read as an image"):
+            FramesReader(1, 4).check(folder)
+        lfs_pointer(folder / name)
+        with pytest.raises(DatasetError, match=f"{name}: is a git-lfs pointer; run"):
+            FramesReader(1, 4).check(folder)
+        (folder / name).write_bytes(kept)
+
+
 def test_spectrograms_are_padded_and_cut(tmp_path: Path) -> None:
     array = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float16)
     np.save(tmp_path / "a.npy", array)
@@ -111,6 +143,30 @@ def test_pickles_are_not_unpickled(tmp_path: Path) -> None:
     for name in ("a.npy", "a.pt"):
         with pytest.raises(DatasetError, match="cannot be read as an array"):
             ArrayReader(Modality("vector", (1,))).read(tmp_path / name, None)
+
+
+def test_tensors_that_others_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def saved(tensor: torch.Tensor) -> torch.Tensor:
+        torch.save(tensor, tmp_path / "a.PT")
+        return load_array(tmp_path / "a.PT")
+
+    assert not saved(torch.ones(3, requires_grad=True)).requires_grad
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:7")
+        assert saved(torch.ones(3)).device.type == "cpu"
+    with pytest.raises(DatasetError, match="found complex ones"):
+        saved(torch.ones(3, dtype=torch.complex64))
+
+
+def test_damaged_arrays_are_always_named(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((5, 4), np.float32))
+    torch.save(torch.zeros(5, 4), tmp_path / "a.pt")
+    for name in ("a.npy", "a.pt"):
+        whole = (tmp_path / name).read_bytes()
+        for length in (0, 1, 20, len(whole) // 2, len(whole) - 1):
+            (tmp_path / name).write_bytes(whole[:length])
+            with pytest.raises(DatasetError, match=rf"{name}: cannot be read as an array: \S"):
+                load_array(tmp_path / name)
 
 
 def dataset(root: Path, seed: int = 0, clips: int = 7) -> ClipDataset:
@@ -183,3 +239,7 @@ def test_problems_name_the_clip_and_are_found_once(tmp_path: Path) -> None:
     assert "clip c3, sense" in str(caught.value)
     assert "clip c5, sight" in str(caught.value)
     assert not stamp.exists()
+    for number in range(6):
+        np.save(tmp_path / "sense" / f"c{number}.npy", np.zeros(4))
+    with pytest.raises(DatasetError, match=r"and 3 more: c3, c4, c5\nrepair these files, or take their clips out"):
+        made.check(tmp_path)

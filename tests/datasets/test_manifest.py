@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 from datasets.make_manifest import COLUMNS, write_manifest, write_rows
-from datasets.make_media import write_video, write_wav
+from datasets.make_media import lfs_pointer, write_video, write_wav
+from entries.command import refused
+from PIL import Image
 
+import prepare as entry
 from mmpareto.datasets import SPLITS, DatasetError, build
+from mmpareto.datasets.av_preparation import refuse_pointers
+from mmpareto.datasets.clips import ImageReader
 from mmpareto.datasets.features import fbank
-from mmpareto.datasets.manifest import in_order
+from mmpareto.datasets.manifest import in_order, read_manifest
+from mmpareto.datasets.manifest_preparation import make
 from mmpareto.datasets.media import read_sound
+from mmpareto.datasets.preparation import Clip, UnusableError
 
 Rows = list[dict[str, Any]]
 
@@ -139,6 +147,14 @@ BAD: dict[str, tuple[Callable[[Path, Rows], None], str]] = {
         "clip4, photo: .*cannot be read as an image",
     ),
     "array of another shape": (media(lambda root: np.save(root / "sensor" / "4.npy", np.ones(6))), r"found \[6\]"),
+    "cut-off picture in a folder": (
+        media(
+            lambda root: (root / "sight" / "4" / "1.jpg").write_bytes(
+                (root / "sight" / "4" / "1.jpg").read_bytes()[:-9]
+            )
+        ),
+        r"clip4, sight: .*1\.jpg: cannot be read as an image",
+    ),
     "array with NaN": (media(lambda root: np.save(root / "sensor" / "4.npy", np.full(5, np.nan))), "not finite"),
 }
 
@@ -151,6 +167,54 @@ def test_bad_manifests_say_what_is_wrong_and_where(tmp_path: Path, name: str) ->
     with pytest.raises(DatasetError, match=message) as caught:
         [made(tmp_path, split) for split in SPLITS]
     assert str(tmp_path) in str(caught.value)
+
+
+def test_flags_that_would_do_nothing_are_refused(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "raw", val=True)
+    flags = ("manifest", "--source", tmp_path / "raw", "--output", tmp_path / "out")
+    for useless, message in (
+        (("--sound", "sight"), "--sound names sight, which holds no videos but frames"),
+        (("--fps", "2"), "--fps is for videos that are seen"),
+        (("--frame_size", "8"), "--frame_size is for videos that are seen"),
+        (("--val_fraction", "0.2"), "has clips of the split val: leave --val_fraction out"),
+    ):
+        assert message in refused(entry.main, *flags, *useless)
+
+
+def test_what_is_not_there_is_left_out_of_a_preparation(tmp_path: Path) -> None:
+    rows = write_manifest(tmp_path)
+    shutil.rmtree(tmp_path / "sight" / "4")
+    (tmp_path / "sound" / "5.wav").unlink()
+    listed = read_manifest(tmp_path, missing_ok=True)
+    assert listed.sources == {"sound": "sound", "sight": "frames", "photo": "image", "sensor": "array"}
+    with pytest.raises(DatasetError, match="1 of 24 files of the modality sound are not there"):
+        read_manifest(tmp_path)
+    write_rows(tmp_path, [row | {"sight": "sight/none"} for row in rows])
+    with pytest.raises(DatasetError, match="not one file of the modality sight is there"):
+        read_manifest(tmp_path, missing_ok=True)
+
+
+def test_clips_are_prepared_from_pictures_of_any_kind(tmp_path: Path) -> None:
+    rows = write_manifest(tmp_path / "raw")
+    sources: Any = {"sight": "frames", "photo": "image"}
+    Image.fromarray(np.full((9, 9), 120 * 257, np.uint16)).save(tmp_path / "raw" / "photo" / "0.png")
+
+    def prepared(number: int) -> Path:
+        paths = {name: tmp_path / "raw" / rows[number][name] for name in sources}
+        folder = tmp_path / f"out{number}"
+        folder.mkdir()
+        clip = Clip(rows[number]["id"], "train", "x", paths)
+        suffixes = {"sight": "", "photo": ".bmp"}
+        make(clip, folder, sources=sources, suffixes=suffixes, fps=1, frame_size=None)
+        return folder
+
+    folder = prepared(0)
+    assert ImageReader(4).read(folder / "photo.bmp", None).unique().tolist() == [120]
+    assert sorted(path.name for path in (folder / "sight").iterdir()) == ["0.jpg", "1.jpg", "2.jpg"]
+    refuse_pointers([Clip("a", "train", "x", {"sight": tmp_path / "raw" / "sight" / "0"})], tmp_path)
+    lfs_pointer(tmp_path / "raw" / "photo" / "1.png")
+    with pytest.raises(UnusableError, match="git-lfs pointer"):
+        prepared(1)
 
 
 def test_videos_are_prepared_first(tmp_path: Path) -> None:

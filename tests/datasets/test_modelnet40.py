@@ -11,7 +11,7 @@ from PIL import Image
 
 from mmpareto.datasets import DatasetError, build
 from mmpareto.datasets.clips import ClipDataset
-from mmpareto.datasets.modelnet40 import CLASSES
+from mmpareto.datasets.modelnet40 import CLASSES, renders
 from mmpareto.datasets.modelnet40_preparation import ELEVATION, read_mesh, render
 from mmpareto.datasets.preparation import UnusableError
 
@@ -69,6 +69,8 @@ def test_bad_renders(tmp_path: Path) -> None:
     gone.rename(tmp_path / "kept.png")
     with pytest.raises(DatasetError, match="airplane/train/airplane_0001 has no view 6"):
         made(root, "train")
+    whole = renders(root, (0, 6), missing_ok=True)["train"]
+    assert [item.id for item in whole if not item.paths] == ["airplane_0001"]
     gone.write_bytes(b"no image")
     with pytest.raises(DatasetError, match=r"clip airplane_0001, view6: .* cannot be read as an image"):
         made(root, "train")

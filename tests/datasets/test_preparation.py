@@ -190,6 +190,13 @@ def test_two_at_once_are_refused(tmp_path: Path) -> None:
     assert len(list((out / "text").glob("*.txt"))) == 12
 
 
+def test_a_split_without_a_prepared_clip_is_said(tmp_path: Path) -> None:
+    outcome = run(tmp_path / "out", clips_in(tmp_path / "raw", ["a", "b", None, "unusable"]))
+    assert "no clip of the split val is prepared" in outcome.text
+    assert "no clip of the split test is prepared" in outcome.text
+    assert "no clip of the split train" not in outcome.text
+
+
 def test_nothing_prepared_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="not one of 4 clips could be prepared"):
         run(tmp_path / "out", clips_in(tmp_path / "raw", ["unusable", None, "unusable", None]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,21 +11,22 @@ from datasets.make_manifest import write_manifest, write_rows
 from datasets.make_media import tone, write_video
 from datasets.test_cgmnist import write_mnist
 from datasets.test_modelnet40 import off, wedge, write_renders
-from entries.command import ROOT, refused, run, train
+from entries.command import inside, refused, train
 
+import prepare as entry
 import train as training
 
 SMALL = ("--epochs", "1", "--batch_size", "6", "--num_workers", "1")
 
 
 def prepare(*arguments: str | Path) -> str:
-    done = run(sys.executable, ROOT / "code" / "prepare.py", *arguments)
+    done = inside(entry.main, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def trained(folder: Path, *flags: str | Path) -> set[str]:
-    done = train(*flags, "--ckpt_path", folder)
+    done = inside(training.entry, *flags, "--ckpt_path", folder)
     assert done.returncode == 0, done.stderr
     results = json.loads((folder / "results.json").read_text())
     assert 0 <= results["test"]["joint"]["accuracy"] <= 100
@@ -40,7 +40,7 @@ def test_cgmnist(tmp_path: Path) -> None:
     said = prepare("cgmnist", "--source", tmp_path / "raw", "--output", tmp_path / "out")
     assert "all                                  450        0        0" in said
     assert trained(tmp_path / "b", "--dataset", "cgmnist", "--data_root", tmp_path / "out", *SMALL) == modalities
-    one, other = (json.loads((tmp_path / run / "results.json").read_text()) for run in "ab")
+    one, other = (json.loads((tmp_path / name / "results.json").read_text()) for name in "ab")
     assert one["test"] == other["test"]  # prepared or not, it is the same dataset
     said = refused(
         training.entry, "--dataset", "cgmnist", "--data_root", tmp_path / "out", "--variance", "0.02", *SMALL
@@ -77,9 +77,14 @@ def test_modelnet40_from_renders(tmp_path: Path, prepared: bool) -> None:
     root = write_renders(tmp_path / "raw", "shaded")
     if prepared:
         source, root = root, tmp_path / "out"
-        prepare("modelnet40", "--source", source, "--output", root, "--image_size", "32", "--workers", "2")
+        next(source.glob("airplane/train/*_0003*_v007.png")).unlink()
+        flags = ("--source", source, "--output", root, "--image_size", "32", "--workers", "2")
+        assert " 15        1        0\n" in prepare("modelnet40", *flags)
     flags = ("--dataset", "modelnet40", "--image_size", "32", "--model", "cnn", "--data_root", root, *SMALL)
     assert trained(tmp_path / "run", *flags) == {"view0", "view6"}
+    if prepared:
+        said = refused(training.entry, *flags, "--image_size", "48", "--ckpt_path", tmp_path / "no")
+        assert "was prepared with image_size 32, the flags ask for image_size 48" in said
 
 
 @either

@@ -20,12 +20,13 @@ import numpy as np
 import pytest
 from datasets.make_media import lfs_pointer, tone, write_frames, write_video, write_wav
 from datasets.real import real
-from entries.command import ROOT, refused, run, train
+from entries.command import ROOT, inside, refused, run, train
 
 import prepare as entry
 import train as training
-from mmpareto.datasets import SPLITS, build
+from mmpareto.datasets import SPLITS, DatasetError, build
 from mmpareto.datasets.cremad import CLASSES as EMOTIONS
+from mmpareto.datasets.kinetics_sounds_preparation import find_clips
 from mmpareto.datasets.lists import read_rows
 
 SMALL = ("--epochs", "1", "--batch_size", "6", "--image_size", "32", "--num_workers", "1")
@@ -33,7 +34,7 @@ QUICK = ("--encoder", "audio=cnn")
 
 
 def prepare(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return run(sys.executable, ROOT / "code" / "prepare.py", *arguments)
+    return inside(entry.main, *arguments)
 
 
 def accuracies(folder: Path) -> dict[str, dict[str, float]]:
@@ -62,7 +63,8 @@ def crema(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prepared(crema: Path) -> Path:
     out = crema.parent / "prepared"
     lists = ("--train_list", crema.parent / "train.csv", "--test_list", crema.parent / "test.csv")
-    done = prepare("cremad", "--source", crema, "--output", out, *lists, "--workers", "2")
+    command = (sys.executable, ROOT / "code" / "prepare.py", "cremad", "--source", crema, "--output", out)
+    done = run(*command, *lists, "--workers", "2")
     assert done.returncode == 0, done.stderr
     assert f"prepared: {out}" in done.stdout
     return out
@@ -130,6 +132,10 @@ def test_layouts_that_circulate_load_without_preparation(crema: Path, prepared: 
     by_id = {stored[i]["id"]: stored[i]["inputs"]["audio"].float() for i in range(len(stored))}
     for i in range(len(waves)):
         np.testing.assert_allclose(waves[i]["inputs"]["audio"], by_id[waves[i]["id"]], atol=0.01)
+    for name in ("train.csv", "test.csv"):
+        (root / name).unlink()
+    with pytest.raises(DatasetError, match=r"has no train\.csv and test\.csv; put the published lists there"):
+        build("cremad", root, "test")
 
 
 def test_cremads_bad_input(crema: Path, tmp_path: Path) -> None:
@@ -144,6 +150,8 @@ def test_cremads_bad_input(crema: Path, tmp_path: Path) -> None:
     wrong.write_text("1001_DFA_ANG_XX,SAD\n")
     twice = tmp_path / "twice.csv"
     twice.write_text("1001_DFA_ANG_XX,ANG\n1001_DFA_ANG_XX,ANG\n")
+    path = tmp_path / "path.csv"  # the first line is no header
+    path.write_text("AudioWAV/1001_DFA_ANG_XX,ANG\n1001_DFA_SAD_XX,SAD\n")
     latin = tmp_path / "latin.csv"
     latin.write_bytes("clip,émotion\n".encode("latin-1"))
     (tmp_path / "empty").mkdir()
@@ -161,7 +169,9 @@ def test_cremads_bad_input(crema: Path, tmp_path: Path) -> None:
         (("--source", crema, "--train_list", twice, "--test_list", test_list), "come more than once: 1001_DFA_ANG_XX"),
         (("--source", crema, "--train_list", latin, "--test_list", test_list), "is not UTF-8"),
         (("--source", crema, "--train_list", test_list, "--test_list", test_list), "come more than once"),
+        (("--source", crema, "--train_list", path, "--test_list", test_list), "is no CREMA-D clip"),
         (("--source", crema, "--fps", "0"), "expected a number above zero"),
+        (("--source", crema, "--split", "speaker", "--val_fraction", "0.2"), "belongs to --split published"),
     ]
     for flags, message in cases:
         assert message in refused(entry.main, "cremad", "--output", out, *flags)
@@ -255,7 +265,8 @@ def test_kinetics_sounds_from_clips_to_a_run(tmp_path: Path) -> None:
         ("-ab_0000006", "unusable"),
     }
     assert len(description["classes"]) == 31
-    done = train("--dataset", "KineticSound", "--data_root", out, "--ckpt_path", tmp_path / "run", *SMALL, *QUICK)
+    flags = ("--dataset", "KineticSound", "--data_root", out, "--ckpt_path", tmp_path / "run")
+    done = inside(training.entry, *flags, *SMALL, *QUICK)
     assert done.returncode == 0, done.stderr
     assert "visual [3, 3, 32, 32]" in done.stdout
     assert accuracies(tmp_path / "run").keys() == {"joint", "audio", "visual"}
@@ -277,15 +288,30 @@ def test_kinetics_sounds_from_clips_to_a_run(tmp_path: Path) -> None:
         ).read_text()
 
     (tmp_path / "bad.txt").write_text("-ab_0000000_000010_000020,10,31\n")
+    (tmp_path / "short.csv").write_text("split,label,youtube_id,time_start,time_end\ntrain\n")
+    with_val = tmp_path / "val.csv"
+    with_val.write_text(annotations.read_text().replace("validate", "test") + "tickling,-ab_0000000,50,60,validate,0\n")
     (tmp_path / "bad.csv").write_text("label,youtube_id,time_start,time_end,split\ntickling,-ab_0000000,,0:20,train\n")
     for bad, message in (
         (("--train_list", tmp_path / "bad.txt", "--test_list", test_list), "has the unknown class '31'"),
         (("--train_list", test_list, "--test_list", test_list), "come more than once"),
+        (("--annotations", tmp_path / "short.csv"), "expected 5 values in each line, found 'train'"),
+        (("--annotations", with_val, "--val_fraction", "0.2"), "the annotations have a validation split"),
         (("--annotations", tmp_path / "bad.csv"), "time_start and time_end must be seconds"),
         ((), "give either --train_list and --test_list, or --annotations"),
     ):
         assert message in refused(entry.main, "kinetics-sounds", "--source", raw, "--output", tmp_path / "no", *bad)
         assert not (tmp_path / "no").exists()
+
+
+def test_a_clip_is_the_file_of_its_name_else_of_its_id(tmp_path: Path) -> None:
+    names = ["-ab_0000000_000010_000020", "-ab_0000000_000070_000080", "-ab_0000001.f137", "-ab_0000001"]
+    for name in names:
+        (tmp_path / f"{name}.mp4").touch()
+    found = find_clips(tmp_path)
+    assert found["-ab_0000000_000070_000080"].stem == "-ab_0000000_000070_000080"
+    assert found["-ab_0000000"].stem == "-ab_0000000_000010_000020"
+    assert found["-ab_0000001"].stem == "-ab_0000001"
 
 
 def test_the_published_lists() -> None:

@@ -13,6 +13,7 @@ from mmpareto.datasets.media import is_lfs_pointer, read_sound, write_frames
 from mmpareto.datasets.preparation import Clip, Outcome, prepare
 from mmpareto.flag_values import count, count_or_zero, fraction, positive
 
+VAL_FRACTION = 0.1
 TOOLS = ("av", "librosa", "numpy", "pillow", "torchaudio")
 
 
@@ -24,7 +25,10 @@ def add_media_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fps", type=positive, default=1.0, metavar="X", help="frames a second (default: 1)")
     add_frame_size(parser)
     parser.add_argument(
-        "--val_fraction", type=fraction, default=0.1, metavar="X", help="of train, as validation (default: 0.1)"
+        "--val_fraction",
+        type=fraction,
+        metavar="X",
+        help=f"of train, as validation, where it is cut from train (default: {VAL_FRACTION})",
     )
     parser.add_argument("--split_seed", type=count_or_zero, default=0, metavar="N", help="of the cuts (default: 0)")
 
@@ -48,7 +52,7 @@ def make(clip: Clip, folder: Path, *, audio_features: AudioFeatures, fps: float,
 
 def refuse_pointers(clips: Sequence[Clip], source: Path) -> None:
     """Raises DatasetError where all media are git-lfs pointers: the clone was made without git-lfs."""
-    files = [path for clip in clips for path in clip.source.values()]
+    files = [path for clip in clips for path in clip.source.values() if path.is_file()]
     if files and all(is_lfs_pointer(path) for path in files):
         raise DatasetError(
             f"{source} holds git-lfs pointers of 130 bytes instead of media (such as {files[0]}); "

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,11 +27,13 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
 from mmpareto.datasets.base import DatasetError, Modality, MultimodalDataset, Sample, Split
-from mmpareto.datasets.media import IMAGE_SUFFIXES
+from mmpareto.datasets.media import IMAGE_SUFFIXES, is_lfs_pointer
 from mmpareto.datasets.preparation import write_text
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _STAMP = ".checked.json"
+_NAMED = 50  # clips with problems that a message names; the first three with what is wrong
+_JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 # log energies and spectra lie well inside; what is outside is another quantity, or damage
 _LOG_RANGE = (-40.0, 40.0)
 
@@ -97,6 +100,30 @@ def chosen_frames(count: int, frames: int, generator: torch.Generator | None) ->
     return chosen
 
 
+def _unreadable(path: Path, what: str, error: Exception) -> DatasetError:
+    """Says that a file cannot be read as `what`; of a git-lfs pointer, what to do about it."""
+    if is_lfs_pointer(path):
+        return DatasetError(f"{path}: is a git-lfs pointer; run `git lfs install` and `git lfs pull` in the clone")
+    why = str(error).strip().splitlines() or [type(error).__name__]
+    return DatasetError(f"{path}: cannot be read as {what}: {why[0][:200]}")
+
+
+def read_image(path: Path) -> Tensor:
+    """An image file as uint8 [3, H, W]: gray ones three times, of 16-bit ones the upper byte, without transparency.
+
+    Raises DatasetError where it cannot be decoded whole.
+    """
+    try:
+        try:
+            image = decode_image(str(path), mode=ImageReadMode.RGB)
+        except RuntimeError:  # not one of torchvision's formats (.bmp, animated .webp), or damaged
+            with Image.open(path) as picture:
+                image = v2.functional.pil_to_tensor(picture.convert("RGB"))
+    except Exception as error:  # Pillow raises SyntaxError, struct.error and others on damaged files
+        raise _unreadable(path, "an image", error) from error
+    return (image.to(torch.int32) >> 8).to(torch.uint8) if image.dtype == torch.uint16 else image
+
+
 class ImageReader:
     """One image a clip: uint8 [3, size, size]. Training: random crop, resized, and flip; scoring: resized whole.
 
@@ -117,10 +144,7 @@ class ImageReader:
 
     def picture(self, path: Path, generator: torch.Generator | None) -> Tensor:
         """One image file as uint8 [3, size, size]."""
-        try:
-            image = decode_image(str(path), mode=ImageReadMode.RGB)
-        except (RuntimeError, OSError) as error:
-            raise DatasetError(f"{path}: cannot be read as an image: {str(error).splitlines()[0]}") from error
+        image = read_image(path)
         if generator is None or not self.augment:
             return v2.functional.resize(image, [self.size, self.size], antialias=True)
         with _drawing_from(generator):
@@ -131,12 +155,18 @@ class ImageReader:
         return self.picture(path, generator)
 
     def check(self, path: Path) -> None:
-        """Opens the image's head."""
+        """Opens the image's head; decodes it all where it may be cut off."""
         try:
             with Image.open(path) as image:
                 image.verify()
+            with open(path, "rb") as file:  # nothing in a JPEG's head tells its length
+                jpeg = file.read(2) == _JPEG
+                file.seek(-2, os.SEEK_END)
+                whole = not jpeg or file.read(2) == _JPEG_END
         except Exception as error:  # Pillow raises SyntaxError, struct.error and others on damaged files
-            raise DatasetError(f"{path}: cannot be read as an image: {error}") from error
+            raise _unreadable(path, "an image", error) from error
+        if not whole:
+            read_image(path)
 
 
 class FramesReader(ImageReader):
@@ -212,17 +242,24 @@ class ArrayReader:
 
 
 def load_array(path: Path) -> Tensor:
-    """The tensor of a .npy or .pt file; unpickles nothing but tensors. Integers other than bytes become float32."""
+    """The tensor of a .npy or .pt file, on the CPU; unpickles nothing but tensors. Integers other than bytes become
+    float32.
+
+    Raises DatasetError where the file is damaged or holds something else.
+    """
     try:
-        if path.suffix == ".pt":
-            array = torch.load(path, weights_only=True)
+        if path.suffix.lower() == ".pt":
+            array = torch.load(path, weights_only=True, map_location="cpu")
             array = torch.from_numpy(array) if isinstance(array, np.ndarray) else array
         else:
             array = torch.from_numpy(np.load(path, allow_pickle=False))
         if not isinstance(array, Tensor):
             raise TypeError(f"expected a tensor, found {type(array).__name__}")
+        if array.is_complex():
+            raise TypeError("expected real numbers, found complex ones; store magnitude and phase, say")
     except Exception as error:  # torch and NumPy raise a dozen kinds on damaged files
-        raise DatasetError(f"{path}: cannot be read as an array: {str(error).splitlines()[0][:200]}") from error
+        raise _unreadable(path, "an array", error) from error
+    array = array.detach()  # workers cannot send what wants a gradient
     return array if array.is_floating_point() or array.dtype == torch.uint8 else array.float()
 
 
@@ -283,7 +320,7 @@ class ClipDataset(MultimodalDataset):
     def check(self, root: Path) -> None:
         """Checks every clip's files once; a stamp in `root` remembers it (no stamp where the folder is read-only).
 
-        Raises DatasetError with the names of the clips that fail.
+        Raises DatasetError that names the clips that fail.
         """
         stamp = root / _STAMP
         about = [(item.id, item.label, *(str(item.paths[m]) for m in self.readers)) for item in self.items]
@@ -296,10 +333,14 @@ class ClipDataset(MultimodalDataset):
         if checked.get(key) == digest:
             return
         with ThreadPoolExecutor(4) as pool:
-            problems = [problem for problem in pool.map(self._problem, self.items) if problem]
+            found = zip(self.items, pool.map(self._problem, self.items), strict=True)
+            problems = [(item, problem) for item, problem in found if problem]
         if problems:
-            more = f"\n(and {len(problems) - 3} more)" if len(problems) > 3 else ""
-            raise DatasetError("\n".join(problems[:3]) + more)
+            lines = [text for _, text in problems[:3]]
+            if len(problems) > 3:
+                others = [item.id for item, _ in problems[3:_NAMED]] + (["..."] if len(problems) > _NAMED else [])
+                lines.append(f"and {len(problems) - 3} more: {', '.join(others)}")
+            raise DatasetError("\n".join([*lines, "repair these files, or take their clips out of the list"]))
         with contextlib.suppress(OSError):
             write_text(stamp, json.dumps(checked | {key: digest}))
 

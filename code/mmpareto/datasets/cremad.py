@@ -17,7 +17,7 @@ from mmpareto.datasets.base import DatasetError, Modality, Split
 from mmpareto.datasets.clips import ArrayReader, ClipDataset, Item, Reader, load_array
 from mmpareto.datasets.features import FBANK_FRAMES, MEL_BINS, AudioFeatures
 from mmpareto.datasets.lists import check_classes, check_unique, cut, read_rows
-from mmpareto.datasets.preparation import DESCRIPTION
+from mmpareto.datasets.preparation import DESCRIPTION, UNFINISHED
 from mmpareto.datasets.prepared import SoundReader, audio_reader, audio_visual_readers, needs_root, read_split
 
 CLASSES = ["ANG", "DIS", "FEA", "HAP", "NEU", "SAD"]
@@ -50,7 +50,8 @@ class CREMAD(ClipDataset):
         root = needs_root(root, "cremad")
         readers = audio_visual_readers(audio_features, frames, image_size)
         visual = next((root / name for name in ("visual", "Image-01-FPS") if (root / name).is_dir()), None)
-        if (root / DESCRIPTION).exists() or visual is None or not _lists(root):
+        made_here = any((root / name).exists() for name in (DESCRIPTION, UNFINISHED))
+        if made_here or visual is None:
             items = read_split(root, "cremad", split, {"audio_features": audio_features}, CLASSES)
         else:
             items, readers["audio"] = _circulating(root, visual, split, audio_features)
@@ -64,7 +65,7 @@ def read_list(path: Path) -> list[tuple[str, str]]:
     Raises DatasetError: names that are no CREMA-D clips, unknown emotions, a label that is not the name's own.
     """
     rows = read_rows(path)
-    if not re.match(r"\d{4}_", rows[0][0]):  # a header
+    if rows[0][1:2] and rows[0][1] not in CLASSES and not re.match(r"\d", rows[0][0]):  # a header
         rows = rows[1:]
     pairs = []
     for row in rows:
@@ -114,7 +115,8 @@ def _circulating(root: Path, visual: Path, split: Split, audio_features: AudioFe
     if not there:
         raise DatasetError(f"cremad: {root}: none of the {len(items)} clips of {lists.get(split, 'val')} is there")
     if len(there) < len(items):
-        gone = [item.id for item in items if item not in there]
+        kept = {item.id for item in there}
+        gone = [item.id for item in items if item.id not in kept]
         print(
             f"cremad: {split}: {len(gone)} of {len(items)} listed clips are not in {root}: {', '.join(gone[:5])}",
             file=sys.stderr,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmpareto.datasets.av_preparation import add_media_arguments, prepare_clips
+from mmpareto.datasets.av_preparation import VAL_FRACTION, add_media_arguments, prepare_clips
 from mmpareto.datasets.base import SPLITS, DatasetError, Split
 from mmpareto.datasets.cremad import CLASSES, CLIP_NAME, read_list
 from mmpareto.datasets.lists import check_unique, cut
@@ -37,7 +37,10 @@ def prepare(args: argparse.Namespace) -> Outcome:
     """Prepares the dataset as the flags say."""
     sounds, videos = _files(args.source, "AudioWAV", ".wav"), _files(args.source, "VideoFlash", ".flv")
     if args.split == "published":
-        listed = published(args.train_list, args.test_list, args.val_fraction, args.split_seed)
+        val_fraction = VAL_FRACTION if args.val_fraction is None else args.val_fraction
+        listed = published(args.train_list, args.test_list, val_fraction, args.split_seed)
+    elif args.val_fraction is not None:
+        raise DatasetError("--val_fraction belongs to --split published; the others are 80 / 10 / 10 %")
     elif args.train_list or args.test_list:
         raise DatasetError("--train_list and --test_list belong to --split published")
     else:
@@ -57,7 +60,7 @@ def prepare(args: argparse.Namespace) -> Outcome:
     ]
     how: dict[str, object] = {"split": args.split, "split_seed": args.split_seed}
     if args.split == "published":
-        how["val_fraction"] = args.val_fraction
+        how["val_fraction"] = val_fraction
     return prepare_clips(args, "cremad", clips, CLASSES, how)
 
 

@@ -5,8 +5,8 @@ Which clips, in one of two ways:
   --annotations              Kinetics' own CSV files (label,youtube_id,time_start,time_end,split): the 31 classes of
                              them. With train and validate, validate is the test split; with test too, validate
                              validates.
-Validation is cut from train where the lists have none. A clip is found by its YouTube id, the first 11 characters of
-its name. Many videos are gone from YouTube: missing clips are counted and named.
+Validation is cut from train where the lists have none. A clip is found by its name as listed, or else by its YouTube
+id, the first 11 characters of it. Many videos are gone from YouTube: missing clips are counted and named.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpareto.datasets.av_preparation import add_media_arguments, prepare_clips
+from mmpareto.datasets.av_preparation import VAL_FRACTION, add_media_arguments, prepare_clips
 from mmpareto.datasets.base import SPLITS, DatasetError, Split
 from mmpareto.datasets.kinetics_sounds import CLASSES
 from mmpareto.datasets.lists import check_classes, check_unique, cut, read_rows
@@ -48,21 +48,25 @@ def prepare(args: argparse.Namespace) -> Outcome:
         listed = annotated(args.annotations)
     named = [clip for pairs in listed.values() for clip, _ in pairs]
     check_unique(named, "the lists together")
+    val_fraction = None
+    if "val" in listed and args.val_fraction is not None:
+        raise DatasetError("--val_fraction: the annotations have a validation split; leave the flag or the file out")
     if "val" not in listed:
+        val_fraction = VAL_FRACTION if args.val_fraction is None else args.val_fraction
         labels = [label for _, label in listed["train"]]
-        stay, off = cut(labels, args.val_fraction, args.split_seed, "kinetics-sounds: validation")
+        stay, off = cut(labels, val_fraction, args.split_seed, "kinetics-sounds: validation")
         train = listed["train"]
         listed |= {"train": [train[i] for i in stay], "val": [train[i] for i in off]}
     found = find_clips(args.source)
     clips = []
     for split in SPLITS:
         for clip, label in listed[split]:
-            path = found.get(clip[:_ID])
+            path = found.get(clip) or found.get(clip[:_ID])
             clips.append(Clip(clip, split, label, {"audio": path, "visual": path} if path else {}))
     how = {
         "lists": "published" if lists else "annotations",
         "split_seed": args.split_seed,
-        "val_fraction": args.val_fraction,
+        "val_fraction": val_fraction,
     }
     return prepare_clips(args, "kinetics-sounds", clips, CLASSES, how)
 
@@ -91,6 +95,8 @@ def annotated(paths: Sequence[Path]) -> Listed:
         if not set(_COLUMNS) <= set(header):
             raise DatasetError(f"{path}: expected the columns {','.join(_COLUMNS)}, found {','.join(header)}")
         for row in rows:
+            if len(row) < len(header):
+                raise DatasetError(f"{path}: expected {len(header)} values in each line, found {','.join(row)!r}")
             values = dict(zip(header, row, strict=False))
             label = values["label"].strip('"').replace(" ", "_")
             if label not in CLASSES:
@@ -117,11 +123,16 @@ def annotated(paths: Sequence[Path]) -> Listed:
 
 
 def find_clips(source: Path) -> dict[str, Path]:
-    """{YouTube id: file} of all videos below a folder; the first in alphabetical order where one is there twice."""
+    """{name without suffix, and YouTube id: file} of all videos below a folder.
+
+    Of several with an id, the id stands for the one with the shortest name, then the first in alphabetical order: a
+    whole video rather than another cut of it, or a stream of it that a download left behind.
+    """
+    videos = [p for p in source.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and len(p.stem) >= _ID]
     found: dict[str, Path] = {}
-    for path in sorted(source.rglob("*")):
-        if path.suffix.lower() in VIDEO_SUFFIXES and len(path.stem) >= _ID:
-            found.setdefault(path.stem[:_ID], path)
+    for path in sorted(videos, key=lambda path: (len(path.stem), path)):
+        for name in (path.stem, path.stem[:_ID]):
+            found.setdefault(name, path)
     if not found:
         raise DatasetError(f"{source}: no videos ({', '.join(VIDEO_SUFFIXES)}) whose names begin with a YouTube id")
     return found

@@ -159,19 +159,19 @@ def array_modality(path: Path) -> Modality:
 
 def read_manifest(
     root: Path,
-    val_fraction: float = VAL_FRACTION,
+    val_fraction: float | None = None,
     seed: int = SPLIT_SEED,
     sounds_of_videos: Sequence[str] = (),
     missing_ok: bool = False,
 ) -> Listed:
     """Reads `root/manifest.csv`.
 
-    val_fraction      of train, which is cut off as validation where the file has none; `seed` of the cut.
+    val_fraction      of train, which is cut off as validation where the file has none (None: 0.1); `seed` of the cut.
     sounds_of_videos  modalities whose videos are there for their sound tracks.
     missing_ok        files that are not there are left to the caller.
 
     Raises DatasetError: columns, splits or paths that are missing, of another form, or lead out of the folder; ids that
-    come twice; a column of several kinds; classes without training clips.
+    come twice; a column of several kinds; classes without training clips; arguments that would do nothing.
     """
     file = root / MANIFEST
     if not file.exists():
@@ -211,9 +211,12 @@ def read_manifest(
     untrained = sorted({item.label for item in every} - {item.label for item in clips["train"]})
     if untrained:
         raise DatasetError(f"{file}: no training clips of the class(es) {', '.join(untrained[:5])}")
+    if clips["val"] and val_fraction is not None:
+        raise DatasetError(f"{file} has clips of the split val: leave --val_fraction out, or take the split out")
     if not clips["val"]:
         train = clips["train"]
-        stay, off = cut([item.label for item in train], val_fraction, seed, f"{file}: validation")
+        part = VAL_FRACTION if val_fraction is None else val_fraction
+        stay, off = cut([item.label for item in train], part, seed, f"{file}: validation")
         clips |= {"train": [train[i] for i in stay], "val": [train[i] for i in off]}
         _say(f"manifest: no clip has the split val; {len(off)} of {len(train)} are cut from train, stratified by class")
     sources = {name: _source(file, name, every, name in sounds_of_videos, missing_ok) for name in modalities}
@@ -235,21 +238,31 @@ def _source(file: Path, modality: str, items: Sequence[Item], sound_of_video: bo
             "add them, or take their clips out of the manifest"
         )
     found: dict[Source, Item] = {}
+    videos = 0
     for item in items:
         path = item.paths[modality]
         source = "frames" if path.is_dir() else _SUFFIXES.get(path.suffix.lower())
+        if source is None and not path.exists():  # a folder, perhaps
+            continue
         if source is None:
             raise DatasetError(
                 f"{file}: {item.id}, {modality}: cannot tell what {path.name} is; expected a folder of frames or a "
                 f"file with one of {', '.join(_SUFFIXES)}"
             )
         if source == "video" and sound_of_video:
-            source = "sound"
+            source, videos = "sound", videos + 1
         found.setdefault(source, item)
+    if not found:
+        raise DatasetError(f"{file}: not one file of the modality {modality} is there, such as {path}")
     if len(found) > 1:
         shown = ", ".join(f"{source} ({item.paths[modality].name})" for source, item in found.items())
         raise DatasetError(
             f"{file}: the modality {modality} holds several kinds of files: {shown}; give each its column"
+        )
+    if sound_of_video and not videos:
+        raise DatasetError(
+            f"{file}: --sound names {modality}, which holds no videos but {next(iter(found))}; it is for videos that "
+            "are there for their sound"
         )
     return next(iter(found))
 

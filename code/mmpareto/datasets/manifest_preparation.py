@@ -19,10 +19,10 @@ from PIL import Image
 
 from mmpareto.datasets.av_preparation import TOOLS, add_frame_size, refuse_pointers
 from mmpareto.datasets.base import DatasetError
-from mmpareto.datasets.clips import frame_files, load_array
+from mmpareto.datasets.clips import frame_files, load_array, read_image
 from mmpareto.datasets.features import write_features
 from mmpareto.datasets.manifest import SPLIT_SEED, VAL_FRACTION, Source, read_manifest
-from mmpareto.datasets.media import read_sound, write_frames
+from mmpareto.datasets.media import read_sound, refuse_pointer, write_frames
 from mmpareto.datasets.preparation import Clip, Outcome, UnusableError
 from mmpareto.datasets.preparation import prepare as prepare_clips
 from mmpareto.flag_values import count_or_zero, fraction, positive
@@ -30,7 +30,7 @@ from mmpareto.flag_values import count_or_zero, fraction, positive
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of this preparation."""
-    parser.add_argument("--fps", type=positive, default=1.0, metavar="X", help="frames a second of videos (default: 1)")
+    parser.add_argument("--fps", type=positive, metavar="X", help="frames a second of videos (default: 1)")
     add_frame_size(parser)
     parser.add_argument(
         "--sound", nargs="+", default=[], metavar="MODALITY", help="modalities whose videos are read for their sound"
@@ -38,7 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--val_fraction",
         type=fraction,
-        default=VAL_FRACTION,
         metavar="X",
         help="of train, as validation, where the manifest has none (default: 0.1)",
     )
@@ -57,20 +56,25 @@ def prepare(args: argparse.Namespace) -> Outcome:
     ]
     refuse_pointers(clips, args.source)
     suffixes = {name: _suffix(source, name, clips) for name, source in listed.sources.items()}
-    frames = {"fps": args.fps, "frame_size": args.frame_size}
+    if "video" not in listed.sources.values():
+        useless = [flag for flag in ("fps", "frame_size") if getattr(args, flag) is not None]
+        if useless:
+            raise DatasetError(
+                f"--{useless[0]} is for videos that are seen; {args.source} has {', '.join(listed.sources.values())}"
+            )
+    fps = 1.0 if args.fps is None else args.fps
+    frames = {"fps": fps, "frame_size": args.frame_size}
     return prepare_clips(
         args.output,
         name="manifest",
         clips=clips,
         classes=listed.classes,
         modalities=suffixes,
-        make=functools.partial(
-            make, sources=listed.sources, suffixes=suffixes, fps=args.fps, frame_size=args.frame_size
-        ),
+        make=functools.partial(make, sources=listed.sources, suffixes=suffixes, fps=fps, frame_size=args.frame_size),
         parameters={
             "sources": listed.sources,
             **frames,
-            "val_fraction": args.val_fraction,
+            "val_fraction": VAL_FRACTION if args.val_fraction is None else args.val_fraction,
             "split_seed": args.split_seed,
         },
         workers=args.workers,
@@ -100,6 +104,7 @@ def make(
     """Writes a clip's files."""
     for modality, source in sources.items():
         path, place = clip.source[modality], folder / (modality + suffixes[modality])
+        refuse_pointer(path)
         try:
             if source == "video":
                 write_frames(path, place, fps, frame_size)
@@ -131,8 +136,7 @@ def _copy_image(path: Path, place: Path) -> None:
     if path.suffix == place.suffix:
         shutil.copyfile(path, place)
     else:
-        with Image.open(path) as image:
-            image.convert("RGB").save(place)
+        Image.fromarray(read_image(path).permute(1, 2, 0).numpy()).save(place)
 
 
 def _copy_array(path: Path, place: Path) -> None:

@@ -42,10 +42,16 @@ class Sound:
 
 def is_lfs_pointer(path: Path) -> bool:
     """Whether a file is what git leaves in place of a large file that git-lfs has not fetched (about 130 bytes)."""
-    if path.stat().st_size > 1024:
+    if not path.is_file() or path.stat().st_size > 1024:
         return False
     with open(path, "rb") as file:
         return file.read(len(_LFS_MAGIC)) == _LFS_MAGIC
+
+
+def refuse_pointer(path: Path) -> None:
+    """Raises UnusableError for a git-lfs pointer."""
+    if is_lfs_pointer(path):
+        raise UnusableError("git-lfs pointer", f"{path}; run `git lfs install` and `git lfs pull` in the clone")
 
 
 @contextlib.contextmanager
@@ -54,8 +60,7 @@ def _opened(path: Path) -> Iterator[av.container.InputContainer]:
     try:
         if path.stat().st_size == 0:
             raise UnusableError("empty file", str(path))
-        if is_lfs_pointer(path):
-            raise UnusableError("git-lfs pointer", f"{path}; run `git lfs install` and `git lfs pull` in the clone")
+        refuse_pointer(path)
         with av.open(str(path), metadata_errors="replace") as container:  # tags may be in any encoding
             yield container
     except (av.error.FFmpegError, OSError) as error:

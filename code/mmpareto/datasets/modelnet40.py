@@ -100,6 +100,12 @@ class ModelNet40(ClipDataset):
                     f"{root} was prepared with {', '.join(description['modalities'])}, the flags ask for "
                     f"{', '.join(missing)}; prepare it again with --views {wanted} into another folder"
                 )
+            side = description["parameters"]["image_size"]
+            if image_size > side:
+                raise DatasetError(
+                    f"{root} was prepared with image_size {side}, the flags ask for image_size {image_size}; change "
+                    f"the flag, or prepare it again with --image_size {image_size} into another folder"
+                )
             classes = description["classes"]
             items = read_split(root, "modelnet40", split, {}, classes)
         else:
@@ -155,8 +161,10 @@ def files_of(root: Path, suffix: str) -> list[tuple[Literal["train", "test"], st
     return found
 
 
-def renders(root: Path, views: Sequence[int]) -> dict[Literal["train", "test"], list[Item]]:
+def renders(root: Path, views: Sequence[int], missing_ok: bool = False) -> dict[Literal["train", "test"], list[Item]]:
     """The objects of a folder of MVCNN's renders, with the wanted views of each.
+
+    missing_ok  objects that lack a wanted view come without paths.
 
     Raises DatasetError: no renders, objects that lack a wanted view, object names that come twice.
     """
@@ -177,10 +185,11 @@ def renders(root: Path, views: Sequence[int]) -> dict[Literal["train", "test"], 
     items: dict[Literal["train", "test"], list[Item]] = {"train": [], "test": []}
     for (part, label, name), found in objects.items():
         missing = [view for view in views if view not in found]
-        if missing:
+        if missing and not missing_ok:
             raise DatasetError(
-                f"{root}: {label}/{part}/{name} has no view {missing[0]} (views there: {', '.join(map(str, found))})"
+                f"{root}: {label}/{part}/{name} has no view {missing[0]} (views there: {', '.join(map(str, found))}); "
+                "add it, take the object out, or let prepare.py modelnet40 leave such objects out"
             )
-        items[part].append(Item(name, label, {f"view{view}": found[view] for view in views}))
+        items[part].append(Item(name, label, {} if missing else {f"view{view}": found[view] for view in views}))
     check_unique([item.id for part in items.values() for item in part], root)
     return items

@@ -72,7 +72,7 @@ def prepare(args: argparse.Namespace) -> Outcome:
             raise DatasetError(f"rendering .off files needs {' and '.join(needs)}: pip install {' '.join(needs)}")
         found = [(part, Item(path.stem, label, {"mesh": path})) for part, label, path in files_of(args.source, ".off")]
     else:
-        found = [(part, item) for part, items in renders(args.source, args.views).items() for item in items]
+        found = [(part, item) for part, items in renders(args.source, args.views, True).items() for item in items]
     classes = class_names(args.source, [item for _, item in found])
     clips = [Clip(item.id, part, item.label, item.paths) for part, item in found]
     train = [i for i, clip in enumerate(clips) if clip.split == "train"]

@@ -37,9 +37,9 @@ from mmpareto.datasets.lists import check_id, check_unique
 from mmpareto.datasets.workers import Died, run_in_processes
 
 DESCRIPTION = "dataset.json"
-_UNFINISHED = ".preparation.json"  # parameters of a preparation that has not ended
+UNFINISHED = ".preparation.json"  # parameters of a preparation that has not ended
 # may lie in a folder that a preparation begins; data/<dataset> has its README already
-_HARMLESS = (_UNFINISHED, f".{_UNFINISHED}.part", "README.md")
+_HARMLESS = (UNFINISHED, f".{UNFINISHED}.part", "README.md")
 _BESIDE = ".unfinished"  # where files are made before they are renamed into place
 _LOCK = "lock"  # in it; shared by the workers that make a clip
 # the clip is not to blame for these
@@ -183,7 +183,7 @@ def read_description(root: Path, name: str, parameters: Mapping[str, Any] | None
     if not root.is_dir():
         raise DatasetError(f"{name}: the folder {root} is missing; see data/{name}/README.md for how to make it")
     if not file.exists():
-        state = "its preparation has not ended: run it again" if (root / _UNFINISHED).exists() else "it is not prepared"
+        state = "its preparation has not ended: run it again" if (root / UNFINISHED).exists() else "it is not prepared"
         raise DatasetError(
             f"{name}: {root} has no {DESCRIPTION}, {state}; python code/prepare.py {name} --source RAW --output {root}"
         )
@@ -261,7 +261,7 @@ def _exclusive(output: Path, identity: dict[str, Any]) -> Iterator[None]:
     """Holds the folder for one preparation with one set of parameters."""
     if output.exists() and not output.is_dir():
         raise DatasetError(f"{output} is a file; --output must name a folder")
-    file = output / _UNFINISHED
+    file = output / UNFINISHED
     earlier = next((f for f in (file, output / DESCRIPTION) if f.exists() and f.stat().st_size), None)
     if earlier is None and output.is_dir() and any(p.name not in _HARMLESS for p in output.iterdir()):
         raise DatasetError(f"{output} holds other files and no {DESCRIPTION}; give --output a new or empty folder")
@@ -331,6 +331,11 @@ def _summary(clips: Sequence[Clip], reasons: Mapping[str, tuple[str, str]]) -> O
             lines.append(f"{split:<6} {label:<24} " + " ".join(f"{value:>8}" for value in row.values()))
     total = (states["prepared"], states["missing"], states["unusable"])
     lines.append(f"{'all':<31} " + " ".join(f"{value:>8}" for value in total))
+    lines += [
+        f"no clip of the split {split} is prepared: train.py needs some of each split"
+        for split in SPLITS
+        if not any(clip.split == split and clip.id not in reasons for clip in clips)
+    ]
     left_out = [
         {
             "id": clip.id,
