@@ -78,7 +78,7 @@ def test_what_cannot_be_tested_says_why(tmp_path: Path) -> None:
     assert (tests["pareto"].difference, tests["pareto"].p) == (pytest.approx(1.0), None)
     assert "same difference" in tests["pareto"].reason
     assert tests["one_joint"].reason == "1 common seed"
-    assert "no baseline rows with these settings" in tests["mmpareto"].reason
+    assert "no baseline rows with these settings" in tests["mmpareto, learning_rate 0.1"].reason
     assert all(test.p is None for test in paired(tmp_path, None).values())
 
 

@@ -6,7 +6,7 @@ import base64
 import io
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import jinja2
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from mmpareto.reporting.comparison import FinishedRun, shared_settings
+from mmpareto.reporting.comparison import FinishedRun, usual_settings
 from mmpareto.reporting.comparison_figures import Curves, drawings
 from mmpareto.reporting.histories import history
 from mmpareto.reporting.summary import Summary, as_csv, as_latex, as_markdown, marks
@@ -50,12 +50,13 @@ def write(output: Path, summaries: Sequence[Summary], unfinished: Sequence[Path]
     All input is read before anything is written. Raises RunError where a run's files or the folder cannot be used.
     """
     pictures = [list(draw(summary)) for summary in summaries]
+    names = short_names([*(run.path for summary in summaries for run in summary.runs), *unfinished])
     content = {
-        "table.md": as_markdown(summaries).encode(),
+        "table.md": as_markdown(summaries, [names[path] for path in unfinished]).encode(),
         "table.csv": as_csv(summaries).encode(),
         "table.tex": as_latex(summaries).encode(),
         **{f"{FIGURES}/{picture.name}.png": picture.png for each in pictures for picture in each},
-        PAGE: page(summaries, pictures, unfinished).encode(),
+        PAGE: page(summaries, pictures, unfinished, names).encode(),
     }
     try:
         (output / FIGURES).mkdir(parents=True, exist_ok=True)
@@ -79,10 +80,14 @@ def draw(summary: Summary) -> Iterator[Picture]:
         yield Picture(name, drawing.title, drawing.alt, drawing.caption, buffer.getvalue(), width, height)
 
 
-def page(summaries: Sequence[Summary], pictures: Sequence[Sequence[Picture]], unfinished: Sequence[Path]) -> str:
-    """The page, complete in itself: nothing is loaded from elsewhere."""
+def page(
+    summaries: Sequence[Summary],
+    pictures: Sequence[Sequence[Picture]],
+    unfinished: Sequence[Path],
+    names: Mapping[Path, str],
+) -> str:
+    """The page, complete in itself: nothing is loaded from elsewhere. names: of the runs, as a reader sees them."""
     everything = [run for summary in summaries for run in summary.runs]
-    names = short_names([*(run.path for run in everything), *unfinished])
     sections = [
         {
             "id": identifier(summary.dataset),
@@ -92,7 +97,10 @@ def page(summaries: Sequence[Summary], pictures: Sequence[Sequence[Picture]], un
                 for cells, best, row in zip(summary.cells, summary.best, summary.rows, strict=True)
             ],
             "pictures": own,
-            "settings": {key: _text(value) for key, value in shared_settings(summary.runs).items()},
+            "settings": {
+                **{key: _text(value) for key, value in usual_settings(summary.runs).items()},
+                **_method_options(summary.runs),
+            },
             "runs": [_listed(run, names[run.path], summary) for run in summary.runs],
         }
         for summary, own in zip(summaries, pictures, strict=True)
@@ -125,6 +133,17 @@ def short_names(paths: Sequence[Path]) -> dict[Path, str]:
 def identifier(name: str) -> str:
     """A name fit for a file and a link."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "dataset"
+
+
+def _method_options(found: Sequence[FinishedRun]) -> dict[str, str]:
+    """{method: its options}; without those that its runs do not have in common."""
+    listed: dict[str, str] = {}
+    for method in dict.fromkeys(run.method for run in found):
+        first, *others = [run.config.get("method_options") or {} for run in found if run.method == method]
+        same = [f"{key} {_text(value)}" for key, value in first.items() if all(o.get(key) == value for o in others)]
+        if same:
+            listed[f"options of {method}"] = ", ".join(same)
+    return listed
 
 
 def _listed(run: FinishedRun, name: str, summary: Summary) -> dict[str, Any]:
