@@ -54,6 +54,7 @@ def test_markdown(tmp_path: Path) -> None:
     assert (rows["one_joint"]["joint"], rows["one_joint"]["p"]) == ("30.0", "n/a")
     assert text.count("**") == 2
     assert "one_joint: not tested, 1 common seed" in text
+    assert "- not over all of the seeds 0, 1, 2, but those named: one_joint (0)\n" in text
 
 
 def test_csv(tmp_path: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 import pytest
 from reporting.synthetic import make_run
 
-from mmpareto.reporting import page
 from mmpareto.reporting.comparison import find, rows_of
+from mmpareto.reporting.comparison_figures import drawings
+from mmpareto.reporting.drawing import Curves, plt
+from mmpareto.reporting.histories import history
 from mmpareto.reporting.summary import as_markdown, summaries
 from mmpareto.reporting.sweeps import sweeps, tuned
 from mmpareto.runs import RunError
@@ -22,13 +25,19 @@ def test_a_curve_has_three_values_that_differ_in_nothing_else(tmp_path: Path) ->
     make_run(tmp_path / "tested", "mmpareto", 0, 99.0, method_options={"gamma": 5.0}, selected_on="test")
     for gamma in (1.0, 2.0):
         make_run(tmp_path / f"u{gamma}", "uniform_gamma", 0, 5.0, method_options={"gamma": gamma})
-    found = sweeps(rows_of(find([tmp_path])[0]))
+    rows = rows_of(find([tmp_path])[0])
+    found = sweeps(rows)
     assert list(found) == ["gamma"]
     (curve,) = found["gamma"].values()
     assert list(found["gamma"]) == ["mmpareto"]
     assert [(value, row.joint) for value, row in curve] == [(v, [10 * v, 10 * v]) for v in (1.0, 2.0, 3.0)]
-    page.write(tmp_path / "report", summaries(find([tmp_path])[0]), [])
-    assert (tmp_path / "report" / "figures" / "digits-over-gamma.png").exists()
+    curves = [Curves(row, [history(run) for run in row.runs], place) for place, row in enumerate(rows)]
+    drawn = list(islice(drawings("digits", curves, ("gray", "colour")), 2))
+    assert [each.name for each in drawn] == ["joint-accuracy", "over-gamma"]
+    for panel, line in zip(drawn[1].figure.axes, ([10.0, 20.0, 30.0], [60.0] * 3, [40.0] * 3), strict=False):
+        assert [list(each.get_ydata()) for each in panel.lines] == [line]
+    for each in drawn:
+        plt.close(each.figure)
 
 
 def test_curves_of_a_method_are_told_apart(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def accuracy_bars(dataset: str, curves: Sequence[Curves]) -> Drawing:
     figure, axes = plt.subplots(figsize=(WIDTH, 1.1 + 0.42 * len(rows)), layout="constrained")
     for place, (row, each) in enumerate(zip(rows, curves, strict=True)):
         mean = float(np.mean(row.joint))
-        axes.barh(place, mean, color=each.colour, alpha=0.45, height=0.68)
+        axes.barh(place, mean, color=each.colour, alpha=0.25 if each.reference else 0.45, height=0.68)
         if len(row.runs) > 1:
             axes.errorbar(mean, place, xerr=float(np.std(row.joint, ddof=1)), color="0.25", capsize=4, linewidth=1.2)
         offsets = np.linspace(-0.2, 0.2, len(row.joint)) if len(row.joint) > 1 else np.zeros(1)

@@ -95,6 +95,12 @@ class Summary:
             for row, test in zip(self.rows, self.tests, strict=True)
             if test.p is None and test.reason not in ("", BASELINE)
         ]
+        everyone = sorted({seed for row in self.rows for seed in row.seeds})
+        fewer = [f"{row.label} ({', '.join(map(str, row.seeds))})" for row in self.rows if row.seeds != everyone]
+        if fewer:
+            said.append(
+                f"not over all of the seeds {', '.join(map(str, everyone))}, but those named: {'; '.join(fewer)}"
+            )
         for row in self.rows:
             if row.repeated:
                 seeds = ", ".join(dict.fromkeys(str(run.seed) for run in row.repeated))
