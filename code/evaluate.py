@@ -117,7 +117,7 @@ def main(arguments: argparse.Namespace) -> None:
         "selected_epoch": epoch,
         "finished": run.finished,
         "missing": arguments.missing,
-        "notes": notes(split, options.selected_on, run.finished, epoch, absent),
+        "notes": notes(split, options.selected_on, run.finished, epoch, absent, arguments.probe),
         "joint": heads["joint"],
         "unimodal": {name: heads[name] for name in modalities},
         "probe": probes(passes, split, modalities) if arguments.probe else None,
@@ -156,7 +156,7 @@ def probes(passes: dict[Split, Collected], split: Split, modalities: list[str]) 
     return {"unimodal": {name: probe([name]) for name in modalities}, "concatenated": probe(modalities)}
 
 
-def notes(split: str, selected_on: str, finished: bool, epoch: int, absent: list[str]) -> list[str]:
+def notes(split: str, selected_on: str, finished: bool, epoch: int, absent: list[str], probed: bool) -> list[str]:
     """What a reader of the figures must know."""
     said = []
     if selected_on == "test":
@@ -164,8 +164,8 @@ def notes(split: str, selected_on: str, finished: bool, epoch: int, absent: list
     elif split == selected_on:
         said.append(f"the checkpoint was selected on this split, {split}: the figures flatter the method")
     if split == "train":
-        said.append("the model was trained on this split, and so were the probes")
-    if split == "val":
+        said.append("the model was trained on this split" + (", and so were the probes" if probed else ""))
+    if split == "val" and probed:
         said.append("the probes' C was chosen on this split")
     if not finished:
         said.append(f"the run is not finished; its best epoch so far, {epoch}, was scored")

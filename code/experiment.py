@@ -163,13 +163,19 @@ def main(argv: Sequence[str]) -> int:
     )
     outcomes = run_all(todo, launcher)
     failures |= {run: outcome.failure for run, outcome in outcomes.items() if outcome.failure is not None}
-    compare(grid, failures)
+    try:
+        compare(grid, failures)
+    except RunError as error:  # of a finished run whose files are damaged; what failed is still to be told
+        print(f"\nno table: {error}", file=sys.stderr)
+        status = 1
+    else:
+        status = 0
     if failures:
         print(f"\n{len(failures)} of {len(grid.runs)} runs failed:", file=sys.stderr)
         for run, reason in failures.items():
             print(f"{run.name}: {reason}", file=sys.stderr)
-        return 1
-    return 0
+        status = 1
+    return status
 
 
 def compare(grid: Grid, failures: dict[Run, str]) -> None:

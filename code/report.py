@@ -30,7 +30,7 @@ def entry(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--baseline",
         metavar="METHOD",
-        help="with --output: test the others against it\n(default: uniform, or one_joint)",
+        help="with --output: test the others against it\n(default: uniform, uniform_gamma or one_joint)",
     )
     parser.add_argument(
         "--tune",

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -105,7 +106,7 @@ def main(arguments: argparse.Namespace) -> None:
         (arguments.points % 2 == 0 or arguments.points < 3, f"--points {arguments.points}: give 3, 5, 7, ..., so that "
          "the model itself is in the middle"),
         (arguments.power_iterations < 2, f"--power_iterations {arguments.power_iterations}: a change needs two"),
-        (arguments.output.exists() and not arguments.output.is_dir(), f"--output {arguments.output} is a file"),
+        (not can_hold(arguments.output), f"--output {arguments.output}: no folder that can be made or written to"),
     ):  # fmt: skip
         if refused:
             raise UsageError(reason)
@@ -151,6 +152,12 @@ def main(arguments: argparse.Namespace) -> None:
             print(f"\nNote: {row['label']} was SELECTED ON TEST, the published protocol")
     write(arguments.output, study)
     print(f"\nwritten: {arguments.output / STUDY} and figures beside it")
+
+
+def can_hold(folder: Path) -> bool:
+    """Whether files can be written into a folder, made where it is not there; said before hours of measuring."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    return there.is_dir() and os.access(there, os.W_OK)
 
 
 def measures(subject: Subject, stream: Iterable[Labelled], kept: Kept, arguments: argparse.Namespace) -> dict[str, Any]:

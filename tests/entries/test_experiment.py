@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from entries.command import ROOT
 
 import experiment
+from mmpareto.experiments.grid import expand
 
 SHORT = ("--batch_size", "256", "--methods", "one_joint")
 
@@ -82,6 +84,19 @@ def test_a_grid_interrupted_gone_on_with_and_done(tmp_path: Path, capsys: pytest
     assert "made with other settings: learning_rate 0.01 (asked for: 0.5)" in err
     assert "| digits |" not in out
     assert (results.read_bytes(), results.stat().st_mtime_ns) == before
+
+
+def test_damaged_results_hide_no_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A finished run whose results are cut off, and one that was made with another learning rate."""
+    for run in expand(["uniform", "pareto"], ["digits"], [0], [], [], tmp_path, tmp_path).runs:
+        run.folder.mkdir(parents=True)
+        other = {"learning_rate": 0.5} if run.options.method == "pareto" else {}
+        (run.folder / "config.json").write_text(json.dumps(run.options.resolved() | other))
+        (run.folder / "results.json").write_text('{"dataset": "dig')
+    status, _, err = again(capsys, "--methods", "uniform", "pareto", "--output", tmp_path)
+    assert status == 1
+    assert f"no table: {tmp_path / 'digits' / 'uniform' / 'seed0' / 'results.json'} is damaged" in err
+    assert "1 of 2 runs failed:\ndigits/pareto/seed0: it is finished, but was made with other settings" in err
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,9 @@ def test_a_written_report(tmp_path: Path) -> None:
     make_run(tmp_path / "runs" / "half", "pareto", finished=False)
     output = tmp_path / "report"
     (output / "mine").mkdir(parents=True)
+    (output / "figures").mkdir()
+    for name in ("digits-cosine-2.png", "digits-over-gamma.png", "digits-mine.png"):
+        (output / "figures" / name).touch()
     done = report(tmp_path / "runs", "--output", output)
     assert done.returncode == 0, done.stderr
     assert f"report: {output / 'index.html'}" in done.stdout
@@ -80,12 +83,15 @@ def test_a_written_report(tmp_path: Path) -> None:
     assert {path.name for path in output.iterdir()} == {
         "mine", "figures", "index.html", "table.md", "table.csv", "table.tex"
     }  # fmt: skip
+    figures = {path.name for path in (output / "figures").iterdir()}
+    assert not {"digits-cosine-2.png", "digits-over-gamma.png"} & figures  # of an earlier report
+    assert {"digits-cosine.png", "digits-mine.png"} <= figures
     rows = {row["method"]: row for row in csv.DictReader((output / "table.csv").open())}
     assert rows["mmpareto"]["baseline"] == "uniform"
     assert float(rows["mmpareto"]["difference"]) == 6.0
     assert (output / "index.html").stat().st_size < 2_000_000
-    again = report(tmp_path / "runs", "--output", output, "--baseline", "mmpareto")
-    assert again.returncode == 0, again.stderr
+    again = [str(tmp_path / "runs"), "--output", str(output), "--baseline", "mmpareto"]
+    assert entry.entry(again) == 0  # in this process, which has the libraries loaded
     rows = {row["method"]: row for row in csv.DictReader((output / "table.csv").open())}
     assert float(rows["uniform"]["difference"]) == -6.0
 

@@ -124,19 +124,21 @@ def test_launchers_run_from_any_folder(tmp_path: Path, start: str) -> None:
     assert (tmp_path / "run" / "results.json").exists()
 
 
-def test_each_launcher_runs_its_method(tmp_path: Path) -> None:
+def test_each_launcher_runs_its_command(tmp_path: Path) -> None:
     """With a Python that prints its arguments in the place of a run: what each launcher would start."""
     expected = {
-        "one_joint_loss": "one_joint",
-        "uniform_baseline": "uniform",
-        "mmpareto": "mmpareto",
-        "pareto": "pareto",
-        "uniform_gamma": "uniform_gamma",
+        "one_joint_loss": "train.py --method one_joint",
+        "uniform_baseline": "train.py --method uniform",
+        "mmpareto": "train.py --method mmpareto",
+        "pareto": "train.py --method pareto",
+        "uniform_gamma": "train.py --method uniform_gamma",
+        "experiment": "experiment.py",
+        "report": "report.py",
     }
     (tmp_path / "python3").write_text(
-        f'#!/bin/sh\ncase "$1" in *train.py) echo "$@";; *) exec {sys.executable} "$@";; esac\n'
+        f'#!/bin/sh\ncase "$1" in */code/*) echo "$@";; *) exec {sys.executable} "$@";; esac\n'
     )
     (tmp_path / "python3").chmod(0o755)
-    for script, method in expected.items():
+    for script, command in expected.items():
         done = run("sh", ROOT / "script" / f"{script}.sh", "--flag", "two words", PYTHON=str(tmp_path / "python3"))
-        assert done.stdout.strip() == f"{ROOT}/code/train.py --method {method} --flag two words"
+        assert done.stdout.strip() == f"{ROOT}/code/{command} --flag two words"

@@ -1,4 +1,4 @@
-"""code/study.py as a person runs it, on two short runs on the embedded digits."""
+"""code/study.py as a person runs it, on two short runs on arrays that a manifest describes."""
 
 from __future__ import annotations
 
@@ -12,26 +12,30 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from entries.command import ROOT, refused, run, train
+from datasets.make_manifest import write_manifest, write_rows
+from entries.command import ROOT, refused, run
 from PIL import Image
 
 import study as entry
+import train as training
 from mmpareto import datasets
 from mmpareto.datasets import to_device
 from mmpareto.models import build_model
 
-SMALL = ("--gpu_ids", "cpu", "--batches", "3", "--samples", "100", "--directions", "2", "--points", "3")
+SMALL = ("--gpu_ids", "cpu", "--batches", "3", "--samples", "5", "--directions", "2", "--points", "3")
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two runs of one epoch."""
-    folders = [tmp_path_factory.mktemp("study") / method for method in ("uniform", "mmpareto")]
+    """Two runs of one epoch, in this process; 12 clips of train, 6 of val."""
+    root = tmp_path_factory.mktemp("study")
+    rows = [row | {"twin": row["sensor"]} for row in write_manifest(root / "data", 24, val=True)]
+    write_rows(root / "data", rows, ["id", "split", "label", "sensor", "twin"])
+    folders = [root / method for method in ("uniform", "mmpareto")]
     for folder in folders:
-        done = train(
-            *("--method", folder.name, "--epochs", "1", "--ckpt_path", folder, "--gpu_ids", "cpu"), OMP_NUM_THREADS="1"
-        )
-        assert done.returncode == 0, done.stderr
+        data = ("--dataset", "manifest", "--data_root", root / "data", "--batch_size", "4", "--num_workers", "0")
+        flags = ("--method", folder.name, "--epochs", "1", "--ckpt_path", folder, "--gpu_ids", "cpu", *data)
+        assert training.entry([str(flag) for flag in flags]) == 0
     return folders
 
 
@@ -52,43 +56,38 @@ def test_two_runs_side_by_side(trained: list[Path], studied: tuple[str, Path]) -
     printed, output = studied
     found = json.loads((output / "study.json").read_text())
     assert [row["label"] for row in found["runs"]] == ["uniform, seed 0", "mmpareto, seed 0"]
-    assert found["samples"] == 100
+    assert found["samples"] == 5
     assert found["environment"]["versions"]["torch"]
     for row in found["runs"]:
-        assert set(row["noise"]) == {"gray", "colour"}
+        assert set(row["noise"]) == {"sensor", "twin"}
         for both in row["noise"].values():
             for noise in (both["joint"], both["unimodal"]):
                 assert len(noise["norms"]) == 3
                 assert noise["mean_norm"] == pytest.approx(sum(noise["norms"]) / 3)
         assert len(row["loss"]["losses"]) == 2
         assert f"{row['sharpness']['value']:.4g}" in printed
-        assert f"{row['noise']['gray']['joint']['covariance_trace']:.3g}" in printed
+        assert f"{row['noise']['sensor']['joint']['covariance_trace']:.3g}" in printed
     for name in ("gradients", "loss", "sharpness"):
         with Image.open(output / f"study_{name}.png") as picture:
             assert min(picture.size) > 100
 
 
-def test_the_loss_at_the_model_is_that_of_the_split(
-    trained: list[Path], studied: tuple[str, Path], tmp_path: Path
-) -> None:
+def test_the_loss_at_the_model_is_that_of_the_split(trained: list[Path], tmp_path: Path) -> None:
     """All of val, so that the drawn samples are known; computed without the project's loops."""
-    assert studied[1].exists()
-    data = datasets.build("digits", ".", "val", seed=0)
-    samples = len(data.labels)
-    assert (
-        entry.entry([*map(str, [trained[0], *SMALL, "--split", "val", "--samples", "99999", "--output", tmp_path])])
-        == 0
-    )
+    arguments = [trained[0], *SMALL, "--split", "val", "--samples", "99999", "--output", tmp_path]
+    assert entry.entry([*map(str, arguments)]) == 0
     found = json.loads((tmp_path / "study.json").read_text())
+    data = datasets.build("manifest", str(trained[0].parent / "data"), "val", seed=0)
     about = {name: (modality.kind, modality.shape) for name, modality in data.modalities.items()}
-    model = build_model(about, 10, dict.fromkeys(about, "cnn")).eval()
+    encoders = json.loads((trained[0] / "config.json").read_text())["encoders"]
+    model = build_model(about, 3, encoders).eval()
     model.load_state_dict(torch.load(trained[0] / "best.pt", weights_only=True)["model"])
-    rows = [data[index] for index in range(samples)]
+    rows = [data[index] for index in range(len(data))]
     inputs = {name: torch.stack([torch.as_tensor(row["inputs"][name]) for row in rows]) for name in about}
     with torch.no_grad():
         logits = model(to_device(inputs, data.modalities, "cpu")).joint
-    assert found["samples"] == samples
-    expected = float(F.cross_entropy(logits, torch.as_tensor(data.labels)))
+    assert found["samples"] == len(rows) == 6
+    expected = float(F.cross_entropy(logits, torch.tensor([row["label"] for row in rows])))
     for losses in found["runs"][0]["loss"]["losses"]:
         assert losses[1] == pytest.approx(expected, rel=1e-5)
 
@@ -122,7 +121,7 @@ def test_what_cannot_be_studied_is_refused(trained: list[Path], tmp_path: Path) 
     assert "is not finished; finish it with train.py --resume" in says(copy)
     shutil.copy(trained[0] / "results.json", copy)
     config = json.loads((copy / "config.json").read_text())
-    config["dataset_options"]["variance"] = 0.5
+    config["data_root"] = str(tmp_path / "elsewhere")
     (copy / "config.json").write_text(json.dumps(config))
     assert "give runs on the same data" in says(trained[0], copy)
     saved = torch.load(trained[1] / "best.pt", weights_only=True)
@@ -133,4 +132,5 @@ def test_what_cannot_be_studied_is_refused(trained: list[Path], tmp_path: Path) 
     assert not (tmp_path / "out").exists()
     file = tmp_path / "file"
     file.touch()
-    assert "is a file" in refused(entry.entry, trained[0], "--output", file)
+    for output in (file, file / "below" / "it"):
+        assert "no folder that can be made or written to" in refused(entry.entry, trained[0], "--output", output)

@@ -96,6 +96,7 @@ def test_a_method_of_ones_own_has_a_plain_folder() -> None:
         ([], ["gamme=1"], "unknown flag --gamme"),
         (["--gamma", "1"], ["gamma=2"], "give it once"),
         ([], ["gamma=1", "gamma=2"], "give it once"),
+        ([], ["gamma=1,1.0"], "gamma=1/seed0 and digits/mmpareto/gamma=1.0/seed0 are the same run"),
         ([], ["encoder=gray=a/b,gray=a:b,gray=a_b"], "would share the folder"),
     ],
 )

@@ -14,7 +14,11 @@ from PIL import Image
 from reporting.synthetic import make_run
 
 from mmpareto.reporting import page
-from mmpareto.reporting.comparison import find
+from mmpareto.reporting.comparison import find, rows_of
+from mmpareto.reporting.comparison_figures import learning_curves
+from mmpareto.reporting.drawing import Curves, plt
+from mmpareto.reporting.gradient_figures import cosine
+from mmpareto.reporting.histories import history
 from mmpareto.reporting.summary import summaries
 from mmpareto.runs import RunError
 
@@ -69,8 +73,9 @@ def test_page_is_complete_in_itself(tmp_path: Path) -> None:
         picture = Image.open(io.BytesIO(base64.b64decode((image["src"] or "").removeprefix("data:image/png;base64,"))))
         assert [str(size) for size in picture.size] == [image["width"], image["height"]]
         assert np.asarray(picture.convert("L")).std() > 5  # not an empty sheet
+        assert picture.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
         assert len(image["alt"] or "") > 40
-        assert (tmp_path / "report" / "figures" / f"digits-{name}.png").stat().st_size > 5000
+        assert (tmp_path / "report" / "figures" / f"digits-{name}.png").stat().st_size > 3000
     text = " ".join(reader.text)
     assert "4 finished runs are compared. 1 not finished: left out." in text
     assert "pareto/half" in reader.text
@@ -104,6 +109,32 @@ def test_confusion_and_layers_are_drawn_where_they_are_known(tmp_path: Path) -> 
     assert "mmpareto: 1 of 1 seeds" in " ".join(reader.text)
     for name in ("confusion", "conflict-in-layers"):
         assert (tmp_path / "report" / "figures" / f"digits-{name}.png").exists()
+
+
+def test_many_rows_are_split_over_figures(tmp_path: Path) -> None:
+    """Twelve rows: two figures with the same axes, the baseline in each, no colour twice in one."""
+    for number in range(12):
+        folder = make_run(tmp_path / str(number), "uniform" if number == 5 else f"method{number}", 0, 30.0 + number)
+        if number > 5:
+            (folder / "gradients.csv").write_text("")
+    rows = rows_of(find([tmp_path])[0])
+    curves = [Curves(row, [history(run) for run in row.runs], place, place == 5) for place, row in enumerate(rows)]
+    first, second = learning_curves("digits", curves, ("gray", "colour"))
+    assert (first.name, second.name, first.caption) == ("learning-curves-1", "learning-curves-2", "")
+    assert "split over 2 figures" in second.caption
+    shown = [[text.get_text() for text in each.figure.legends[0].get_texts()] for each in (first, second)]
+    assert shown[0] == [*(f"method{number}" for number in range(5)), "uniform", "method6"]
+    assert shown[1] == ["uniform", *(f"method{number}" for number in range(7, 12))]
+    for panel in range(3):
+        axes = [each.figure.axes[panel] for each in (first, second)]
+        assert axes[0].get_ylim() == axes[1].get_ylim()
+        assert axes[0].get_ylim()[1] > max(line.get_ydata().max() for one in axes for line in one.lines)
+        for one, names in zip(axes, shown, strict=True):
+            assert len({line.get_color() for line in one.lines}) == len(one.lines) == len(names)
+    measured = list(cosine("digits", curves, ["gray"]))  # of the second part there is nothing but the baseline
+    assert [each.name for each in measured] == ["cosine"]
+    for each in (first, second, *measured):
+        plt.close(each.figure)
 
 
 def test_runs_without_measured_gradients(tmp_path: Path) -> None:

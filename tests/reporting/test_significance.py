@@ -78,7 +78,7 @@ def test_what_cannot_be_tested_says_why(tmp_path: Path) -> None:
     assert (tests["pareto"].difference, tests["pareto"].p) == (pytest.approx(1.0), None)
     assert "same difference" in tests["pareto"].reason
     assert tests["one_joint"].reason == "1 common seed"
-    assert "no baseline rows with these settings" in tests["mmpareto"].reason
+    assert "no baseline rows with these settings" in tests["mmpareto, learning_rate 0.1"].reason
     assert all(test.p is None for test in paired(tmp_path, None).values())
 
 
@@ -89,6 +89,27 @@ def test_options_of_the_method_are_no_other_setting(tmp_path: Path) -> None:
     assert paired(tmp_path)["mmpareto"].p is not None
 
 
+def test_of_a_sweep_rows_of_equal_gamma_are_compared(tmp_path: Path) -> None:
+    for gamma, gain in ((1.0, 1.0), (2.0, 3.0)):
+        for seed in range(3):
+            base = 10 * gamma + seed
+            for method, joint, more in (
+                ("uniform_gamma", base, {}),
+                ("mmpareto", base + gain * (seed + 1), {"rescale": "tensor"}),
+            ):
+                folder = tmp_path / f"{method}{gamma}{seed}"
+                make_run(folder, method, seed, joint, method_options={"gamma": gamma, **more})
+    make_run(tmp_path / "o", "one_joint", 0)
+    tests = paired(tmp_path, "uniform_gamma")
+    for gamma, gain in ((1.0, 2.0), (2.0, 6.0)):
+        test = tests[f"mmpareto, gamma {gamma}"]
+        assert test.baseline is not None
+        assert test.baseline.label == f"uniform_gamma, gamma {gamma}"
+        assert test.difference == pytest.approx(gain)
+        assert test.p == pytest.approx(1 - math.sqrt(12 / 14))  # t = 2 sqrt 3, two degrees of freedom
+    assert tests["one_joint"].reason == "2 baseline rows with these settings"  # neither is nearer
+
+
 def test_baseline(tmp_path: Path) -> None:
     make_run(tmp_path / "a", "one_joint")
     make_run(tmp_path / "b", "mmpareto")
@@ -97,4 +118,6 @@ def test_baseline(tmp_path: Path) -> None:
     assert baseline_method(found, "mmpareto") == "mmpareto"
     with pytest.raises(RunError, match="no finished run is of the method 'nope'"):
         baseline_method(found, "nope")
+    make_run(tmp_path / "c", "uniform_gamma")
+    assert baseline_method(find([tmp_path])[0], None) == "uniform_gamma"
     assert baseline_method([run for run in found if run.method == "mmpareto"], None) is None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from pathlib import Path
 
 import pytest
 from reporting.synthetic import make_run
 
-from mmpareto.reporting.comparison import find
+from mmpareto.reporting.comparison import find, usual_settings
 from mmpareto.reporting.summary import Summary, as_csv, as_latex, as_markdown, marks, summaries
 
 
@@ -53,6 +54,7 @@ def test_markdown(tmp_path: Path) -> None:
     assert (rows["one_joint"]["joint"], rows["one_joint"]["p"]) == ("30.0", "n/a")
     assert text.count("**") == 2
     assert "one_joint: not tested, 1 common seed" in text
+    assert "- not over all of the seeds 0, 1, 2, but those named: one_joint (0)\n" in text
 
 
 def test_csv(tmp_path: Path) -> None:
@@ -107,6 +109,34 @@ def test_marked_runs_stand_apart(tmp_path: Path) -> None:
     assert "selected on test" in said["tested"]
     assert "in no mean" in said["m0"]
     assert "epochs 9" in said["longer"]
+
+
+def test_settings_unlike_those_of_other_methods_are_named(tmp_path: Path) -> None:
+    for seed in range(2):
+        make_run(tmp_path / f"u{seed}", "uniform", seed, 40.0 + seed, method_options={"gamma": 1.0})
+        make_run(tmp_path / f"m{seed}", "mmpareto", seed, 50.0 + seed, epochs=9, method_options={"gamma": 1.5})
+    (even,) = made(tmp_path)
+    assert [row.label for row in even.rows] == ["uniform, epochs 3", "mmpareto, epochs 9"]  # neither is the usual one
+    make_run(tmp_path / "o", "one_joint", 0, 30.0)
+    (most,) = made(tmp_path)
+    assert [row.label for row in most.rows] == ["one_joint", "uniform", "mmpareto, epochs 9"]
+    assert usual_settings(most.runs)["epochs"] == 3
+
+
+def test_runs_made_on_unlike_machines_are_told(tmp_path: Path) -> None:
+    for seed, threads in enumerate((1, 1, 2)):
+        folder = make_run(tmp_path / f"u{seed}", "uniform", seed, 40.0 + seed)
+        environment = {"device": "cpu", "gpu": None, "threads": threads, "versions": {"torch": "2.11.0"}}
+        (folder / "environment.json").write_text(json.dumps(environment))
+    (summary,) = made(tmp_path)
+    (note,) = summary.notes()
+    assert note.endswith("the same CPU threads, which may move accuracies: 1 (2 runs), 2 (1 run)")
+    (folder / "environment.json").unlink()
+    notes = made(tmp_path)[0].notes()
+    assert [re.findall("the same (.*), which", note)[0] for note in notes] == ["device", "CPU threads", "PyTorch"]
+    assert "cpu (2 runs), not recorded (1 run)" in notes[0]
+    assert notes[1] in as_markdown([summary, *made(tmp_path)], ["half"])
+    assert "- half" in as_markdown([summary], ["half"])
 
 
 def test_a_table_for_every_dataset(tmp_path: Path) -> None:

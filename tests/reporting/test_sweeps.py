@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 import pytest
 from reporting.synthetic import make_run
 
-from mmpareto.reporting import page
 from mmpareto.reporting.comparison import find, rows_of
+from mmpareto.reporting.comparison_figures import drawings
+from mmpareto.reporting.drawing import Curves, plt
+from mmpareto.reporting.histories import history
 from mmpareto.reporting.summary import as_markdown, summaries
 from mmpareto.reporting.sweeps import sweeps, tuned
 from mmpareto.runs import RunError
@@ -22,13 +25,19 @@ def test_a_curve_has_three_values_that_differ_in_nothing_else(tmp_path: Path) ->
     make_run(tmp_path / "tested", "mmpareto", 0, 99.0, method_options={"gamma": 5.0}, selected_on="test")
     for gamma in (1.0, 2.0):
         make_run(tmp_path / f"u{gamma}", "uniform_gamma", 0, 5.0, method_options={"gamma": gamma})
-    found = sweeps(rows_of(find([tmp_path])[0]))
+    rows = rows_of(find([tmp_path])[0])
+    found = sweeps(rows)
     assert list(found) == ["gamma"]
     (curve,) = found["gamma"].values()
     assert list(found["gamma"]) == ["mmpareto"]
     assert [(value, row.joint) for value, row in curve] == [(v, [10 * v, 10 * v]) for v in (1.0, 2.0, 3.0)]
-    page.write(tmp_path / "report", summaries(find([tmp_path])[0]), [])
-    assert (tmp_path / "report" / "figures" / "digits-over-gamma.png").exists()
+    curves = [Curves(row, [history(run) for run in row.runs], place) for place, row in enumerate(rows)]
+    drawn = list(islice(drawings("digits", curves, ("gray", "colour")), 2))
+    assert [each.name for each in drawn] == ["joint-accuracy", "over-gamma"]
+    for panel, line in zip(drawn[1].figure.axes, ([10.0, 20.0, 30.0], [60.0] * 3, [40.0] * 3), strict=False):
+        assert [list(each.get_ydata()) for each in panel.lines] == [line]
+    for each in drawn:
+        plt.close(each.figure)
 
 
 def test_curves_of_a_method_are_told_apart(tmp_path: Path) -> None:
@@ -68,7 +77,7 @@ def test_validation_chooses_and_test_does_not(tmp_path: Path) -> None:
     ) in said
     assert any("not eligible, for want of seeds: learning_rate 0.4" in sentence for sentence in said)
     (summary,) = summaries(found, tune=["learning_rate"])
-    test = summary.tests[[row.label for row in summary.rows].index("mmpareto")]
+    test = summary.tests[[row.label for row in summary.rows].index("mmpareto, learning_rate 0.2")]
     assert test.difference == pytest.approx(20.0)  # 39, 41, 43 less 20, 21, 22: paired although the rates differ
     assert test.p is not None
     assert said[0] in as_markdown([summary])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -105,6 +106,7 @@ def expand(
         notes += [f"--{flag} means nothing to {method} on {name}: run once without it" for name, method in without]
 
     found: dict[Path, Run] = {}
+    same: dict[str, str] = {}
     for seed in dict.fromkeys(seeds):
         for name, method in pairs:
             for chosen in _combinations({flag: values[flag] for flag in taken[name, method]}):
@@ -116,7 +118,14 @@ def expand(
                 if path in found:
                     raise UsageError(f"two runs of the grid would share the folder {path}; give them values apart")
                 ckpt_path = ("--ckpt_path", str(path))
-                found[path] = Run(folder, path, argv + ckpt_path, _parse(name, method, argv + ckpt_path, root))
+                options = _parse(name, method, argv + ckpt_path, root)
+                made = {key: value for key, value in options.resolved().items() if key != "ckpt_path"}
+                twin = same.setdefault(json.dumps(made, sort_keys=True, default=str), folder)
+                if twin != folder:
+                    raise UsageError(
+                        f"{twin} and {folder} are the same run, with every setting alike; give one of them"
+                    )
+                found[path] = Run(folder, path, argv + ckpt_path, options)
     return Grid(list(found.values()), notes)
 
 

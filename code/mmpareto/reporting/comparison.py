@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ AGAIN = "train it again with train.py --overwrite, or leave the run out of the r
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run's settings and results."""
+    """A run's settings and results, and what it was made with (empty where that was not recorded)."""
 
     path: Path
     config: dict[str, Any]
     results: dict[str, Any]
+    environment: dict[str, Any] = field(default_factory=dict)
 
     @property
     def group(self) -> str:
@@ -147,7 +149,8 @@ def comparison(found: Sequence[FinishedRun]) -> list[dict[str, str]]:
     """A row per method and settings: seeds, test accuracy in percent (mean and deviation), conflict rate.
 
     The joint accuracy comes first, then each modality's own; "n/a" where the runs of a dataset have no such modality.
-    Runs whose settings differ in more than the seed stand in rows of their own, what differs beside the method's name.
+    Runs whose settings differ in more than the seed stand in rows of their own, what differs beside the method's name;
+    so do settings that are not those of most other methods' runs.
     Rows of a dataset are sorted by their mean joint accuracy.
     """
     names = modalities_of(found)
@@ -160,7 +163,7 @@ def comparison(found: Sequence[FinishedRun]) -> list[dict[str, str]]:
             **{f"{name} alone": spread(row.accuracies(name)) for name in names},
             **{
                 f"conflict, {name}": _rate(
-                    [run.results["integration"].get(name, {}).get("conflict_rate") for run in row.runs]
+                    [(run.results["integration"].get(name) or {}).get("conflict_rate") for run in row.runs]
                 )
                 for name in names
             },
@@ -183,13 +186,8 @@ def spread(values: Sequence[float]) -> str:
 
 def differences(run: FinishedRun, others: Iterable[FinishedRun]) -> list[str]:
     """The settings, with their values, in which a run differs from any of the others; seed and selection aside."""
-    own, theirs = settings(run), [settings(other) for other in others]
-    keys = dict.fromkeys(key for each in (own, *theirs) for key in each)
-    return [
-        f"{key} {own.get(key, 'not set')}"
-        for key in keys
-        if any(each.get(key, _MISSING) != own.get(key, _MISSING) for each in theirs)
-    ]
+    own = settings(run)
+    return [_setting(own, key) for key in _differing(own, [settings(other) for other in others])]
 
 
 def settings(run: FinishedRun) -> dict[str, Any]:
@@ -206,10 +204,43 @@ def settings(run: FinishedRun) -> dict[str, Any]:
     return flat
 
 
-def shared_settings(found: Sequence[FinishedRun]) -> dict[str, Any]:
-    """The settings that are the same in all runs."""
-    first, *others = [settings(run) for run in found]
-    return {key: value for key, value in first.items() if all(o.get(key, _MISSING) == value for o in others)}
+def usual_settings(found: Sequence[FinishedRun]) -> dict[str, Any]:
+    """The settings, with their values, that more than half of the runs share; options of methods only if all do."""
+    options = _options(found)
+    return {
+        key: value
+        for key, value in _usual(found).items()
+        if value is not _MISSING
+        and (key not in options or all(settings(run).get(key, _MISSING) == value for run in found))
+    }
+
+
+def circumstances(found: Sequence[FinishedRun]) -> list[str]:
+    """A sentence for each thing beside the settings in which runs differ although it may move accuracies: device,
+    threads, processes, version of PyTorch and of the code, folder of the data.
+    """
+
+    def of(run: FinishedRun) -> dict[str, Any]:
+        made = run.environment
+        versions, git = ((made.get(key) or {}) for key in ("versions", "git"))
+        commit = (git.get("commit") or "")[:10] and git["commit"][:10] + " with changes" * bool(git.get("changed"))
+        return {
+            "device": made.get("gpu") or (str(made["device"]).partition(":")[0] if "device" in made else None),
+            "CPU threads": made.get("threads"),
+            "processes": made.get("processes"),
+            "PyTorch": versions.get("torch"),
+            "commit of the code": commit or None,
+            "folder of the data": run.config.get("data_root"),
+        }
+
+    each = [of(run) for run in found]
+    said = []
+    for what in each[0] if each else ():
+        counts = Counter("not recorded" if own[what] is None else str(own[what]) for own in each)
+        if len(counts) > 1:
+            listed = ", ".join(f"{value} ({number} run{'s' * (number > 1)})" for value, number in counts.most_common())
+            said.append(f"not all runs were made with the same {what}, which may move accuracies: {listed}")
+    return said
 
 
 def markdown(rows: Sequence[dict[str, str]]) -> str:
@@ -223,10 +254,45 @@ _MISSING = object()
 
 
 def _label(run: FinishedRun, found: Sequence[FinishedRun]) -> str:
-    """The method, and how these runs differ from the others of the same method on the same dataset."""
-    rivals = [r for r in found if all(r.config[key] == run.config[key] for key in ("method", "dataset"))]
+    """The method, the settings in which these runs differ from others of the method on the same dataset, and those in
+    which they differ from other methods, unless more than half of the dataset's runs have them so."""
+    there = [r for r in found if r.dataset == run.dataset]
+    own, usual, options = settings(run), _usual(there), _options(there)
+    among = _differing(own, [settings(r) for r in there if r.method == run.method])
+    across = _differing(own, [settings(r) for r in there if r.method != run.method])
+    unusual = [
+        key for key in across if key not in options and not (key in usual and own.get(key, _MISSING) == usual[key])
+    ]
     marks = [SELECTED_ON_TEST] if run.selected_on_test else []
-    return ", ".join([run.method, *differences(run, rivals), *marks])
+    return ", ".join([run.method, *(_setting(own, key) for key in dict.fromkeys([*among, *unusual])), *marks])
+
+
+def _usual(found: Sequence[FinishedRun]) -> dict[str, Any]:
+    """The values of settings that more than half of the runs share; _MISSING where so many do not have it."""
+    each = [settings(run) for run in found]
+    usual = {}
+    for key in dict.fromkeys(key for own in each for key in own):
+        values = [own.get(key, _MISSING) for own in each]
+        for value in values[: len(values) // 2 + 1]:  # one of these, where there is one
+            if 2 * values.count(value) > len(values):
+                usual[key] = value
+                break
+    return usual
+
+
+def _options(found: Sequence[FinishedRun]) -> set[str]:
+    """The names of all options of methods."""
+    return {name for run in found for name in run.config.get("method_options") or {}}
+
+
+def _differing(own: Mapping[str, Any], theirs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The settings whose value is not that of all others."""
+    keys = dict.fromkeys(key for each in (own, *theirs) for key in each)
+    return [key for key in keys if any(each.get(key, _MISSING) != own.get(key, _MISSING) for each in theirs)]
+
+
+def _setting(own: Mapping[str, Any], key: str) -> str:
+    return f"{key} {own.get(key, 'not set')}"
 
 
 def _rate(values: Sequence[float | None]) -> str:
@@ -255,7 +321,8 @@ def _read(folder: Path) -> FinishedRun:
     for own, theirs in (("dataset", "dataset"), ("method", "method"), ("seed", "random_seed")):
         if content[runs.RESULTS][own] != content[runs.CONFIG][theirs]:
             raise RunError(f"{run / runs.RESULTS} and {runs.CONFIG} beside it are of different runs ({own}); {AGAIN}")
-    return FinishedRun(folder, content[runs.CONFIG], content[runs.RESULTS])
+    environment = run.read_json(runs.ENVIRONMENT) if (run / runs.ENVIRONMENT).exists() else {}
+    return FinishedRun(folder, content[runs.CONFIG], content[runs.RESULTS], environment)
 
 
 def _check_scores(path: Path, results: Mapping[str, Any]) -> None:

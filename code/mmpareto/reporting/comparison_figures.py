@@ -9,7 +9,6 @@ from functools import partial
 import numpy as np
 
 from mmpareto.reporting import gradient_figures
-from mmpareto.reporting.comparison import Row
 from mmpareto.reporting.drawing import (
     PANEL_HEIGHT,
     WIDTH,
@@ -23,6 +22,7 @@ from mmpareto.reporting.drawing import (
     panels,
     plt,
     short,
+    split,
 )
 from mmpareto.reporting.histories import Confusion, across
 from mmpareto.reporting.sweeps import Sweep, sweeps
@@ -32,31 +32,31 @@ MOST_CLASSES = 16  # names along an axis
 
 def drawings(dataset: str, curves: Sequence[Curves], modalities: Sequence[str]) -> Iterator[Drawing]:
     """All figures of a dataset, one at a time; of what was not measured there is none."""
-    yield accuracy_bars(dataset, [each.row for each in curves])
+    yield accuracy_bars(dataset, curves)
     for flag, sweep in sweeps([each.row for each in curves]).items():
         yield accuracy_over_values(dataset, flag, sweep, modalities)
-    yield learning_curves(dataset, curves, modalities)
-    scored = [(place, each, pooled) for place, each in enumerate(curves) if (pooled := _pooled(each)) is not None]
+    yield from learning_curves(dataset, curves, modalities)
+    scored = [(each, pooled) for each in curves if (pooled := _pooled(each)) is not None]
     if scored:
         yield confusion(dataset, scored)
     yield from gradient_figures.drawings(dataset, curves)
 
 
-def accuracy_bars(dataset: str, rows: Sequence[Row]) -> Drawing:
+def accuracy_bars(dataset: str, curves: Sequence[Curves]) -> Drawing:
     """Bars of mean joint test accuracy, every seed a point."""
+    rows = [each.row for each in curves]
     figure, axes = plt.subplots(figsize=(WIDTH, 1.1 + 0.42 * len(rows)), layout="constrained")
-    for place, row in enumerate(rows):
+    for place, (row, each) in enumerate(zip(rows, curves, strict=True)):
         mean = float(np.mean(row.joint))
-        axes.barh(place, mean, color=colour(place), alpha=0.45, height=0.68)
+        axes.barh(place, mean, color=each.colour, alpha=0.25 if each.reference else 0.45, height=0.68)
         if len(row.runs) > 1:
             axes.errorbar(mean, place, xerr=float(np.std(row.joint, ddof=1)), color="0.25", capsize=4, linewidth=1.2)
         offsets = np.linspace(-0.2, 0.2, len(row.joint)) if len(row.joint) > 1 else np.zeros(1)
         axes.plot(
-            row.joint, place + offsets, "o", color=colour(place), markersize=5, markeredgecolor="black", linestyle=""
+            row.joint, place + offsets, "o", color=each.colour, markersize=5, markeredgecolor="black", linestyle=""
         )
     axes.set_yticks(range(len(rows)), [short(row.label) for row in rows])
-    axes.set(xlabel="joint test accuracy in percent", xlim=(0, None))
-    axes.invert_yaxis()  # in the table's order
+    axes.set(xlabel="joint test accuracy in percent", xlim=(0, None), ylim=(len(rows) - 0.4, -0.6))  # as in the table
     axes.grid(alpha=0.3, axis="x")
     said = "; ".join(f"{row.label}: {np.mean(row.joint):.1f} over {len(row.runs)} seeds" for row in rows)
     return Drawing(
@@ -109,7 +109,7 @@ def accuracy_over_values(dataset: str, flag: str, sweep: Sweep, modalities: Sequ
     )
 
 
-def learning_curves(dataset: str, curves: Sequence[Curves], modalities: Sequence[str]) -> Drawing:
+def learning_curves(dataset: str, curves: Sequence[Curves], modalities: Sequence[str]) -> Iterator[Drawing]:
     """Validation accuracy over the epochs, a panel for the joint head and each modality's own."""
 
     def curve(each: Curves, name: str) -> Curve | None:
@@ -119,17 +119,17 @@ def learning_curves(dataset: str, curves: Sequence[Curves], modalities: Sequence
 
     edges = epoch_edges(history.epochs["epoch"] for each in curves for history in each.histories)
     names = ["joint", *modalities]
-    figure = panels(
+    figures = panels(
         curves,
         {name if name == "joint" else f"{name} alone": partial(curve, name=name) for name in names},
         "epoch",
         "validation accuracy in percent",
         columns=3 if len(names) == 3 else 2,
     )
-    return Drawing(
+    yield from split(
         "learning-curves",
         "Learning curves",
-        figure,
+        figures,
         f"Validation accuracy over the epochs on {dataset}, a line per row of the table; panels: {listed(names)}.",
         "Accuracy in percent on the validation split after every epoch, of the joint head and of each modality's own "
         "head. A line is the mean over seeds, its band one sample standard deviation to either side. Where runs "
@@ -137,7 +137,7 @@ def learning_curves(dataset: str, curves: Sequence[Curves], modalities: Sequence
     )
 
 
-def confusion(dataset: str, scored: Sequence[tuple[int, Curves, Confusion]]) -> Drawing:
+def confusion(dataset: str, scored: Sequence[tuple[Curves, Confusion]]) -> Drawing:
     """A confusion matrix per row, summed over its scored seeds and normalised by class."""
     columns = min(3, len(scored))
     lines = math.ceil(len(scored) / columns)
@@ -146,7 +146,7 @@ def confusion(dataset: str, scored: Sequence[tuple[int, Curves, Confusion]]) -> 
     )
     for axes in grid.flat[len(scored) :]:
         axes.set_visible(False)
-    for axes, (place, each, pooled) in zip(grid.flat, scored, strict=False):
+    for axes, (each, pooled) in zip(grid.flat, scored, strict=False):
         totals = pooled.counts.sum(1, keepdims=True)
         share = np.divide(100 * pooled.counts, totals, out=np.full_like(pooled.counts, np.nan), where=totals > 0)
         image = axes.imshow(share, vmin=0, vmax=100, cmap="Blues")
@@ -154,14 +154,14 @@ def confusion(dataset: str, scored: Sequence[tuple[int, Curves, Confusion]]) -> 
         ticks, names = range(0, len(pooled.classes), every), [short(name, 12) for name in pooled.classes[::every]]
         axes.set_xticks(ticks, names, fontsize=7, rotation=90 if max(map(len, names)) > 2 else 0)
         axes.set_yticks(ticks, names, fontsize=7)
-        axes.set_title(short(each.row.label, 36), fontsize=9, color=colour(place))
+        axes.set_title(short(each.row.label, 36), fontsize=9, color=each.colour)
     figure.colorbar(image, ax=grid, shrink=0.7, label="percent of the class")
     figure.supxlabel("predicted", fontsize=10)
     figure.supylabel("class", fontsize=10)
     seeds = "; ".join(
         f"{each.row.label}: {sum(history.confusion is not None for history in each.histories)} of "
         f"{len(each.row.runs)} seeds"
-        for _, each, _ in scored
+        for each, _ in scored
     )
     return Drawing(
         "confusion",

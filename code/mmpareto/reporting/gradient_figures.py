@@ -9,30 +9,40 @@ from functools import partial
 import numpy as np
 from matplotlib.axes import Axes
 
-from mmpareto.reporting.drawing import Curve, CurveOf, Curves, Drawing, epoch_edges, listed, panels
+from mmpareto.reporting.drawing import Curve, CurveOf, Curves, Drawing, epoch_edges, listed, panels, split
 from mmpareto.reporting.histories import Columns, across, step_edges
 
 MOST_TENSORS = 32  # names along an axis
+FEW_ROWS = 3
 
-_BINS = (
-    "Steps are averaged in at most 200 bins, first within a run, then over seeds; a line is the mean over seeds, its "
-    "band one sample standard deviation to either side. Methods that measure only some steps have points at those."
-)
+
+def _bins(curves: Sequence[Curves]) -> int:
+    """Bins of steps at most: many lines beside one another can only be told apart where they are smooth."""
+    return 200 if len(curves) <= FEW_ROWS else 60
+
+
+def _averaged(curves: Sequence[Curves]) -> str:
+    """What a line over the steps is."""
+    return (
+        f"Steps are averaged in at most {_bins(curves)} bins, first within a run, then over seeds; a line is the mean "
+        "over seeds, its band one sample standard deviation to either side. Of a method that measures only some steps, "
+        "lines join these."
+    )
 
 
 def drawings(dataset: str, curves: Sequence[Curves]) -> Iterator[Drawing]:
     """All of them, one at a time; none where nothing was measured."""
     encoders = list(dict.fromkeys(name for each in curves for history in each.histories for name in history.steps))
     if encoders:
-        yield cosine(dataset, curves, encoders)
-        yield norms(dataset, curves, encoders)
-        yield joint_weight(dataset, curves, encoders)
-        yield conflict_rate(dataset, curves, encoders)
+        yield from cosine(dataset, curves, encoders)
+        yield from norms(dataset, curves, encoders)
+        yield from joint_weight(dataset, curves, encoders)
+        yield from conflict_rate(dataset, curves, encoders)
     if any(history.layers for each in curves for history in each.histories):
-        yield conflict_in_layers(dataset, curves)
+        yield from conflict_in_layers(dataset, curves)
 
 
-def cosine(dataset: str, curves: Sequence[Curves], encoders: Sequence[str]) -> Drawing:
+def cosine(dataset: str, curves: Sequence[Curves], encoders: Sequence[str]) -> Iterator[Drawing]:
     """Cosine of joint and unimodal gradient over the steps, conflict shaded."""
 
     def shade(axes: Axes) -> None:
@@ -43,25 +53,25 @@ def cosine(dataset: str, curves: Sequence[Curves], encoders: Sequence[str]) -> D
         axes.text(0.99, 0.02, "conflict", transform=axes.transAxes, ha="right", color="#a02020", fontsize=9)
         axes.set_ylim(low, high)
 
-    figure = panels(
+    figures = panels(
         curves,
         {encoder: _over_steps(curves, encoder, lambda steps: steps["cosine"]) for encoder in encoders},
         "step",
         "cosine",
         finish=shade,
     )
-    return Drawing(
+    yield from split(
         "cosine",
         "Cosine of the joint and the unimodal gradient",
-        figure,
+        figures,
         f"Cosine of joint and unimodal gradient over the training steps on {dataset}, a panel each for the encoders "
         f"{listed(encoders)}; the region below zero is shaded as conflict.",
         "Cosine of the angle between the gradient of the joint loss and that of the modality's own loss, over all "
-        f"parameters of an encoder. Below 0, shaded, the two are in conflict. {_BINS}",
+        f"parameters of an encoder. Below 0, shaded, the two are in conflict. {_averaged(curves)}",
     )
 
 
-def norms(dataset: str, curves: Sequence[Curves], encoders: Sequence[str]) -> Drawing:
+def norms(dataset: str, curves: Sequence[Curves], encoders: Sequence[str]) -> Iterator[Drawing]:
     """Norms of both gradients and their ratio, a row of panels per encoder."""
 
     def joint(steps: Columns) -> np.ndarray:
@@ -79,20 +89,20 @@ def norms(dataset: str, curves: Sequence[Curves], encoders: Sequence[str]) -> Dr
         for encoder in encoders
         for what, value in shown.items()
     }
-    figure = panels(curves, titled, "step", "Euclidean norm, or ratio", columns=3, logarithmic=True)
-    return Drawing(
+    figures = panels(curves, titled, "step", "Euclidean norm, or ratio", columns=3, logarithmic=True)
+    yield from split(
         "norms",
         "Gradient norms",
-        figure,
+        figures,
         f"Norms of the joint and the unimodal gradient and their ratio over the training steps on {dataset}, for the "
         f"encoders {listed(encoders)}; logarithmic scale.",
         "Euclidean norm of the joint and of the unimodal gradient over all parameters of an encoder, before they are "
         "integrated, and joint norm divided by unimodal norm. The scale is logarithmic: means are geometric, the band "
-        f"is one sample standard deviation of the logarithm. {_BINS}",
+        f"is one sample standard deviation of the logarithm. {_averaged(curves)}",
     )
 
 
-def joint_weight(dataset: str, curves: Sequence[Curves], encoders: Sequence[str]) -> Drawing:
+def joint_weight(dataset: str, curves: Sequence[Curves], encoders: Sequence[str]) -> Iterator[Drawing]:
     """The joint gradient's share of the weights at steps in conflict."""
 
     last = max(float(steps["step"].max()) for each in curves for encoder in encoders for steps in each.steps(encoder))
@@ -103,7 +113,7 @@ def joint_weight(dataset: str, curves: Sequence[Curves], encoders: Sequence[str]
     def at_conflict(steps: Columns) -> np.ndarray:
         return np.where(steps["conflict"] > 0, steps["joint_weight"], np.nan)
 
-    figure = panels(
+    figures = panels(
         curves,
         {encoder: _over_steps(curves, encoder, at_conflict) for encoder in encoders},
         "step",
@@ -112,20 +122,20 @@ def joint_weight(dataset: str, curves: Sequence[Curves], encoders: Sequence[str]
         finish=full_range,
         empty="no conflict was measured",
     )
-    return Drawing(
+    yield from split(
         "joint-weight",
         "Weight of the joint gradient in conflict",
-        figure,
+        figures,
         f"Share of the joint gradient in the integrated gradient at steps in conflict on {dataset}, a panel each for "
         f"the encoders {listed(encoders)}.",
         "The joint gradient's coefficient as a share of both coefficients, at the steps where the two gradients of an "
         "encoder are in conflict: 0.5 is a plain sum, 1 leaves the unimodal gradient out. Only bins with such steps "
-        "have a point. Steps are averaged in at most 200 bins, first within a run, then over seeds; a point is the "
-        "mean over seeds, its bar one sample standard deviation to either side.",
+        f"have a point. Steps are averaged in at most {_bins(curves)} bins, first within a run, then over seeds; a "
+        "point is the mean over seeds, its bar one sample standard deviation to either side.",
     )
 
 
-def conflict_rate(dataset: str, curves: Sequence[Curves], encoders: Sequence[str]) -> Drawing:
+def conflict_rate(dataset: str, curves: Sequence[Curves], encoders: Sequence[str]) -> Iterator[Drawing]:
     """Share of the measured steps in conflict, epoch by epoch."""
     edges = epoch_edges(
         steps["epoch"] for each in curves for history in each.histories for steps in history.steps.values()
@@ -135,7 +145,7 @@ def conflict_rate(dataset: str, curves: Sequence[Curves], encoders: Sequence[str
         series = [(steps["epoch"], 100.0 * (steps["conflict"] > 0)) for steps in each.steps(encoder)]
         return across(series, edges) if series else None
 
-    figure = panels(
+    figures = panels(
         curves,
         {encoder: partial(curve, encoder=encoder) for encoder in encoders},
         "epoch",
@@ -143,10 +153,10 @@ def conflict_rate(dataset: str, curves: Sequence[Curves], encoders: Sequence[str
         finish=lambda axes: axes.set_ylim(-2, max(10.0, min(102.0, axes.get_ylim()[1]))),
         marker=".",
     )
-    return Drawing(
+    yield from split(
         "conflict-rate",
         "Conflict rate",
-        figure,
+        figures,
         f"Percentage of steps in conflict over the epochs on {dataset}, a panel each for the encoders "
         f"{listed(encoders)}.",
         "Measured steps of an epoch at which the cosine of joint and unimodal gradient is below 0, in percent of the "
@@ -154,7 +164,7 @@ def conflict_rate(dataset: str, curves: Sequence[Curves], encoders: Sequence[str
     )
 
 
-def conflict_in_layers(dataset: str, curves: Sequence[Curves]) -> Drawing:
+def conflict_in_layers(dataset: str, curves: Sequence[Curves]) -> Iterator[Drawing]:
     """Share of the measured steps in conflict, parameter tensor by parameter tensor, a panel per encoder."""
     tensors: dict[str, list[str]] = {}
     for each in curves:
@@ -177,7 +187,7 @@ def conflict_in_layers(dataset: str, curves: Sequence[Curves]) -> Drawing:
         axes.set_xticks(range(0, len(names), every), names[::every], rotation=90, fontsize=8)
         axes.set_ylim(-2, max(10.0, min(102.0, axes.get_ylim()[1])))
 
-    figure = panels(
+    figures = panels(
         curves,
         {encoder: partial(curve, encoder=encoder) for encoder in tensors},
         "",
@@ -187,10 +197,10 @@ def conflict_in_layers(dataset: str, curves: Sequence[Curves]) -> Drawing:
         marker=".",
         extra_height=1.0,
     )
-    return Drawing(
+    yield from split(
         "conflict-in-layers",
         "Conflict rate per layer",
-        figure,
+        figures,
         f"Percentage of steps in conflict for every parameter tensor on {dataset}, a panel each for the encoders "
         f"{listed(list(tensors))}.",
         "Measured steps of the whole training at which the cosine of the two gradients of one parameter tensor is "
@@ -201,7 +211,7 @@ def conflict_in_layers(dataset: str, curves: Sequence[Curves]) -> Drawing:
 
 def _over_steps(curves: Sequence[Curves], encoder: str, value: Callable[[Columns], np.ndarray]) -> CurveOf:
     """What gives the curve of a row: a value of an encoder's steps in bins that all rows share."""
-    edges = step_edges([steps["step"] for each in curves for steps in each.steps(encoder)])
+    edges = step_edges([steps["step"] for each in curves for steps in each.steps(encoder)], _bins(curves))
 
     def curve(each: Curves) -> Curve | None:
         series = [(steps["step"], value(steps)) for steps in each.steps(encoder)]

@@ -6,7 +6,7 @@ import base64
 import io
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import jinja2
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from mmpareto.reporting.comparison import FinishedRun, shared_settings
+from mmpareto.reporting.comparison import FinishedRun, usual_settings
 from mmpareto.reporting.comparison_figures import Curves, drawings
 from mmpareto.reporting.histories import history
 from mmpareto.reporting.summary import Summary, as_csv, as_latex, as_markdown, marks
@@ -23,7 +23,19 @@ from mmpareto.runs import RunError, atomically
 
 PAGE, FIGURES = "index.html", "figures"
 TITLE = "Methods compared"
+KINDS = (
+    "joint-accuracy",
+    "over-.+",
+    "learning-curves",
+    "confusion",
+    "cosine",
+    "norms",
+    "joint-weight",
+    "conflict-rate",
+    "conflict-in-layers",
+)
 DPI = 110
+COLOURS = 256  # of a figure: a third of the bytes, and no difference that can be seen
 
 
 @dataclass(frozen=True)
@@ -50,15 +62,19 @@ def write(output: Path, summaries: Sequence[Summary], unfinished: Sequence[Path]
     All input is read before anything is written. Raises RunError where a run's files or the folder cannot be used.
     """
     pictures = [list(draw(summary)) for summary in summaries]
+    names = short_names([*(run.path for summary in summaries for run in summary.runs), *unfinished])
     content = {
-        "table.md": as_markdown(summaries).encode(),
+        "table.md": as_markdown(summaries, [names[path] for path in unfinished]).encode(),
         "table.csv": as_csv(summaries).encode(),
         "table.tex": as_latex(summaries).encode(),
         **{f"{FIGURES}/{picture.name}.png": picture.png for each in pictures for picture in each},
-        PAGE: page(summaries, pictures, unfinished).encode(),
+        PAGE: page(summaries, pictures, unfinished, names).encode(),
     }
     try:
         (output / FIGURES).mkdir(parents=True, exist_ok=True)
+        for path in (output / FIGURES).glob("*.png"):  # of the report that was there
+            if f"{FIGURES}/{path.name}" not in content and _ours(path.name, summaries):
+                path.unlink()
         for name, data in content.items():
             with atomically(output / name) as file:
                 file.write(data)
@@ -67,22 +83,47 @@ def write(output: Path, summaries: Sequence[Summary], unfinished: Sequence[Path]
     return [output / name for name in content]
 
 
+def _ours(name: str, summaries: Sequence[Summary]) -> bool:
+    """Whether a file's name is that of a figure of these datasets."""
+    datasets = "|".join(re.escape(identifier(summary.dataset)) for summary in summaries)
+    return re.fullmatch(rf"({datasets})-({'|'.join(KINDS)})(-\d+)?\.png", name) is not None
+
+
 def draw(summary: Summary) -> Iterator[Picture]:
     """A dataset's figures as PNG."""
-    curves = [Curves(row, [history(run) for run in row.runs]) for row in summary.rows]
+    reference = [row for row in summary.rows if row.runs[0].method == summary.baseline]
+    curves = [
+        Curves(row, [history(run) for run in row.runs], place, reference == [row])
+        for place, row in enumerate(summary.rows)
+    ]
     for drawing in drawings(summary.dataset, curves, summary.modalities):
-        buffer = io.BytesIO()
-        drawing.figure.savefig(buffer, format="png", dpi=DPI)
+        drawn, small = io.BytesIO(), io.BytesIO()
+        drawing.figure.savefig(drawn, format="png", dpi=DPI)
         plt.close(drawing.figure)
-        width, height = Image.open(buffer).size
+        image = Image.open(drawn).convert("RGB")
+        _few_colours(image).save(small, format="png")
         name = f"{identifier(summary.dataset)}-{drawing.name}"
-        yield Picture(name, drawing.title, drawing.alt, drawing.caption, buffer.getvalue(), width, height)
+        yield Picture(name, drawing.title, drawing.alt, drawing.caption, small.getvalue(), *image.size)
 
 
-def page(summaries: Sequence[Summary], pictures: Sequence[Sequence[Picture]], unfinished: Sequence[Path]) -> str:
-    """The page, complete in itself: nothing is loaded from elsewhere."""
+def _few_colours(image: Image.Image) -> Image.Image:
+    """An RGB image with a palette of COLOURS; its background, the first pixel's, exactly as it was."""
+    made = image.quantize(COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    palette, corner = made.getpalette() or [], made.getpixel((0, 0))
+    assert isinstance(corner, int)
+    palette[3 * corner : 3 * corner + 3] = image.getpixel((0, 0))
+    made.putpalette(palette)
+    return made
+
+
+def page(
+    summaries: Sequence[Summary],
+    pictures: Sequence[Sequence[Picture]],
+    unfinished: Sequence[Path],
+    names: Mapping[Path, str],
+) -> str:
+    """The page, complete in itself: nothing is loaded from elsewhere. names: of the runs, as a reader sees them."""
     everything = [run for summary in summaries for run in summary.runs]
-    names = short_names([*(run.path for run in everything), *unfinished])
     sections = [
         {
             "id": identifier(summary.dataset),
@@ -92,7 +133,10 @@ def page(summaries: Sequence[Summary], pictures: Sequence[Sequence[Picture]], un
                 for cells, best, row in zip(summary.cells, summary.best, summary.rows, strict=True)
             ],
             "pictures": own,
-            "settings": {key: _text(value) for key, value in shared_settings(summary.runs).items()},
+            "settings": {
+                **{key: _text(value) for key, value in usual_settings(summary.runs).items()},
+                **_method_options(summary.runs),
+            },
             "runs": [_listed(run, names[run.path], summary) for run in summary.runs],
         }
         for summary, own in zip(summaries, pictures, strict=True)
@@ -125,6 +169,17 @@ def short_names(paths: Sequence[Path]) -> dict[Path, str]:
 def identifier(name: str) -> str:
     """A name fit for a file and a link."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "dataset"
+
+
+def _method_options(found: Sequence[FinishedRun]) -> dict[str, str]:
+    """{method: its options}; without those that its runs do not have in common."""
+    listed: dict[str, str] = {}
+    for method in dict.fromkeys(run.method for run in found):
+        first, *others = [run.config.get("method_options") or {} for run in found if run.method == method]
+        same = [f"{key} {_text(value)}" for key, value in first.items() if all(o.get(key) == value for o in others)]
+        if same:
+            listed[f"options of {method}"] = ", ".join(same)
+    return listed
 
 
 def _listed(run: FinishedRun, name: str, summary: Summary) -> dict[str, Any]:

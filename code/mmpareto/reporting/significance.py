@@ -12,7 +12,7 @@ from scipy import stats
 from mmpareto.reporting.comparison import FinishedRun, Row, settings
 from mmpareto.runs import RunError
 
-DEFAULTS = ("uniform", "one_joint")  # baselines, the first that is there
+DEFAULTS = ("uniform", "uniform_gamma", "one_joint")  # baselines, the first that is there
 
 BASELINE = "baseline"  # why a row of the baseline method is not tested
 
@@ -33,7 +33,7 @@ class PairedTest:
 
 
 def baseline_method(found: Sequence[FinishedRun], asked: str | None) -> str | None:
-    """The method to compare with: the one asked for, else `uniform`, else `one_joint`, else none.
+    """The method to compare with: the one asked for, else the first of DEFAULTS that is there, else none.
 
     Raises RunError where no run is of the method asked for.
     """
@@ -47,7 +47,8 @@ def paired_tests(rows: Sequence[Row], method: str | None, tuned: Sequence[str] =
     """A test per row of one dataset's table, p-values corrected over all rows that could be tested.
 
     A row is compared with the baseline row whose settings are its own; method, options of the method and flags that
-    were tuned aside.
+    were tuned aside. Of several such baseline rows it is the one with the same values of the options that both methods
+    have: at gamma 2 the gain over the baseline at gamma 2.
     """
     tests = [_test(row, [r for r in rows if r.runs[0].method == method], tuned) for row in rows]
     corrected = iter(holm([test.p for test in tests if test.p is not None]))
@@ -70,6 +71,8 @@ def _test(row: Row, baselines: Sequence[Row], tuned: Sequence[str]) -> PairedTes
     if row in baselines:
         return PairedTest(None, reason=BASELINE)
     alike = [baseline for baseline in baselines if _common(baseline, tuned) == _common(row, tuned)]
+    if len(alike) > 1:
+        alike = [baseline for baseline in alike if _same_options(baseline, row, tuned)] or alike
     if len(alike) != 1:
         return PairedTest(None, reason=f"{len(alike) or 'no'} baseline rows with these settings" if baselines else "")
     own, theirs = (dict(zip(r.seeds, r.joint, strict=True)) for r in (row, alike[0]))
@@ -84,8 +87,15 @@ def _test(row: Row, baselines: Sequence[Row], tuned: Sequence[str]) -> PairedTes
     return PairedTest(alike[0], seeds, difference, p if math.isfinite(p) else None)
 
 
+def _same_options(baseline: Row, row: Row, tuned: Sequence[str]) -> bool:
+    """Whether the two have an option of their methods in common, and the same values of all such options."""
+    own, theirs = ((r.runs[0].config.get("method_options") or {}) for r in (row, baseline))
+    shared = [name for name in own if name in theirs and name not in tuned]
+    return bool(shared) and all(own[name] == theirs[name] for name in shared)
+
+
 def _common(row: Row, tuned: Sequence[str]) -> str:
     """What a row and its baseline must share: all settings but the method's and those in which runs may differ."""
     run = row.runs[0]
-    own = {*run.config.get("method_options", {}), *tuned}
+    own = {*(run.config.get("method_options") or {}), *tuned}
     return repr((run.selected_on_test, sorted((k, str(v)) for k, v in settings(run).items() if k not in own)))

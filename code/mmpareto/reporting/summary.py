@@ -9,7 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmpareto.reporting.comparison import FinishedRun, Row, differences, modalities_of, rows_of, spread
+from mmpareto.reporting.comparison import (
+    FinishedRun,
+    Row,
+    circumstances,
+    differences,
+    modalities_of,
+    rows_of,
+    spread,
+)
 from mmpareto.reporting.significance import BASELINE, PairedTest, baseline_method, paired_tests
 from mmpareto.reporting.sweeps import tuned
 
@@ -80,20 +88,26 @@ class Summary:
         return " ".join(parts)
 
     def notes(self) -> list[str]:
-        """What cannot be seen in the table: why a row was not tested, what is in no mean."""
+        """What cannot be seen in the table: why a row was not tested, what is in no mean, what else runs differ in."""
         said = list(self.choices)
         said += [
             f"{row.label}: not tested, {test.reason}"
             for row, test in zip(self.rows, self.tests, strict=True)
             if test.p is None and test.reason not in ("", BASELINE)
         ]
+        everyone = sorted({seed for row in self.rows for seed in row.seeds})
+        fewer = [f"{row.label} ({', '.join(map(str, row.seeds))})" for row in self.rows if row.seeds != everyone]
+        if fewer:
+            said.append(
+                f"not over all of the seeds {', '.join(map(str, everyone))}, but those named: {'; '.join(fewer)}"
+            )
         for row in self.rows:
             if row.repeated:
                 seeds = ", ".join(dict.fromkeys(str(run.seed) for run in row.repeated))
                 said.append(f"{row.label}: {len(row.repeated)} further runs of seeds {seeds} are listed, in no mean")
             if row.runs[0].selected_on_test:
                 said.append(f"{row.label}: checkpoints selected on the test split, so the accuracy is too favourable")
-        return said
+        return said + circumstances([run for row in self.rows for run in row.runs])
 
 
 def summaries(found: Sequence[FinishedRun], baseline: str | None = None, tune: Sequence[str] = ()) -> list[Summary]:
@@ -129,8 +143,8 @@ def marks(run: FinishedRun, summary: Summary) -> list[str]:
     return said
 
 
-def as_markdown(made: Sequence[Summary]) -> str:
-    """A section per dataset."""
+def as_markdown(made: Sequence[Summary], unfinished: Sequence[str] = ()) -> str:
+    """A section per dataset; names of unfinished runs at the end."""
     parts = []
     for summary in made:
         body = [[_markdown_text(cell) for cell in line] for line in summary.cells]
@@ -141,6 +155,10 @@ def as_markdown(made: Sequence[Summary]) -> str:
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         notes = "".join(f"\n- {_markdown_text(note)}" for note in summary.notes())
         parts.append(f"## {summary.dataset}\n\n{table}\n\n{summary.caption}\n" + (f"{notes}\n" if notes else ""))
+    if unfinished:
+        parts.append(
+            "## Not finished, left out\n" + "".join(f"\n- {_markdown_text(name)}" for name in unfinished) + "\n"
+        )
     return "\n".join(parts)
 
 
