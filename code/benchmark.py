@@ -586,6 +586,12 @@ def entry(argv: Sequence[str]) -> int:
     if arguments.device == "cuda" and not torch.cuda.is_available():
         print("benchmark.py: --device cuda: PyTorch sees no GPU here; leave the flag out", file=sys.stderr)
         return 2
+    if arguments.output:
+        try:
+            open(arguments.output, "a", encoding="utf-8").close()
+        except OSError as error:
+            print(f"benchmark.py: cannot write {arguments.output}: {error.strerror}", file=sys.stderr)
+            return 2
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     machine = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU"
     print(f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}", flush=True)

@@ -27,7 +27,7 @@ from mmpareto.experiments.grid import Grid, Run, expand, variation
 from mmpareto.experiments.launchers import Launcher, Local, Submitit, slurm_executor
 from mmpareto.experiments.process import State, cores, state
 from mmpareto.experiments.schedule import Interrupted, run_all
-from mmpareto.flag_values import assignment, count, count_or_zero
+from mmpareto.flag_values import assignment, count, seed
 from mmpareto.options import UsageError
 from mmpareto.reporting.comparison import comparison, find, markdown
 from mmpareto.runs import RunError
@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("--methods", nargs="+", required=True, metavar="NAME", help="as for train.py --method")
     add("--datasets", nargs="+", default=["digits"], metavar="NAME", help="as for train.py --dataset (default: digits)")
-    add("--seeds", nargs="+", type=count_or_zero, default=[0], metavar="N", help="(default: 0)")
+    add("--seeds", nargs="+", type=seed, default=[0], metavar="N", help="(default: 0)")
     add(
         "--vary",
         action="append",

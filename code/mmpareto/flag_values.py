@@ -32,6 +32,11 @@ def count_or_zero(text: str) -> int:
     return number(text, int, lambda x: x >= 0, "a whole number, zero or more")
 
 
+def seed(text: str) -> int:
+    """0, 1, ..., as far as every random generator takes it, with room for a number per process."""
+    return number(text, int, lambda x: 0 <= x < 2**31, f"a whole number from 0 to {2**31 - 1}")
+
+
 def positive(text: str) -> float:
     """A finite number above zero."""
     return number(text, float, lambda x: 0 < x < float("inf"), "a number above zero")

@@ -23,6 +23,7 @@ from mmpareto.flag_values import (
     fraction,
     not_negative,
     positive,
+    seed,
     shown,
 )
 from mmpareto.methods import METHODS, described_options, method_options
@@ -144,6 +145,8 @@ def parse(argv: Sequence[str], root: Path) -> Options:
         if value is not None:
             if key not in method_defaults:
                 raise UsageError(f"--{key} means nothing to the method {early.method}; " + _takes(method_defaults))
+            if key in chosen:
+                raise UsageError(f"--{key} and --method_options {key}=... say the same: give one of the two")
             chosen[key] = value
     for key in chosen:
         if key not in method_defaults:
@@ -167,6 +170,8 @@ def parse(argv: Sequence[str], root: Path) -> Options:
         raise UsageError(f"--data_root: the dataset {dataset} is embedded and reads no folder; leave the flag out")
     if values["data_root"] is None:
         values["data_root"] = str(root / "data" / dataset)
+    if values["ckpt_path"] == "":
+        raise UsageError("--ckpt_path is empty; name a folder, or leave the flag out")
     if values["ckpt_path"] is None:
         folder = Path(dataset.replace(":", "."), early.method.replace(":", "."), f"seed{values['random_seed']}")
         values["ckpt_path"] = str(root / "runs" / folder)
@@ -422,7 +427,7 @@ def _parser(
     )
 
     group = parser.add_argument_group("run")
-    group.add_argument("--random_seed", type=count_or_zero, default=0, metavar="N", help="(default: 0, as published)")
+    group.add_argument("--random_seed", type=seed, default=0, metavar="N", help="(default: 0, as published)")
     group.add_argument(
         "--gpu_ids",
         metavar="ID",

@@ -128,6 +128,8 @@ def open_for(path: str, resume: bool, overwrite: bool) -> RunDirectory:
     resume; it cannot be written to.
     """
     run = RunDirectory(Path(path))
+    if resume and not (run / LAST).exists() and not (run / PREVIOUS).exists():
+        raise RunError(f"there is no run to resume in {path}; leave --resume out to begin one")
     try:
         run.path.mkdir(parents=True, exist_ok=True)
         with atomically(run / ".writable") as file:
@@ -139,14 +141,11 @@ def open_for(path: str, resume: bool, overwrite: bool) -> RunDirectory:
     for half_written in run.path.glob(".*.part"):  # by a process that was killed
         half_written.unlink()
     holds = "a finished run" if run.finished else "an unfinished run" if (run / LAST).exists() else ""
-    if resume:
-        if not (run / LAST).exists() and not (run / PREVIOUS).exists():
-            raise RunError(f"there is no run to resume in {path}; leave --resume out to begin one")
-    elif holds and not overwrite:
+    if holds and not resume and not overwrite:
         raise RunError(
             f"{path} holds {holds}; --resume goes on with it, --overwrite throws it away, --ckpt_path names another"
         )
-    elif overwrite:
+    if overwrite:
         for name in _OWN:
             (run / name).unlink(missing_ok=True)
         for made in [*run.path.glob("events.out.tfevents.*"), *run.path.glob("evaluation_*")]:

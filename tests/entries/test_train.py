@@ -217,6 +217,12 @@ BAD = {
     "bad variance": (["--variance", "-1"], "variance must lie between 0 and 1"),
     "bad option value": (["--method", "gradvac", "--method_options", "beta=7"], "beta"),
     "folder of an embedded set": (["--data_root", "data"], "is embedded and reads no folder"),
+    "seed beyond NumPy's": (["--random_seed", "4294967296"], "a whole number from 0 to 2147483647"),
+    "text for gamma": (["--method_options", "gamma=abc"], "gamma must be a positive finite number, found 'abc'"),
+    "gamma twice": (["--gamma", "3", "--method_options", "gamma=2"], "give one of the two"),
+    "encoder with other arguments": (["--encoder", "gray=torch.nn:Linear"], "cannot be made for image of shape"),
+    "method of no module": (["--method", ".foo:Bar"], "cannot be imported"),
+    "one GPU twice": (["--gpu_ids", "0,0"], "a GPU is named twice"),
     "momentum of Adam": (["--optimizer", "adam", "--momentum", "0.5"], "--momentum is SGD's"),
 }
 
@@ -232,6 +238,8 @@ def test_bad_input_ends_before_training_with_a_message(
     assert message in said
     assert len(said.splitlines()) <= 2
     assert not (tmp_path / "run" / "results.json").exists()
+    if case == "nothing to resume":  # a mistyped folder is not made
+        assert not (tmp_path / "run").exists()
 
 
 def test_an_unwritable_run_directory_is_refused(tmp_path: Path) -> None:

@@ -380,3 +380,17 @@ def test_methods_by_name() -> None:
         build_integrator("torch.nn:Identity")
     assert build_integrator("mmpareto", gamma=2.0, rescale="encoder").gamma == 2.0  # type: ignore[attr-defined]
     assert build_integrator("uniform_gamma").gamma == 1.5  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_micro_batches_of_one_step_are_measured_alike(first: bool) -> None:
+    """The two ways gather in different places: mixed, a micro-batch would be lost without a word."""
+    model, integrator = LateFusion(2, seed=0), Uniform()
+    for _ in range(2):  # and nothing of the refused step is left for the next one
+        integrator.accumulate(*model.losses(*model.batch(0)), **model.arguments(), diagnose=first)
+        with pytest.raises(ValueError, match="same for all micro-batches"):
+            integrator.backward(*model.losses(*model.batch(1)), **model.arguments(), diagnose=not first)
+        integrator.backward(*model.losses(*model.batch(2)), **model.arguments(), diagnose=not first)
+        found = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        Uniform().backward(*model.losses(*model.batch(2)), **model.arguments(), diagnose=not first)
+        assert all(torch.equal(a, b.grad) for a, b in zip(found, model.parameters(), strict=True))

@@ -35,7 +35,11 @@ class OnePassIntegrator(Integrator):
         heads: Parameters = (),
         diagnose: bool = False,
     ) -> dict[str, EncoderDiagnostics]:
-        """As `Integrator.backward`; one pass and no diagnostics unless `diagnose`."""
+        """As `Integrator.backward`; one pass and no diagnostics unless `diagnose`.
+
+        Raises ValueError too where `diagnose` is not what it was for the step's other micro-batches.
+        """
+        self._check_alike(diagnose)
         if diagnose:
             return super().backward(joint_loss, unimodal_losses, encoders=encoders, heads=heads)
         self.accumulate(joint_loss, unimodal_losses, encoders=encoders, heads=heads)
@@ -63,6 +67,7 @@ class OnePassIntegrator(Integrator):
         diagnose: bool = False,
     ) -> None:
         """As `Integrator.accumulate`; `diagnose` as it will be in `backward`."""
+        self._check_alike(diagnose)
         if diagnose:
             super().accumulate(joint_loss, unimodal_losses, encoders=encoders, heads=heads)
             return
@@ -75,6 +80,12 @@ class OnePassIntegrator(Integrator):
         except BaseException:
             self.reset()
             raise
+
+    def _check_alike(self, diagnose: bool) -> None:
+        """The two ways gather in different places: a step goes one of them with all its micro-batches."""
+        if self._begun if diagnose else self._joint is not None:
+            self.reset()
+            raise ValueError("diagnose must be the same for all micro-batches of a step")
 
     def reset(self) -> None:
         """Forgets the micro-batches taken in since the last `backward`."""
@@ -180,6 +191,6 @@ def positive(value: float, name: str) -> float:
 
     Raises ValueError where it is not a positive finite number.
     """
-    if not 0 < value < float("inf"):
-        raise ValueError(f"{name} must be a positive finite number, found {value}")
+    if not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be a positive finite number, found {value!r}")
     return float(value)

@@ -74,5 +74,5 @@ def _maker(method: str) -> Callable[..., Integrator]:
         )
     try:
         return getattr(importlib.import_module(module), class_name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two: .module, :Class
         raise ValueError(f"method {method!r} cannot be imported: {error}") from error

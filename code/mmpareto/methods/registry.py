@@ -100,7 +100,7 @@ def _foreign(method: str) -> Callable[..., Method | Integrator] | None:
         return None
     try:
         found = getattr(importlib.import_module(module), class_name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two: .module, :Class
         raise ValueError(f"method {method!r} cannot be imported: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Method | Integrator)):
         raise ValueError(

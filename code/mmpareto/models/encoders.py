@@ -139,9 +139,13 @@ def _foreign(name: str, kind: str, shape: tuple[int, ...]) -> nn.Module:
     module, _, class_name = name.partition(":")
     try:
         make: Callable[..., nn.Module] = getattr(importlib.import_module(module), class_name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two: .module, :Class
         raise ModelError(f"the encoder {name!r} cannot be imported: {error}") from error
-    encoder = make(kind, shape)
+    try:
+        encoder = make(kind, shape)
+    except TypeError as error:
+        first = str(error).splitlines()[0]
+        raise ModelError(f"the encoder {name!r} cannot be made for {kind} of shape {list(shape)}: {first}") from error
     if not isinstance(getattr(encoder, "features", None), int) or not isinstance(encoder, torch.nn.Module):
         raise ModelError(
             f"the encoder {name!r} must be a torch.nn.Module with an integer attribute `features`, its width"

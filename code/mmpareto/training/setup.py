@@ -43,6 +43,8 @@ def choose_device(gpu_ids: str | None, processes: Processes | None = None) -> to
         if not all(part.strip().isdecimal() for part in parts):
             raise UsageError(f"--gpu_ids: expected numbers of GPUs, such as 0 or 0,1, or cpu; found {gpu_ids!r}")
         chosen = [int(part) for part in parts]
+        if len(set(chosen)) < len(chosen):
+            raise UsageError(f"--gpu_ids {gpu_ids}: a GPU is named twice; name one for each process")
         if processes.size == 1 and len(chosen) > 1:
             raise UsageError(
                 f"--gpu_ids {gpu_ids}: several GPUs need a process each; "

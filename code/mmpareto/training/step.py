@@ -144,8 +144,8 @@ class CapturedStep:
     """A whole step as one CUDA graph: nothing is launched from Python but its replay.
 
     The first steps of a shape run eagerly, as capture demands; then one is captured, and replayed from then on with the
-    inputs copied into its memory. Other shapes (the last batch of an epoch) run eagerly. A new learning rate, which is
-    a constant of the graph, makes a new capture.
+    inputs copied into its memory. Other shapes (the last batch of an epoch), and single steps that are measured (see
+    `Integrator.backward`), run eagerly. A new learning rate, which is a constant of the graph, makes a new capture.
 
     Raises RuntimeError where the model or the routine does something that cannot be captured.
     """
@@ -176,8 +176,9 @@ class CapturedStep:
             self._label.copy_(label)
             self._graph.replay()
             return self._result
-        if key != self._key and len(label) < len(self._label):
-            return self.step(inputs, label, weight=weight, diagnose=diagnose)  # a smaller last batch
+        measured = diagnose and (len(label), weight, False, rates) == self._key
+        if measured or (key != self._key and len(label) < len(self._label)):  # or a smaller last batch
+            return self.step(inputs, label, weight=weight, diagnose=diagnose)
         if key != self._key:
             self._key, self._seen, self._graph, self._result = key, 0, None, None
         self._label = label.clone()
