@@ -13,6 +13,7 @@ from torch import nn
 
 from mmpareto import datasets
 from mmpareto.datasets import MultimodalDataset, Split
+from mmpareto.integration import METHODS as ROUTINES
 from mmpareto.methods import Method, MethodError, build_method
 from mmpareto.models import MultimodalClassifier, build_model, encoder_names
 from mmpareto.options import Options, UsageError
@@ -148,14 +149,17 @@ def make_model(
 ) -> tuple[MultimodalClassifier, dict[str, str]]:
     """The classifier for a dataset's modalities and classes, on the device, and the name of each modality's encoder.
 
-    method  whose fusion it gets; by default that of the options.
+    method  whose fusion it gets; by default that of the options, which a routine of integration leaves as it is: a
+            trained run can be read where the libraries that such a routine needs are missing.
 
     Raises ModelError for encoders that are unknown or cannot take such input.
     """
-    method = method or make_method(options)
+    if method is None and options.method not in ROUTINES:
+        method = make_method(options)
+    fusion = None if method is None else method.fusion
     about = {name: (modality.kind, modality.shape) for name, modality in dataset.modalities.items()}
     encoders = encoder_names(about, options.model, options.encoder)
-    return apply_switches(build_model(about, len(dataset.classes), encoders, method.fusion), options, device), encoders
+    return apply_switches(build_model(about, len(dataset.classes), encoders, fusion), options, device), encoders
 
 
 def check_switches(options: Options, device: torch.device, processes: int) -> None:
