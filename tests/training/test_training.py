@@ -20,7 +20,7 @@ from mmpareto.integration import Integrator, MMPareto, Uniform
 from mmpareto.methods import Method, cross_entropies
 from mmpareto.models import build_model
 from mmpareto.options import UsageError, parse
-from mmpareto.training import epochs
+from mmpareto.training import epochs, setup
 from mmpareto.training.board import Board
 from mmpareto.training.data import Loader, SharedBatches
 from mmpareto.training.epochs import EpochRecord, GradientLog, score, train_epoch
@@ -479,3 +479,17 @@ def test_weights_and_biases_gets_the_same_curves(tmp_path: Path, monkeypatch: py
     assert first["id"] == second["id"]
     assert (first["project"], first["config"], first["resume"]) == ("project", {"epochs": 3}, "allow")
     assert calls[1:3] == [("log", {"a": 1.0, "trainer/step": 7}), ("finish", 0)]
+
+
+def test_a_trained_model_is_made_without_its_routine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A run of nash_mtl can be evaluated where cvxpy is missing; one of mmcosine needs its method's fusion."""
+
+    def missing(*named: Any) -> None:
+        raise UsageError("not installed")
+
+    monkeypatch.setattr(setup, "make_method", missing)
+    data, device = datasets.build("digits", None, "val"), torch.device("cpu")
+    model, _ = setup.make_model(parse(["--method", "nash_mtl"], tmp_path), data, device)
+    assert type(model.fusion).__name__ == "ConcatFusion"
+    with pytest.raises(UsageError, match="not installed"):
+        setup.make_model(parse(["--method", "mmcosine"], tmp_path), data, device)
