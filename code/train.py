@@ -67,7 +67,7 @@ def main(options: Options) -> None:
     processes = Processes()
     device = choose_device(options.gpu_ids, processes)
     if options.fast:
-        options = options.filled(fastest(device, processes.size, options.accumulate))
+        options = options.filled(fastest(device, processes.size, options))
     check_switches(options, device, processes.size)
     if options.wandb is not None:
         import_wandb()

@@ -375,9 +375,40 @@ def test_fast_fills_in_what_is_off_and_keeps_what_was_asked_for(tmp_path: Path) 
     options = parse(["--fast", "--amp", "fp16"], tmp_path)
     filled = options.filled({"amp": "bf16", "channels_last": True})
     assert (filled.amp, filled.channels_last) == ("fp16", True)
-    on_cpu = fastest(torch.device("cpu"), 1, 1)
+    on_cpu = fastest(torch.device("cpu"), 1, options)
     assert on_cpu["channels_last"] is True
     check_switches(options.filled(on_cpu), torch.device("cpu"), 1)
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+@pytest.mark.parametrize(
+    ("flags", "captured"),
+    [
+        ([], True),
+        (["--method", "pcgrad"], False),
+        (["--method", "ogm_ge"], False),
+        (["--method", "gradnorm"], True),
+        (["--compile"], False),
+        (["--accumulate", "2"], False),
+        (["--amp", "fp16"], False),
+    ],
+)
+def test_fast_chooses_nothing_that_the_method_or_another_flag_refuses(
+    bf16: bool, flags: list[str], captured: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
+    options = parse(["--fast", *flags], tmp_path)
+    options = options.filled(fastest(torch.device("cuda"), 1, options))
+    assert options.cuda_graph == (captured and bf16)
+    assert options.tf32
+    check_switches(options, torch.device("cuda"), 1)
+    make_method(options)
+
+
+def test_adam_can_be_captured_where_the_step_is(tmp_path: Path) -> None:
+    for flags in ([], ["--cuda_graph"]):
+        optimizer, _ = make_optimizer(small(), parse(["--optimizer", "adam", *flags], tmp_path))
+        assert [group["capturable"] for group in optimizer.param_groups] == [bool(flags)] * 3
 
 
 def test_a_compiled_forward_pass_makes_the_same_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
