@@ -21,7 +21,7 @@ import torch
 
 from mmpareto import datasets, runs
 from mmpareto.datasets import DatasetError
-from mmpareto.methods import Boundary
+from mmpareto.methods import Boundary, MethodError
 from mmpareto.models import ModelError, MultimodalClassifier
 from mmpareto.options import RUN_ONLY, Options, UsageError, parse
 from mmpareto.reporting.tables import result_table
@@ -347,7 +347,7 @@ def entry(argv: Sequence[str]) -> int:
     try:
         options = parse(argv, ROOT)
         main(options)
-    except (UsageError, DatasetError, ModelError, RunError, TrainingError, OSError) as error:
+    except (UsageError, DatasetError, ModelError, MethodError, RunError, TrainingError, OSError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
     except Interrupted as order:
