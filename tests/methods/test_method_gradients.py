@@ -230,6 +230,19 @@ def test_no_step_waits_for_the_device(name: str, modalities: int) -> None:
     with Calls() as calls:
         step(inputs, label)
     assert calls.waits == 0
+    assert not calls.operators["lift_fresh"]  # a tensor of host values, which a GPU would wait for
+
+
+@pytest.mark.parametrize("name", [name for name in OWN if name != "ogm_ge"])  # its generator cannot be there
+def test_a_step_holds_no_tensor_of_the_cpu(name: str) -> None:
+    """On the device without memory: what mixes devices, or reads a value, raises there."""
+    method, model = made(name)
+    inputs, label = batch(model)
+    model.to("meta")
+    method.setup(model, 0, 4)
+    for _ in range(2):
+        found = gradients(method, model, {m: value.to("meta") for m, value in inputs.items()}, label.to("meta"))
+        assert all(gradient.is_meta for gradient in found.values())
 
 
 @pytest.mark.parametrize("name", [name for name in OWN if name not in ("agm", "pmr")])

@@ -5,6 +5,7 @@ Shapes: B batch, C classes, D feature width (each modality has its own), M modal
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 
 import torch
@@ -95,7 +96,7 @@ class EnsembleFusion(nn.Module):
         with torch.no_grad():
             logs = torch.stack([F.log_softmax(self._heads[0][name](features[name]), 1) for name in asked])
             if self.combine == "probabilities":
-                return torch.logsumexp(logs, 0) - torch.log(logs.new_tensor(len(asked)))
+                return torch.logsumexp(logs, 0) - math.log(len(asked))
             return F.log_softmax(logs.mean(0), 1)
 
 
