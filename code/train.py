@@ -148,13 +148,14 @@ def train(options: Options, device: torch.device, processes: Processes, signals:
             factors = method.boundary(
                 Boundary(session.epoch, options.epochs, validation, labels, model, optimizer, trainer)
             )
-            if processes.settle(2)[1]:
-                raise Interrupted(signals.number or 15)
         except Interrupted:
             session.save(run)
             raise
         set_rates(optimizer, schedule, factors)
         session.bounds = session.epoch
+        if processes.settle(2)[1]:  # asked in its last moment: what the method did is kept
+            session.save(run)
+            raise Interrupted(signals.number or 15)
 
     def stopped_early() -> bool:
         return options.early_stopping is not None and (
@@ -376,6 +377,8 @@ def explained(error: Exception, options: Options | None) -> str | None:
     text = str(error) or type(error).__name__
     first = text.splitlines()[0][:200]
     goes_on = f"the last checkpoint in {options.ckpt_path} is whole, --resume goes on from it"
+    if not (Path(options.ckpt_path) / runs.LAST).exists():
+        goes_on = "no checkpoint was written yet"
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
         return (
             f"out of memory with --batch_size {options.batch_size}: try --accumulate {2 * options.accumulate} (the "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 import train as entry
-from mmpareto import datasets
+from mmpareto import datasets, runs
 from mmpareto.integration import Integrator, MMPareto, Uniform
 from mmpareto.methods import Method, cross_entropies
 from mmpareto.models import build_model
@@ -447,14 +448,31 @@ def test_a_compiled_forward_pass_makes_the_same_step(monkeypatch: pytest.MonkeyP
 def test_errors_that_are_no_fault_of_the_program_are_explained(
     error: Exception, message: str | None, tmp_path: Path
 ) -> None:
-    said = entry.explained(error, parse(["--ckpt_path", str(tmp_path)], tmp_path))
-    if message is None:
-        assert said is None
-    else:
-        assert said is not None
-        assert message in said
-        assert f"the last checkpoint in {tmp_path} is whole" in said
-        assert "\n" not in said
+    options = parse(["--ckpt_path", str(tmp_path)], tmp_path)
+    for goes_on in ("no checkpoint was written yet", f"the last checkpoint in {tmp_path} is whole"):
+        said = entry.explained(error, options)
+        if message is None:
+            assert said is None
+        else:
+            assert said is not None
+            assert message in said
+            assert goes_on in said
+            assert "\n" not in said
+        (tmp_path / "last.pt").touch()
+
+
+def test_the_state_of_the_code_includes_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = tmp_path / "code"
+    (code / "mmpareto").mkdir(parents=True)
+    monkeypatch.setattr(runs, "CODE", code)
+    assert runs.environment(torch.device("cpu"))["git"] == {"commit": None, "changed": None}  # no repository
+    (code / "train.py").write_text("one")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "code"], ["commit", "-qm", "One"]):
+        subprocess.run([*git, *command], check=True)
+    assert runs.environment(torch.device("cpu"))["git"]["changed"] is False
+    (code / "train.py").write_text("two")
+    assert runs.environment(torch.device("cpu"))["git"]["changed"] is True
 
 
 def test_a_last_batch_of_one_sample_is_explained(tmp_path: Path) -> None:

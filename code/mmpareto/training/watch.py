@@ -58,7 +58,7 @@ class FiniteWatch:
             raise TrainingError(
                 f"not finite in step {step} (epoch {epoch}): {', '.join(names)}; the batch held {clips}. The learning "
                 "rate may be too high (--learning_rate, --clip_grad, --warmup_epochs), or these clips hold values that "
-                "are not finite. The last checkpoint is from before; --resume goes on from it"
+                "are not finite. The last checkpoint, where there is one, is from before; --resume goes on from it"
             )
         self._ids.clear()
 
