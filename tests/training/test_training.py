@@ -156,6 +156,19 @@ def test_gradients_that_overflow_are_seen_where_no_scaler_leaves_them_out() -> N
             watch.check(1)
 
 
+def test_gradients_that_overflow_at_any_scale_end_the_run() -> None:
+    fine, broken = torch.tensor(1.0), torch.tensor(float("nan"))
+    watch = FiniteWatch(["a", "b"], torch.device("cpu"), gradients=False)
+    for norms, ends in (([broken] * 49 + [fine], False), ([broken] * 30, False), ([broken] * 20, True)):
+        for norm in norms:
+            watch.update(0, [fine, fine, fine], norm, ["x"])
+        if ends:
+            with pytest.raises(TrainingError, match="in the last 50 steps"):
+                watch.check(1)
+        else:
+            watch.check(1)
+
+
 def test_one_pass_methods_are_measured_at_their_interval_without_changing_the_step() -> None:
     split = loader()
     weights = []
