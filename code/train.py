@@ -21,7 +21,7 @@ import torch
 
 from mmpareto import datasets, runs
 from mmpareto.datasets import DatasetError
-from mmpareto.methods import Boundary
+from mmpareto.methods import Boundary, MethodError
 from mmpareto.models import ModelError, MultimodalClassifier
 from mmpareto.options import RUN_ONLY, Options, UsageError, parse
 from mmpareto.reporting.tables import result_table
@@ -67,7 +67,7 @@ def main(options: Options) -> None:
     processes = Processes()
     device = choose_device(options.gpu_ids, processes)
     if options.fast:
-        options = options.filled(fastest(device, processes.size, options.accumulate))
+        options = options.filled(fastest(device, processes.size, options))
     check_switches(options, device, processes.size)
     if options.wandb is not None:
         import_wandb()
@@ -148,13 +148,14 @@ def train(options: Options, device: torch.device, processes: Processes, signals:
             factors = method.boundary(
                 Boundary(session.epoch, options.epochs, validation, labels, model, optimizer, trainer)
             )
-            if processes.settle(2)[1]:
-                raise Interrupted(signals.number or 15)
         except Interrupted:
             session.save(run)
             raise
         set_rates(optimizer, schedule, factors)
         session.bounds = session.epoch
+        if processes.settle(2)[1]:  # asked in its last moment: what the method did is kept
+            session.save(run)
+            raise Interrupted(signals.number or 15)
 
     def stopped_early() -> bool:
         return options.early_stopping is not None and (
@@ -348,7 +349,7 @@ def entry(argv: Sequence[str]) -> int:
     try:
         options = parse(argv, ROOT)
         main(options)
-    except (UsageError, DatasetError, ModelError, RunError, TrainingError, OSError) as error:
+    except (UsageError, DatasetError, ModelError, MethodError, RunError, TrainingError, OSError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
     except Interrupted as order:
@@ -377,6 +378,8 @@ def explained(error: Exception, options: Options | None) -> str | None:
     text = str(error) or type(error).__name__
     first = text.splitlines()[0][:200]
     goes_on = f"the last checkpoint in {options.ckpt_path} is whole, --resume goes on from it"
+    if not (Path(options.ckpt_path) / runs.LAST).exists():
+        goes_on = "no checkpoint was written yet"
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
         return (
             f"out of memory with --batch_size {options.batch_size}: try --accumulate {2 * options.accumulate} (the "

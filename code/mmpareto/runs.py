@@ -31,6 +31,7 @@ CONFIG, ENVIRONMENT, METRICS, GRADIENTS = "config.json", "environment.json", "me
 LAYERS = "layers.csv"
 EVALUATION = "evaluation_{}.json"  # of a split
 LAST, PREVIOUS, BEST, RESULTS = "last.pt", "previous.pt", "best.pt", "results.json"
+CODE = Path(__file__).resolve().parent.parent  # the package, and the commands beside it
 _OWN = (
     CONFIG,
     ENVIRONMENT,
@@ -169,6 +170,7 @@ def atomically(path: Path) -> Iterator[io.BufferedWriter]:
 
 def environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
     """What is needed to repeat a run years later: versions, device, state of the code, command line."""
+    changed = _git("status", "--porcelain", "--", ".")
     versions = {}
     for name in ("torch", "torchvision", "torchaudio", "torchjd", "torchmetrics", "numpy", "scikit-learn"):
         try:
@@ -186,15 +188,13 @@ def environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "processes": processes,
         "threads": torch.get_num_threads(),
-        "git": {"commit": _git("rev-parse", "HEAD"), "changed": bool(_git("status", "--porcelain", "--", "."))},
+        "git": {"commit": _git("rev-parse", "HEAD"), "changed": None if changed is None else bool(changed)},
     }
 
 
 def _git(*arguments: str) -> str | None:
     try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
-        )
+        done = subprocess.run(["git", *arguments], cwd=CODE, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):  # installed without its repository, or no git
         return None
     return done.stdout.strip()

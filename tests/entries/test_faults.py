@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from entries.command import ROOT, train
+from entries.command import ROOT, refused, train
 
+import train as entry
 from mmpareto.methods import METHODS as REGISTERED
 from mmpareto.runs import RunError
 from mmpareto.training.checkpoints import KEYS, load_checkpoint
@@ -150,8 +151,8 @@ def test_damaged_and_foreign_checkpoints_are_refused_and_the_one_before_is_offer
         def __reduce__(self) -> tuple[Any, ...]:
             return os.mkdir, (str(tmp_path / "pwned"),)
 
-    broken, parted = tmp_path / "broken", tmp_path / "parted"
-    for folder in (broken, parted):
+    broken, parted, mixed = tmp_path / "broken", tmp_path / "parted", tmp_path / "mixed"
+    for folder in (broken, parted, mixed):
         shutil.copytree(whole, folder)
     data = (whole / "last.pt").read_bytes()
     cases = {
@@ -168,10 +169,15 @@ def test_damaged_and_foreign_checkpoints_are_refused_and_the_one_before_is_offer
             load_checkpoint(broken / "last.pt", torch.device("cpu"), KEYS)
     assert not (tmp_path / "pwned").exists()
 
-    refused = train(*longer, "--ckpt_path", broken, "--resume")
-    assert refused.returncode == 2
-    assert re.search(said, refused.stderr)
-    assert "Traceback" not in refused.stderr
+    other = torch.load(whole / "last.pt", weights_only=True)
+    other["model"].popitem()
+    torch.save(other, mixed / "last.pt")
+    message = refused(entry.entry, *longer, "--ckpt_path", mixed, "--resume")
+    assert f"the checkpoint {mixed / 'last.pt'} is of another run" in message
+    done = train(*longer, "--ckpt_path", broken, "--resume")
+    assert done.returncode == 2
+    assert re.search(said, done.stderr)
+    assert "Traceback" not in done.stderr
     assert (broken / "last.pt").read_bytes() == cases["truncated"]
     for folder, checkpoint in ((broken, "previous.pt"), (parted, "last.pt")):
         done = train(*longer, "--ckpt_path", folder, "--resume", checkpoint, OMP_NUM_THREADS="1")

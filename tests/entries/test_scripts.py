@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -142,3 +143,29 @@ def test_each_launcher_runs_its_command(tmp_path: Path) -> None:
     for script, command in expected.items():
         done = run("sh", ROOT / "script" / f"{script}.sh", "--flag", "two words", PYTHON=str(tmp_path / "python3"))
         assert done.stdout.strip() == f"{ROOT}/code/{command} --flag two words"
+
+
+@pytest.mark.parametrize(("ends", "queued"), [("stopped", True), ("finished", False), ("failed", False)])
+def test_a_job_whose_time_is_up_is_queued_again(ends: str, queued: bool, tmp_path: Path) -> None:
+    """With stand-ins for Slurm's commands; torchrun's status is 1 whether a signal stopped it or it failed."""
+    status = {"stopped": "trap 'exit 1' TERM; kill -TERM $PPID; for i in 1 2 3 4 5 6 7 8 9; do sleep 1; done"}
+    commands = {
+        "srun": f'echo $$ > "{tmp_path}/step"; ' + status.get(ends, f"exit {int(ends == 'failed')}"),
+        "scancel": f'[ "$*" = "--signal=TERM 7" ] && kill -TERM $(cat "{tmp_path}/step")',
+        "scontrol": f'echo "$@" >> "{tmp_path}/said"',
+        "python3": f'exec {sys.executable} "$@"',
+    }
+    for name, text in commands.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    done = run(
+        *("sh", ROOT / "script" / "slurm.sbatch"),
+        cwd=ROOT,
+        PATH=f"{tmp_path}:{os.environ['PATH']}",
+        PYTHON=str(tmp_path / "python3"),
+        SLURM_JOB_ID="7",
+        SLURM_NNODES="1",
+        SLURM_JOB_NODELIST="a",
+    )
+    assert done.returncode == (ends != "finished"), done.stderr
+    assert ("requeue 7" in (tmp_path / "said").read_text()) == queued

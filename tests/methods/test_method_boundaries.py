@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from torch import Tensor
 from training.test_training_processes import CPU, Points
 from training.test_training_processes import model as classifier
 
+from mmpareto.integration import OneJoint
 from mmpareto.methods import Boundary, Method, MethodError, build_method
 from mmpareto.models import MultimodalClassifier
 from mmpareto.options import parse
+from mmpareto.training import trainer
 from mmpareto.training.processes import Processes
 from mmpareto.training.setup import make_optimizer, set_rates
 from mmpareto.training.trainer import Trainer
@@ -169,6 +172,22 @@ def test_g_blending_s_estimate_is_that_of_networks_trained_alone() -> None:
     found = run.method.state["weights"].clone()
     run.boundary(2)
     assert torch.equal(run.method.state["weights"], found)  # offline: once
+
+
+def test_a_copy_learns_at_the_rates_of_the_epochs_that_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run("gblending")
+    run.options = replace(run.options, epochs=6, warmup_epochs=1, lr_schedule="step", lr_decay_step=3)
+    run.trainer.options = run.options
+    seen: list[float] = []
+
+    def noted(step: Any, *others: Any, **named: Any) -> bool:
+        seen.append(step.optimizer.param_groups[0]["lr"])
+        return True
+
+    monkeypatch.setattr(trainer, "train_epoch", noted)
+    for run.trainer.epoch, epochs in ((1, 4), (5, 3)):
+        run.trainer.fit(Method(OneJoint()), epochs, torch.arange(8))
+    assert seen == pytest.approx([0.05, 0.1, 0.1, 0.01, 0.01, 0.01, 0.01])
 
 
 def test_g_blending_online_estimates_before_every_super_epoch() -> None:

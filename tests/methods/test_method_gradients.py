@@ -44,7 +44,7 @@ def joint_and_detached_heads(model: MultimodalClassifier, inputs: dict[str, Tens
     return F.cross_entropy(model.fusion(features), label) + sum(heads)
 
 
-def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], **tolerance: float) -> None:
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], **tolerance: Any) -> None:
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, **{"rtol": 1e-9, "atol": 1e-12} | tolerance, msg=name)
@@ -230,6 +230,19 @@ def test_no_step_waits_for_the_device(name: str, modalities: int) -> None:
     with Calls() as calls:
         step(inputs, label)
     assert calls.waits == 0
+    assert not calls.operators["lift_fresh"]  # a tensor of host values, which a GPU would wait for
+
+
+@pytest.mark.parametrize("name", [name for name in OWN if name != "ogm_ge"])  # its generator cannot be there
+def test_a_step_holds_no_tensor_of_the_cpu(name: str) -> None:
+    """On the device without memory: what mixes devices, or reads a value, raises there."""
+    method, model = made(name)
+    inputs, label = batch(model)
+    model.to("meta")
+    method.setup(model, 0, 4)
+    for _ in range(2):
+        found = gradients(method, model, {m: value.to("meta") for m, value in inputs.items()}, label.to("meta"))
+        assert all(gradient.is_meta for gradient in found.values())
 
 
 @pytest.mark.parametrize("name", [name for name in OWN if name not in ("agm", "pmr")])
@@ -240,11 +253,11 @@ def test_micro_batches_make_the_whole_batch_s_step(name: str) -> None:
         step = TrainingStep(model, method, torch.optim.SGD(model.parameters(), lr=0.1), accumulate=parts)
         for seed in (1, 2):  # the second step has the first one's state
             step(*batch(model, seed=seed))
-        found.append({key: p.detach().clone() for key, p in model.named_parameters()})
-    assert_same(found[0], found[1])
+        found.append({key: p.detach().clone() for key, p in model.named_parameters()} | method.state_dict()["own"])
+    assert_same(found[0], found[1], equal_nan=True)
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("name", [*OWN, "finetune"])
 def test_what_is_saved_and_taken_back_goes_on_alike(name: str) -> None:
     method, model = made(name, seed=3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -253,7 +266,11 @@ def test_what_is_saved_and_taken_back_goes_on_alike(name: str) -> None:
     saved: Any = copy.deepcopy((method.state_dict(), model.state_dict(), optimizer.state_dict()))
     step(*batch(model, seed=2))
     again, twin = made(name, seed=4)
+    for key, value in again.state.items():
+        if key != "generator":  # whose bytes are no numbers
+            value.copy_(~value if value.dtype == torch.bool else value.nan_to_num() + 10)
     again.load_state_dict(saved[0])
+    assert_same(again.state, saved[0]["own"], rtol=0, atol=0, equal_nan=True)
     twin.load_state_dict(saved[1])
     other = torch.optim.SGD(twin.parameters(), lr=0.1, momentum=0.9)
     other.load_state_dict(saved[2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 import train as entry
-from mmpareto import datasets
+from mmpareto import datasets, runs
 from mmpareto.integration import Integrator, MMPareto, Uniform
 from mmpareto.methods import Method, cross_entropies
 from mmpareto.models import build_model
@@ -150,6 +151,19 @@ def test_gradients_that_overflow_are_seen_where_no_scaler_leaves_them_out() -> N
         watch.update(2, [fine, fine, fine], fine, ["z"])
         if gradients:
             with pytest.raises(TrainingError, match=r"step 1 \(epoch 1\): gradient; the batch held y"):
+                watch.check(1)
+        else:
+            watch.check(1)
+
+
+def test_gradients_that_overflow_at_any_scale_end_the_run() -> None:
+    fine, broken = torch.tensor(1.0), torch.tensor(float("nan"))
+    watch = FiniteWatch(["a", "b"], torch.device("cpu"), gradients=False)
+    for norms, ends in (([broken] * 49 + [fine], False), ([broken] * 30, False), ([broken] * 20, True)):
+        for norm in norms:
+            watch.update(0, [fine, fine, fine], norm, ["x"])
+        if ends:
+            with pytest.raises(TrainingError, match="in the last 50 steps"):
                 watch.check(1)
         else:
             watch.check(1)
@@ -375,9 +389,40 @@ def test_fast_fills_in_what_is_off_and_keeps_what_was_asked_for(tmp_path: Path) 
     options = parse(["--fast", "--amp", "fp16"], tmp_path)
     filled = options.filled({"amp": "bf16", "channels_last": True})
     assert (filled.amp, filled.channels_last) == ("fp16", True)
-    on_cpu = fastest(torch.device("cpu"), 1, 1)
+    on_cpu = fastest(torch.device("cpu"), 1, options)
     assert on_cpu["channels_last"] is True
     check_switches(options.filled(on_cpu), torch.device("cpu"), 1)
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+@pytest.mark.parametrize(
+    ("flags", "captured"),
+    [
+        ([], True),
+        (["--method", "pcgrad"], False),
+        (["--method", "ogm_ge"], False),
+        (["--method", "gradnorm"], True),
+        (["--compile"], False),
+        (["--accumulate", "2"], False),
+        (["--amp", "fp16"], False),
+    ],
+)
+def test_fast_chooses_nothing_that_the_method_or_another_flag_refuses(
+    bf16: bool, flags: list[str], captured: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
+    options = parse(["--fast", *flags], tmp_path)
+    options = options.filled(fastest(torch.device("cuda"), 1, options))
+    assert options.cuda_graph == (captured and bf16)
+    assert options.tf32
+    check_switches(options, torch.device("cuda"), 1)
+    make_method(options)
+
+
+def test_adam_can_be_captured_where_the_step_is(tmp_path: Path) -> None:
+    for flags in ([], ["--cuda_graph"]):
+        optimizer, _ = make_optimizer(small(), parse(["--optimizer", "adam", *flags], tmp_path))
+        assert [group["capturable"] for group in optimizer.param_groups] == [bool(flags)] * 3
 
 
 def test_a_compiled_forward_pass_makes_the_same_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -416,14 +461,31 @@ def test_a_compiled_forward_pass_makes_the_same_step(monkeypatch: pytest.MonkeyP
 def test_errors_that_are_no_fault_of_the_program_are_explained(
     error: Exception, message: str | None, tmp_path: Path
 ) -> None:
-    said = entry.explained(error, parse(["--ckpt_path", str(tmp_path)], tmp_path))
-    if message is None:
-        assert said is None
-    else:
-        assert said is not None
-        assert message in said
-        assert f"the last checkpoint in {tmp_path} is whole" in said
-        assert "\n" not in said
+    options = parse(["--ckpt_path", str(tmp_path)], tmp_path)
+    for goes_on in ("no checkpoint was written yet", f"the last checkpoint in {tmp_path} is whole"):
+        said = entry.explained(error, options)
+        if message is None:
+            assert said is None
+        else:
+            assert said is not None
+            assert message in said
+            assert goes_on in said
+            assert "\n" not in said
+        (tmp_path / "last.pt").touch()
+
+
+def test_the_state_of_the_code_includes_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = tmp_path / "code"
+    (code / "mmpareto").mkdir(parents=True)
+    monkeypatch.setattr(runs, "CODE", code)
+    assert runs.environment(torch.device("cpu"))["git"] == {"commit": None, "changed": None}  # no repository
+    (code / "train.py").write_text("one")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "code"], ["commit", "-qm", "One"]):
+        subprocess.run([*git, *command], check=True)
+    assert runs.environment(torch.device("cpu"))["git"]["changed"] is False
+    (code / "train.py").write_text("two")
+    assert runs.environment(torch.device("cpu"))["git"]["changed"] is True
 
 
 def test_a_last_batch_of_one_sample_is_explained(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ class OnePassIntegrator(Integrator):
 
         Raises ValueError too where `diagnose` is not what it was for the step's other micro-batches.
         """
+        diagnose = diagnose and joint_loss.requires_grad  # a constant has no gradient to measure
         self._check_alike(diagnose)
         if diagnose:
             return super().backward(joint_loss, unimodal_losses, encoders=encoders, heads=heads)
@@ -67,6 +68,7 @@ class OnePassIntegrator(Integrator):
         diagnose: bool = False,
     ) -> None:
         """As `Integrator.accumulate`; `diagnose` as it will be in `backward`."""
+        diagnose = diagnose and joint_loss.requires_grad  # a constant has no gradient to measure
         self._check_alike(diagnose)
         if diagnose:
             super().accumulate(joint_loss, unimodal_losses, encoders=encoders, heads=heads)
@@ -121,32 +123,6 @@ class OneUnimodal(OnePassIntegrator):
     def coefficients(self, gramians: Tensor) -> Tensor:
         """(0, 1) for every tensor."""
         return torch.stack((gramians.new_zeros(len(gramians)), gramians.new_ones(len(gramians))), dim=1)
-
-    def backward(
-        self,
-        joint_loss: Tensor,
-        unimodal_losses: Mapping[str, Tensor],
-        *,
-        encoders: Mapping[str, Parameters],
-        heads: Parameters = (),
-        diagnose: bool = False,
-    ) -> dict[str, EncoderDiagnostics]:
-        """As `Integrator.backward`; without a joint gradient there is nothing to diagnose."""
-        diagnose = diagnose and joint_loss.requires_grad
-        return super().backward(joint_loss, unimodal_losses, encoders=encoders, heads=heads, diagnose=diagnose)
-
-    def accumulate(
-        self,
-        joint_loss: Tensor,
-        unimodal_losses: Mapping[str, Tensor],
-        *,
-        encoders: Mapping[str, Parameters],
-        heads: Parameters = (),
-        diagnose: bool = False,
-    ) -> None:
-        """As `Integrator.accumulate`."""
-        diagnose = diagnose and joint_loss.requires_grad
-        super().accumulate(joint_loss, unimodal_losses, encoders=encoders, heads=heads, diagnose=diagnose)
 
     def _prepare(
         self,

@@ -11,7 +11,7 @@ import torch
 
 from mmpareto.methods import Method
 from mmpareto.models import MultimodalClassifier
-from mmpareto.runs import BEST, RunDirectory
+from mmpareto.runs import BEST, RunDirectory, RunError
 from mmpareto.training.checkpoints import (
     KEYS,
     load_checkpoint,
@@ -106,6 +106,13 @@ class Session:
         Raises RunError where the checkpoint is missing, damaged or foreign.
         """
         saved = load_checkpoint(run / name, self.device, (*KEYS, "overflows", "processes"))
+        try:
+            return self._take_back(run, saved)
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:  # of another model or method
+            detail = " ".join(str(error).split())[:200]
+            raise RunError(f"the checkpoint {run / name} is of another run: {detail}") from error
+
+    def _take_back(self, run: RunDirectory, saved: Mapping[str, Any]) -> bool:
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.schedule.load_state_dict(saved["schedule"])

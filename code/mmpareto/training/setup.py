@@ -116,9 +116,7 @@ def make_method(options: Options, processes: int = 1) -> Method:
         method = build_method(options.method, **options.method_options)
     except (ValueError, ImportError) as error:
         raise UsageError(str(error)) from error
-    refused = dict(method.refuses)
-    if not method.integrator.capturable:
-        refused.setdefault("cuda_graph", "its weights are computed on the host")
+    refused = _refused(method)
     on = {
         "cuda_graph": options.cuda_graph,
         "compile": options.compile,
@@ -131,6 +129,12 @@ def make_method(options: Options, processes: int = 1) -> Method:
             what = "several processes" if switch == "processes" else f"--{switch}"
             raise UsageError(f"{what} with --method {options.method}: {reason}")
     return method
+
+
+def _refused(method: Method) -> dict[str, str]:
+    """Switches with which the method cannot work, with the reason."""
+    capture = {} if method.integrator.capturable else {"cuda_graph": "its weights are computed on the host"}
+    return capture | dict(method.refuses)
 
 
 def set_up(method: Method, model: MultimodalClassifier, options: Options) -> None:
@@ -198,15 +202,25 @@ def check_switches(options: Options, device: torch.device, processes: int) -> No
             raise UsageError(reason)
 
 
-def fastest(device: torch.device, processes: int, accumulate: int) -> dict[str, Any]:
-    """What --fast switches on for this device: only what agrees with the plain path to the type's precision."""
+def fastest(device: torch.device, processes: int, options: Options) -> dict[str, Any]:
+    """What --fast switches on for this device: only what agrees with the plain path to the type's precision.
+
+    Nothing that the method refuses, or that does not go with the switches of `options`.
+
+    Raises UsageError where the method cannot be made.
+    """
+    refused = _refused(make_method(options, processes))
     if device.type == "cuda":
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        chosen = {"amp": "bf16" if bf16 else "fp16", "channels_last": True, "tf32": True}
-        return chosen | ({"cuda_graph": True} if bf16 and processes == 1 and accumulate == 1 else {})
-    # without such instructions bfloat16 is emulated, and slower than float32
-    fast_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return {"channels_last": True} | ({"amp": "bf16"} if fast_bf16 else {})
+        chosen: dict[str, Any] = {"amp": "bf16" if bf16 else "fp16", "channels_last": True, "tf32": True}
+        whole = processes == options.accumulate == 1 and not options.compile
+        if whole and (options.amp or chosen["amp"]) == "bf16":
+            chosen["cuda_graph"] = True
+    else:
+        # without such instructions bfloat16 is emulated, and slower than float32
+        fast_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        chosen = {"channels_last": True} | ({"amp": "bf16"} if fast_bf16 else {})
+    return {key: value for key, value in chosen.items() if key not in refused and f"{key} {value}" not in refused}
 
 
 def apply_switches(model: MultimodalClassifier, options: Options, device: torch.device) -> MultimodalClassifier:
@@ -265,6 +279,8 @@ def make_optimizer(
     common: dict[str, Any] = {"lr": options.learning_rate, "weight_decay": options.weight_decay}
     if next(model.parameters()).is_cuda:
         common["fused"] = True
+    if options.cuda_graph and options.optimizer != "SGD":
+        common["capturable"] = True
     if options.optimizer == "SGD":
         optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, momentum=options.momentum, **common)
     else:

@@ -16,7 +16,7 @@ from mmpareto.options import Options
 from mmpareto.training.data import Loader
 from mmpareto.training.epochs import EpochRecord, score, train_epoch
 from mmpareto.training.processes import Processes
-from mmpareto.training.setup import AMP, make_loader, make_optimizer, make_step, set_up
+from mmpareto.training.setup import AMP, make_loader, make_optimizer, make_step, rate_factor, set_up
 from mmpareto.training.watch import FiniteWatch, TrainingError
 
 
@@ -60,11 +60,15 @@ class Trainer:
         self.model.train(was)
 
     def fit(self, method: Method, epochs: int, samples: Tensor) -> MultimodalClassifier:
-        """A copy of the model, trained by a method for some epochs on some samples, with the run's optimiser."""
+        """A copy of the model, trained by a method for some epochs on some samples, with the run's optimiser.
+
+        At the learning rates of the run's epochs from the coming one on, after its last one those of the last one.
+        """
         options = replace(self.options, compile=False, cuda_graph=False)
         model = copy.deepcopy(self.model)
-        set_up(method, model, options)
-        optimizer, _ = make_optimizer(model, options)
+        set_up(method, model, replace(options, epochs=epochs))
+        optimizer, schedule = make_optimizer(model, options)
+        rate = rate_factor(options)
         step = make_step(model, method, optimizer, options, self.device)
         loader = self._loader("fit", self.dataset, training=True)
         loader.sampler.choose(samples)
@@ -79,6 +83,9 @@ class Trainer:
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):  # what is drawn here must not show in the run
             for epoch in range(1, epochs + 1):
+                factor = rate(min(self.epoch - 2 + epoch, options.epochs - 1))
+                for group, full in zip(optimizer.param_groups, schedule.base_lrs, strict=True):
+                    group["lr"] = full * factor
                 record = EpochRecord(modalities, self.device)
                 train_epoch(
                     step,

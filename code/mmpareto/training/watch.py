@@ -28,13 +28,17 @@ class FiniteWatch:
     """Remembers on the device the first step whose losses or gradient were not finite, without waiting for it.
 
     modalities  their names; the losses are the joint one and theirs.
-    gradients   False: gradients may overflow, since a gradient scaler leaves such steps out.
+    gradients   False: gradients may overflow, since a gradient scaler leaves such steps out; but not in PATIENCE steps
+                on end, after which the scale is too small to be the cause.
     """
+
+    PATIENCE = 50
 
     def __init__(self, modalities: Sequence[str], device: torch.device, gradients: bool = True) -> None:
         self._names = ["joint loss", *(f"{name} loss" for name in modalities), "gradient"]
         self._gradients = gradients
         self._first = torch.full((len(self._names),), -1, dtype=torch.int64, device=device)
+        self._overflows = torch.zeros((), dtype=torch.int64, device=device)  # on end, up to now
         self._ids: dict[int, Sequence[str]] = {}
 
     def update(self, step: int, losses: Sequence[Tensor], norm: Tensor, ids: Sequence[str]) -> None:
@@ -42,13 +46,14 @@ class FiniteWatch:
         values = torch.stack([*(loss.detach().float() for loss in losses), norm.float()])
         broken = ~torch.isfinite(values)
         if not self._gradients:
+            self._overflows = torch.where(broken[-1], self._overflows + 1, 0)
             broken[-1] = False
         self._first = torch.where((self._first < 0) & broken, step, self._first)
         self._ids[step] = ids
 
     def check(self, epoch: int) -> None:
         """Raises TrainingError where a step since the last check was not finite. Waits for the device."""
-        first = self._first.tolist()
+        *first, overflows = torch.cat((self._first, self._overflows.unsqueeze(0))).tolist()
         broken = [step for step in first if step >= 0]
         if broken:
             step = min(broken)
@@ -58,7 +63,13 @@ class FiniteWatch:
             raise TrainingError(
                 f"not finite in step {step} (epoch {epoch}): {', '.join(names)}; the batch held {clips}. The learning "
                 "rate may be too high (--learning_rate, --clip_grad, --warmup_epochs), or these clips hold values that "
-                "are not finite. The last checkpoint is from before; --resume goes on from it"
+                "are not finite. The last checkpoint, where there is one, is from before; --resume goes on from it"
+            )
+        if overflows >= self.PATIENCE:
+            raise TrainingError(
+                f"the gradient was not finite in the last {overflows} steps (epoch {epoch}), at any scale of the loss: "
+                "float16 is not the cause; look for it without --amp. The last checkpoint, where there is one, may "
+                "hold such steps, which were left out; --resume goes on from it"
             )
         self._ids.clear()
 
