@@ -151,6 +151,8 @@ def train(options: Options, device: torch.device, processes: Processes, signals:
         except Interrupted:
             session.save(run)
             raise
+        finally:
+            trainer.release()
         set_rates(optimizer, schedule, factors)
         session.bounds = session.epoch
         if processes.settle(2)[1]:  # asked in its last moment: what the method did is kept

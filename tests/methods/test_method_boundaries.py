@@ -168,6 +168,9 @@ def test_g_blending_s_estimate_is_that_of_networks_trained_alone() -> None:
     assert run.method.state["weights"].tolist() == pytest.approx(expected, rel=1e-6)
     assert all(torch.equal(value, before[key]) for key, value in run.model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)  # the run's own chance is as it was
+    assert run.trainer._loaders
+    run.trainer.release()
+    assert not run.trainer._loaders
 
     found = run.method.state["weights"].clone()
     run.boundary(2)

@@ -122,8 +122,13 @@ class Trainer:
         """Gives all processes the main one's weights."""
         self.processes.start_alike(self.model)
 
+    def release(self) -> None:
+        """Ends the worker processes of loaders that are not needed before every epoch; after each boundary."""
+        for name in ("fit", "losses"):
+            self._loaders.pop(name, None)
+
     def _loader(self, name: str, dataset: MultimodalDataset, training: bool = False) -> Loader:
-        """A loader of its own for each use: its worker processes stay from epoch to epoch."""
+        """A loader of its own for each use: its worker processes stay until `release`, those of `outputs` for good."""
         if name not in self._loaders:
             self._loaders[name] = make_loader(dataset, self.options, self.device, self.processes, training=training)
         return self._loaders[name]
