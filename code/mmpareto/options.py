@@ -59,7 +59,7 @@ class Options:
     """All settings of a training run, resolved. The fields are the flags, see `--help`."""
 
     dataset: str
-    data_root: str
+    data_root: str | None
     dataset_options: dict[str, Any]
     n_classes: int | None
     batch_size: int
@@ -166,9 +166,10 @@ def parse(argv: Sequence[str], root: Path) -> Options:
     if values["resume"] and values["overwrite"]:
         raise UsageError("--resume goes on with a run, --overwrite throws it away: give one of the two")
     values["dataset"] = dataset
-    if values["data_root"] is not None and datasets.dataset_class(dataset).embedded:
+    embedded = datasets.dataset_class(dataset).embedded
+    if values["data_root"] is not None and embedded:
         raise UsageError(f"--data_root: the dataset {dataset} is embedded and reads no folder; leave the flag out")
-    if values["data_root"] is None:
+    if values["data_root"] is None and not embedded:
         values["data_root"] = str(root / "data" / dataset)
     if values["ckpt_path"] == "":
         raise UsageError("--ckpt_path is empty; name a folder, or leave the flag out")
