@@ -232,7 +232,10 @@ def _parser(
     )
     group.add_argument("--data_root", metavar="FOLDER", help="folder of the prepared data (default: data/<dataset>)")
     group.add_argument(
-        "--n_classes", type=count, metavar="N", help="refuse to run on data with another number of classes"
+        "--n_classes",
+        type=count,
+        metavar="N",
+        help="refuse to run on data with another number of classes (default: whatever the data have)",
     )
     group.add_argument(
         "--batch_size",
@@ -312,7 +315,7 @@ def _parser(
         type=assignment_text,
         nargs="+",
         metavar="MODALITY=ENCODER",
-        help="encoder of one modality; goes before --model",
+        help="encoder of one modality; goes before --model (default: none has its own)",
     )
 
     group = parser.add_argument_group("optimisation")
@@ -321,7 +324,7 @@ def _parser(
         type=count,
         default=recipe["epochs"],
         metavar="N",
-        help="passes over the training data (default: %(default)s)",
+        help="passes over the training data (default: %(default)s; published for CREMA-D: 50)",
     )
     group.add_argument(
         "--optimizer",
@@ -335,7 +338,7 @@ def _parser(
         type=positive,
         default=recipe["learning_rate"],
         metavar="X",
-        help="(default: %(default)s; published for CREMA-D: 0.002)",
+        help="of the optimiser, for encoders and heads alike (default: %(default)s; published for CREMA-D: 0.002)",
     )
     group.add_argument(
         "--momentum",
@@ -348,7 +351,7 @@ def _parser(
         type=not_negative,
         default=recipe["weight_decay"],
         metavar="X",
-        help="(default: %(default)s, as published)",
+        help="of all parameters (default: %(default)s, as published)",
     )
     group.add_argument(
         "--lr_schedule",
@@ -360,9 +363,11 @@ def _parser(
         "--lr_decay_step",
         type=count,
         metavar="N",
-        help="multiply the learning rate by --lr_decay_ratio every N epochs",
+        help="multiply the learning rate by --lr_decay_ratio every N epochs (default: never, as in the published runs)",
     )
-    group.add_argument("--lr_decay_ratio", type=positive, metavar="X", help="(default: 0.1)")
+    group.add_argument(
+        "--lr_decay_ratio", type=positive, metavar="X", help="of --lr_decay_step (default: 0.1, as published)"
+    )
     group.add_argument(
         "--warmup_epochs",
         type=count_or_zero,
@@ -428,7 +433,13 @@ def _parser(
     )
 
     group = parser.add_argument_group("run")
-    group.add_argument("--random_seed", type=seed, default=0, metavar="N", help="(default: 0, as published)")
+    group.add_argument(
+        "--random_seed",
+        type=seed,
+        default=0,
+        metavar="N",
+        help="of weights, order and augmentation (default: 0, as published)",
+    )
     group.add_argument(
         "--gpu_ids",
         metavar="ID",
@@ -465,7 +476,9 @@ def _parser(
         help=f"go on with the run that the run directory holds: from {LAST} (default), from {PREVIOUS} where that is "
         f"damaged, or auto: from {LAST} where it is there, else from the beginning",
     )
-    group.add_argument("--overwrite", action="store_true", help="throw away the run that the run directory holds")
+    group.add_argument(
+        "--overwrite", action="store_true", help="throw away the run that the run directory holds (default: refuse)"
+    )
     group.add_argument(
         "--train",
         action=argparse.BooleanOptionalAction,
