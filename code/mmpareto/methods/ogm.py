@@ -33,8 +33,6 @@ class OGM(Method):
     micro-batches and processes.
     """
 
-    noise: ClassVar[bool] = False
-
     def __init__(self, alpha: float = 0.8, modulation_epochs: int = 51) -> None:
         super().__init__(OneJoint())
         if not 0 <= alpha < float("inf"):
@@ -77,14 +75,12 @@ class OGM(Method):
         factors = torch.where(self.state["active"], factors, 1.0)
         for encoder, factor in zip(model.encoders.values(), factors, strict=True):
             weights = [p.grad for p in encoder.parameters() if p.grad is not None and p.dim() > 1]
-            noises = [self._noise(gradient) for gradient in weights] if self.noise else []
             if weights:
-                torch._foreach_mul_(weights, factor.to(weights[0].dtype))
-            if noises:
-                torch._foreach_add_(weights, noises)
+                self._modulate(weights, factor.to(weights[0].dtype))
 
-    def _noise(self, gradient: Tensor) -> Tensor:
-        raise NotImplementedError
+    def _modulate(self, weights: list[Tensor], factor: Tensor) -> None:
+        """Changes the gradients of one encoder's weights."""
+        torch._foreach_mul_(weights, factor)
 
 
 class OGMGE(OGM):
@@ -98,7 +94,6 @@ class OGMGE(OGM):
     generator of its own with the run's seed, so that all processes add the same.
     """
 
-    noise: ClassVar[bool] = True
     refuses: ClassVar[Mapping[str, str]] = {"cuda_graph": "its noise comes from a generator that a graph would replay"}
 
     def setup(self, model: MultimodalClassifier, seed: int, epochs: int) -> None:
@@ -117,9 +112,11 @@ class OGMGE(OGM):
         super().load_state_dict(state)
         self._generator.set_state(self.state["generator"])
 
-    def _noise(self, gradient: Tensor) -> Tensor:
-        noise = torch.empty_like(gradient).normal_(generator=self._generator)
-        return noise.mul_((gradient.std() + 1e-8) * self.state["active"])
+    def _modulate(self, weights: list[Tensor], factor: Tensor) -> None:
+        noises = [torch.empty_like(g).normal_(generator=self._generator) for g in weights]
+        torch._foreach_mul_(noises, [(g.std() + 1e-8) * self.state["active"] for g in weights])
+        super()._modulate(weights, factor)
+        torch._foreach_add_(weights, noises)
 
 
 def coefficients(scores: Tensor, alpha: float) -> Tensor:
