@@ -67,3 +67,14 @@ def test_a_method_trains_goes_on_exactly_and_is_evaluated(
         assert "no joint loss that could be studied" in capfd.readouterr().err
     found = json.loads((straight / "evaluation_test.json").read_text())
     assert found["joint"]["accuracy"] == pytest.approx(results["test"]["joint"]["accuracy"])
+
+
+def test_a_run_stopped_within_an_epoch_does_not_act_before_it_again(tmp_path: Path) -> None:
+    vectors(tmp_path / "data", 120)  # 60 to train on: four batches an epoch
+    flags = ["--dataset", "manifest", "--data_root", str(tmp_path / "data"), "--batch_size", "16", "--gpu_ids", "cpu"]
+    flags += ["--num_workers", "0", "--epochs", "3", "--method", "methods.counting:Counting"]
+    flags += ["--method_options", "stop_after=7"]  # in the middle of the second epoch; five batches are left then
+    assert entry.entry([*flags, "--ckpt_path", str(tmp_path / "run")]) == 128 + 15
+    shutil.copytree(tmp_path / "run", tmp_path / "on")  # a run directory stays locked as long as its process lives
+    assert entry.entry([*flags, "--ckpt_path", str(tmp_path / "on"), "--resume"]) == 0
+    assert [row["method_calls"] for row in rows(tmp_path / "on" / "metrics.csv")] == ["1.0", "2.0", "3.0"]
