@@ -185,7 +185,7 @@ def compare(grid: Grid, failures: dict[Run, str]) -> None:
         return
     print(f"\n{markdown(comparison(found))}")
     parents = dict.fromkeys(run.folder.parent for run in grid.runs if run not in failures)
-    command: list[str | Path] = ["python", CODE / "report.py", *parents]
+    command: list[str | Path] = ["sh", ROOT / "script" / "report.sh", *parents]
     print(f"\nagain, with all runs of these folders: {shlex.join(_short(part) for part in command)}")
 
 
