@@ -40,10 +40,20 @@ def entry(argv: Sequence[str]) -> int:
         help="with --output: of runs that differ in these flags of train.py alone,\n"
         "each method keeps those with the best mean validation accuracy",
     )
+    parser.add_argument(
+        "--tune_seeds",
+        metavar="SEED",
+        type=int,
+        nargs="+",
+        default=[],
+        help="with --tune: the seeds that choose (default: all); the chosen runs are\nreported over all of their seeds",
+    )
     arguments = parser.parse_args(argv)
     try:
         if arguments.output is None and (arguments.baseline is not None or arguments.tune):
             raise RunError("--baseline and --tune are for a written report; name its folder with --output")
+        if arguments.tune_seeds and not arguments.tune:
+            raise RunError("--tune_seeds says which seeds choose values; name the flags with --tune")
         if arguments.output is not None and arguments.output.exists() and not arguments.output.is_dir():
             raise RunError(f"{arguments.output} is a file; name a folder with --output")
         found, unfinished = find(arguments.runs)
@@ -55,7 +65,7 @@ def entry(argv: Sequence[str]) -> int:
         if arguments.output is not None:
             from mmpareto.reporting import page, summary  # matplotlib and scipy take a second to load
 
-            made = summary.summaries(found, arguments.baseline, arguments.tune)
+            made = summary.summaries(found, arguments.baseline, arguments.tune, arguments.tune_seeds)
             page.write(arguments.output, made, unfinished)
             print(f"\nreport: {arguments.output / page.PAGE}")
     except (RunError, OSError) as error:

@@ -107,6 +107,7 @@ def test_bad_input(tmp_path: Path) -> None:
         ([tmp_path / "empty"], "there is no run in"),
         ([tmp_path / "half"], "none of the 1 runs is finished"),
         ([whole, "--baseline", "uniform"], "name its folder with --output"),
+        ([whole, "--output", tmp_path / "r", "--tune_seeds", 0], "name the flags with --tune"),
         ([whole, "--output", tmp_path / "file"], "is a file"),
         ([whole, "--output", tmp_path / "file" / "below"], "cannot write to"),
         ([whole, "--output", tmp_path / "out", "--baseline", "uniform"], "no finished run is of the method 'uniform'"),

@@ -9,7 +9,7 @@ import pytest
 from reporting.synthetic import make_run
 
 from mmpareto.reporting.comparison import find, rows_of
-from mmpareto.reporting.significance import PairedTest, baseline_method, holm, paired_tests
+from mmpareto.reporting.significance import PairedTest, baseline_method, holm, mean_ranks, paired_tests
 from mmpareto.runs import RunError
 
 
@@ -35,6 +35,20 @@ def test_holm_by_hand() -> None:
     assert holm([0.9, 0.4]) == [0.9, 0.8]
     assert holm([0.7, 0.6]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+def test_ranks_by_hand(tmp_path: Path) -> None:
+    # of the seeds that all have, 0 and 1: places 3 and 2, 1.5 and 2, 1.5 and 2; seed 2, which one lacks, does not count
+    for method, accuracies in {"a": [10.0, 30.0, 9.0], "b": [20.0, 30.0], "c": [20.0, 30.0, 99.0]}.items():
+        for seed, accuracy in enumerate(accuracies):
+            make_run(tmp_path / f"{method}{seed}", method, seed, accuracy)
+    make_run(tmp_path / "tested", "a", 0, 100.0, selected_on="test")
+    rows = rows_of(find([tmp_path])[0])
+    ranks = {row.label: rank for row, rank in zip(rows, mean_ranks(rows), strict=True)}
+    assert ranks == {"a": 2.5, "b": 1.75, "c": 1.75, "a, SELECTED ON TEST": None}
+    assert mean_ranks(rows[:1]) == [None]
+    make_run(tmp_path / "elsewhere", "d", 7, 50.0)
+    assert set(mean_ranks(rows_of(find([tmp_path])[0]))) == {None}
 
 
 def test_p_values_and_their_correction(tmp_path: Path) -> None:

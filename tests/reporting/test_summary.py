@@ -43,6 +43,7 @@ def test_markdown(tmp_path: Path) -> None:
         "joint": "42.0 ± 2.0",
         "gray alone": "60.0 ± 0.0",
         "colour alone": "40.0 ± 0.0",
+        "rank": "2.0",
         "difference": "baseline",
         "p": "-",
         "p (Holm)": "-",
@@ -52,6 +53,7 @@ def test_markdown(tmp_path: Path) -> None:
     # t = 4 sqrt 3, two degrees of freedom: p = 1 - t / sqrt(2 + t^2)
     assert rows["mmpareto"]["p"] == rows["mmpareto"]["p (Holm)"] == f"{1 - (48 / 50) ** 0.5:.3f}" == "0.020"
     assert (rows["one_joint"]["joint"], rows["one_joint"]["p"]) == ("30.0", "n/a")
+    assert (rows["mmpareto"]["rank"], rows["one_joint"]["rank"]) == ("1.0", "3.0")
     assert text.count("**") == 2
     assert "one_joint: not tested, 1 common seed" in text
     assert "- not over all of the seeds 0, 1, 2, but those named: one_joint (0)\n" in text
@@ -64,6 +66,7 @@ def test_csv(tmp_path: Path) -> None:
     assert float(rows["mmpareto"]["p"]) == pytest.approx(1 - (48 / 50) ** 0.5)
     assert float(rows["mmpareto"]["gray_mean"]) == pytest.approx(60.0)
     assert rows["mmpareto"]["seeds"] == "0 1 2"
+    assert [float(rows[name]["rank"]) for name in ("uniform", "mmpareto", "one_joint")] == [2, 1, 3]
     assert [rows[name]["best"] for name in ("uniform", "mmpareto", "one_joint")] == ["0", "1", "0"]
     assert (rows["one_joint"]["joint_std"], rows["one_joint"]["p"]) == ("", "")
 
@@ -75,11 +78,11 @@ def test_latex(tmp_path: Path) -> None:
     body = text[text.index(r"\midrule") : text.index(r"\bottomrule")]
     rows = [re.split(r"(?<!\\)&", line.strip().removesuffix(r"\\")) for line in body.splitlines()[1:] if line.strip()]
     columns = text[text.index(r"\begin{tabular}") :].splitlines()[0].count("r", len(r"\begin{tabular}") + 2) + 1
-    assert {len(row) for row in rows} == {columns} == {8}
+    assert {len(row) for row in rows} == {columns} == {9}
     best = [row for row in rows if r"\textbf" in row[2]]
     assert [row[0].strip() for row in best] == ["mmpareto"]
     assert best[0][2].strip() == r"\textbf{46.0 $\pm$ 3.0}"
-    assert best[0][5].strip() == "$+4.0$"
+    assert best[0][6].strip() == "$+4.0$"
     assert r"a\_b \& 50\%" in body
     assert not re.search(r"(?<!\\)[_%#]", body)
     for environment in ("table", "tabular"):

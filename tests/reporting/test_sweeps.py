@@ -83,6 +83,22 @@ def test_validation_chooses_and_test_does_not(tmp_path: Path) -> None:
     assert said[0] in as_markdown([summary])
 
 
+def test_few_seeds_choose_and_more_are_reported(tmp_path: Path) -> None:
+    # over seeds 0 and 1 validation prefers 0.2; over seed 2, which 0.1 lacks, nobody asks; 0.4 lacks seed 1
+    for rate, vals in ((0.1, {0: 50.0, 1: 50.0}), (0.2, {0: 60.0, 1: 50.0, 2: 1.0}), (0.4, {0: 90.0, 2: 90.0})):
+        for seed, val in vals.items():
+            make_run(tmp_path / f"{rate}{seed}", "uniform", seed, val=val, learning_rate=rate)
+    found = find([tmp_path])[0]
+    kept, said = tuned(found, ["learning_rate"], [0, 1])
+    assert [(run.config["learning_rate"], run.seed) for run in kept] == [(0.2, 0), (0.2, 1), (0.2, 2)]
+    assert said == [
+        "uniform: learning_rate 0.2, chosen by mean validation accuracy over seeds 0, 1 (learning_rate 0.1: 50.0; "
+        "learning_rate 0.2: 55.0; not eligible, for want of seeds: learning_rate 0.4)"
+    ]
+    with pytest.raises(RunError, match=r"no choice of learning_rate has all of seeds 0, 5"):
+        tuned(found, ["learning_rate"], [0, 5])
+
+
 def test_what_cannot_be_chosen(tmp_path: Path) -> None:
     for seed, rate in ((0, 0.1), (1, 0.2)):
         make_run(tmp_path / f"{seed}", "uniform", seed, learning_rate=rate)

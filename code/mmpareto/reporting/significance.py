@@ -1,4 +1,4 @@
-"""Paired t-tests of a dataset's rows against a baseline row, corrected after Holm."""
+"""Ranks of a dataset's rows, and paired t-tests against a baseline row, corrected after Holm."""
 
 from __future__ import annotations
 
@@ -56,6 +56,20 @@ def paired_tests(rows: Sequence[Row], method: str | None, tuned: Sequence[str] =
         test if test.p is None else PairedTest(test.baseline, test.seeds, test.difference, test.p, next(corrected))
         for test in tests
     ]
+
+
+def mean_ranks(rows: Sequence[Row]) -> list[float | None]:
+    """Each row's place by joint test accuracy, 1 the highest, ties shared, mean over the seeds that all rows have.
+
+    None for rows selected on test, which are not ranked, and for all where there is no common seed or nothing to rank.
+    """
+    ranked = [row for row in rows if not row.runs[0].selected_on_test]
+    common = set.intersection(*(set(row.seeds) for row in ranked)) if len(ranked) > 1 else set()
+    if not common:
+        return [None] * len(rows)
+    scores = np.array([[joint for seed, joint in zip(r.seeds, r.joint, strict=True) if seed in common] for r in ranked])
+    means = iter(stats.rankdata(-scores, axis=0).mean(axis=1).tolist())
+    return [None if row.runs[0].selected_on_test else next(means) for row in rows]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -18,7 +18,7 @@ from mmpareto.reporting.comparison import (
     rows_of,
     spread,
 )
-from mmpareto.reporting.significance import BASELINE, PairedTest, baseline_method, paired_tests
+from mmpareto.reporting.significance import BASELINE, PairedTest, baseline_method, mean_ranks, paired_tests
 from mmpareto.reporting.sweeps import tuned
 
 
@@ -52,7 +52,7 @@ class Summary:
     @property
     def header(self) -> list[str]:
         """The columns' names."""
-        return ["method", "seeds", "joint", *(f"{name} alone" for name in self.modalities), *_TEST_COLUMNS]
+        return ["method", "seeds", "joint", *(f"{name} alone" for name in self.modalities), *_COLUMNS]
 
     @property
     def cells(self) -> list[list[str]]:
@@ -63,9 +63,10 @@ class Summary:
                 str(len(row.runs)),
                 spread(row.joint),
                 *(spread(row.accuracies(name)) for name in self.modalities),
+                "n/a" if rank is None else f"{rank:.1f}",
                 *_tested(test),
             ]
-            for row, test in zip(self.rows, self.tests, strict=True)
+            for row, rank, test in zip(self.rows, mean_ranks(self.rows), self.tests, strict=True)
         ]
 
     @property
@@ -74,7 +75,8 @@ class Summary:
         parts = [
             "Test accuracy in percent of the joint head and of each modality's own head: mean ± sample standard "
             "deviation over seeds, a single seed without deviation. Bold: the highest joint mean, runs selected on "
-            "test left aside."
+            "test left aside. Rank: the place by joint accuracy among the rows of one seed, 1 the best, as a mean "
+            "over the seeds that all rows have; rows selected on test have none."
         ]
         if self.baseline is None:
             parts.append("There is no baseline in these runs, so nothing is tested.")
@@ -110,17 +112,23 @@ class Summary:
         return said + circumstances([run for row in self.rows for run in row.runs])
 
 
-def summaries(found: Sequence[FinishedRun], baseline: str | None = None, tune: Sequence[str] = ()) -> list[Summary]:
+def summaries(
+    found: Sequence[FinishedRun],
+    baseline: str | None = None,
+    tune: Sequence[str] = (),
+    tune_seeds: Sequence[int] = (),
+) -> list[Summary]:
     """A summary per dataset, in alphabetical order.
 
-    tune  flags of which each method has the values that are best on validation; runs with others are left out
+    tune        flags of which each method has the values that are best on validation; runs with others are left out
+    tune_seeds  the seeds whose validation accuracies count for that; all where none is given
 
     Raises RunError where the baseline asked for is in none of them, or where nothing can be chosen.
     """
     baseline_method(found, baseline)
     made = []
     for dataset in sorted({run.dataset for run in found}):
-        own, choices = tuned([run for run in found if run.dataset == dataset], tune)
+        own, choices = tuned([run for run in found if run.dataset == dataset], tune, tune_seeds)
         there = baseline is None or any(run.method == baseline for run in own)
         method = baseline_method(own, baseline) if there else None
         rows = rows_of(own)
@@ -167,7 +175,9 @@ def as_csv(made: Sequence[Summary]) -> str:
     modalities = list(dict.fromkeys(name for summary in made for name in summary.modalities))
     lines: list[dict[str, Any]] = []
     for summary in made:
-        for row, test, best in zip(summary.rows, summary.tests, summary.best, strict=True):
+        for row, rank, test, best in zip(
+            summary.rows, mean_ranks(summary.rows), summary.tests, summary.best, strict=True
+        ):
             line = {
                 "dataset": summary.dataset,
                 "method": row.runs[0].method,
@@ -183,6 +193,7 @@ def as_csv(made: Sequence[Summary]) -> str:
             lines.append(
                 line
                 | {
+                    "rank": rank,
                     "baseline": "" if test.baseline is None else test.baseline.label,
                     "common_seeds": len(test.seeds),
                     "difference": test.difference,
@@ -221,7 +232,7 @@ def as_latex(made: Sequence[Summary]) -> str:
     return "\n".join(parts)
 
 
-_TEST_COLUMNS = ("difference", "p", "p (Holm)")
+_COLUMNS = ("rank", "difference", "p", "p (Holm)")
 _JOINT = 2
 _LATEX = {
     "\\": r"\textbackslash{}",

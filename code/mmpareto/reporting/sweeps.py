@@ -35,13 +35,18 @@ def sweeps(rows: Sequence[Row]) -> dict[str, Sweep]:
     return made
 
 
-def tuned(found: Sequence[FinishedRun], flags: Sequence[str]) -> tuple[list[FinishedRun], list[str]]:
+def tuned(
+    found: Sequence[FinishedRun], flags: Sequence[str], chosen_on: Sequence[int] = ()
+) -> tuple[list[FinishedRun], list[str]]:
     """Of runs that differ in these flags alone, those with the best values, and a sentence on each choice.
 
-    The best values have the highest joint validation accuracy, averaged over seeds; values that lack a seed that others
-    have, because it failed or is not finished, are not eligible.
+    chosen_on  seeds that choose; all that any of the values has, where none is given. The runs that are kept have other
+               seeds too, so that a small grid chooses values and more seeds measure the chosen ones.
 
-    Raises RunError where no run knows a flag, or has no validation accuracy.
+    The best values have the highest joint validation accuracy, averaged over these seeds; values that lack one of them,
+    because it failed or is not finished, are not eligible.
+
+    Raises RunError where no run knows a flag, or has no validation accuracy, and where no values are eligible.
     """
     known = dict.fromkeys(name for run in found for name in settings(run))
     for flag in flags:
@@ -62,20 +67,24 @@ def tuned(found: Sequence[FinishedRun], flags: Sequence[str]) -> tuple[list[Fini
         if len(candidates) == 1:
             kept += next(iter(candidates.values()))
             continue
-        seeds = {run.seed for runs in candidates.values() for run in runs}
-        whole = {values: runs for values, runs in candidates.items() if {run.seed for run in runs} == seeds}
+        seeds = set(chosen_on) or {run.seed for runs in candidates.values() for run in runs}
+        whole = {values: runs for values, runs in candidates.items() if {run.seed for run in runs} >= seeds}
         if not whole:
             raise RunError(
                 f"{dataset}, {method}: no choice of {', '.join(flags)} has all of seeds "
                 f"{', '.join(map(str, sorted(seeds)))}; finish the grid"
             )
-        means = {values: statistics.mean(run.validation or 0.0 for run in runs) for values, runs in whole.items()}
+        means = {
+            values: statistics.mean(run.validation or 0.0 for run in runs if run.seed in seeds)
+            for values, runs in whole.items()
+        }
         best = max(means, key=lambda values: means[values])
         kept += whole[best]
         considered = "; ".join(f"{values}: {mean:.1f}" for values, mean in means.items())
         left = [values for values in candidates if values not in whole]
         incomplete = f"; not eligible, for want of seeds: {'; '.join(left)}" if left else ""
-        said.append(f"{method}: {best}, chosen by mean validation accuracy ({considered}{incomplete})")
+        over = f" over seeds {', '.join(map(str, sorted(seeds)))}" if chosen_on else ""
+        said.append(f"{method}: {best}, chosen by mean validation accuracy{over} ({considered}{incomplete})")
     return kept, said
 
 
