@@ -23,9 +23,10 @@ from typing import NoReturn
 
 import torch
 
+from mmpareto.datasets.workers import cores
 from mmpareto.experiments.grid import Grid, Run, expand, variation
 from mmpareto.experiments.launchers import Launcher, Local, Submitit, slurm_executor
-from mmpareto.experiments.process import State, cores, state
+from mmpareto.experiments.process import State, state
 from mmpareto.experiments.schedule import Interrupted, run_all
 from mmpareto.flag_values import assignment, count, seed
 from mmpareto.options import UsageError

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from mmpareto.datasets import DatasetError, canonical
+from mmpareto.datasets.workers import cores
 from mmpareto.flag_values import count, not_negative
 
 # dataset -> the module that prepares it; imported when asked for. Such a module has add_arguments(parser) for flags of
@@ -45,7 +45,7 @@ def _parser(name: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--workers",
         type=count,
-        default=len(os.sched_getaffinity(0)),
+        default=cores(),
         metavar="N",
         help="processes (default: the number of cores, %(default)s)",
     )

@@ -21,7 +21,7 @@ import torch
 
 from mmpareto import datasets, runs
 from mmpareto.datasets import DatasetError
-from mmpareto.methods import Boundary, MethodError
+from mmpareto.methods import Boundary, Method, MethodError
 from mmpareto.models import ModelError, MultimodalClassifier
 from mmpareto.options import RUN_ONLY, Options, UsageError, parse
 from mmpareto.reporting.tables import result_table
@@ -100,8 +100,8 @@ def train(options: Options, device: torch.device, processes: Processes, signals:
 
     # the run directory
     if not options.train:
-        return score_again(options, model, device, val_loader, test_loader)
-    run, checkpoint, finished = processes.on_main(lambda: open_run(options, processes.restarts))
+        return score_again(options, method, model, device, val_loader, test_loader)
+    run, checkpoint, finished = processes.on_main(lambda: open_run(options, method, processes.restarts))
     if finished:
         if processes.main:
             print(f"{run.path} is finished; give more --epochs to go on\n")
@@ -275,7 +275,7 @@ def train(options: Options, device: torch.device, processes: Processes, signals:
     return None
 
 
-def open_run(options: Options, restarts: int) -> tuple[RunDirectory, str | None, bool]:
+def open_run(options: Options, method: Method, restarts: int) -> tuple[RunDirectory, str | None, bool]:
     """The run directory, the checkpoint in it to go on from (None: it begins), and whether there is nothing to do."""
     resume, overwrite = options.resume, options.overwrite
     if resume == "auto" or restarts:  # torchrun repeats the command line
@@ -284,7 +284,7 @@ def open_run(options: Options, restarts: int) -> tuple[RunDirectory, str | None,
     run = runs.open_for(options.ckpt_path, resume is not None, overwrite)
     if resume is None:
         return run, None, False
-    refuse_other_settings(run, options)
+    refuse_other_settings(run, options, method)
     return run, resume, run.finished and run.read_json(runs.RESULTS)["epochs"] >= options.epochs
 
 
@@ -310,7 +310,7 @@ def draw(run: RunDirectory, session: Session, selected: int, split: str, board: 
             board.picture(name, run / f"{name}.png", session.epoch)
 
 
-def refuse_other_settings(run: RunDirectory, options: Options) -> None:
+def refuse_other_settings(run: RunDirectory, options: Options, method: Method) -> None:
     """Raises RunError where the run in the directory was made with other settings than these."""
     saved = run.read_json(runs.CONFIG)
     asked = json.loads(json.dumps(options.resolved(), default=str))  # as config.json holds it
@@ -319,7 +319,8 @@ def refuse_other_settings(run: RunDirectory, options: Options) -> None:
         raise RunError(
             f"{run.path} was made by an older version, which knew no --{unknown[0]}; train it again with --overwrite"
         )
-    may_change = {*RUN_ONLY, "early_stopping"} | (set() if options.lr_schedule == "cosine" else {"epochs"})
+    fixed = {"epochs"} if options.lr_schedule == "cosine" or method.planned else set()
+    may_change = {*RUN_ONLY, "early_stopping", "epochs"} - fixed
     other = [
         f"--{key} {saved[key]} (now {asked[key]})"
         for key in asked
@@ -332,12 +333,17 @@ def refuse_other_settings(run: RunDirectory, options: Options) -> None:
 
 
 def score_again(
-    options: Options, model: MultimodalClassifier, device: torch.device, val_loader: Loader, test_loader: Loader
+    options: Options,
+    method: Method,
+    model: MultimodalClassifier,
+    device: torch.device,
+    val_loader: Loader,
+    test_loader: Loader,
 ) -> None:
     """--no-train: scores the selected checkpoint of a finished run once more."""
     run = RunDirectory(Path(options.ckpt_path))
     results = run.read_json(runs.RESULTS)
-    refuse_other_settings(run, options)
+    refuse_other_settings(run, options, method)
     model.load_state_dict(load_checkpoint(run / runs.BEST, device, ("model",))["model"])
     amp = None if options.amp is None else AMP[options.amp]
     for split, chosen in (("test", test_loader), ("val", val_loader)):

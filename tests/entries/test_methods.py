@@ -69,6 +69,20 @@ def test_a_method_trains_goes_on_exactly_and_is_evaluated(
     assert found["joint"]["accuracy"] == pytest.approx(results["test"]["joint"]["accuracy"])
 
 
+@pytest.mark.parametrize(("given", "status"), [([], 2), (["--method_options", "pretrain_epochs=1"], 0)])
+def test_more_epochs_for_a_run_that_was_cut_in_halves(
+    given: list[str], status: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With the turn in the middle, four epochs are not two epochs and two more; with one epoch before it they are."""
+    vectors(tmp_path / "data", 60)
+    flags = ["--dataset", "manifest", "--data_root", str(tmp_path / "data"), "--batch_size", "16", "--gpu_ids", "cpu"]
+    flags += ["--num_workers", "0", "--method", "finetune", *given]
+    assert entry.entry([*flags, "--epochs", "2", "--ckpt_path", str(tmp_path / "run")]) == 0
+    shutil.copytree(tmp_path / "run", tmp_path / "on")
+    assert entry.entry([*flags, "--epochs", "4", "--ckpt_path", str(tmp_path / "on"), "--resume"]) == status
+    assert ("was made with other settings: --epochs 2 (now 4)" in capfd.readouterr().err) == bool(status)
+
+
 def test_a_run_stopped_within_an_epoch_does_not_act_before_it_again(tmp_path: Path) -> None:
     vectors(tmp_path / "data", 120)  # 60 to train on: four batches an epoch
     flags = ["--dataset", "manifest", "--data_root", str(tmp_path / "data"), "--batch_size", "16", "--gpu_ids", "cpu"]

@@ -21,6 +21,11 @@ Job = TypeVar("Job")
 _PRELOADED = ("torch", "torchvision.transforms.v2", "torchaudio.compliance.kaldi", "av")
 
 
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def clean_context() -> BaseContext:
     """Starts processes as forks of a clean server process, which this call starts and which loads heavy libraries once.
 

@@ -7,13 +7,14 @@ import itertools
 import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmpareto import datasets
 from mmpareto.datasets import DatasetError
 from mmpareto.options import Options, UsageError, parse
+from mmpareto.training.setup import make_method
 
 # flags of train.py that the grid sets itself, and what to use instead
 OWNED = {
@@ -79,7 +80,8 @@ def expand(
     output  runs are in <output>/<dataset>/<method>[/<flag>=<value>...]/seed<k>.
     root    folder under which train.py looks for data/.
 
-    Raises UsageError where train.py would refuse a command line, with its message, or where flags contradict the grid.
+    Raises UsageError where train.py would refuse a command line or an option of a method, with its message, or where
+    flags contradict the grid.
     """
     flags = [f"--{flag}" for flag, _ in varied]
     given = {token.partition("=")[0] for token in passed if token.startswith("--")}
@@ -126,6 +128,7 @@ def expand(
                         f"{twin} and {folder} are the same run, with every setting alike; give one of them"
                     )
                 found[path] = Run(folder, path, argv + ckpt_path, options)
+    _check_methods(found.values())
     return Grid(list(found.values()), notes)
 
 
@@ -168,6 +171,16 @@ def _parse(name: str, method: str, argv: Sequence[str], root: Path) -> Options:
         return parse(argv, root)
     except UsageError as error:
         raise UsageError(f"{error} [{method} on {name}]") from error
+
+
+def _check_methods(runs: Iterable[Run]) -> None:
+    """Makes each method once, so that a value that it cannot use is found before the first run."""
+    made = {json.dumps([run.argv[:4], run.options.method_options], sort_keys=True, default=str): run for run in runs}
+    for run in made.values():
+        try:
+            make_method(run.options)
+        except UsageError as error:
+            raise UsageError(f"{error} [{run.name}]") from error
 
 
 def _folder(text: str) -> str:

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from mmpareto.datasets.workers import cores
 from mmpareto.experiments.grid import Run
-from mmpareto.experiments.process import Outcome, TrainingProcess, cores
+from mmpareto.experiments.process import Outcome, TrainingProcess
 from mmpareto.options import UsageError
 from mmpareto.runs import RunError
 

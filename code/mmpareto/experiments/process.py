@@ -66,11 +66,6 @@ def state(run: Run) -> State:
     return State.BROKEN_OFF if (directory / runs.CONFIG).exists() else State.NEW
 
 
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class TrainingProcess:
     """train.py at work on a run, in a process group of its own.
 

@@ -121,6 +121,11 @@ class Method:
         """Whether the model after the epoch in progress may be the selected one."""
         return True
 
+    @property
+    def planned(self) -> bool:
+        """Whether what it does depends on the number of epochs: such a run cannot be resumed with another one."""
+        return False
+
     def fusion(self, widths: Mapping[str, int], classes: int, heads: nn.ModuleDict) -> nn.Module | None:
         """The fusion module that the method needs, see `MultimodalClassifier`; None: the model's own.
 

@@ -46,6 +46,11 @@ class GBlending(Method):
         self.online, self.super_epoch = bool(online), super_epoch
         self.estimate_epochs, self.held_out = estimate_epochs, held_out
 
+    @property
+    def planned(self) -> bool:
+        """Where an estimate is as long as what follows."""
+        return not self.estimate_epochs
+
     def setup(self, model: MultimodalClassifier, seed: int, epochs: int) -> None:
         """Equal weights until the first estimate."""
         self.heads, self.seed = ["joint", *model.encoders], seed

@@ -60,6 +60,11 @@ class FineTune(Method):
         """After the turn."""
         return bool(self.state["turned"])
 
+    @property
+    def planned(self) -> bool:
+        """Where the turn is in the middle."""
+        return not self.pretrain_epochs
+
     def setup(self, model: MultimodalClassifier, seed: int, epochs: int) -> None:
         """Keeps the model, whose encoders may be frozen when a checkpoint is restored.
 

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from mmpareto.datasets import Batch, DatasetError, MultimodalDataset, collate
-from mmpareto.datasets.workers import clean_context, settle_in
+from mmpareto.datasets.workers import clean_context, cores, settle_in
 
 
 class SharedBatches(Sampler[list[int]]):
@@ -92,7 +92,7 @@ class Loader:
     ) -> None:
         if workers is None:
             in_memory = hasattr(dataset, "__getitems__")
-            workers = 0 if in_memory else max(1, min(8, len(os.sched_getaffinity(0)) // size - 1))
+            workers = 0 if in_memory else max(1, min(8, cores() // size - 1))
         self.dataset = dataset
         self.workers = workers
         self.sampler = SharedBatches(
