@@ -138,3 +138,9 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path, name: str, content:
     assert str(folder) in said
     assert name in said
     assert "Traceback" not in said
+
+
+def test_results_without_settings_are_not_passed_over(tmp_path: Path) -> None:
+    make_run(tmp_path / "whole")
+    (make_run(tmp_path / "half") / "config.json").unlink()
+    assert f"{tmp_path / 'half'} has a results.json and no config.json" in refused(entry.entry, tmp_path)

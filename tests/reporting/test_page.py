@@ -15,7 +15,7 @@ from reporting.synthetic import make_run
 
 from mmpareto.reporting import page
 from mmpareto.reporting.comparison import find, rows_of
-from mmpareto.reporting.comparison_figures import learning_curves
+from mmpareto.reporting.comparison_figures import learning_curves, method_figures
 from mmpareto.reporting.drawing import Curves, plt
 from mmpareto.reporting.gradient_figures import cosine
 from mmpareto.reporting.histories import history
@@ -48,6 +48,35 @@ class Reader(HTMLParser):
 
     def all(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.tags if name == tag]
+
+
+def tell(folder: Path, **values: list[float]) -> None:
+    """Columns of a method's own in a run's metrics.csv, a value per epoch."""
+    header, *lines = (folder / "metrics.csv").read_text().splitlines()
+    told = [",".join(map(str, column)) for column in zip(*values.values(), strict=True)]
+    rows = [f"{header},{','.join(values)}", *(f"{line},{more}" for line, more in zip(lines, told, strict=True))]
+    (folder / "metrics.csv").write_text("\n".join(rows) + "\n")
+
+
+def test_what_methods_tell_of_themselves_is_drawn(tmp_path: Path) -> None:
+    make_run(tmp_path / "u", "uniform", 0, 40.0)
+    for place in range(9):
+        make_run(tmp_path / f"s{place}", f"silent{place}", 0, 50.0 + place)
+    for seed in range(2):
+        told = make_run(tmp_path / f"g{seed}", "gblending", seed, 99.0)
+        tell(told, method_weight_joint=[0.2, 0.5, 0.6 + 0.2 * seed], method_weight_gray=[0.1, 0.2, 0.3])
+    tell(tmp_path / "u", method_rate=[1.0, 2.0, 3.0])
+    rows = rows_of(find([tmp_path])[0])
+    curves = [Curves(row, [history(run) for run in row.runs], place) for place, row in enumerate(rows)]
+    assert [each.row.label for each in curves if each.colour == "C0"] == ["uniform", "gblending"]  # the first, the 11th
+    (drawn,) = method_figures("digits", curves)
+    axes = drawn.figure.axes
+    assert [each.get_title() for each in axes] == ["rate", "weight joint", "weight gray"]
+    lines = [list(each.lines[0].get_ydata()) for each in axes]
+    assert lines == [[1, 2, 3], pytest.approx([0.2, 0.5, 0.7]), [0.1, 0.2, 0.3]]
+    assert axes[0].lines[0].get_color() != axes[1].lines[0].get_color()
+    plt.close(drawn.figure)
+    assert list(method_figures("digits", curves[1:2])) == []
 
 
 def written(runs: Path, output: Path) -> Reader:

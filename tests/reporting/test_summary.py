@@ -130,13 +130,16 @@ def test_runs_made_on_unlike_machines_are_told(tmp_path: Path) -> None:
     for seed, threads in enumerate((1, 1, 2)):
         folder = make_run(tmp_path / f"u{seed}", "uniform", seed, 40.0 + seed)
         environment = {"device": "cpu", "gpu": None, "threads": threads, "versions": {"torch": "2.11.0"}}
+        environment["started"] = f"2026-11-2{4 + seed}T23:59:00+00:00"
         (folder / "environment.json").write_text(json.dumps(environment))
     (summary,) = made(tmp_path)
-    (note,) = summary.notes()
+    note, origin = summary.notes()
+    assert origin == "begun from 2026-11-24 to 2026-11-26; device cpu, PyTorch 2.11.0"
     assert note.endswith("the same CPU threads, which may move accuracies: 1 (2 runs), 2 (1 run)")
     (folder / "environment.json").unlink()
     notes = made(tmp_path)[0].notes()
-    assert [re.findall("the same (.*), which", note)[0] for note in notes] == ["device", "CPU threads", "PyTorch"]
+    assert [re.findall("the same (.*), which", note)[0] for note in notes[:-1]] == ["device", "CPU threads", "PyTorch"]
+    assert notes[-1] == "begun from 2026-11-24 to 2026-11-25"
     assert "cpu (2 runs), not recorded (1 run)" in notes[0]
     assert notes[1] in as_markdown([summary, *made(tmp_path)], ["half"])
     assert "- half" in as_markdown([summary], ["half"])

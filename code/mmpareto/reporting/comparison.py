@@ -116,6 +116,9 @@ def find(paths: Iterable[Path]) -> tuple[list[FinishedRun], list[Path]]:
         if not path.is_dir():
             raise RunError(f"{path} is no folder; give run directories, or a folder that holds some")
         folders = sorted(config.parent.resolve() for config in path.rglob(runs.CONFIG))
+        for results in path.rglob(runs.RESULTS):
+            if not (results.parent / runs.CONFIG).exists():
+                raise RunError(f"{results.parent} has a {runs.RESULTS} and no {runs.CONFIG} beside it; {AGAIN}")
         if not folders:
             raise RunError(f"there is no run in {path}: no folder in it has a {runs.CONFIG}")
         for folder in folders:
@@ -220,20 +223,7 @@ def circumstances(found: Sequence[FinishedRun]) -> list[str]:
     threads, processes, version of PyTorch and of the code, folder of the data.
     """
 
-    def of(run: FinishedRun) -> dict[str, Any]:
-        made = run.environment
-        versions, git = ((made.get(key) or {}) for key in ("versions", "git"))
-        commit = (git.get("commit") or "")[:10] and git["commit"][:10] + " with changes" * bool(git.get("changed"))
-        return {
-            "device": made.get("gpu") or (str(made["device"]).partition(":")[0] if "device" in made else None),
-            "CPU threads": made.get("threads"),
-            "processes": made.get("processes"),
-            "PyTorch": versions.get("torch"),
-            "commit of the code": commit or None,
-            "folder of the data": run.config.get("data_root"),
-        }
-
-    each = [of(run) for run in found]
+    each = [_circumstances(run) | {"folder of the data": run.config.get("data_root")} for run in found]
     said = []
     for what in each[0] if each else ():
         counts = Counter("not recorded" if own[what] is None else str(own[what]) for own in each)
@@ -241,6 +231,16 @@ def circumstances(found: Sequence[FinishedRun]) -> list[str]:
             listed = ", ".join(f"{value} ({number} run{'s' * (number > 1)})" for value, number in counts.most_common())
             said.append(f"not all runs were made with the same {what}, which may move accuracies: {listed}")
     return said
+
+
+def origin(found: Sequence[FinishedRun]) -> str:
+    """A sentence on when and with what runs were made, as far as it is recorded and the same for all."""
+    each = [_circumstances(run) | {"platform": run.environment.get("platform")} for run in found]
+    same = {what: value for what, value in each[0].items() if all(own[what] == value for own in each)} if each else {}
+    alike = ", ".join(f"{what} {value}" for what, value in same.items() if value is not None)
+    days = sorted({str(run.environment["started"])[:10] for run in found if run.environment.get("started")})
+    begun = "" if not days else f"begun on {days[0]}" if len(days) == 1 else f"begun from {days[0]} to {days[-1]}"
+    return "; ".join(filter(None, (begun, alike)))
 
 
 def markdown(rows: Sequence[dict[str, str]]) -> str:
@@ -251,6 +251,20 @@ def markdown(rows: Sequence[dict[str, str]]) -> str:
 
 
 _MISSING = object()
+
+
+def _circumstances(run: FinishedRun) -> dict[str, Any]:
+    """What is no setting and may move accuracies, by its name; None where it was not recorded."""
+    made = run.environment
+    versions, git = ((made.get(key) or {}) for key in ("versions", "git"))
+    commit = (git.get("commit") or "")[:10] and git["commit"][:10] + " with changes" * bool(git.get("changed"))
+    return {
+        "device": made.get("gpu") or (str(made["device"]).partition(":")[0] if "device" in made else None),
+        "CPU threads": made.get("threads"),
+        "processes": made.get("processes"),
+        "PyTorch": versions.get("torch"),
+        "commit of the code": commit or None,
+    }
 
 
 def _label(run: FinishedRun, found: Sequence[FinishedRun]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import partial
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from mmpareto.reporting.drawing import (
     PANEL_HEIGHT,
     WIDTH,
     Curve,
+    CurveOf,
     Curves,
     Drawing,
     colour,
@@ -24,7 +25,7 @@ from mmpareto.reporting.drawing import (
     short,
     split,
 )
-from mmpareto.reporting.histories import Confusion, across
+from mmpareto.reporting.histories import METHOD, Confusion, across
 from mmpareto.reporting.sweeps import Sweep, sweeps
 
 MOST_CLASSES = 16  # names along an axis
@@ -40,6 +41,7 @@ def drawings(dataset: str, curves: Sequence[Curves], modalities: Sequence[str]) 
     if scored:
         yield confusion(dataset, scored)
     yield from gradient_figures.drawings(dataset, curves)
+    yield from method_figures(dataset, curves)
 
 
 def accuracy_bars(dataset: str, curves: Sequence[Curves]) -> Drawing:
@@ -112,16 +114,10 @@ def accuracy_over_values(dataset: str, flag: str, sweep: Sweep, modalities: Sequ
 def learning_curves(dataset: str, curves: Sequence[Curves], modalities: Sequence[str]) -> Iterator[Drawing]:
     """Validation accuracy over the epochs, a panel for the joint head and each modality's own."""
 
-    def curve(each: Curves, name: str) -> Curve | None:
-        column = f"val_accuracy_{name}"
-        series = [(h.epochs["epoch"], h.epochs[column]) for h in each.histories if column in h.epochs]
-        return across(series, edges) if series else None
-
-    edges = epoch_edges(history.epochs["epoch"] for each in curves for history in each.histories)
     names = ["joint", *modalities]
     figures = panels(
         curves,
-        {name if name == "joint" else f"{name} alone": partial(curve, name=name) for name in names},
+        {name if name == "joint" else f"{name} alone": _over_epochs(curves, f"val_accuracy_{name}") for name in names},
         "epoch",
         "validation accuracy in percent",
         columns=3 if len(names) == 3 else 2,
@@ -134,6 +130,33 @@ def learning_curves(dataset: str, curves: Sequence[Curves], modalities: Sequence
         "Accuracy in percent on the validation split after every epoch, of the joint head and of each modality's own "
         "head. A line is the mean over seeds, its band one sample standard deviation to either side. Where runs "
         "stopped at different epochs, an epoch's mean is over the runs that reached it.",
+    )
+
+
+def method_figures(dataset: str, curves: Sequence[Curves]) -> Iterator[Drawing]:
+    """What methods told of themselves over the epochs, a panel for each number; none where no method told anything."""
+    telling = {each.place: [n for h in each.histories for n in h.epochs if n.startswith(METHOD)] for each in curves}
+    told = list(dict.fromkeys(name for names in telling.values() for name in names))
+    if not told:
+        return
+    curves = [each for each in curves if telling[each.place]]
+    if len({each.colour for each in curves}) < len(curves):  # rows far apart in the table, side by side here
+        curves = [replace(each, place=place) for place, each in enumerate(curves)]
+    titles = [name.removeprefix(METHOD).replace("_", " ") for name in told]
+    yield from split(
+        "method-figures",
+        "The methods' own figures",
+        panels(
+            curves,
+            {title: _over_epochs(curves, name) for title, name in zip(titles, told, strict=True)},
+            "epoch",
+            "value",
+            columns=min(3, len(told)),
+        ),
+        f"What methods wrote of their own state over the epochs on {dataset}; panels: {listed(titles)}.",
+        "Weights of losses, factors of learning rates and the like after every epoch, of the methods that have such; "
+        "docs/methods.md says what they are. A line is the mean over seeds, its band one sample standard deviation to "
+        "either side.",
     )
 
 
@@ -171,6 +194,17 @@ def confusion(dataset: str, scored: Sequence[tuple[Curves, Confusion]]) -> Drawi
         "Of the samples of each class, the percentage that the joint head took for each class; summed over the seeds "
         f"that evaluate.py has scored ({seeds}).",
     )
+
+
+def _over_epochs(curves: Sequence[Curves], column: str) -> CurveOf:
+    """The curve of a column of metrics.csv."""
+    edges = epoch_edges(history.epochs["epoch"] for each in curves for history in each.histories)
+
+    def curve(each: Curves) -> Curve | None:
+        series = [(h.epochs["epoch"], h.epochs[column]) for h in each.histories if column in h.epochs]
+        return across(series, edges) if series else None
+
+    return curve
 
 
 def _pooled(each: Curves) -> Confusion | None:

@@ -15,6 +15,7 @@ from mmpareto.reporting.comparison import AGAIN, FinishedRun
 from mmpareto.runs import RunDirectory, RunError
 
 STEP_COLUMNS = ("epoch", "step", "cosine", "joint_norm", "unimodal_norm", "joint_weight", "conflict")
+METHOD = "method_"  # how the columns of metrics.csv begin that are a method's own
 Columns = dict[str, np.ndarray]
 
 
@@ -30,7 +31,7 @@ class Confusion:
 class History:
     """A run over its training.
 
-    epochs  `epoch` and `val_accuracy_<name>`, an entry per epoch
+    epochs  `epoch`, `val_accuracy_<name>` and what the method told of itself, `method_<name>`; an entry per epoch
     steps   {encoder: STEP_COLUMNS, an entry per measured step}; empty where nothing was measured
     layers  {encoder: {parameter tensor: conflict rate in 0 .. 1 over the measured steps}}, from the inputs on; likewise
     confusion  of the joint head on the test split, None where evaluate.py has not scored this run's selected model
@@ -51,7 +52,7 @@ def history(run: FinishedRun) -> History:
     path = run.path / runs.METRICS
     if not path.exists():
         raise RunError(f"{path} is missing; {AGAIN}")
-    epochs, _ = _read(path, columns)
+    epochs, _ = _read(path, columns, also=METHOD)
     trained = run.results.get("epochs_trained")
     if len(epochs["epoch"]) == 0 or (isinstance(trained, int) and len(epochs["epoch"]) != trained):
         raise RunError(
@@ -139,8 +140,10 @@ def step_edges(positions: Sequence[np.ndarray], most: int = 200) -> np.ndarray:
     return np.linspace(measured[0] - 0.5, measured[-1] + 0.5, most + 1)
 
 
-def _read(path: Path, columns: Sequence[str], *text_columns: str) -> tuple[Columns, list[np.ndarray]]:
-    """Columns of a CSV file as numbers, and others as text."""
+def _read(
+    path: Path, columns: Sequence[str], *text_columns: str, also: str | None = None
+) -> tuple[Columns, list[np.ndarray]]:
+    """Columns of a CSV file as numbers, those whose names begin with `also` too, and others as text."""
     needed = [*columns, *text_columns]
     try:
         text = path.read_text(encoding="utf-8")
@@ -155,7 +158,7 @@ def _read(path: Path, columns: Sequence[str], *text_columns: str) -> tuple[Colum
         raise RunError(f"{path} is damaged: line {line} has not as many cells as the header; {AGAIN}")
     cells = list(zip(*lines, strict=True)) or [()] * len(header)
     numbers = {}
-    for name in columns:
+    for name in [*columns, *(name for name in header if also is not None and name.startswith(also))]:
         try:
             numbers[name] = np.array(cells[header.index(name)], dtype=np.float64)
         except ValueError as error:

@@ -33,6 +33,7 @@ KINDS = (
     "joint-weight",
     "conflict-rate",
     "conflict-in-layers",
+    "method-figures",
 )
 DPI = 110
 COLOURS = 256  # of a figure: a third of the bytes, and no difference that can be seen

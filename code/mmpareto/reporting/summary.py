@@ -15,6 +15,7 @@ from mmpareto.reporting.comparison import (
     circumstances,
     differences,
     modalities_of,
+    origin,
     rows_of,
     spread,
 )
@@ -109,7 +110,8 @@ class Summary:
                 said.append(f"{row.label}: {len(row.repeated)} further runs of seeds {seeds} are listed, in no mean")
             if row.runs[0].selected_on_test:
                 said.append(f"{row.label}: checkpoints selected on the test split, so the accuracy is too favourable")
-        return said + circumstances([run for row in self.rows for run in row.runs])
+        averaged = [run for row in self.rows for run in row.runs]
+        return [*said, *circumstances(averaged), *filter(None, [origin(averaged)])]
 
 
 def summaries(
