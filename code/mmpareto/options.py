@@ -260,7 +260,9 @@ def _parser(
             default=default,
             metavar=key.upper(),
             type=converter(hints.get(key, str), default),
-            help=f"{described.get(key, '')} (default: {shown(default)})".replace("%", "%%").strip(),
+            help=(described.get(key, "") + ("" if default is None else f" (default: {shown(default)})"))
+            .replace("%", "%%")
+            .strip(),
         )
 
     group = parser.add_argument_group("method")

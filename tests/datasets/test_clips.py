@@ -21,6 +21,7 @@ from mmpareto.datasets.clips import (
     chosen_frames,
     frame_files,
     load_array,
+    read_image,
     spectrogram_reader,
 )
 from mmpareto.training.data import Loader
@@ -91,6 +92,20 @@ def test_images_of_every_format_and_depth_come_as_bytes(tmp_path: Path) -> None:
         assert found.dtype == torch.uint8, path
         expected = [120] * 3 if path.name == "deep.png" else [10, 120, 230]
         assert np.abs(found[:, 1, 1].numpy().astype(int) - expected).max() <= 3, path
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
+def test_images_stand_as_they_were_taken(tmp_path: Path, name: str) -> None:
+    """A camera on its side stores columns as rows and says so: 6, to be turned clockwise by a quarter."""
+    picture = Image.new("RGB", (16, 8))
+    picture.paste((255, 255, 255), (0, 0, 8, 4))  # upper left; upper right once turned
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    picture.save(tmp_path / name, exif=turned, quality=100)
+    found = read_image(tmp_path / name)
+    assert found.shape == (3, 16, 8)
+    corners = found[0, [2, 2, 13, 13], [1, 6, 1, 6]].tolist()
+    assert [round(value / 255) for value in corners] == [0, 1, 0, 0]
 
 
 def test_cut_off_and_absent_images_are_found_by_the_check(tmp_path: Path) -> None:

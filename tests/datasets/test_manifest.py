@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -65,6 +66,26 @@ def test_lengths_and_frames_by_option(tmp_path: Path) -> None:
     found = made(tmp_path, audio_frames=20, frames=1)
     assert found[0]["inputs"]["sound"].shape == (1, 20, 128)
     assert found[0]["inputs"]["sight"].shape == (1, 3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("held", "option", "message"),
+    [
+        (["sensor", "sound"], "frames", "frames is for frames, and"),
+        (["sensor", "sound"], "image_size", "holds sensor (array), sound (sound); leave it out"),
+        (["sensor", "photo"], "audio_frames", "audio_frames is for sound or features, and"),
+        (["sensor", "photo"], "frames", "leave it out"),
+    ],
+)
+def test_options_of_modalities_that_are_not_there(tmp_path: Path, held: list[str], option: str, message: str) -> None:
+    write_manifest(tmp_path)
+    header, *rows = [line.split(",") for line in (tmp_path / "manifest.csv").read_text().splitlines()]
+    kept = [header.index(name) for name in ("id", "split", "label", *held)]
+    lines = [",".join(row[place] for place in kept) for row in (header, *rows)]
+    (tmp_path / "manifest.csv").write_text("\n".join(lines) + "\n")
+    assert len(build("manifest", tmp_path, "test")) == 6
+    with pytest.raises(DatasetError, match=re.escape(message)):
+        build("manifest", tmp_path, "test", **{option: 2})
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
@@ -109,16 +109,19 @@ def _unreadable(path: Path, what: str, error: Exception) -> DatasetError:
 
 
 def read_image(path: Path) -> Tensor:
-    """An image file as uint8 [3, H, W]: gray ones three times, of 16-bit ones the upper byte, without transparency.
+    """An image file as uint8 [3, H, W]: gray ones three times, of 16-bit ones the upper byte, without transparency,
+    turned as its EXIF data say that it was taken.
 
     Raises DatasetError where it cannot be decoded whole.
     """
     try:
         try:
-            image = decode_image(str(path), mode=ImageReadMode.RGB)
-        except RuntimeError:  # not one of torchvision's formats (.bmp, animated .webp), or damaged
+            if path.suffix.lower() == ".webp":  # whose EXIF data torchvision does not read
+                raise RuntimeError
+            image = decode_image(str(path), mode=ImageReadMode.RGB, apply_exif_orientation=True)
+        except RuntimeError:  # not one of torchvision's formats (.bmp), or damaged
             with Image.open(path) as picture:
-                image = v2.functional.pil_to_tensor(picture.convert("RGB"))
+                image = v2.functional.pil_to_tensor(ImageOps.exif_transpose(picture).convert("RGB"))
     except Exception as error:  # Pillow raises SyntaxError, struct.error and others on damaged files
         raise _unreadable(path, "an image", error) from error
     return (image.to(torch.int32) >> 8).to(torch.uint8) if image.dtype == torch.uint16 else image

@@ -64,9 +64,11 @@ class Manifest(ClipDataset):
 
     root          the folder that holds manifest.csv or dataset.json.
     split         "train", "val" or "test".
-    image_size    side of the square that images and frames are brought to, in pixels
-    frames        frames per clip, one of each equal part of it
-    audio_frames  length of sound features, 100 a second; 0: that of the longest training clip, at most 1024
+    image_size    side of the square that images and frames are brought to, in pixels; 224 unless given
+    frames        frames per clip, one of each equal part of it; 3 unless given
+    audio_frames  length of sound features, 100 a second; unless given that of the longest training clip, at most 1024
+
+    Raises DatasetError for an option of modalities that the manifest does not have, and for data that cannot be used.
     """
 
     def __init__(
@@ -74,14 +76,14 @@ class Manifest(ClipDataset):
         root: Path | None,
         split: Split,
         *,
-        image_size: int = 224,
-        frames: int = 3,
-        audio_frames: int = 0,
+        image_size: int | None = None,
+        frames: int | None = None,
+        audio_frames: int | None = None,
         seed: int = 0,
     ) -> None:
         root = needs_root(root, "manifest")
-        if audio_frames < 0:
-            raise DatasetError(f"audio_frames must be 0 or more, found {audio_frames}")
+        if audio_frames is not None and audio_frames < 1:
+            raise DatasetError(f"audio_frames must be 1 or more, found {audio_frames}")
         if (root / DESCRIPTION).exists():
             description = read_description(root, "manifest")
             sources, classes = description["parameters"]["sources"], description["classes"]
@@ -98,6 +100,14 @@ class Manifest(ClipDataset):
                     f"code/prepare.py manifest --source {root} --output PREPARED; then give --data_root PREPARED"
                 )
             items, train = listed.clips[split], listed.clips["train"]
+        for option, value, kinds in (
+            ("image_size", image_size, ("image", "frames")),
+            ("frames", frames, ("frames",)),
+            ("audio_frames", audio_frames, ("sound", "features")),
+        ):
+            if value is not None and not set(kinds) & set(sources.values()):
+                held = ", ".join(f"{name} ({source})" for name, source in sources.items())
+                raise DatasetError(f"{option} is for {' or '.join(kinds)}, and {root} holds {held}; leave it out")
         readers = {
             name: _reader(source, [item.paths[name] for item in train], image_size, frames, audio_frames)
             for name, source in sources.items()
@@ -106,12 +116,15 @@ class Manifest(ClipDataset):
         self.check(root)
 
 
-def _reader(source: str, train: Sequence[Path], image_size: int, frames: int, audio_frames: int) -> Reader:
+def _reader(
+    source: str, train: Sequence[Path], image_size: int | None, frames: int | None, audio_frames: int | None
+) -> Reader:
     """The reader of a modality whose training clips are `train`."""
+    size = 224 if image_size is None else image_size
     if source == "image":
-        return ImageReader(image_size)
+        return ImageReader(size)
     if source == "frames":
-        return FramesReader(frames, image_size)
+        return FramesReader(3 if frames is None else frames, size)
     if source == "array":
         return ArrayReader(array_modality(train[0]))
     length = audio_frames or min(_longest(tuple(train)), FBANK_FRAMES)
