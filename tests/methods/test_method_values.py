@@ -9,6 +9,7 @@ import torch
 from methods.small import batch, gradients, made
 from torch import nn
 
+from mmpareto.evaluation.shapley import shapley
 from mmpareto.integration import MetaBalance
 from mmpareto.methods import Piece, agm, cross_entropies, gblending, gradnorm, mslr, ogm, pmr
 from mmpareto.models import ConcatFusion, CosineFusion, EnsembleFusion
@@ -76,10 +77,8 @@ def test_agm_s_kappa() -> None:
 
 
 def test_agm_s_shapley_parts() -> None:
-    method, _ = made("agm")
-    values = {("x",): torch.tensor([[2.0, 0]]), ("y",): torch.tensor([[0.0, 2]])}
-    method.fuse = lambda features, present: values[tuple(present)]  # type: ignore[attr-defined]
-    parts = method._shapley({}, torch.tensor([[3.0, 1]]))  # type: ignore[attr-defined]
+    logits = {(): [[0.0, 0]], ("x",): [[2.0, 0]], ("y",): [[0.0, 2]], ("x", "y"): [[3.0, 1]]}
+    parts = shapley(["x", "y"], {frozenset(present): torch.tensor(values) for present, values in logits.items()})
     assert parts["x"].tolist() == [[2.5, -0.5]]
     assert parts["y"].tolist() == [[0.5, 1.5]]
 

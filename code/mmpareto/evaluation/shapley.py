@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from functools import reduce
+from typing import TypeVar
 
-from mmpareto.evaluation.subsets import Subset
+from torch import Tensor
+
+from mmpareto.evaluation.subsets import Subset, subsets
+
+Score = TypeVar("Score", float, Tensor)
 
 
-def shapley(modalities: Sequence[str], value: Mapping[Subset, float]) -> dict[str, float]:
+def shapley(modalities: Sequence[str], value: Mapping[Subset, Score]) -> dict[str, Score]:
     """The Shapley value of each modality: what it adds to a score, averaged over all orders in which modalities come.
 
     Shapley, "A Value for n-Person Games", 1953; for the modalities of a model Hu, Li & Zhou, "SHAPE: An Unified
@@ -18,23 +24,21 @@ def shapley(modalities: Sequence[str], value: Mapping[Subset, float]) -> dict[st
 
         phi_i = sum over S without i of  |S|! (M - |S| - 1)! / M!  (v(S + i) - v(S))
 
-    value  the score of every subset, the empty one included. For accuracies that is here the classifier's own with all
-           its features replaced, not the accuracy of guessing: the model is the game, and what its bias alone gets
-           right is no modality's merit.
+    value  the score of every subset, the empty one included, a number or a tensor of them. For accuracies the empty
+           set's is the classifier's own with all its features replaced, not the accuracy of guessing: the model is
+           the game, and what its bias alone gets right is no modality's merit.
 
     Returns {modality: contribution}, in the unit of the score; they sum to v(all) - v(none), and may be negative.
     """
     count = len(modalities)
-    contributions = {}
+    contributions: dict[str, Score] = {}
     for name in modalities:
         others = [other for other in modalities if other != name]
-        contributions[name] = math.fsum(
-            (value[frozenset((*chosen, name))] - value[frozenset(chosen)]) / (count * math.comb(count - 1, size))
-            for size in range(count)
-            for chosen in combinations(others, size)
-        )
-    gain = value[frozenset(modalities)] - value[frozenset()]
-    assert math.isclose(math.fsum(contributions.values()), gain, rel_tol=1e-9, abs_tol=1e-9)
+        terms: list[Score] = [
+            (value[chosen | {name}] - value[chosen]) / (count * math.comb(count - 1, len(chosen)))
+            for chosen in subsets(others)
+        ]
+        contributions[name] = reduce(operator.add, terms)
     return contributions
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from itertools import combinations
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmpareto.evaluation.shapley import shapley
+from mmpareto.evaluation.subsets import subsets
 from mmpareto.integration import OneJoint
 from mmpareto.methods.base import Boundary, Losses, Method, Piece, wide
 from mmpareto.models import MultimodalClassifier
@@ -61,7 +62,10 @@ class AGM(Method):
     def losses(self, piece: Piece) -> Losses:
         """The joint cross-entropy with its gradient modulated, the unimodal ones as they are."""
         whole = piece.output.joint
-        parts = self._shapley(piece.output.features, whole)  # {modality: [B, C]}
+        features = piece.output.features
+        logits = {present: self.fuse(features, present=present) for present in subsets(self.names)[1:-1]}
+        logits |= {frozenset(): torch.zeros_like(whole), frozenset(self.names): whole}
+        parts = shapley(self.names, logits)  # {modality: [B, C]}
         with torch.no_grad():
             answer = piece.label.unsqueeze(1)
             certain = torch.stack([F.log_softmax(wide(part), 1).gather(1, answer) for part in parts.values()])
@@ -75,23 +79,6 @@ class AGM(Method):
         for factor, part in zip(factors, parts.values(), strict=True):
             whole = whole + (factor - 1) * (part - part.detach())
         return Losses(F.cross_entropy(whole, piece.label), piece.losses.unimodal)
-
-    def _shapley(self, features: Mapping[str, Tensor], whole: Tensor) -> dict[str, Tensor]:
-        count = len(self.names)
-        value: dict[frozenset[str], Tensor | float] = {frozenset(): 0.0, frozenset(self.names): whole}
-        for size in range(1, count):
-            for present in combinations(self.names, size):
-                value[frozenset(present)] = self.fuse(features, present=present)
-        parts: dict[str, Tensor] = {}
-        for name in self.names:
-            others = [other for other in self.names if other != name]
-            terms = [
-                (value[frozenset((*chosen, name))] - value[frozenset(chosen)]) / (count * math.comb(count - 1, size))
-                for size in range(count)
-                for chosen in combinations(others, size)
-            ]
-            parts[name] = torch.stack([term for term in terms if isinstance(term, Tensor)]).sum(0)
-        return parts
 
 
 def kappa(scores: Tensor, usual: Tensor, alpha: float) -> Tensor:
