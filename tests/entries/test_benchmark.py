@@ -11,13 +11,13 @@ import pytest
 import torch
 from entries.command import ROOT, run
 
-import benchmark
+from mmpareto.benchmarks import steps
 from mmpareto.integration import MMPareto
 from mmpareto.methods import cross_entropies
 from mmpareto.models import build_model
 
 BENCHMARK = ROOT / "code" / "benchmark.py"
-TINY = benchmark.Setting("tiny", benchmark.shapes(2, 32), 2)
+TINY = steps.Setting("tiny", steps.shapes(2, 32), 2)
 
 
 def test_the_published_procedure_and_ours_fill_the_same_gradients() -> None:
@@ -29,7 +29,7 @@ def test_the_published_procedure_and_ours_fill_the_same_gradients() -> None:
         inputs = {name: torch.randn(4, *shape, dtype=torch.float64) for name, (_, shape) in shapes.items()}
         label = torch.tensor([0, 1, 2, 0])
         loss = cross_entropies(model(inputs), label)
-        benchmark.published_backward(model, loss.joint, loss.unimodal)
+        steps.published_backward(model, loss.joint, loss.unimodal)
         theirs = [p.grad.clone() for p in model.parameters() if p.grad is not None]
         loss = cross_entropies(model(inputs), label)
         encoders, heads = model.partition()
@@ -44,7 +44,7 @@ def test_the_published_procedure_and_ours_fill_the_same_gradients() -> None:
 
 
 def test_rows_hold_passes_waits_and_ratios() -> None:
-    rows = benchmark.measure(
+    rows = steps.measure(
         replace(TINY, bf16=True, channels_last=True), ("plain sum", "published", "mmpareto"), 2, torch.device("cpu")
     )
     by_way = {row["way"]: row for row in rows}
@@ -61,11 +61,11 @@ def test_rows_hold_passes_waits_and_ratios() -> None:
 
 def test_methods_beside_the_plain_sum() -> None:
     ways = ("plain sum", "gradnorm", "metabalance")
-    rows = {row["way"]: row for row in benchmark.measure(TINY, ways, 1, torch.device("cpu"))}
+    rows = {row["way"]: row for row in steps.measure(TINY, ways, 1, torch.device("cpu"))}
     passes = {way: row["backward_passes"] for way, row in rows.items()}
     assert passes == dict.fromkeys(ways, 1) | {"metabalance": 2}
     assert not any(row["waits"] for row in rows.values())
-    (setting, planned, _) = benchmark.plan(torch.device("cpu"), True, ["ogm", "agm"])[0]
+    (setting, planned, _) = steps.plan(torch.device("cpu"), True, ["ogm", "agm"])[0]
     assert (len(setting.shapes), planned) == (2, ("plain sum", "ogm", "agm"))
 
 

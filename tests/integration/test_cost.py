@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from integration.problems import LateFusion
 from torch import Tensor, nn
 
-from benchmark import Calls
+from mmpareto.benchmarks.counting import Calls
 from mmpareto.integration import Integrator, MMPareto, OneJoint, Pareto, Uniform, build_integrator
 
 ROUTINES = [OneJoint(), Uniform(), Uniform(1.5), Pareto(), MMPareto(), MMPareto(rescale="encoder")]

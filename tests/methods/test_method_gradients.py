@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from methods.small import batch, gradients, made
 from torch import Tensor
 
-from benchmark import Calls
+from mmpareto.benchmarks.counting import Calls
 from mmpareto.methods import METHODS, Method, Piece, cross_entropies
 from mmpareto.models import MultimodalClassifier
 from mmpareto.training.step import TrainingStep

@@ -192,7 +192,8 @@ class CapturedStep:
             torch.cuda.current_stream().wait_stream(side)
             return result
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # the loader's pinning thread goes on meanwhile: what it asks of the driver must not end the capture
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._result = self.step(self._inputs, self._label, weight=weight, diagnose=diagnose)
         self._graph.replay()  # capturing has computed nothing yet
         return self._result

@@ -1,0 +1,150 @@
+"""The loader: samples a second, against one that does everything sample by sample."""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from mmpareto.benchmarks.quartiles import quartiles, ratio_text
+from mmpareto.datasets import to_device
+from mmpareto.datasets.clips import IMAGENET_MEAN, IMAGENET_STD
+from mmpareto.datasets.cremad import CLASSES as CREMAD_CLASSES
+from mmpareto.datasets.cremad import CREMAD
+from mmpareto.datasets.features import FBANK_FRAMES, FBANK_MEAN, FBANK_STD, MEL_BINS
+from mmpareto.datasets.media import JPEG_QUALITY
+from mmpareto.reporting.tables import text_table
+from mmpareto.training.data import Loader
+
+
+class PlainClips(Dataset[tuple[Tensor, Tensor, int]]):
+    """Clips as the published loader reads them: each sample decoded, cropped, scaled and normalised on its own.
+
+    Written from its description: Pillow, RandomResizedCrop, flip, ToTensor, Normalize; features padded and normalised
+    in float32.
+    """
+
+    def __init__(self, root: Path, clips: Sequence[str]) -> None:
+        self.root, self.clips = root, clips
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomResizedCrop(224),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
+        features = torch.from_numpy(np.load(self.root / "audio" / f"{self.clips[index]}.npy")).float()
+        features = torch.nn.functional.pad(features, (0, 0, 0, FBANK_FRAMES - len(features)))
+        features = (features - FBANK_MEAN) / FBANK_STD
+        folder = self.root / "visual" / self.clips[index]
+        frames = [self.transform(Image.open(folder / name).convert("RGB")) for name in sorted(os.listdir(folder))[:2]]
+        return features[None], torch.stack(frames), 0
+
+
+def write_clips(root: Path, count: int) -> list[str]:
+    """A dataset of CREMA-D's shapes: 2.5 s of features, two frames of 480 x 360; the names of its training clips."""
+    random = np.random.default_rng(0)
+    names = [f"{1001 + i // 6}_DFA_{CREMAD_CLASSES[i % 6]}_XX" for i in range(count + 2)]
+    pictures = []
+    for _ in range(32):
+        # smooth shapes with grain: 25 kB as a JPEG
+        coarse = Image.fromarray(random.integers(0, 255, (6, 8, 3)).astype(np.uint8))
+        picture = np.asarray(coarse.resize((480, 360), Image.Resampling.BICUBIC), dtype=np.int16)
+        picture = (picture + random.normal(0, 1.5, picture.shape)).clip(0, 255).astype(np.uint8)
+        stream = io.BytesIO()
+        Image.fromarray(picture).save(stream, "JPEG", quality=JPEG_QUALITY)
+        pictures.append(stream.getvalue())
+    (root / "audio").mkdir()
+    for i, name in enumerate(names):
+        np.save(root / "audio" / f"{name}.npy", random.normal(-4, 4, (248, MEL_BINS)).astype(np.float16))
+        (root / "visual" / name).mkdir(parents=True)
+        for frame in (1, 2):
+            (root / "visual" / name / f"frame_{frame:05d}.jpg").write_bytes(pictures[(2 * i + frame) % len(pictures)])
+    for split, part in (("train", names[:count]), ("val", names[count:-1]), ("test", names[-1:])):
+        (root / f"{split}.csv").write_text("".join(f"{name},{name.split('_')[2]}\n" for name in part))
+    return names[:count]
+
+
+def measure(clips: int, workers: int, repetitions: int, device: torch.device) -> list[dict[str, Any]]:
+    """Samples a second of our loader and of `PlainClips`, up to the batch on the device that the model sees.
+
+    On a CPU that includes the normalisation, which a GPU takes off the processor: the row "ours, not normalised" ends
+    with the batch of bytes.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        names = write_clips(root, clips)
+        small = root / "small"  # the same frames as `prepare.py --frame_size 256` stores them
+        shutil.copytree(root, small, ignore=shutil.ignore_patterns("small"))
+        for frame in small.glob("visual/*/*.jpg"):
+            Image.open(frame).resize((341, 256), Image.Resampling.BICUBIC).save(frame, quality=JPEG_QUALITY)
+        loaders = {
+            name: Loader(CREMAD(place, "train"), 64, shuffle=True, seed=0, workers=workers, pin=device.type == "cuda")
+            for name, place in (("ours", root), ("ours, frames stored at 256", small))
+        }
+        plain: DataLoader[Any] = DataLoader(
+            PlainClips(root, names), 64, shuffle=True, num_workers=workers, persistent_workers=workers > 0
+        )
+
+        def ours_epoch(loader: Loader, epoch: int) -> None:
+            for batch in loader.epoch(epoch):
+                to_device(batch["inputs"], loader.dataset.modalities, device)
+
+        def plain_epoch(epoch: int) -> None:
+            del epoch
+            for features, frames, _ in plain:
+                features.to(device), frames.to(device)
+
+        def bytes_epoch(epoch: int) -> None:
+            for _ in loaders["ours"].epoch(epoch):
+                pass
+
+        ways: dict[str, Callable[[int], None]] = {"plain": plain_epoch}
+        ways |= {name: functools.partial(ours_epoch, loader) for name, loader in loaders.items()}
+        ways["ours, not normalised"] = bytes_epoch
+        taken: dict[str, list[float]] = {way: [] for way in ways}
+        for epoch in range(repetitions + 1):  # the first starts the workers
+            for way, run in ways.items():
+                started = time.perf_counter()
+                run(epoch)
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                taken[way].append(time.perf_counter() - started)
+    return [
+        {
+            "way": way,
+            "workers": workers,
+            "samples_per_second": clips / statistics.median(seconds[1:]),
+            "over_plain": quartiles([p / own for p, own in zip(taken["plain"][1:], seconds[1:], strict=True)]),
+        }
+        for way, seconds in taken.items()
+    ]
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of `measure` for a person."""
+    lines = [
+        [row["way"], str(row["workers"]), f"{row['samples_per_second']:.0f}", ratio_text(row["over_plain"])]
+        for row in rows
+    ]
+    return text_table(["loader", "workers", "samples / s", "over plain"], lines)
