@@ -134,7 +134,7 @@ def train(options: Options, device: torch.device, processes: Processes, signals:
         if processes.any(False, signals.number is not None)[1]:
             raise Interrupted(signals.number or 15)
 
-    trainer = Trainer(model, train_set, options, device, processes, stop_together)
+    trainer = Trainer(model, train_set, options, device, processes, stop_together, session.fits)
 
     def before_epoch() -> None:
         """What the method does between two epochs; not again where a run is resumed within the epoch."""

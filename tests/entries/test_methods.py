@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from entries.test_faults import assert_same, rows, vectors
+from methods.counting import Stopped
 
 import evaluate
 import study
@@ -67,6 +68,27 @@ def test_a_method_trains_goes_on_exactly_and_is_evaluated(
         assert "no joint loss that could be studied" in capfd.readouterr().err
     found = json.loads((straight / "evaluation_test.json").read_text())
     assert found["joint"]["accuracy"] == pytest.approx(results["test"]["joint"]["accuracy"])
+
+
+def test_an_estimate_that_is_stopped_goes_on_from_its_last_whole_epoch(tmp_path: Path) -> None:
+    """Two copies, three epochs of three batches each; stopped in the first copy's second epoch, the second's third."""
+    vectors(tmp_path / "data", 120)  # 60 to train on, 42 of them for the estimate
+    flags = ["--dataset", "manifest", "--data_root", str(tmp_path / "data"), "--batch_size", "16", "--gpu_ids", "cpu"]
+    flags += ["--num_workers", "0", "--epochs", "2", "--method", "methods.counting:Stopped", "--optimizer", "Adam"]
+
+    def run(name: str, stop_after: int, *more: str) -> tuple[int, int]:
+        """Exit status, and batches of estimates."""
+        Stopped.batches, Stopped.stop_after = 0, stop_after
+        status = entry.entry([*flags, "--ckpt_path", str(tmp_path / name), *more])
+        return status, Stopped.batches
+
+    assert run("straight", 0) == (0, 18)
+    assert run("first", 5) == (128 + 15, 5)
+    shutil.copytree(tmp_path / "first", tmp_path / "second")  # a run directory stays locked until its process ends
+    assert run("second", 13, "--resume") == (128 + 15, 13)  # six more of the first copy, seven of the second
+    shutil.copytree(tmp_path / "second", tmp_path / "third")
+    assert run("third", 0, "--resume") == (0, 3)
+    assert_same(tmp_path / "straight", tmp_path / "third")
 
 
 @pytest.mark.parametrize(("given", "status"), [([], 2), (["--method_options", "pretrain_epochs=1"], 0)])

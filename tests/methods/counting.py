@@ -1,4 +1,4 @@
-"""A method that counts its boundaries, and asks its own process to end in the middle of an epoch."""
+"""Methods that count, and ask their own process to end in the middle of an epoch or of an estimate."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 
 from mmpareto.integration import OneJoint
 from mmpareto.methods import Boundary, Losses, Method, Piece
+from mmpareto.methods.gblending import GBlending
 
 
 class Counting(Method):
@@ -34,3 +35,27 @@ class Counting(Method):
 
     def figures(self) -> dict[str, float]:
         return {"calls": float(self.state["calls"])}
+
+
+class Stopped(GBlending):
+    """G-Blending whose process gets SIGTERM after so many batches of an estimate; tests set and read both numbers."""
+
+    batches = stop_after = 0
+
+    def __init__(self) -> None:
+        super().__init__(estimate_epochs=3, held_out=0.3)
+
+    def boundary(self, now: Boundary) -> dict[str, float]:
+        asked = now.trainer.stop  # type: ignore[attr-defined]
+
+        def stop() -> None:
+            Stopped.batches += 1
+            if Stopped.batches == Stopped.stop_after:
+                os.kill(os.getpid(), signal.SIGTERM)
+            asked()
+
+        now.trainer.stop = stop  # type: ignore[attr-defined]
+        try:
+            return super().boundary(now)
+        finally:
+            now.trainer.stop = asked  # type: ignore[attr-defined]

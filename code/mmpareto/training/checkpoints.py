@@ -22,8 +22,11 @@ from torch import nn
 
 from mmpareto.runs import BEST, LAST, PREVIOUS, RunDirectory, RunError, atomically
 
-KEYS = ("model", "optimizer", "schedule", "method", "bounds", "scaler", "epoch", "record", "history", "best", "seconds")
-FORMAT = 3
+KEYS = (
+    *("model", "optimizer", "schedule", "method", "bounds", "fits"),
+    *("scaler", "epoch", "record", "history", "best", "seconds"),
+)
+FORMAT = 4
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def settings_text(
     """The resolved settings, in a few lines."""
 
     def settings(values: dict[str, Any]) -> str:
-        return "".join(f", {key} {value}" for key, value in values.items())
+        return "".join(f", {key} {value}" for key, value in values.items() if value is not None)
 
     schedule = options.lr_schedule
     if options.lr_decay_step is not None:

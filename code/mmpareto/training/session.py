@@ -34,6 +34,7 @@ class Session:
     best     {"accuracy", "epoch"} of the selected checkpoint so far.
     seconds  that the finished epochs took.
     bounds   the newest epoch before which the method has acted, see `Method.boundary`.
+    fits     how far copies are that are trained at the boundary in progress, see `Trainer.fits`.
     """
 
     model: MultimodalClassifier
@@ -49,6 +50,7 @@ class Session:
     best: dict[str, Any] = field(default_factory=lambda: {"accuracy": -1.0, "epoch": 0})
     seconds: float = 0.0
     bounds: int = 0
+    fits: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.record = EpochRecord(self.modalities, self.device)
@@ -81,6 +83,7 @@ class Session:
                     "schedule": self.schedule.state_dict(),
                     "method": self.method.state_dict(),
                     "bounds": self.bounds,
+                    "fits": self.fits,
                     "scaler": {} if self.scaler is None else self.scaler.state_dict(),
                     "overflows": self.step.overflows,
                     "epoch": self.epoch,
@@ -122,6 +125,7 @@ class Session:
         self.step.overflows.copy_(saved["overflows"])
         self.epoch, self.history, self.best = saved["epoch"], saved["history"], saved["best"]
         self.seconds, self.bounds = saved["seconds"], saved["bounds"]
+        self.fits[:] = saved["fits"]
         self._restore_record(saved["record"])
         alike = len(saved["processes"]) == self.processes.size
         if alike:

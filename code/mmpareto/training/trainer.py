@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,10 +14,12 @@ from mmpareto.datasets import MultimodalDataset, to_device
 from mmpareto.methods import Method
 from mmpareto.models import MultimodalClassifier, Output
 from mmpareto.options import Options
+from mmpareto.training.checkpoints import process_state, set_process_state
 from mmpareto.training.data import Loader
 from mmpareto.training.epochs import EpochRecord, score, train_epoch
 from mmpareto.training.processes import Processes
 from mmpareto.training.setup import AMP, make_loader, make_optimizer, make_step, rate_factor, set_up
+from mmpareto.training.step import TrainingStep
 from mmpareto.training.watch import FiniteWatch, TrainingError
 
 
@@ -26,6 +29,8 @@ class Trainer:
     dataset  the training split.
     epoch    that is about to begin; fixes which samples are drawn.
     stop     asked after every batch of `fit`, with all processes; raises what ends the run.
+    fits     of the boundary in progress: what each call of `fit` has come to after its last whole epoch. In a
+             checkpoint, so that a long estimate that is interrupted goes on from there.
     """
 
     def __init__(
@@ -36,10 +41,11 @@ class Trainer:
         device: torch.device,
         processes: Processes,
         stop: Callable[[], None],
+        fits: list[dict[str, Any]] | None = None,
     ) -> None:
         self.model, self.dataset, self.options = model, dataset, options
         self.device, self.processes, self.stop = device, processes, stop
-        self.epoch = 1
+        self.epoch, self.fits, self._fitted = 1, [] if fits is None else fits, 0
         self._amp = None if options.amp is None else AMP[options.amp]
         self._loaders: dict[str, Loader] = {}
 
@@ -70,6 +76,7 @@ class Trainer:
         optimizer, schedule = make_optimizer(model, options)
         rate = rate_factor(options)
         step = make_step(model, method, optimizer, options, self.device)
+        assert isinstance(step, TrainingStep)  # since it is not captured
         loader = self._loader("fit", self.dataset, training=True)
         loader.sampler.choose(samples)
         modalities = list(self.dataset.modalities)
@@ -81,8 +88,12 @@ class Trainer:
             return False
 
         devices = [self.device] if self.device.type == "cuda" else []
+        number, self._fitted = self._fitted, self._fitted + 1
+        if number == len(self.fits):
+            self.fits.append({"epoch": 0})
         with torch.random.fork_rng(devices):  # what is drawn here must not show in the run
-            for epoch in range(1, epochs + 1):
+            begun = self._take_back(self.fits[number], step)
+            for epoch in range(begun + 1, epochs + 1):
                 factor = rate(min(self.epoch - 2 + epoch, options.epochs - 1))
                 for group, full in zip(optimizer.param_groups, schedule.base_lrs, strict=True):
                     group["lr"] = full * factor
@@ -103,7 +114,29 @@ class Trainer:
                 except TrainingError as error:
                     raise TrainingError(f"a copy that was trained for an estimate: {error}") from error
                 self.processes.average_buffers(model)
+                self.fits[number] = self._so_far(epoch, step, whole=epoch == epochs)
         return model
+
+    def _so_far(self, epoch: int, step: TrainingStep, whole: bool) -> dict[str, Any]:
+        """A copy of what `fit` needs to go on after an epoch; of a whole one the model alone."""
+        found: dict[str, Any] = {"epoch": epoch, "model": step.model.state_dict()}
+        if not whole:
+            scaler = None if step.scaler is None else step.scaler.state_dict()
+            found |= {"optimizer": step.optimizer.state_dict(), "method": step.method.state_dict(), "scaler": scaler}
+        return copy.deepcopy(found) | {"processes": self.processes.gather(process_state(step.model, self.device))}
+
+    def _take_back(self, found: Mapping[str, Any], step: TrainingStep) -> int:
+        """Goes back to what `_so_far` gave; how many epochs are over."""
+        if "model" in found:
+            step.model.load_state_dict(found["model"])
+        if "optimizer" in found:
+            step.optimizer.load_state_dict(found["optimizer"])
+            step.method.load_state_dict(found["method"])
+            if step.scaler is not None:
+                step.scaler.load_state_dict(found["scaler"])
+            if len(found["processes"]) == self.processes.size:
+                set_process_state(found["processes"][self.processes.rank], step.model, self.device)
+        return found["epoch"]
 
     def losses(self, model: MultimodalClassifier, samples: Tensor) -> dict[str, float]:
         """{"joint" or a modality: mean cross-entropy} over some samples."""
@@ -123,7 +156,9 @@ class Trainer:
         self.processes.start_alike(self.model)
 
     def release(self) -> None:
-        """Ends the worker processes of loaders that are not needed before every epoch; after each boundary."""
+        """After each boundary: forgets its fits, ends the worker processes of loaders that not every epoch needs."""
+        self.fits.clear()
+        self._fitted = 0
         for name in ("fit", "losses"):
             self._loaders.pop(name, None)
 
