@@ -9,7 +9,7 @@ import pytest
 from reporting.synthetic import make_run
 
 from mmpareto.reporting.comparison import find, rows_of
-from mmpareto.reporting.comparison_figures import drawings
+from mmpareto.reporting.comparison_figures import accuracy_over_values, drawings
 from mmpareto.reporting.drawing import Curves, plt
 from mmpareto.reporting.histories import history
 from mmpareto.reporting.summary import as_markdown, summaries
@@ -37,6 +37,26 @@ def test_a_curve_has_three_values_that_differ_in_nothing_else(tmp_path: Path) ->
     for panel, line in zip(drawn[1].figure.axes, ([10.0, 20.0, 30.0], [60.0] * 3, [40.0] * 3), strict=False):
         assert [list(each.get_ydata()) for each in panel.lines] == [line]
     for each in drawn:
+        plt.close(each.figure)
+
+
+def test_many_curves_are_split_with_the_baseline_in_each(tmp_path: Path) -> None:
+    for place, method in enumerate(["uniform", *(f"method{number}" for number in range(11))]):
+        for rate in (0.01, 0.1, 1.0):
+            make_run(tmp_path / f"{method}{rate}", method, 0, 10.0 * place + rate, learning_rate=rate)
+    rows = rows_of(find([tmp_path])[0])
+    (sweep,) = sweeps(rows).values()
+    made = list(accuracy_over_values("digits", "learning_rate", sweep, ["gray", "colour"], "uniform"))
+    assert [each.name for each in made] == ["over-learning_rate-1", "over-learning_rate-2"]
+    for each, numbers in zip(made, (range(6), range(6, 11)), strict=True):
+        joint = each.figure.axes[0]
+        assert [text.get_text() for text in each.figure.legends[0].get_texts()] == [
+            "uniform",
+            *(f"method{number}" for number in numbers),
+        ]
+        assert [line.get_color() for line in joint.lines].count("black") == 1
+        assert (joint.get_xscale(), joint.get_ylim()) == ("log", made[0].figure.axes[0].get_ylim())
+        assert joint.get_xlim()[0] < 0.01 < 1 < joint.get_xlim()[1]
         plt.close(each.figure)
 
 

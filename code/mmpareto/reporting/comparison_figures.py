@@ -5,20 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from mmpareto.reporting import gradient_figures
 from mmpareto.reporting.drawing import (
-    PANEL_HEIGHT,
     WIDTH,
     Curve,
     CurveOf,
     Curves,
     Drawing,
-    colour,
     epoch_edges,
-    line_style,
     listed,
     panels,
     plt,
@@ -29,13 +28,16 @@ from mmpareto.reporting.histories import METHOD, Confusion, across
 from mmpareto.reporting.sweeps import Sweep, sweeps
 
 MOST_CLASSES = 16  # names along an axis
+MARGIN = 1.2  # beside the least and the greatest value on a logarithmic axis
 
 
-def drawings(dataset: str, curves: Sequence[Curves], modalities: Sequence[str]) -> Iterator[Drawing]:
-    """All figures of a dataset, one at a time; of what was not measured there is none."""
+def drawings(
+    dataset: str, curves: Sequence[Curves], modalities: Sequence[str], baseline: str | None = None
+) -> Iterator[Drawing]:
+    """All figures of a dataset, one at a time; of what was not measured there is none. baseline: a method's name."""
     yield accuracy_bars(dataset, curves)
     for flag, sweep in sweeps([each.row for each in curves]).items():
-        yield accuracy_over_values(dataset, flag, sweep, modalities)
+        yield from accuracy_over_values(dataset, flag, sweep, modalities, baseline)
     yield from learning_curves(dataset, curves, modalities)
     scored = [(each, pooled) for each in curves if (pooled := _pooled(each)) is not None]
     if scored:
@@ -71,39 +73,43 @@ def accuracy_bars(dataset: str, curves: Sequence[Curves]) -> Drawing:
     )
 
 
-def accuracy_over_values(dataset: str, flag: str, sweep: Sweep, modalities: Sequence[str]) -> Drawing:
+def accuracy_over_values(
+    dataset: str, flag: str, sweep: Sweep, modalities: Sequence[str], baseline: str | None
+) -> Iterator[Drawing]:
     """Test accuracy against the values of a flag, a panel for the joint head and each modality's own."""
-    names = ["joint", *modalities]
-    columns = 3 if len(names) == 3 else 2
-    lines = math.ceil(len(names) / columns)
-    height = PANEL_HEIGHT * lines + 0.25 * len(sweep) + 0.2
-    figure, grid = plt.subplots(lines, columns, figsize=(WIDTH, height), layout="constrained", squeeze=False)
-    for axes in grid.flat[len(names) :]:
-        axes.set_visible(False)
-    values = [value for curve in sweep.values() for value, _ in curve]
-    for number, name in enumerate(names):
-        axes = grid.flat[number]
-        for place, (label, curve) in enumerate(sweep.items()):
-            scores = [(x, row.joint if name == "joint" else row.accuracies(name)) for x, row in curve]
-            x, mean, deviation = np.array(
-                [(x, np.mean(own), np.std(own, ddof=1) if len(own) > 1 else 0.0) for x, own in scores if own]
-            ).T
-            style = line_style(place)
-            axes.plot(x, mean, marker="o", markersize=4, color=colour(place), linestyle=style, label=short(label))
-            axes.fill_between(x, mean - deviation, mean + deviation, color=colour(place), alpha=0.15, linewidth=0)
-        axes.set_title(name if name == "joint" else f"{name} alone", fontsize=10)
-        axes.set_xlabel(flag)
-        if number % columns == 0:
-            axes.set_ylabel("test accuracy in percent")
-        if min(values) > 0 and max(values) / min(values) >= 10:
+    points = list(sweep.values())
+    values = [value for curve in points for value, _ in curve]
+    reference = [place for place, curve in enumerate(points) if curve[0][1].runs[0].method == baseline]
+    lines = [
+        Curves(replace(curve[0][1], label=label), [], place, reference == [place])
+        for place, (label, curve) in enumerate(sweep.items())
+    ]
+
+    def over(each: Curves, name: str) -> Curve | None:
+        scores = [(x, row.joint if name == "joint" else row.accuracies(name)) for x, row in points[each.place]]
+        found = [(x, np.mean(own), np.std(own, ddof=1) if len(own) > 1 else 0.0) for x, own in scores if own]
+        return tuple(np.array(found).T) if found else None
+
+    def scale(axes: Axes) -> None:
+        least, most = min(values), max(values)
+        if least > 0 and most / least >= 10:
             axes.set_xscale("log")
-        axes.grid(alpha=0.3)
-    handles, labels = grid.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), fontsize=9, frameon=False)
-    return Drawing(
+            axes.set_xlim(least / MARGIN, most * MARGIN)
+
+    names = ["joint", *modalities]
+    figures = panels(
+        lines,
+        {name if name == "joint" else f"{name} alone": partial(over, name=name) for name in names},
+        flag,
+        "test accuracy in percent",
+        columns=3 if len(names) == 3 else 2,
+        marker="o",
+        finish=scale,
+    )
+    yield from split(
         f"over-{flag.replace(' ', '-')}",
         f"Accuracy over {flag}",
-        figure,
+        figures,
         f"Test accuracy in percent over the values of {flag} on {dataset}, a line for each of {listed(list(sweep))}; "
         f"panels: {listed(names)}.",
         f"Test accuracy in percent with the selected checkpoint, of rows that differ in {flag} alone. A line is the "

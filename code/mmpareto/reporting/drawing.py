@@ -19,7 +19,6 @@ from mmpareto.reporting.comparison import Row
 from mmpareto.reporting.histories import Columns, History
 
 __all__ = [
-    "PANEL_HEIGHT",
     "WIDTH",
     "Curve",
     "CurveOf",

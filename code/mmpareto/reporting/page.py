@@ -97,7 +97,7 @@ def draw(summary: Summary) -> Iterator[Picture]:
         Curves(row, [history(run) for run in row.runs], place, reference == [row])
         for place, row in enumerate(summary.rows)
     ]
-    for drawing in drawings(summary.dataset, curves, summary.modalities):
+    for drawing in drawings(summary.dataset, curves, summary.modalities, summary.baseline):
         drawn, small = io.BytesIO(), io.BytesIO()
         drawing.figure.savefig(drawn, format="png", dpi=DPI)
         plt.close(drawing.figure)
