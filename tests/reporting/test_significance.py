@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from reporting.synthetic import make_run
 
-from mmpareto.reporting.comparison import find, rows_of
+from mmpareto.reporting.comparison import find, rows_of, settings
 from mmpareto.reporting.significance import PairedTest, baseline_method, holm, mean_ranks, paired_tests
 from mmpareto.runs import RunError
 
@@ -35,6 +35,18 @@ def test_holm_by_hand() -> None:
     assert holm([0.9, 0.4]) == [0.9, 0.8]
     assert holm([0.7, 0.6]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+def test_an_option_that_is_called_as_a_flag_is_no_other_setting(tmp_path: Path) -> None:
+    for seed in range(2):
+        make_run(tmp_path / f"u{seed}", "uniform", seed, 40.0 + seed, momentum=0.9)
+        make_run(tmp_path / f"p{seed}", "pmr", seed, 50.0 + 2 * seed, momentum=0.9, method_options={"momentum": 0.2})
+        make_run(tmp_path / f"o{seed}", "ogm", seed, 50.0, momentum=0.5)
+    tests = paired(tmp_path)
+    assert tests["pmr"].difference == pytest.approx(10.5)
+    assert tests["ogm, momentum 0.5"].reason == "no baseline rows with these settings"
+    own = settings(find([tmp_path / "p0"])[0][0])
+    assert (own["momentum"], own["method_momentum"]) == (0.9, 0.2)
 
 
 def test_ranks_by_hand(tmp_path: Path) -> None:

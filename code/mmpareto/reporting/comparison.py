@@ -194,17 +194,25 @@ def differences(run: FinishedRun, others: Iterable[FinishedRun]) -> list[str]:
 
 
 def settings(run: FinishedRun) -> dict[str, Any]:
-    """Settings by their flags: a run's own ones left out, options of method, dataset and encoder by their names."""
+    """Settings by their flags: a run's own ones left out, options of method, dataset and encoder by their names.
+
+    An option that is called as a flag is, momentum of PMR say, has the name method_momentum.
+    """
     flat: dict[str, Any] = {}
     for key, value in run.config.items():
         if key in (*OWN, "method", "dataset", "selected_on"):
             continue
         if isinstance(value, Mapping):
-            plural = key in ("method_options", "dataset_options")
-            flat |= {name if plural else f"{key} {name}": inner for name, inner in value.items()}
+            flat |= {_name(run, key, name): inner for name, inner in value.items()}
         else:
             flat[key] = value
     return flat
+
+
+def own_options(run: FinishedRun) -> dict[str, Any]:
+    """The options of a run's method, by their names in `settings`."""
+    options = run.config.get("method_options") or {}
+    return {_name(run, "method_options", name): value for name, value in options.items()}
 
 
 def usual_settings(found: Sequence[FinishedRun]) -> dict[str, Any]:
@@ -296,7 +304,15 @@ def _usual(found: Sequence[FinishedRun]) -> dict[str, Any]:
 
 def _options(found: Sequence[FinishedRun]) -> set[str]:
     """The names of all options of methods."""
-    return {name for run in found for name in run.config.get("method_options") or {}}
+    return {name for run in found for name in own_options(run)}
+
+
+def _name(run: FinishedRun, key: str, name: str) -> str:
+    """What an entry of a setting that holds several is called."""
+    kind, plural, _ = key.partition("_options")
+    if not plural:
+        return f"{key} {name}"
+    return f"{kind}_{name}" if name in run.config else name
 
 
 def _differing(own: Mapping[str, Any], theirs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from mmpareto.reporting.comparison import FinishedRun, Row, settings
+from mmpareto.reporting.comparison import FinishedRun, Row, own_options, settings
 from mmpareto.runs import RunError
 
 DEFAULTS = ("uniform", "uniform_gamma", "one_joint")  # baselines, the first that is there
@@ -103,7 +103,7 @@ def _test(row: Row, baselines: Sequence[Row], tuned: Sequence[str]) -> PairedTes
 
 def _same_options(baseline: Row, row: Row, tuned: Sequence[str]) -> bool:
     """Whether the two have an option of their methods in common, and the same values of all such options."""
-    own, theirs = ((r.runs[0].config.get("method_options") or {}) for r in (row, baseline))
+    own, theirs = (own_options(r.runs[0]) for r in (row, baseline))
     shared = [name for name in own if name in theirs and name not in tuned]
     return bool(shared) and all(own[name] == theirs[name] for name in shared)
 
@@ -111,5 +111,5 @@ def _same_options(baseline: Row, row: Row, tuned: Sequence[str]) -> bool:
 def _common(row: Row, tuned: Sequence[str]) -> str:
     """What a row and its baseline must share: all settings but the method's and those in which runs may differ."""
     run = row.runs[0]
-    own = {*(run.config.get("method_options") or {}), *tuned}
+    own = {*own_options(run), *tuned}
     return repr((run.selected_on_test, sorted((k, str(v)) for k, v in settings(run).items() if k not in own)))
