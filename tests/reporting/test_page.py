@@ -140,6 +140,18 @@ def test_confusion_and_layers_are_drawn_where_they_are_known(tmp_path: Path) -> 
         assert (tmp_path / "report" / "figures" / f"digits-{name}.png").exists()
 
 
+def test_figures_of_the_report_before_go_and_others_stay(tmp_path: Path) -> None:
+    make_run(tmp_path / "old", dataset="cgmnist")
+    make_run(tmp_path / "new")
+    figures = tmp_path / "report" / "figures"
+    written(tmp_path / "old", tmp_path / "report")
+    (figures / "cgmnist-mine.png").touch()
+    (figures / "other-cosine.png").touch()
+    written(tmp_path / "new", tmp_path / "report")
+    names = {path.name for path in figures.iterdir()}
+    assert names == {"cgmnist-mine.png", "other-cosine.png", *(f"digits-{name}.png" for name in FIGURES)}
+
+
 def test_many_rows_are_split_over_figures(tmp_path: Path) -> None:
     """Twelve rows: two figures with the same axes, the baseline in each, no colour twice in one."""
     for number in range(12):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import csv
 import io
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from mmpareto.reporting.histories import history
 from mmpareto.reporting.summary import Summary, as_csv, as_latex, as_markdown, marks
 from mmpareto.runs import RunError, atomically
 
-PAGE, FIGURES = "index.html", "figures"
+PAGE, TABLE, FIGURES = "index.html", "table.csv", "figures"
 TITLE = "Methods compared"
 KINDS = (
     "joint-accuracy",
@@ -66,15 +67,16 @@ def write(output: Path, summaries: Sequence[Summary], unfinished: Sequence[Path]
     names = short_names([*(run.path for summary in summaries for run in summary.runs), *unfinished])
     content = {
         "table.md": as_markdown(summaries, [names[path] for path in unfinished]).encode(),
-        "table.csv": as_csv(summaries).encode(),
+        TABLE: as_csv(summaries).encode(),
         "table.tex": as_latex(summaries).encode(),
         **{f"{FIGURES}/{picture.name}.png": picture.png for each in pictures for picture in each},
         PAGE: page(summaries, pictures, unfinished, names).encode(),
     }
     try:
         (output / FIGURES).mkdir(parents=True, exist_ok=True)
+        known = _datasets(output / TABLE) | {summary.dataset for summary in summaries}
         for path in (output / FIGURES).glob("*.png"):  # of the report that was there
-            if f"{FIGURES}/{path.name}" not in content and _ours(path.name, summaries):
+            if f"{FIGURES}/{path.name}" not in content and _ours(path.name, known):
                 path.unlink()
         for name, data in content.items():
             with atomically(output / name) as file:
@@ -84,10 +86,19 @@ def write(output: Path, summaries: Sequence[Summary], unfinished: Sequence[Path]
     return [output / name for name in content]
 
 
-def _ours(name: str, summaries: Sequence[Summary]) -> bool:
+def _datasets(table: Path) -> set[str]:
+    """The datasets of the report whose table this is; none where there is no such table."""
+    try:
+        with open(table, newline="", encoding="utf-8") as file:
+            return {row["dataset"] for row in csv.DictReader(file)}
+    except (OSError, ValueError, KeyError, csv.Error):
+        return set()
+
+
+def _ours(name: str, datasets: Iterable[str]) -> bool:
     """Whether a file's name is that of a figure of these datasets."""
-    datasets = "|".join(re.escape(identifier(summary.dataset)) for summary in summaries)
-    return re.fullmatch(rf"({datasets})-({'|'.join(KINDS)})(-\d+)?\.png", name) is not None
+    names = "|".join(re.escape(identifier(dataset)) for dataset in datasets)
+    return re.fullmatch(rf"({names})-({'|'.join(KINDS)})(-\d+)?\.png", name) is not None
 
 
 def draw(summary: Summary) -> Iterator[Picture]:
