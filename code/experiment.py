@@ -185,8 +185,9 @@ def compare(grid: Grid, failures: dict[Run, str]) -> None:
     if not found:
         return
     print(f"\n{markdown(comparison(found))}")
-    parents = dict.fromkeys(run.folder.parent for run in grid.runs if run not in failures)
-    command: list[str | Path] = ["sh", ROOT / "script" / "report.sh", *parents]
+    # <dataset>/<method>, whatever was varied below
+    methods = dict.fromkeys(run.folder.parents[run.name.count("/") - 2] for run in grid.runs if run not in failures)
+    command: list[str | Path] = ["sh", ROOT / "script" / "report.sh", *methods]
     print(f"\nagain, with all runs of these folders: {shlex.join(_short(part) for part in command)}")
 
 

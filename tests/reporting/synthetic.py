@@ -26,11 +26,12 @@ def make_run(
     steps: int = 4,
     finished: bool = True,
     cosines: Mapping[str, Sequence[float]] | None = None,
+    trained: Sequence[float] | None = None,
     **config: Any,
 ) -> Path:
     """Writes a run; steps per epoch; cosines {encoder: a value per step}, else drawn; config: further flags.
 
-    val: joint validation accuracy, that of test unless given.
+    val: joint validation accuracy, that of test unless given; trained: accuracies on the training data, likewise.
     """
     folder.mkdir(parents=True)
     settings: dict[str, Any] = {
@@ -65,10 +66,13 @@ def make_run(
         "integration": {name: {"conflict_rate": 0.25, "mean_cosine": 0.1} for name in MODALITIES},
     }
     (folder / "results.json").write_text(json.dumps(results))
-    lines = ["epoch," + ",".join(f"val_accuracy_{name}" for name in ("joint", *MODALITIES))]
+    header = [f"{split}_accuracy_{name}" for split in ("val", "train") for name in ("joint", *MODALITIES)]
+    trained = (joint, *alone) if trained is None else trained
+    lines = [",".join(["epoch", *header])]
     for epoch in range(1, epochs + 1):
         share = epoch / epochs
-        lines.append(",".join(map(str, (epoch, joint * share, *(value * share for value in alone)))))
+        scores_then = [value * share for value in (joint, *alone, *trained)]
+        lines.append(",".join(map(str, (epoch, *scores_then))))
     (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
     lines = [GRADIENT_COLUMNS]
     for step in range(epochs * steps):

@@ -145,6 +145,26 @@ def test_runs_made_on_unlike_machines_are_told(tmp_path: Path) -> None:
     assert "- half" in as_markdown([summary], ["half"])
 
 
+def test_a_modality_that_learned_nothing_is_named(tmp_path: Path) -> None:
+    """Of ten classes 15 % and less is a guess; the selected epoch is the last, in the first all heads guess."""
+    for seed, colour in enumerate((11.0, 15.0, 15.1)):
+        make_run(tmp_path / f"u{seed}", "uniform", seed, trained=(99.0, 98.0, colour), classes=list("0123456789"))
+    make_run(tmp_path / "m", "mmpareto", 0, trained=(99.0, 50.0, 52.0), classes=["cat", "dog"])
+    make_run(tmp_path / "o", "one_joint", 0, trained=(99.0, 1.0, 1.0))  # of an unknown number of classes
+    (summary,) = made(tmp_path)
+    (uniform, *mmpareto) = sorted((note for note in summary.notes() if "learned nothing" in note), reverse=True)
+    assert uniform == (
+        "uniform: colour learned nothing in 2 of 3 runs: in the selected epoch its own head guesses on the training "
+        "data (11.0 to 15.0 % right)"
+    )
+    assert [note.partition(":")[2][:40] for note in mmpareto] == [
+        " gray learned nothing in 1 of 1 runs: in",
+        " colour learned nothing in 1 of 1 runs: ",
+    ]
+    marked = {run.path.name: marks(run, summary) for run in summary.runs}
+    assert [bool(marked[name]) for name in ("u0", "u1", "u2", "o")] == [True, True, False, False]
+
+
 def test_a_table_for_every_dataset(tmp_path: Path) -> None:
     make_run(tmp_path / "a", "uniform", joint=10.0)
     make_run(tmp_path / "b", "mmpareto", joint=20.0, dataset="cgmnist")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mmpareto.reporting import chance
 from mmpareto.reporting.comparison import (
     FinishedRun,
     Row,
@@ -110,6 +111,7 @@ class Summary:
                 said.append(f"{row.label}: {len(row.repeated)} further runs of seeds {seeds} are listed, in no mean")
             if row.runs[0].selected_on_test:
                 said.append(f"{row.label}: checkpoints selected on the test split, so the accuracy is too favourable")
+        said += chance.notes(self.rows)
         averaged = [run for row in self.rows for run in row.runs]
         return [*said, *circumstances(averaged), *filter(None, [origin(averaged)])]
 
@@ -148,6 +150,7 @@ def marks(run: FinishedRun, summary: Summary) -> list[str]:
     differing = differences(run, [other for other in summary.runs if other.method == run.method])
     if differing:
         said.append(f"differs from others of its method: {', '.join(differing)}")
+    said += [f"{name} learned nothing" for name in chance.at_chance(run)]
     if any(run is repeated for row in summary.rows for repeated in row.repeated):
         said.append("its seed is counted already: in no mean")
     return said
