@@ -35,7 +35,8 @@ def test_a_curve_has_three_values_that_differ_in_nothing_else(tmp_path: Path) ->
     drawn = list(islice(drawings("digits", curves, ("gray", "colour")), 2))
     assert [each.name for each in drawn] == ["joint-accuracy", "over-gamma"]
     for panel, line in zip(drawn[1].figure.axes, ([10.0, 20.0, 30.0], [60.0] * 3, [40.0] * 3), strict=False):
-        assert [list(each.get_ydata()) for each in panel.lines] == [line]
+        seeds = [value for value in line for _ in range(2)]
+        assert [list(each.get_ydata()) for each in panel.lines] == [line, seeds]
     for each in drawn:
         plt.close(each.figure)
 
@@ -54,7 +55,7 @@ def test_many_curves_are_split_with_the_baseline_in_each(tmp_path: Path) -> None
             "uniform",
             *(f"method{number}" for number in numbers),
         ]
-        assert [line.get_color() for line in joint.lines].count("black") == 1
+        assert [line.get_color() for line in joint.lines].count("black") == 2  # means, and seeds
         assert (joint.get_xscale(), joint.get_ylim()) == ("log", made[0].figure.axes[0].get_ylim())
         assert joint.get_xlim()[0] < 0.01 < 1 < joint.get_xlim()[1]
         plt.close(each.figure)

@@ -28,7 +28,7 @@ from mmpareto.reporting.histories import METHOD, Confusion, across
 from mmpareto.reporting.sweeps import Sweep, sweeps
 
 MOST_CLASSES = 16  # names along an axis
-MARGIN = 1.2  # beside the least and the greatest value on a logarithmic axis
+MARGIN = 1.2  # beside what an axis holds: points in percent; a factor where it is logarithmic
 
 
 def drawings(
@@ -88,9 +88,12 @@ def accuracy_over_values(
     def over(each: Curves, name: str) -> Curve | None:
         scores = [(x, row.joint if name == "joint" else row.accuracies(name)) for x, row in points[each.place]]
         found = [(x, np.mean(own), np.std(own, ddof=1) if len(own) > 1 else 0.0) for x, own in scores if own]
-        return tuple(np.array(found).T) if found else None
+        single = [(x, value) for x, own in scores for value in own]
+        return (*np.array(found).T, *np.array(single).T) if found else None
 
     def scale(axes: Axes) -> None:
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, -MARGIN), min(high, 100 + MARGIN))  # a band may leave what is possible
         least, most = min(values), max(values)
         if least > 0 and most / least >= 10:
             axes.set_xscale("log")
@@ -113,7 +116,7 @@ def accuracy_over_values(
         f"Test accuracy in percent over the values of {flag} on {dataset}, a line for each of {listed(list(sweep))}; "
         f"panels: {listed(names)}.",
         f"Test accuracy in percent with the selected checkpoint, of rows that differ in {flag} alone. A line is the "
-        "mean over seeds, its band one sample standard deviation to either side.",
+        "mean over seeds, a point one seed, the band one sample standard deviation to either side of the mean.",
     )
 
 

@@ -37,7 +37,7 @@ __all__ = [
 
 WIDTH, PANEL_HEIGHT = 9.0, 3.1  # inches
 MOST_LINES = 8  # rows in one figure of curves; of more there are several figures
-Curve = tuple[np.ndarray, ...]  # position, mean, deviation
+Curve = tuple[np.ndarray, ...]  # position, mean, deviation; positions and values of single points, where there are some
 _STYLES = ("-", "--", "-.", ":")
 
 
@@ -203,7 +203,7 @@ def _grid(
         axes.set_visible(False)
     handles: dict[int, Any] = {}
     for axes, found in zip(grid.flat, points.values(), strict=False):
-        for each, (position, mean, deviation) in found:
+        for each, (position, mean, deviation, *single) in found:
             low, high = mean - deviation, mean + deviation
             if logarithmic:
                 mean, low, high = np.exp(mean), np.exp(low), np.exp(high)
@@ -215,6 +215,8 @@ def _grid(
                 linewidth=1.3,
                 marker=marker or ("." if scattered or len(position) == 1 else ""),
             )
+            if single:
+                axes.plot(*single, ".", color=each.colour, markersize=4, alpha=0.6)
             if scattered:
                 axes.vlines(position, low, high, color=each.colour, alpha=0.3)
             else:
