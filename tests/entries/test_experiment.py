@@ -66,7 +66,7 @@ def test_a_grid_interrupted_gone_on_with_and_done(tmp_path: Path, capsys: pytest
     assert "0 finished, 1 to resume, 1 to begin" in out
     assert re.search(r"digits/one_joint/n_classes=10/seed0: joint accuracy val \d+\.\d+, test \d+\.\d+;", out)
     assert re.search(r"\n\| digits \| one_joint \| 1 \| \d+\.\d \|", out)
-    assert f"script/report.sh {folder.parent}\n" in out
+    assert f"script/report.sh {folder.parent.parent}\n" in out
     assert "1 of 2 runs failed:\ndigits/one_joint/n_classes=6/seed0: exit status 2" in err
     assert "--n_classes 6: the dataset digits has 10 classes" in err
     log = (folder / "train.log").read_text()
