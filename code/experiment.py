@@ -62,9 +62,9 @@ def parser() -> argparse.ArgumentParser:
         type=variation,
         default=[],
         metavar="FLAG=VALUE,...",
-        help="a flag of train.py and its values, such as gamma=1,1.5,2; repeated, every combination is run; values are "
-        "separated by semicolons where they hold commas; a method to which the flag means nothing is run once "
-        "without it",
+        help="a flag of train.py, or an option of a method, and its values, such as gamma=1,1.5,2; repeated, every "
+        "combination is run; values are separated by semicolons where they hold commas; a method to which the flag "
+        "means nothing is run once without it",
     )
     add("--output", type=Path, default=ROOT / "runs", metavar="FOLDER", help="(default: runs/ of this repository)")
     add(

@@ -7,7 +7,7 @@ import difflib
 import inspect
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -44,6 +44,8 @@ PUBLISHED: dict[str, Any] = {
 }
 # what a run may differ in and still be the same run: its results so far do not depend on it
 RUN_ONLY = ("ckpt_path", "data_root", "num_workers", "gpu_ids", "checkpoint_minutes", "log_interval", "wandb")
+# options of methods that have flags of their own
+SHORT = ("gamma", "rescale")
 RECIPES: dict[str, dict[str, Any]] = {
     "digits": {"epochs": 20, "batch_size": 32, "learning_rate": 0.01},
     "cgmnist": {"epochs": 20, "learning_rate": 0.01, "model": "pmr"},
@@ -139,8 +141,11 @@ def parse(argv: Sequence[str], root: Path) -> Options:
         _refuse_unknown(unknown, parser, dataset)
     values = vars(given)
     dataset_options = {key: values.pop(key) for key in dataset_flags}
-    chosen = dict(values.pop("method_options") or [])
-    for key in ("gamma", "rescale"):
+    assigned = values.pop("method_options")
+    chosen = dict(assigned)
+    if len(chosen) < len(assigned):
+        raise UsageError("--method_options: " + _twice([key for key, _ in assigned]) + " is given twice")
+    for key in SHORT:
         value = values.pop(key)
         if value is not None:
             if key not in method_defaults:
@@ -193,6 +198,15 @@ def _resolve_schedule(values: dict[str, Any]) -> None:
     values["lr_decay_ratio"] = 0.1 if values["lr_decay_ratio"] is None else values["lr_decay_ratio"]
     if values["warmup_epochs"] >= values["epochs"] > 0 and values["warmup_epochs"] > 0:
         raise UsageError(f"--warmup_epochs {values['warmup_epochs']} leaves nothing of {values['epochs']} epochs")
+
+
+def flags_of(dataset: str) -> set[str]:
+    """The names of train.py's flags, those that the dataset adds included."""
+    return {field.name for field in fields(Options)} | set(SHORT) | set(datasets.options(dataset))
+
+
+def _twice(keys: Sequence[str]) -> str:
+    return next(key for number, key in enumerate(keys) if key in keys[:number])
 
 
 def _takes(options: dict[str, Any]) -> str:
@@ -291,6 +305,8 @@ def _parser(
         "--method_options",
         type=assignment,
         nargs="+",
+        action="extend",
+        default=[],
         metavar="KEY=VALUE",
         help=_described(method, method_defaults),
     )

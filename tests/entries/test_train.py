@@ -221,6 +221,7 @@ BAD = {
     "seed beyond NumPy's": (["--random_seed", "4294967296"], "a whole number from 0 to 2147483647"),
     "text for gamma": (["--method_options", "gamma=abc"], "gamma must be a positive finite number, found 'abc'"),
     "gamma twice": (["--gamma", "3", "--method_options", "gamma=2"], "give one of the two"),
+    "option twice": (["--method_options", "gamma=1", "--method_options", "gamma=2"], "gamma is given twice"),
     "encoder with other arguments": (["--encoder", "gray=torch.nn:Linear"], "cannot be made for image of shape"),
     "method of no module": (["--method", ".foo:Bar"], "cannot be imported"),
     "one GPU twice": (["--gpu_ids", "0,0"], "a GPU is named twice"),

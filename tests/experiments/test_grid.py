@@ -57,8 +57,29 @@ def test_varied_flags_are_crossed_and_left_out_where_they_mean_nothing() -> None
         {},
     ]
     assert made.notes == [
-        f"--{flag} means nothing to uniform on digits: run once without it" for flag in ("gamma", "rescale")
+        f"{flag} means nothing to uniform on digits: run once without it" for flag in ("gamma", "rescale")
     ]
+
+
+def test_options_of_methods_are_varied_by_their_names() -> None:
+    made = grid(["ogm", "pmr", "uniform"], vary=["alpha=0.4,1.6"], seeds=[1])
+    assert [run.name for run in made.runs] == [
+        *(f"digits/{method}/alpha={alpha}/seed1" for method in ("ogm", "pmr") for alpha in ("0.4", "1.6")),
+        "digits/uniform/seed1",
+    ]
+    assert [run.options.method_options["alpha"] for run in made.runs[:4]] == [0.4, 1.6, 0.4, 1.6]
+    assert made.notes == ["alpha means nothing to uniform on digits: run once without it"]
+    # beside other options, and where a flag has the same name
+    made = grid(["pmr"], "--method_options", "mu=0.5", vary=["method_momentum=0,0.3", "momentum=0.8"])
+    assert [(run.options.momentum, run.options.method_options["momentum"]) for run in made.runs] == [
+        (0.8, 0),
+        (0.8, 0.3),
+    ]
+    assert {run.options.method_options["mu"] for run in made.runs} == {0.5}
+    made = grid(["mslr"], vary=["factors=gray:0.9,colour:1.1;gray:1,colour:1"])
+    assert [run.options.method_options["factors"] for run in made.runs] == ["gray:0.9,colour:1.1", "gray:1,colour:1"]
+    with pytest.raises(UsageError, match="alpha is given twice"):
+        grid(["pmr"], "--method_options", "alpha=1", vary=["alpha=2"])
 
 
 def test_flags_that_need_each_other_are_varied_together() -> None:
@@ -95,6 +116,7 @@ def test_a_method_of_ones_own_has_a_plain_folder() -> None:
         ([], ["gamma=1,-1"], "--gamma: expected a number above zero, found '-1'"),
         ([], ["gamme=1"], "unknown flag --gamme"),
         ([], ["method_options=rescale=layer"], "found 'layer' [digits/mmpareto/method_options=rescale=layer/seed0]"),
+        ([], ["alpha=2"], "unknown flag --alpha"),
         (["--gamma", "1"], ["gamma=2"], "give it once"),
         ([], ["gamma=1", "gamma=2"], "give it once"),
         ([], ["gamma=1,1.0"], "gamma=1/seed0 and digits/mmpareto/gamma=1.0/seed0 are the same run"),

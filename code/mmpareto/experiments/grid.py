@@ -13,7 +13,8 @@ from pathlib import Path
 
 from mmpareto import datasets
 from mmpareto.datasets import DatasetError
-from mmpareto.options import Options, UsageError, parse
+from mmpareto.methods import method_options
+from mmpareto.options import Options, UsageError, flags_of, parse
 from mmpareto.training.setup import make_method
 
 # flags of train.py that the grid sets itself, and what to use instead
@@ -73,8 +74,9 @@ def expand(
 ) -> Grid:
     """The grid of `methods` x datasets `names` x `seeds` x `varied` flags; one seed of everything comes first.
 
-    A varied flag that means nothing to a method (gamma to the plain sum) is left out for that method, and a note says
-    so; one that means nothing to any is an error.
+    What is varied is a flag of train.py, or an option of a method by its name; method_<name> is always the option.
+    Where it means nothing to a method (gamma to the plain sum) it is left out for that method, and a note says so;
+    where it means nothing to any, that is an error.
 
     passed  flags of train.py for every run.
     output  runs are in <output>/<dataset>/<method>[/<flag>=<value>...]/seed<k>.
@@ -105,7 +107,7 @@ def expand(
         if len(without) == len(pairs):
             _check(*pairs[0], passed, {flag: values[flag][0]}, root)  # says why
             raise UsageError(f"--vary {flag}: no run of the grid takes it together with the other flags")
-        notes += [f"--{flag} means nothing to {method} on {name}: run once without it" for name, method in without]
+        notes += [f"{flag} means nothing to {method} on {name}: run once without it" for name, method in without]
 
     found: dict[Path, Run] = {}
     same: dict[str, str] = {}
@@ -157,9 +159,22 @@ def _combinations(values: Mapping[str, Sequence[str]]) -> Iterator[dict[str, str
 def _argv(name: str, method: str, passed: Sequence[str], chosen: Mapping[str, str], *more: str) -> tuple[str, ...]:
     words: list[str] = []
     for flag, value in chosen.items():
+        option = _option(name, method, flag)
         first, *rest = shlex.split(value)
-        words += [f"--{flag}={first}"] if not rest else [f"--{flag}", first, *rest]
+        if option is not None:
+            words += ["--method_options", f"{option}={value}"]
+        else:
+            words += [f"--{flag}={first}"] if not rest else [f"--{flag}", first, *rest]
     return ("--dataset", name, "--method", method, *passed, *words, *more)
+
+
+def _option(name: str, method: str, varied: str) -> str | None:
+    """The option of the method that is varied; None where it is a flag, or nothing that the method knows."""
+    known = method_options(method)
+    explicit = varied.removeprefix("method_")
+    if varied != explicit and explicit in known:
+        return explicit
+    return varied if varied in known and varied not in flags_of(name) else None
 
 
 def _check(name: str, method: str, passed: Sequence[str], chosen: Mapping[str, str], root: Path) -> None:
