@@ -30,7 +30,7 @@ from mmpareto.experiments.process import State, state
 from mmpareto.experiments.schedule import Interrupted, run_all
 from mmpareto.flag_values import assignment, count, seed
 from mmpareto.options import UsageError
-from mmpareto.reporting.comparison import comparison, find, markdown
+from mmpareto.reporting.comparison import comparison, find, markdown, repeated, rows_of
 from mmpareto.runs import RunError
 
 CODE = Path(__file__).resolve().parent
@@ -185,6 +185,8 @@ def compare(grid: Grid, failures: dict[Run, str]) -> None:
     if not found:
         return
     print(f"\n{markdown(comparison(found))}")
+    for note in filter(None, map(repeated, rows_of(found))):
+        print(f"\n{note}")
     # <dataset>/<method>, whatever was varied below
     methods = dict.fromkeys(run.folder.parents[run.name.count("/") - 2] for run in grid.runs if run not in failures)
     command: list[str | Path] = ["sh", ROOT / "script" / "report.sh", *methods]

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpareto.reporting.comparison import comparison, find, markdown
+from mmpareto.reporting.comparison import comparison, find, markdown, repeated, rows_of
 from mmpareto.runs import RunError
 
 
@@ -37,8 +37,8 @@ def entry(argv: Sequence[str]) -> int:
         metavar="FLAG",
         nargs="+",
         default=[],
-        help="with --output: of runs that differ in these flags of train.py alone,\n"
-        "each method keeps those with the best mean validation accuracy",
+        help="with --output: of runs that differ in these flags of train.py, or options of\n"
+        "methods, alone, each method keeps those with the best mean validation accuracy",
     )
     parser.add_argument(
         "--tune_seeds",
@@ -60,6 +60,8 @@ def entry(argv: Sequence[str]) -> int:
         if not found:
             raise RunError(f"none of the {len(unfinished)} runs is finished; finish one with train.py --resume")
         print(markdown(comparison(found)))
+        for note in filter(None, map(repeated, rows_of(found))):
+            print(f"\n{note}")
         if unfinished:
             print(f"\nnot finished, left out: {', '.join(map(str, unfinished))}", file=sys.stderr)
         if arguments.output is not None:

@@ -44,6 +44,8 @@ PUBLISHED: dict[str, Any] = {
 }
 # what a run may differ in and still be the same run: its results so far do not depend on it
 RUN_ONLY = ("ckpt_path", "data_root", "num_workers", "gpu_ids", "checkpoint_minutes", "log_interval", "wandb")
+# what --fast may switch on, as the device and the method allow
+FAST = ("amp", "channels_last", "tf32", "cuda_graph")
 # options of methods that have flags of their own
 SHORT = ("gamma", "rescale")
 RECIPES: dict[str, dict[str, Any]] = {
@@ -156,6 +158,7 @@ def parse(argv: Sequence[str], root: Path) -> Options:
     for key in chosen:
         if key not in method_defaults:
             raise UsageError(f"the method {early.method} has no option {key!r}; " + _takes(method_defaults))
+    chosen = {key: _like(method_defaults[key], key, value) for key, value in chosen.items()}
     values["method_options"] = {
         **{key: value for key, value in method_defaults.items() if value is not inspect.Parameter.empty},
         **chosen,
@@ -198,6 +201,17 @@ def _resolve_schedule(values: dict[str, Any]) -> None:
     values["lr_decay_ratio"] = 0.1 if values["lr_decay_ratio"] is None else values["lr_decay_ratio"]
     if values["warmup_epochs"] >= values["epochs"] > 0 and values["warmup_epochs"] > 0:
         raise UsageError(f"--warmup_epochs {values['warmup_epochs']} leaves nothing of {values['epochs']} epochs")
+
+
+def _like(default: Any, key: str, value: Any) -> Any:
+    """An option's value as the default's type has it, so that 1 and 1.0 are one setting; true and false are no text."""
+    if isinstance(default, bool):
+        if value not in (True, False):  # 1 and 0 as well
+            raise UsageError(f"--method_options {key}: expected true or false, found {value!r}")
+        return bool(value)
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    return value
 
 
 def flags_of(dataset: str) -> set[str]:

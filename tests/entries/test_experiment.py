@@ -99,6 +99,17 @@ def test_damaged_results_hide_no_failure(tmp_path: Path, capsys: pytest.CaptureF
     assert "1 of 2 runs failed:\ndigits/pareto/seed0: it is finished, but was made with other settings" in err
 
 
+def test_what_fast_switched_on_is_no_other_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--methods", "uniform", "--epochs", "1", "--gpu_ids", "cpu", "--output", str(tmp_path)]
+    assert again(capsys, *flags, "--fast")[0] == 0
+    status, out, _ = again(capsys, *flags, "--fast")
+    assert status == 0
+    assert "1 finished, 0 to resume, 0 to begin\n" in out
+    status, _, err = again(capsys, *flags)
+    assert status == 1
+    assert "channels_last True (asked for: False)" in err
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -108,6 +119,8 @@ def test_damaged_results_hide_no_failure(tmp_path: Path, capsys: pytest.CaptureF
         (["--methods", "uniform", "--epochs", "none"], "found 'none'"),
         (["--methods", "uniform", "--vary", "gamma"], "expected FLAG=VALUE,VALUE"),
         (["--methods", "uniform", "--vary", "gamma=1"], "--gamma means nothing to the method uniform"),
+        (["--methods", "uniform", "--vary", "model=it's,cnn"], "a quote without its end"),
+        (["--methods", "finetune", "--vary", "frozen=gray,true"], "frozen: expected true or false, found 'gray'"),
         (["--methods", "uniform", "--gpu_ids", "cpu,0"], "expected numbers of GPUs"),
         (["--methods", "uniform", "--gpu_ids", "99"], "PyTorch sees"),
         (["--methods", "uniform", "--partition", "gpu"], "are for --launcher slurm"),

@@ -128,6 +128,14 @@ def test_bad_input(tmp_path: Path) -> None:
             '{"dataset": "other", "method": "mmpareto", "random_seed": 0, "selected_on": "val"}',
             "are of different runs",
         ),
+        ("environment.json", "[1]", "is damaged"),
+        ("environment.json", '{"git": "abc"}', "is damaged"),
+        (
+            "config.json",
+            '{"dataset": "digits", "method": "mmpareto", "random_seed": 0, "selected_on": "val", "method_options": [1]'
+            "}",
+            "its method_options is [1]",
+        ),
     ],
 )
 def test_files_that_cannot_be_used_are_named(tmp_path: Path, name: str, content: str, message: str) -> None:
@@ -138,6 +146,26 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path, name: str, content:
     assert str(folder) in said
     assert name in said
     assert "Traceback" not in said
+
+
+def test_runs_behind_links_are_found_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path / "disk" / "run")
+    make_run(tmp_path / "runs" / "uniform", "uniform")
+    (tmp_path / "runs" / "linked").symlink_to(tmp_path / "disk")
+    (tmp_path / "runs" / "loop").symlink_to(tmp_path / "runs")
+    assert entry.entry([str(tmp_path / "runs")]) == 0
+    out = capsys.readouterr().out
+    assert "| digits | mmpareto | 1 |" in out
+    assert "| digits | uniform | 1 |" in out
+
+
+def test_what_is_in_no_mean_is_said_without_a_folder_as_well(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b")
+    assert entry.entry([str(tmp_path)]) == 0
+    assert "mmpareto: 1 further runs of seeds 0 are in no mean" in capsys.readouterr().out
 
 
 def test_results_without_settings_are_not_passed_over(tmp_path: Path) -> None:

@@ -117,6 +117,7 @@ def test_a_method_of_ones_own_has_a_plain_folder() -> None:
         ([], ["gamme=1"], "unknown flag --gamme"),
         ([], ["method_options=rescale=layer"], "found 'layer' [digits/mmpareto/method_options=rescale=layer/seed0]"),
         ([], ["alpha=2"], "unknown flag --alpha"),
+        ([], ["method_gamma=2,2.0"], "are the same run"),
         (["--gamma", "1"], ["gamma=2"], "give it once"),
         ([], ["gamma=1", "gamma=2"], "give it once"),
         ([], ["gamma=1,1.0"], "gamma=1/seed0 and digits/mmpareto/gamma=1.0/seed0 are the same run"),

@@ -127,7 +127,7 @@ def test_of_a_sweep_rows_of_equal_gamma_are_compared(tmp_path: Path) -> None:
                 make_run(folder, method, seed, joint, method_options={"gamma": gamma, **more})
     make_run(tmp_path / "o", "one_joint", 0)
     tests = paired(tmp_path, "uniform_gamma")
-    for gamma, gain in ((1.0, 2.0), (2.0, 6.0)):
+    for gamma, gain in ((1, 2.0), (2, 6.0)):
         test = tests[f"mmpareto, gamma {gamma}"]
         assert test.baseline is not None
         assert test.baseline.label == f"uniform_gamma, gamma {gamma}"

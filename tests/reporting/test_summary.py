@@ -106,7 +106,7 @@ def test_marked_runs_stand_apart(tmp_path: Path) -> None:
     assert again.path.name == "m0"
     assert summary.best == [row.label == "mmpareto, epochs 3" for row in summary.rows]  # not the one selected on test
     text = as_markdown([summary])
-    assert "1 further runs of seeds 0 are listed, in no mean" in text
+    assert "1 further runs of seeds 0 are in no mean" in text
     assert "selected on the test split" in text
     said = {run.path.name: "; ".join(marks(run, summary)) for run in summary.runs}
     assert "selected on test" in said["tested"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import islice
 from pathlib import Path
 
@@ -127,5 +128,38 @@ def test_what_cannot_be_chosen(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"no choice of learning_rate has all of seeds 0, 1"):
         tuned(found, ["learning_rate"])
     with pytest.raises(RunError, match="no run has a setting 'nope'"):
-        tuned(found, ["nope"])
+        summaries(found, tune=["nope"])
     assert tuned(found, []) == (found, [])
+    make_run(tmp_path / "2", "uniform", 2, val=math.nan, learning_rate=0.1)
+    with pytest.raises(RunError, match="no joint validation accuracy"):
+        tuned(find([tmp_path])[0], ["learning_rate"], [0])
+
+
+def test_a_run_made_twice_counts_once_in_a_choice(tmp_path: Path) -> None:
+    for rate, vals in ((0.1, (50.0, 40.0)), (0.2, (48.0, 40.0))):
+        for seed, val in enumerate(vals):
+            make_run(tmp_path / f"{rate}{seed}", "uniform", seed, val=val, learning_rate=rate)
+    for again in range(3):
+        make_run(tmp_path / f"again{again}", "uniform", 1, val=40.0, learning_rate=0.1)
+    kept, said = tuned(find([tmp_path])[0], ["learning_rate"])
+    assert {run.config["learning_rate"] for run in kept} == {0.1}
+    assert "(learning_rate 0.1: 45.0; learning_rate 0.2: 44.0)" in said[0]
+
+
+def test_one_number_is_one_value_however_it_was_given(tmp_path: Path) -> None:
+    """The option 1 of a grid, and the default 1.0 of further seeds."""
+    for seed, alpha in ((0, 1), (1, 1), (2, 1.0)):
+        make_run(tmp_path / f"one{seed}", "pmr", seed, 50.0, method_options={"alpha": alpha})
+    for seed in (0, 1):
+        make_run(tmp_path / f"half{seed}", "pmr", seed, 40.0, method_options={"alpha": 0.5})
+    (summary,) = summaries(find([tmp_path])[0], tune=["alpha"], tune_seeds=[0, 1])
+    assert [(row.label, row.seeds) for row in summary.rows] == [("pmr", [0, 1, 2])]
+
+
+def test_what_only_one_dataset_has_can_be_tuned(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", "uniform", dataset="digits", learning_rate=0.1)
+    for gamma, val in ((1.0, 50.0), (2.0, 60.0)):
+        make_run(tmp_path / f"{gamma}", "mmpareto", val=val, dataset="cgmnist", method_options={"gamma": gamma})
+    cgmnist, digits = summaries(find([tmp_path])[0], tune=["gamma"])
+    assert [run.config["method_options"] for run in cgmnist.runs] == [{"gamma": 2}]
+    assert len(digits.rows) == 1

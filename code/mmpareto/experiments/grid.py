@@ -160,9 +160,12 @@ def _argv(name: str, method: str, passed: Sequence[str], chosen: Mapping[str, st
     words: list[str] = []
     for flag, value in chosen.items():
         option = _option(name, method, flag)
-        first, *rest = shlex.split(value)
+        try:
+            first, *rest = shlex.split(value)
+        except ValueError as error:
+            raise UsageError(f"--vary {flag}: {value} has a quote without its end") from error
         if option is not None:
-            words += ["--method_options", f"{option}={value}"]
+            words += ["--method_options", f"{option}={' '.join((first, *rest))}"]
         else:
             words += [f"--{flag}={first}"] if not rest else [f"--{flag}", first, *rest]
     return ("--dataset", name, "--method", method, *passed, *words, *more)

@@ -18,7 +18,7 @@ from typing import IO
 
 from mmpareto import runs
 from mmpareto.experiments.grid import Run
-from mmpareto.options import RUN_ONLY
+from mmpareto.options import FAST, RUN_ONLY
 from mmpareto.runs import RunDirectory, RunError
 
 LOG = "train.log"
@@ -49,7 +49,11 @@ def state(run: Run) -> State:
     directory = RunDirectory(run.folder)
     if directory.finished:
         saved = directory.read_json(runs.CONFIG)
+        if not isinstance(saved, dict):
+            raise RunError(f"{runs.CONFIG} is damaged: it holds no settings by name; remove the folder {run.folder}")
         asked = json.loads(json.dumps(run.options.resolved(), default=str))
+        if run.options.fast:  # it switched on what the device can do
+            asked |= {key: saved.get(key) for key in FAST if not asked[key]}
         other = [
             f"{key} {saved.get(key)} (asked for: {value})"
             for key, value in asked.items()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmpareto import runs
+from mmpareto import datasets, runs
 from mmpareto.options import RUN_ONLY
 from mmpareto.runs import RunDirectory, RunError
 
@@ -66,11 +67,12 @@ class FinishedRun:
 
     @property
     def validation(self) -> float | None:
-        """Joint validation accuracy in percent of the selected checkpoint; None where the results have none."""
+        """Joint validation accuracy in percent of the selected checkpoint; None where the results have no number."""
         try:
-            return float(self.results["val"]["joint"]["accuracy"])
+            accuracy = float(self.results["val"]["joint"]["accuracy"])
         except (KeyError, TypeError, ValueError):
             return None
+        return accuracy if math.isfinite(accuracy) else None
 
     def accuracy(self, modality: str) -> float | None:
         """Test accuracy in percent of a modality's own head; None where the run has no such modality."""
@@ -115,13 +117,15 @@ def find(paths: Iterable[Path]) -> tuple[list[FinishedRun], list[Path]]:
     for path in paths:
         if not path.is_dir():
             raise RunError(f"{path} is no folder; give run directories, or a folder that holds some")
-        folders = sorted(config.parent.resolve() for config in path.rglob(runs.CONFIG))
-        for results in path.rglob(runs.RESULTS):
-            if not (results.parent / runs.CONFIG).exists():
-                raise RunError(f"{results.parent} has a {runs.RESULTS} and no {runs.CONFIG} beside it; {AGAIN}")
+        folders = []
+        for folder, files in _walk(path):
+            if runs.CONFIG in files:
+                folders.append(folder)
+            elif runs.RESULTS in files:
+                raise RunError(f"{folder} has a {runs.RESULTS} and no {runs.CONFIG} beside it; {AGAIN}")
         if not folders:
             raise RunError(f"there is no run in {path}: no folder in it has a {runs.CONFIG}")
-        for folder in folders:
+        for folder in sorted(folders):
             if folder in seen:
                 continue
             seen.add(folder)
@@ -130,6 +134,18 @@ def find(paths: Iterable[Path]) -> tuple[list[FinishedRun], list[Path]]:
             else:
                 unfinished.append(folder)
     return finished, unfinished
+
+
+def _walk(path: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Every folder at or below `path`, resolved, with its files; links are followed, no folder comes twice."""
+    seen: set[Path] = set()
+    for folder, below, files in os.walk(path, followlinks=True):
+        resolved = Path(folder).resolve()
+        if resolved in seen:
+            below.clear()
+            continue
+        seen.add(resolved)
+        yield resolved, files
 
 
 def rows_of(found: Sequence[FinishedRun]) -> list[Row]:
@@ -146,6 +162,12 @@ def rows_of(found: Sequence[FinishedRun]) -> list[Row]:
         chosen = tuple(first[seed] for seed in sorted(first))
         rows.append(Row(_label(members[0], found), chosen, tuple(run for run in members if run not in chosen)))
     return sorted(rows, key=lambda row: (row.runs[0].dataset, statistics.mean(row.joint), row.label))
+
+
+def repeated(row: Row) -> str:
+    """A sentence on the runs of a row that are in no mean; empty where there are none."""
+    seeds = ", ".join(dict.fromkeys(str(run.seed) for run in row.repeated))
+    return f"{row.label}: {len(row.repeated)} further runs of seeds {seeds} are in no mean" if row.repeated else ""
 
 
 def comparison(found: Sequence[FinishedRun]) -> list[dict[str, str]]:
@@ -231,7 +253,7 @@ def circumstances(found: Sequence[FinishedRun]) -> list[str]:
     threads, processes, version of PyTorch and of the code, folder of the data.
     """
 
-    each = [_circumstances(run) | {"folder of the data": run.config.get("data_root")} for run in found]
+    each = [_circumstances(run) | {"folder of the data": _folder(run)} for run in found]
     said = []
     for what in each[0] if each else ():
         counts = Counter("not recorded" if own[what] is None else str(own[what]) for own in each)
@@ -259,6 +281,12 @@ def markdown(rows: Sequence[dict[str, str]]) -> str:
 
 
 _MISSING = object()
+
+
+def _folder(run: FinishedRun) -> Any:
+    """Where the data were read; "embedded" for data that come with the code, whatever an older version recorded."""
+    embedded = run.dataset in datasets.DATASETS and datasets.dataset_class(run.dataset).embedded
+    return "embedded" if embedded else run.config.get("data_root")
 
 
 def _circumstances(run: FinishedRun) -> dict[str, Any]:
@@ -352,7 +380,25 @@ def _read(folder: Path) -> FinishedRun:
         if content[runs.RESULTS][own] != content[runs.CONFIG][theirs]:
             raise RunError(f"{run / runs.RESULTS} and {runs.CONFIG} beside it are of different runs ({own}); {AGAIN}")
     environment = run.read_json(runs.ENVIRONMENT) if (run / runs.ENVIRONMENT).exists() else {}
-    return FinishedRun(folder, content[runs.CONFIG], content[runs.RESULTS], environment)
+    _by_name(run / runs.CONFIG, "method_options", content[runs.CONFIG].get("method_options"))
+    _by_name(run / runs.ENVIRONMENT, "content", environment)
+    for key in ("versions", "git"):
+        _by_name(run / runs.ENVIRONMENT, key, environment.get(key))
+    return FinishedRun(folder, _plain(content[runs.CONFIG]), content[runs.RESULTS], environment)
+
+
+def _by_name(path: Path, key: str, part: Any) -> None:
+    if not isinstance(part, Mapping | None):
+        raise RunError(f"{path} is damaged: its {key} is {part!r}, no values by name; {AGAIN}")
+
+
+def _plain(value: Any) -> Any:
+    """Settings in which 1.0 is 1: one number, however it was given."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _check_scores(path: Path, results: Mapping[str, Any]) -> None:

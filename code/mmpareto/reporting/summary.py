@@ -17,11 +17,14 @@ from mmpareto.reporting.comparison import (
     differences,
     modalities_of,
     origin,
+    repeated,
     rows_of,
+    settings,
     spread,
 )
 from mmpareto.reporting.significance import BASELINE, PairedTest, baseline_method, mean_ranks, paired_tests
 from mmpareto.reporting.sweeps import tuned
+from mmpareto.runs import RunError
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,9 @@ class Summary:
         else:
             tested = sum(test.p is not None for test in self.tests)
             parts.append(
-                f"Difference: joint accuracy less that of {self.baseline} with the same settings, in points, mean over "
-                f"the seeds that both have. p: two-sided paired t-test over these seeds. p (Holm): corrected for the "
+                f"Difference: joint accuracy less that of {self.baseline} with the same settings"
+                f"{', what was chosen on validation aside' * bool(self.choices)}, in points, mean over the seeds that "
+                f"both have. p: two-sided paired t-test over these seeds. p (Holm): corrected for the "
                 f"{tested} tests of this table. n/a: fewer than two common seeds, or no such baseline."
             )
         return " ".join(parts)
@@ -107,8 +111,7 @@ class Summary:
             )
         for row in self.rows:
             if row.repeated:
-                seeds = ", ".join(dict.fromkeys(str(run.seed) for run in row.repeated))
-                said.append(f"{row.label}: {len(row.repeated)} further runs of seeds {seeds} are listed, in no mean")
+                said.append(repeated(row))
             if row.runs[0].selected_on_test:
                 said.append(f"{row.label}: checkpoints selected on the test split, so the accuracy is too favourable")
         said += chance.notes(self.rows)
@@ -127,9 +130,13 @@ def summaries(
     tune        flags of which each method has the values that are best on validation; runs with others are left out
     tune_seeds  the seeds whose validation accuracies count for that; all where none is given
 
-    Raises RunError where the baseline asked for is in none of them, or where nothing can be chosen.
+    Raises RunError where the baseline asked for, or a flag to tune, is in none of them, or where nothing can be chosen.
     """
     baseline_method(found, baseline)
+    known = dict.fromkeys(name for run in found for name in settings(run))
+    for flag in tune:
+        if flag not in known:
+            raise RunError(f"no run has a setting {flag!r}; they have: {', '.join(known)}")
     made = []
     for dataset in sorted({run.dataset for run in found}):
         own, choices = tuned([run for run in found if run.dataset == dataset], tune, tune_seeds)

@@ -46,12 +46,10 @@ def tuned(
     The best values have the highest joint validation accuracy, averaged over these seeds; values that lack one of them,
     because it failed or is not finished, are not eligible.
 
-    Raises RunError where no run knows a flag, or has no validation accuracy, and where no values are eligible.
+    Of several runs with the same values and seed, the first by path chooses, as it alone is in means.
+
+    Raises RunError where a run has no validation accuracy, and where no values are eligible.
     """
-    known = dict.fromkeys(name for run in found for name in settings(run))
-    for flag in flags:
-        if flag not in known:
-            raise RunError(f"no run has a setting {flag!r}; they have: {', '.join(known)}")
     without = [run for run in found if flags and run.validation is None]
     if without:
         raise RunError(f"{without[0].path} has no joint validation accuracy in {RESULTS}; {AGAIN}")
@@ -74,10 +72,10 @@ def tuned(
                 f"{dataset}, {method}: no choice of {', '.join(flags)} has all of seeds "
                 f"{', '.join(map(str, sorted(seeds)))}; finish the grid"
             )
-        means = {
-            values: statistics.mean(run.validation or 0.0 for run in runs if run.seed in seeds)
-            for values, runs in whole.items()
-        }
+        means = {}
+        for values, runs in whole.items():
+            first = {run.seed: run for run in sorted(runs, key=lambda run: str(run.path), reverse=True)}
+            means[values] = statistics.mean(first[seed].validation or 0.0 for seed in seeds)
         best = max(means, key=lambda values: means[values])
         kept += whole[best]
         considered = "; ".join(f"{values}: {mean:.1f}" for values, mean in means.items())
