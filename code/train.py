@@ -151,6 +151,10 @@ def train(options: Options, device: torch.device, processes: Processes, signals:
         except Interrupted:
             session.save(run)
             raise
+        except DatasetError:
+            if processes.size == 1:  # whole epochs of an estimate are kept, as batches are
+                session.save(run)
+            raise
         finally:
             trainer.release()
         set_rates(optimizer, schedule, factors)

@@ -209,9 +209,13 @@ def _like(default: Any, key: str, value: Any) -> Any:
         if value not in (True, False):  # 1 and 0 as well
             raise UsageError(f"--method_options {key}: expected true or false, found {value!r}")
         return bool(value)
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(default, float) and (value is None or isinstance(value, bool)):
+        raise UsageError(f"--method_options {key}: expected a number, found {value!r}")
+    if isinstance(default, float) and isinstance(value, int):
         return float(value)
-    return value
+    if isinstance(default, int) and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+        raise UsageError(f"--method_options {key}: expected a whole number, zero or more, found {value!r}")
+    return str(value) if isinstance(default, str) else value
 
 
 def flags_of(dataset: str) -> set[str]:

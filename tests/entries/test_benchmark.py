@@ -60,7 +60,12 @@ def test_rows_hold_passes_waits_and_ratios() -> None:
 
 
 def test_methods_beside_the_plain_sum() -> None:
-    ways = ("plain sum", "gradnorm", "metabalance")
+    ways = [
+        "plain sum",
+        "gradnorm",
+        "metabalance",
+        *["ensemble", "unimodal", "ogm", "ogm_ge", "pmr", "agm", "mmcosine", "mslr"],
+    ]
     rows = {row["way"]: row for row in steps.measure(TINY, ways, 1, torch.device("cpu"))}
     passes = {way: row["backward_passes"] for way, row in rows.items()}
     assert passes == dict.fromkeys(ways, 1) | {"metabalance": 2}

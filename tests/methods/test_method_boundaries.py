@@ -84,6 +84,28 @@ def test_pmr_s_unseen_class_has_no_nan_and_its_terms_end() -> None:
     assert run.method.state["weights"].tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("name", ["ogm", "ogm_ge", "agm"])
+def test_modulation_ends_after_its_last_epoch(name: str) -> None:
+    run = Run(name, modulation_epochs=2)
+    seen = []
+    for epoch in (1, 2, 3):
+        run.boundary(epoch)
+        seen.append(bool(run.method.state["active"]))
+    assert seen == [True, True, False]
+
+
+@pytest.mark.parametrize("name", ["ogm", "agm", "pmr", "mslr", "gblending"])
+def test_boundaries_change_state_in_place(name: str) -> None:
+    """A CUDA graph goes on with the memory that it was captured with."""
+    run = Run(name)
+    scores = {"joint": 50.0, "x": 60.0, "y": 20.0}
+    run.boundary(1)
+    memory = {key: value.data_ptr() for key, value in run.method.state.items()}
+    run.boundary(2, **scores)
+    run.boundary(3, **scores)
+    assert {key: value.data_ptr() for key, value in run.method.state.items()} == memory
+
+
 def test_mslr_s_factors_are_rates_of_groups() -> None:
     run = Run("mslr", factors="x:0.5", window=2)
     assert run.boundary(1) == {"x": 0.5, "y": 1.0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from methods.small import batch, gradients, made
 from torch import Tensor
 
 from mmpareto.benchmarks.counting import Calls
-from mmpareto.methods import METHODS, Method, Piece, cross_entropies
+from mmpareto.integration import Uniform
+from mmpareto.methods import METHODS, Method, Piece, build_method, cross_entropies
 from mmpareto.models import MultimodalClassifier
 from mmpareto.training.step import TrainingStep
 
@@ -103,8 +105,12 @@ def test_ogm_leaves_balanced_modalities_and_late_epochs_alone() -> None:
     method.state["active"].fill_(False)
     assert_same(gradients(method, model, inputs, label), expected)
     method.state["active"].fill_(True)
-    with torch.no_grad():  # nothing tells one modality from the other
-        model.fusion.head.weight.zero_()
+    with torch.no_grad():  # the features and the head's blocks are the same: nothing tells one modality from the other
+        for encoder in model.encoders.values():
+            encoder[2].weight.zero_()
+            encoder[2].bias.fill_(0.3)
+        model.fusion.head.weight[:, 512:].copy_(model.fusion.head.weight[:, :512])
+    assert plain_gradients(model, model(inputs).joint.square().sum())["encoders.x.2.bias"].abs().max() > 0
     expected = plain_gradients(model, joint_and_detached_heads(model, inputs, label))
     assert_same(gradients(method, model, inputs, label), expected)
 
@@ -132,9 +138,40 @@ def test_agm_scales_what_flows_into_each_modality_s_part(modalities: int) -> Non
             if key.startswith(f"encoders.{name}."):
                 torch.testing.assert_close(found[key], factor * expected[key], rtol=1e-6, atol=1e-12)
     assert method.state["mean"].tolist() == pytest.approx(scores, rel=1e-6)
-    gradients(method, model, *batch(model, seed=2))
+    # the second step: against the first one's scores, not its own
+    inputs, label = batch(model, seed=2)
+    expected = plain_gradients(model, joint_and_detached_heads(model, inputs, label))
+    second = []
+    for k, (name, encoder) in enumerate(model.encoders.items()):
+        block = model.fusion.head.weight[:, 512 * k : 512 * (k + 1)]
+        u = encoder(inputs[name]) @ block.T + model.fusion.head.bias / modalities
+        second.append(F.cross_entropy(u, label).item())
+
+    def discrepancy(values: list[float], k: int) -> float:
+        return math.exp(modalities / (modalities - 1) * (sum(values) / modalities - values[k]))
+
+    found = gradients(method, model, inputs, label)
+    for k, name in enumerate(model.encoders):
+        factor = math.exp(2.0 * (discrepancy(scores, k) - discrepancy(second, k)))
+        key = f"encoders.{name}.0.weight"
+        torch.testing.assert_close(found[key], factor * expected[key], rtol=1e-5, atol=1e-12)
     assert method.state["steps"].item() == 2
-    assert method.state["mean"].tolist() != pytest.approx(scores, rel=1e-6)
+    means = [(a + b) / 2 for a, b in zip(scores, second, strict=True)]
+    assert method.state["mean"].tolist() == pytest.approx(means, rel=1e-6)
+
+
+@pytest.mark.parametrize(("alpha", "half"), [(9.0, torch.float32), (1.5, torch.float16)])
+def test_agm_s_loss_is_a_number_where_kappa_is_huge(alpha: float, half: torch.dtype) -> None:
+    method, model = made("agm", alpha=alpha)
+    model.float()
+    inputs, label = batch(model)
+    method.setup(model, 0, 4)
+    method.state["mean"].copy_(torch.tensor((0.1, 4.0)))  # kappa of x: exp(10 alpha), nearly
+    with torch.autocast("cpu", half, enabled=half == torch.float16):
+        output = model({m: value.float() for m, value in inputs.items()})
+        plain = cross_entropies(output, label)
+        minimised = method.losses(Piece(output, label, plain, 1.0)).joint
+    assert minimised.item() == pytest.approx(plain.joint.item(), rel=1e-3)
 
 
 def test_agm_with_kappa_one_is_the_joint_loss() -> None:
@@ -164,6 +201,34 @@ def test_metabalance_with_everything_relaxed_gives_both_gradients_one_norm() -> 
         torch.testing.assert_close(found[key], expected, rtol=1e-9, atol=1e-14)
 
 
+def test_metabalance_averages_norms_over_the_steps_per_encoder() -> None:
+    method, model = made("metabalance", relax=0.7, beta=0.9)
+    kept: dict[str, list[float]] = {}
+    for seed in (1, 2, 3):
+        inputs, label = batch(model, seed=seed)
+        loss = cross_entropies(model(inputs), label)
+        joint = plain_gradients(model, loss.joint)
+        found = gradients(method, model, inputs, label)
+        for name in ("x", "y"):
+            key = f"encoders.{name}.0.weight"
+            own = plain_gradients(model, loss.unimodal[name])[key]
+            before = kept.get(name, [0.0, 0.0])
+            now = joint[key].norm().item(), own.norm().item()
+            kept[name] = [0.9 * n + 0.1 * g for n, g in zip(before, now, strict=True)]
+            factor = 0.7 * kept[name][0] / kept[name][1] + 0.3
+            torch.testing.assert_close(found[key], joint[key] + factor * own, rtol=1e-9, atol=1e-14)
+
+
+def test_metabalance_stays_finite_where_a_modality_falls_silent() -> None:
+    routine = build_method("metabalance").integrator
+    loud = torch.ones(1, 2, 2, dtype=torch.float32)
+    silent = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
+    routine.coefficients(loud)
+    for _ in range(1000):  # 0.9^821 is below the smallest number
+        found = routine.coefficients(silent)
+        assert found.isfinite().all()
+
+
 def test_g_blending_with_equal_weights_is_a_scaled_uniform_sum() -> None:
     method, model = made("gblending", 3)
     expected = {key: g / 4 for key, g in gradients(*made("uniform", 3), *batch(model)).items()}
@@ -190,6 +255,10 @@ def test_gradnorm_begins_as_the_uniform_sum_and_moves_by_the_norms_at_the_featur
     losses = method.losses(Piece(output, label, loss, 1.0))
     assert losses.joint.item() == pytest.approx((weights[0] * loss.joint).item())
     assert losses.unimodal["y"].item() == pytest.approx((weights[2] * loss.unimodal["y"]).item())
+    first = [loss.joint.item(), loss.unimodal["x"].item(), loss.unimodal["y"].item()]
+    assert method.state["first"].tolist() == pytest.approx(first)
+    gradients(method, model, *batch(model, seed=2))
+    assert method.state["first"].tolist() == pytest.approx(first)  # of the first step, for good
 
 
 def test_mmcosine_is_one_joint_loss_on_cosines() -> None:
@@ -279,6 +348,57 @@ def test_what_is_saved_and_taken_back_goes_on_alike(name: str) -> None:
         assert torch.equal(twin.state_dict()[key], value), key
     with pytest.raises(ValueError, match=r"keeps|carries"):
         Method(made("uniform")[0].integrator).load_state_dict({"integrator": {}, "own": {"strange": torch.zeros(1)}})
+
+
+@pytest.mark.parametrize("name", ["uniform", "one_joint"])
+def test_weights_equal_plain_training_bit_for_bit(name: str) -> None:
+    """Three steps with momentum, three modalities, float32; nothing of this project in the second."""
+    method, model = made(name, 3)
+    model.float()
+    plain = copy.deepcopy(model)
+    step = TrainingStep(model, method, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.1, momentum=0.9)
+    for seed in (1, 2, 3):
+        inputs, label = batch(model, seed=seed)
+        inputs = {m: value.float() for m, value in inputs.items()}
+        step(inputs, label)
+        if name == "uniform":
+            output = plain(inputs)
+            loss = F.cross_entropy(output.joint, label)
+            for logits in output.unimodal.values():
+                loss = loss + F.cross_entropy(logits, label)
+        else:
+            loss = joint_and_detached_heads(plain, inputs, label)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    for key, value in plain.state_dict().items():
+        assert torch.equal(model.state_dict()[key], value), key
+
+
+def test_a_method_sees_gradients_without_the_scaler_s_factor() -> None:
+    seen = {}
+
+    class Looks(Method):
+        def gradients(self, model: MultimodalClassifier) -> None:
+            seen[scaled] = model.encoders["x"][0].weight.grad.clone()
+
+    for scaled in (True, False):
+        _, model = made("uniform")
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0) if scaled else None
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        TrainingStep(model, Looks(Uniform()), optimizer, scaler=scaler)(*batch(model))
+    torch.testing.assert_close(seen[True], seen[False], rtol=1e-6, atol=1e-9)
+
+
+def test_ogm_ge_s_noise_has_the_unbiased_spread_and_none_of_a_single_number() -> None:
+    method, _ = made("ogm_ge")
+    weights = [torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.ones(1, 1)]
+    noise = torch.empty(2, 2).normal_(generator=torch.Generator().manual_seed(0))
+    method._modulate(weights, torch.tensor(1.0))
+    expected = torch.tensor([[1.0, 2.0], [3.0, 4.0]]) + 1.290994 * noise
+    torch.testing.assert_close(weights[0], expected, rtol=1e-5, atol=1e-5)
+    assert weights[1].item() == pytest.approx(1.0, abs=1e-6)
 
 
 def test_the_plain_method_is_the_integrator_alone() -> None:

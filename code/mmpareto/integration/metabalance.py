@@ -52,6 +52,8 @@ class MetaBalance(Integrator):
         norms.copy_(torch.where(now.isfinite(), self.beta * norms + (1 - self.beta) * now, norms))
         joint, unimodal = norms.unbind(1)
         ratio = torch.where((joint > 0) & (unimodal > 0), joint / unimodal, 1.0)
+        # an average that fades to nothing, since no unimodal gradient comes any more, is no reason for inf * 0
+        ratio = ratio.clamp(max=torch.finfo(ratio.dtype).max ** 0.5)
         return torch.stack((torch.ones_like(ratio), self.relax * ratio + 1 - self.relax), dim=1)
 
     def state_dict(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class AGM(Method):
         phi_m    Shapley value of modality m for the logits F(S) of the subsets S of modalities, F of none being 0
         s_m      = mean(-log softmax(phi_m)[label])
         r_m      = exp(M / (M - 1) (mean(s) - s_m));   tau_m the same of the mean of s over the steps before
-        kappa_m  = exp(alpha min(tau_m - r_m, 10)): a modality that is ahead by more than usual learns less
+        kappa_m  = exp(alpha min(tau_m - r_m, 10)), 7 for M > 2: a modality that is ahead by more than usual learns less
 
     alpha              1 in the published code; its authors tuned 1.5 to 4 by dataset.
     modulation_epochs  epochs from the first on that are modulated; 20 in the published code.
@@ -64,6 +64,8 @@ class AGM(Method):
         whole = piece.output.joint
         features = piece.output.features
         logits = {present: self.fuse(features, present=present) for present in subsets(self.names)[1:-1]}
+        if whole.dtype == torch.float16:  # which ends where kappa does not
+            whole, logits = whole.float(), {present: value.float() for present, value in logits.items()}
         logits |= {frozenset(): torch.zeros_like(whole), frozenset(self.names): whole}
         parts = shapley(self.names, logits)  # {modality: [B, C]}
         with torch.no_grad():
@@ -72,10 +74,10 @@ class AGM(Method):
             scores = self.average(-certain.clamp(min=math.log(1e-8)).mean((1, 2)) * piece.share)
             factors = kappa(scores, self.state["mean"], self.alpha)
             factors = torch.where(self.state["active"], factors, 1.0).to(whole.dtype)
-            self.state["steps"] += 1
-            # a step that overflowed leaves the mean as it is
+            finite = scores.isfinite().all()  # logits that overflowed leave the mean as it is
+            self.state["steps"] += finite
             change = (scores - self.state["mean"]) / self.state["steps"]
-            self.state["mean"] += torch.where(change.isfinite(), change, 0.0).to(self.state["mean"])
+            self.state["mean"] += torch.where(finite, change, 0.0).to(self.state["mean"])
         for factor, part in zip(factors, parts.values(), strict=True):
             whole = whole + (factor - 1) * (part - part.detach())
         return Losses(F.cross_entropy(whole, piece.label), piece.losses.unimodal)
@@ -89,4 +91,4 @@ def kappa(scores: Tensor, usual: Tensor, alpha: float) -> Tensor:
         return torch.exp(count / (count - 1) * (values.mean() - values))
 
     most = 10.0 if count == 2 else 7.0  # of the published code
-    return torch.exp(alpha * (discrepancy(usual) - discrepancy(scores)).clamp(max=most))
+    return torch.exp((alpha * (discrepancy(usual) - discrepancy(scores)).clamp(max=most)).clamp(max=80.0))  # finite

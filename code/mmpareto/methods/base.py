@@ -100,7 +100,8 @@ class Method:
     setup      once, when the model is there: checks it, makes the tensors of `state`.
     boundary   before every epoch; may change the model and the optimiser, gives factors of learning rates.
     losses     what is minimised, from a batch's features, logits and labels; may fuse again without some modalities.
-    gradients  after the integrator has filled `.grad`, before clipping and the optimiser.
+    gradients  after the integrator has filled `.grad` (and a gradient scaler is taken out again), before clipping and
+               the optimiser.
 
     integrator  how the joint loss's and the unimodal losses' gradients meet in the encoders.
 
@@ -180,7 +181,11 @@ class Method:
         """
         own = state["own"]
         if own.keys() != self.state.keys() or any(own[k].shape != v.shape for k, v in self.state.items()):
-            raise ValueError(f"{type(self).__name__} keeps {sorted(self.state)}, the saved state has {sorted(own)}")
+            here, saved = ({k: list(v.shape) for k, v in sorted(state.items())} for state in (self.state, own))
+            raise ValueError(
+                f"{type(self).__name__} keeps tensors of shapes {here}, the saved state has {saved} (the generator of "
+                "OGM-GE's noise is another thing on a GPU than on the CPU: go on where the run was begun)"
+            )
         self.integrator.load_state_dict(state["integrator"])
         for name, value in self.state.items():
             value.copy_(own[name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -25,7 +26,8 @@ class GBlending(Method):
     online           False: once, before the first epoch. True: before every super-epoch, from the weights at hand.
     super_epoch      epochs of a super-epoch, 10 in BalanceBenchmark; the paper's is not known here.
     estimate_epochs  that the copies are trained; 0: as long as what follows, the run or the super-epoch.
-    held_out         part of the training samples that the estimate, and it alone, does without.
+    held_out         part of the training samples that the estimate, and it alone, does without;
+                     this project's choice.
 
     The weights sum up to 1, as in the paper: with equal ones this is the uniform sum at 1 / (M + 1) of the rate.
     An estimate trains two copies, one with all unimodal networks side by side and one with the joint loss alone, so
@@ -72,6 +74,12 @@ class GBlending(Method):
         epochs = self.estimate_epochs or follow
         after = losses(now.trainer.fit(Method(OneUnimodal()), epochs, kept))
         after["joint"] = losses(now.trainer.fit(Method(OneJoint()), epochs, kept))["joint"]
+        measured = {head: (*before[head], *after[head]) for head in self.heads}
+        wrong = {head: values for head, values in measured.items() if not all(map(math.isfinite, values))}
+        if wrong:
+            raise MethodError(
+                f"G-Blending: its estimate met losses that are not finite ({wrong}); lower --learning_rate"
+            )
         found = blend([before[head] for head in self.heads], [after[head] for head in self.heads])
         self.state["weights"].copy_(torch.tensor(found, dtype=torch.float64))
         return {}

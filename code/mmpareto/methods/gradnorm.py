@@ -27,7 +27,8 @@ class GradNorm(Method):
     rate   of the weights, 0.025 in the paper.
 
     L_i(0) is the first step's loss. Norms are those of the whole batch, over micro-batches and processes. They cost T
-    backward passes through heads alone. Weights stay above 1e-3, where the paper lets them pass zero.
+    backward passes through heads alone. Weights stay above 1e-3 before they are scaled; the paper
+    lets them pass zero.
     """
 
     refuses: ClassVar[Mapping[str, str]] = {

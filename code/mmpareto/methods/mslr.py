@@ -18,7 +18,7 @@ class MSLR(Method):
     acc_m the validation accuracy of its unimodal head, which learns beside it on detached features.
 
     factors  c_m as MODALITY:VALUE,MODALITY:VALUE (a re-implementation takes audio:0.9,visual:1.1); 1 for all others.
-    window   accuracies in the mean, 5 there; until as many epochs are over the factor is c_m alone.
+    window   accuracies in the mean, 5 there; until as many are there before the newest the factor is c_m alone.
 
     These are learning rates of optimiser groups. Scaling gradients, as public code does, is undone by Adam, and leaves
     weight decay as it was.

@@ -61,7 +61,7 @@ class OGM(Method):
         """The plain ones; takes down how sure each modality alone is of the right class."""
         with torch.no_grad():
             parts = self._contributions({name: value.detach() for name, value in piece.output.features.items()})
-            logits = wide(torch.stack(list(parts.values())))  # [M, B, C]
+            logits = wide(torch.stack([parts[name] for name in piece.output.features]))  # [M, B, C]
             right = F.softmax(logits, -1).gather(-1, piece.label.expand(len(logits), -1).unsqueeze(-1))
             self._scores = gathered(self._scores, right.mean((1, 2)) * piece.share)
         return piece.losses
@@ -114,7 +114,9 @@ class OGMGE(OGM):
 
     def _modulate(self, weights: list[Tensor], factor: Tensor) -> None:
         noises = [torch.empty_like(g).normal_(generator=self._generator) for g in weights]
-        torch._foreach_mul_(noises, [(g.std() + 1e-8) * self.state["active"] for g in weights])
+        # of a single number there is no spread
+        spreads = [g.std(correction=min(1, g.numel() - 1)) for g in weights]
+        torch._foreach_mul_(noises, [(spread + 1e-8) * self.state["active"] for spread in spreads])
         super()._modulate(weights, factor)
         torch._foreach_add_(weights, noises)
 

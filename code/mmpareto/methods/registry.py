@@ -77,7 +77,10 @@ def build_method(method: str, **options: Any) -> Method:
     """
     made = _OWN[method][0] if method in _OWN else _foreign(method)
     if made is None:
-        return Method(integration.build_integrator(method, **options))
+        try:
+            return Method(integration.build_integrator(method, **options))
+        except TypeError as error:
+            raise ValueError(f"method {method!r} cannot use the options {options}: {error}") from error
     known = method_options(method)
     for key in options:
         if key not in known:

@@ -44,7 +44,7 @@ class MultimodalClassifier(nn.Module):
         if classes < 2:
             raise ValueError(f"a classifier needs two classes or more, found {classes}")
         for name in encoders:
-            if "." in name or name in ("", "joint") or hasattr(nn.ModuleDict, name):
+            if "." in name or name in ("", "joint", "heads") or hasattr(nn.ModuleDict, name):
                 raise ValueError(f"a modality cannot be called {name!r}: rename it (letters, digits and _ are safe)")
         self.classes = classes
         self.widths = {name: _width(encoder) for name, encoder in encoders.items()}

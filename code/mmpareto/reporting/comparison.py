@@ -237,6 +237,11 @@ def own_options(run: FinishedRun) -> dict[str, Any]:
     return {_name(run, "method_options", name): value for name, value in options.items()}
 
 
+def worded(value: Any) -> Any:
+    """A value in a sentence: "none" for an empty text."""
+    return "none" if value == "" else value
+
+
 def usual_settings(found: Sequence[FinishedRun]) -> dict[str, Any]:
     """The settings, with their values, that more than half of the runs share; options of methods only if all do."""
     options = _options(found)
@@ -350,7 +355,7 @@ def _differing(own: Mapping[str, Any], theirs: Sequence[Mapping[str, Any]]) -> l
 
 
 def _setting(own: Mapping[str, Any], key: str) -> str:
-    return f"{key} {own.get(key, 'not set')}"
+    return f"{key} {worded(own.get(key, 'not set'))}"
 
 
 def _rate(values: Sequence[float | None]) -> str:

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from mmpareto.reporting.comparison import AGAIN, FinishedRun, Row, settings
+from mmpareto.reporting.comparison import AGAIN, FinishedRun, Row, settings, worded
 from mmpareto.runs import RESULTS, RunError
 
 FEWEST = 3  # values that make a curve
@@ -57,7 +57,7 @@ def tuned(
     for run in found:
         own = settings(run)
         key = (run.dataset, run.method, str(run.selected_on_test), _rest(own, flags))
-        values = ", ".join(f"{flag} {own[flag]}" for flag in flags if flag in own)
+        values = ", ".join(f"{flag} {worded(own[flag])}" for flag in flags if flag in own)
         groups.setdefault(key, {}).setdefault(values, []).append(run)
     kept: list[FinishedRun] = []
     said = []

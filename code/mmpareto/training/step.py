@@ -78,7 +78,6 @@ class TrainingStep:
             diagnostics = self._backward(minimised, share * weight, last, diagnose)
             # detached at once: the next piece needs this one's memory
             seen.append((_detached(output), Losses(loss.joint.detach(), _detach(loss.unimodal)), share))
-        self.method.gradients(self.model)
         norm, diagnostics = self._update(diagnostics)
         if len(seen) == 1:
             output, loss, _ = seen[0]
@@ -118,12 +117,13 @@ class TrainingStep:
         return {}
 
     def _update(self, diagnostics: dict[str, EncoderDiagnostics]) -> tuple[Tensor, dict[str, EncoderDiagnostics]]:
-        """Clips, steps and reports the gradient's norm; norms in the scale of the losses themselves."""
+        """Lets the method act, clips, steps, gives the gradient's norm; norms in the scale of the losses themselves."""
         scale = None
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
             one = torch.ones((), device=self.overflows.device)
             scale = self.scaler.scale(one).clone()
+        self.method.gradients(self.model)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.clip_grad is not None:
