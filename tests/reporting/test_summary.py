@@ -85,6 +85,10 @@ def test_latex(tmp_path: Path) -> None:
     assert best[0][6].strip() == "$+4.0$"
     assert r"a\_b \& 50\%" in body
     assert not re.search(r"(?<!\\)[_%#]", body)
+    below = text[text.index(r"\end{tabular}") : text.index(r"\end{table}")]
+    assert r"{\footnotesize not over all of the seeds" in below
+    assert r"my\_method, encoder gray a\_b \& 50\% (0)" in below
+    assert not re.search(r"(?<!\\)[_%#&]", below)
     for environment in ("table", "tabular"):
         assert text.count(rf"\begin{{{environment}}}") == text.count(rf"\end{{{environment}}}") == 1
 

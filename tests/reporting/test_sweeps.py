@@ -135,6 +135,15 @@ def test_what_cannot_be_chosen(tmp_path: Path) -> None:
         tuned(find([tmp_path])[0], ["learning_rate"], [0])
 
 
+def test_choices_of_one_method_at_several_settings_are_told_apart(tmp_path: Path) -> None:
+    for gamma in (1.0, 2.0):
+        for rate, val in ((0.1, 50.0 + gamma), (0.2, 40.0)):
+            folder = tmp_path / f"{gamma}{rate}"
+            make_run(folder, "mmpareto", val=val, learning_rate=rate, method_options={"gamma": gamma})
+    said = tuned(find([tmp_path])[0], ["learning_rate"])[1]
+    assert [sentence.partition(":")[0] for sentence in said] == ["mmpareto (gamma 1)", "mmpareto (gamma 2)"]
+
+
 def test_a_run_made_twice_counts_once_in_a_choice(tmp_path: Path) -> None:
     for rate, vals in ((0.1, (50.0, 40.0)), (0.2, (48.0, 40.0))):
         for seed, val in enumerate(vals):

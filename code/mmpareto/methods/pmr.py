@@ -30,7 +30,7 @@ class PMR(Method):
     entropy_epochs     epochs with the entropy term; this project's choice, the paper says only "the first".
     modulation_epochs  epochs with any of it; 101 in the published code.
     momentum           of the prototypes: c <- momentum c + (1 - momentum) class mean, 0.2 in the published code.
-    fraction           of the training samples, drawn before every epoch, that the class means are taken over; 0.1 there.
+    fraction           of the training samples, drawn before every epoch, for the class means; 0.1 there.
 
     Followed is the paper: the published code switches alpha on and off instead of clipping, has no entropy term, and
     gives NaN for a class that was not among the samples (here its prototype stays; one that was

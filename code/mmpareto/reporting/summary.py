@@ -238,6 +238,7 @@ def as_latex(made: Sequence[Summary]) -> str:
             *(rf"    {' & '.join(line)} \\" for line in body),
             r"    \bottomrule",
             r"  \end{tabular}",
+            *(rf"  \par\smallskip{{\footnotesize {_latex_text(note)}}}" for note in summary.notes()),
             r"\end{table}",
         ]
         parts.append("\n".join(lines) + "\n")

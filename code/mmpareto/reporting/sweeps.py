@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from mmpareto.reporting.comparison import AGAIN, FinishedRun, Row, settings, worded
+from mmpareto.reporting.comparison import AGAIN, SELECTED_ON_TEST, FinishedRun, Row, differences, settings, worded
 from mmpareto.runs import RESULTS, RunError
 
 FEWEST = 3  # values that make a curve
@@ -61,7 +61,8 @@ def tuned(
         groups.setdefault(key, {}).setdefault(values, []).append(run)
     kept: list[FinishedRun] = []
     said = []
-    for (dataset, method, *_), candidates in groups.items():
+    firsts = [next(iter(candidates.values()))[0] for candidates in groups.values()]
+    for ((dataset, method, *_), candidates), first in zip(groups.items(), firsts, strict=True):
         if len(candidates) == 1:
             kept += next(iter(candidates.values()))
             continue
@@ -74,15 +75,19 @@ def tuned(
             )
         means = {}
         for values, runs in whole.items():
-            first = {run.seed: run for run in sorted(runs, key=lambda run: str(run.path), reverse=True)}
-            means[values] = statistics.mean(first[seed].validation or 0.0 for seed in seeds)
+            by_seed = {run.seed: run for run in sorted(runs, key=lambda run: str(run.path), reverse=True)}
+            means[values] = statistics.mean(by_seed[seed].validation or 0.0 for seed in seeds)
         best = max(means, key=lambda values: means[values])
         kept += whole[best]
         considered = "; ".join(f"{values}: {mean:.1f}" for values, mean in means.items())
         left = [values for values in candidates if values not in whole]
         incomplete = f"; not eligible, for want of seeds: {'; '.join(left)}" if left else ""
         over = f" over seeds {', '.join(map(str, sorted(seeds)))}" if chosen_on else ""
-        said.append(f"{method}: {best}, chosen by mean validation accuracy{over} ({considered}{incomplete})")
+        others = [run for run in firsts if (run.dataset, run.method) == (dataset, method) and run is not first]
+        apart = [text for text in differences(first, others) if text.split()[0] not in flags]
+        apart += [SELECTED_ON_TEST] * (first.selected_on_test and any(not run.selected_on_test for run in others))
+        name = f"{method} ({', '.join(apart)})" if apart else method
+        said.append(f"{name}: {best}, chosen by mean validation accuracy{over} ({considered}{incomplete})")
     return kept, said
 
 
