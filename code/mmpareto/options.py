@@ -164,6 +164,9 @@ def parse(argv: Sequence[str], root: Path) -> Options:
         **chosen,
     }
     values["encoder"] = dict(values["encoder"] or [])
+    for encoder in filter(None, (values["model"], *values["encoder"].values())):
+        if ":" not in encoder and encoder.lower() not in ENCODERS:
+            raise UsageError(f"unknown encoder {encoder!r}; known: {', '.join(ENCODERS)}, or package.module:Class")
     _resolve_schedule(values)
     if values["momentum"] is not None and values["optimizer"] != "SGD":
         raise UsageError(f"--momentum is SGD's; {values['optimizer']} has none")

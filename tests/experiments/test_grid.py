@@ -118,10 +118,11 @@ def test_a_method_of_ones_own_has_a_plain_folder() -> None:
         ([], ["method_options=rescale=layer"], "found 'layer' [digits/mmpareto/method_options=rescale=layer/seed0]"),
         ([], ["alpha=2"], "unknown flag --alpha"),
         ([], ["method_gamma=2,2.0"], "are the same run"),
+        ([], ["model=cnn,vit"], "unknown encoder 'vit'"),
         (["--gamma", "1"], ["gamma=2"], "give it once"),
         ([], ["gamma=1", "gamma=2"], "give it once"),
         ([], ["gamma=1,1.0"], "gamma=1/seed0 and digits/mmpareto/gamma=1.0/seed0 are the same run"),
-        ([], ["encoder=gray=a/b,gray=a:b,gray=a_b"], "would share the folder"),
+        ([], ["encoder=gray=mine:A/b,gray=mine:A_b"], "would share the folder"),
     ],
 )
 def test_refused(passed: list[str], vary: list[str], message: str) -> None:
