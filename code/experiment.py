@@ -30,7 +30,8 @@ from mmpareto.experiments.process import State, state
 from mmpareto.experiments.schedule import Interrupted, run_all
 from mmpareto.flag_values import assignment, count, seed
 from mmpareto.options import UsageError
-from mmpareto.reporting.comparison import comparison, find, markdown, repeated, rows_of
+from mmpareto.reporting.comparison import printed
+from mmpareto.reporting.finished import find
 from mmpareto.runs import RunError
 
 CODE = Path(__file__).resolve().parent
@@ -184,9 +185,7 @@ def compare(grid: Grid, failures: dict[Run, str]) -> None:
     found, _ = find(run.folder for run in grid.runs if run not in failures)
     if not found:
         return
-    print(f"\n{markdown(comparison(found))}")
-    for note in filter(None, map(repeated, rows_of(found))):
-        print(f"\n{note}")
+    print(f"\n{printed(found)}")
     # <dataset>/<method>, whatever was varied below
     methods = dict.fromkeys(run.folder.parents[run.name.count("/") - 2] for run in grid.runs if run not in failures)
     command: list[str | Path] = ["sh", ROOT / "script" / "report.sh", *methods]

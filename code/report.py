@@ -16,7 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpareto.reporting.comparison import comparison, find, markdown, repeated, rows_of
+from mmpareto.reporting.comparison import printed
+from mmpareto.reporting.finished import find
 from mmpareto.runs import RunError
 
 
@@ -59,9 +60,7 @@ def entry(argv: Sequence[str]) -> int:
         found, unfinished = find(arguments.runs)
         if not found:
             raise RunError(f"none of the {len(unfinished)} runs is finished; finish one with train.py --resume")
-        print(markdown(comparison(found)))
-        for note in filter(None, map(repeated, rows_of(found))):
-            print(f"\n{note}")
+        print(printed(found))
         if unfinished:
             print(f"\nnot finished, left out: {', '.join(map(str, unfinished))}", file=sys.stderr)
         if arguments.output is not None:

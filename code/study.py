@@ -207,14 +207,14 @@ def load(arguments: argparse.Namespace, device: torch.device) -> tuple[list[Subj
             first, data = options, same_data(run, options, arguments.split)
             if data.embedded and arguments.data_root is not None:
                 raise UsageError(f"--data_root: the dataset {options.dataset} is embedded and reads no folder")
-        assert data is not None
-        for what in ("dataset", "dataset_options", *([] if data.embedded else ["data_root"])):
+        for what in ("dataset", "dataset_options", "data_root"):
             mine, others = getattr(options, what), getattr(first, what)
             if mine != others:
                 raise UsageError(
                     f"{run.path} was trained with {what} {mine}, {subjects[0].run.path} with {others}; give runs on "
                     "the same data" + (", or say where the data are with --data_root" if what == "data_root" else "")
                 )
+        assert data is not None
         same_data(run, options, arguments.split)
         model, epoch = trained_model(run, options, data, device)
         if isinstance(model.fusion, EnsembleFusion):

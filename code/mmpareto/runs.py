@@ -109,10 +109,13 @@ class RunDirectory:
     def read_json(self, name: str) -> dict[str, Any]:
         """The content of `name`.
 
-        Raises RunError where it is missing or no JSON.
+        Raises RunError where it is missing, or no JSON of values by name.
         """
         try:
-            return json.loads((self / name).read_text(encoding="utf-8"))
+            content = json.loads((self / name).read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise ValueError("it holds no values by name")
+            return content
         except (OSError, ValueError) as error:
             raise RunError(f"{self / name} cannot be read ({error}); is {self.path} a run directory?") from error
 

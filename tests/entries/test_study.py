@@ -121,7 +121,7 @@ def test_what_cannot_be_studied_is_refused(trained: list[Path], tmp_path: Path) 
     assert "is not finished; finish it with train.py --resume" in says(copy)
     shutil.copy(trained[0] / "results.json", copy)
     config = json.loads((copy / "config.json").read_text())
-    config["dataset_options"]["variance"] = 0.3
+    config["data_root"] = str(tmp_path / "elsewhere")
     (copy / "config.json").write_text(json.dumps(config))
     assert "give runs on the same data" in says(trained[0], copy)
     saved = torch.load(trained[1] / "best.pt", weights_only=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from reporting.synthetic import make_run
 
-from mmpareto.reporting.comparison import find
+from mmpareto.reporting.finished import find
 from mmpareto.reporting.histories import History, across, history, step_edges
 from mmpareto.runs import RunError
 

@@ -14,9 +14,10 @@ from PIL import Image
 from reporting.synthetic import make_run
 
 from mmpareto.reporting import page
-from mmpareto.reporting.comparison import find, rows_of
+from mmpareto.reporting.comparison import rows_of
 from mmpareto.reporting.comparison_figures import learning_curves, method_figures
 from mmpareto.reporting.drawing import Curves, plt
+from mmpareto.reporting.finished import find
 from mmpareto.reporting.gradient_figures import cosine
 from mmpareto.reporting.histories import history
 from mmpareto.reporting.summary import summaries

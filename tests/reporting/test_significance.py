@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from reporting.synthetic import make_run
 
-from mmpareto.reporting.comparison import find, rows_of, settings
+from mmpareto.reporting.comparison import rows_of, settings
+from mmpareto.reporting.finished import find
 from mmpareto.reporting.significance import PairedTest, baseline_method, holm, mean_ranks, paired_tests
 from mmpareto.runs import RunError
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from reporting.synthetic import make_run
 
-from mmpareto.reporting.comparison import find, usual_settings
+from mmpareto.reporting.comparison import usual_settings
+from mmpareto.reporting.finished import find
 from mmpareto.reporting.summary import Summary, as_csv, as_latex, as_markdown, marks, summaries
 
 

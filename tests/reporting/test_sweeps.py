@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from reporting.synthetic import make_run
 
-from mmpareto.reporting.comparison import find, rows_of
+from mmpareto.reporting.comparison import rows_of
 from mmpareto.reporting.comparison_figures import accuracy_over_values, drawings
 from mmpareto.reporting.drawing import Curves, plt
+from mmpareto.reporting.finished import find
 from mmpareto.reporting.histories import history
 from mmpareto.reporting.summary import as_markdown, summaries
 from mmpareto.reporting.sweeps import sweeps, tuned

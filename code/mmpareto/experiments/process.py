@@ -49,8 +49,6 @@ def state(run: Run) -> State:
     directory = RunDirectory(run.folder)
     if directory.finished:
         saved = directory.read_json(runs.CONFIG)
-        if not isinstance(saved, dict):
-            raise RunError(f"{runs.CONFIG} is damaged: it holds no settings by name; remove the folder {run.folder}")
         asked = json.loads(json.dumps(run.options.resolved(), default=str))
         if run.options.fast:  # it switched on what the device can do
             asked |= {key: saved.get(key) for key in FAST if not asked[key]}

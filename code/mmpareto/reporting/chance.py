@@ -7,7 +7,8 @@ import math
 from collections.abc import Sequence
 
 from mmpareto import runs
-from mmpareto.reporting.comparison import FinishedRun, Row
+from mmpareto.reporting.comparison import Row
+from mmpareto.reporting.finished import FinishedRun
 
 MARGIN = 5.0  # points above 100 / classes that count as guessing
 

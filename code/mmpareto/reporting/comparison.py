@@ -2,82 +2,15 @@
 
 from __future__ import annotations
 
-import math
-import os
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from mmpareto import datasets, runs
-from mmpareto.options import RUN_ONLY
-from mmpareto.runs import RunDirectory, RunError
+from mmpareto.reporting.finished import OWN, FinishedRun
 
-# settings in which the runs of one row may differ
-OWN = ("random_seed", "diagnose_interval", "classes", *RUN_ONLY)
 SELECTED_ON_TEST = "SELECTED ON TEST"
-AGAIN = "train it again with train.py --overwrite, or leave the run out of the report"
-
-
-@dataclass(frozen=True)
-class FinishedRun:
-    """A run's settings and results, and what it was made with (empty where that was not recorded)."""
-
-    path: Path
-    config: dict[str, Any]
-    results: dict[str, Any]
-    environment: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def group(self) -> str:
-        """What runs must share to be averaged: every setting but the seed and where and how fast it ran."""
-        return repr(sorted((key, value) for key, value in self.config.items() if key not in OWN))
-
-    @property
-    def dataset(self) -> str:
-        """The dataset's name."""
-        return self.results["dataset"]
-
-    @property
-    def method(self) -> str:
-        """The method's name."""
-        return self.results["method"]
-
-    @property
-    def seed(self) -> int:
-        """The random seed."""
-        return self.results["seed"]
-
-    @property
-    def selected_on_test(self) -> bool:
-        """Whether the checkpoint was selected on the test split."""
-        return self.results["selected_on"] == "test"
-
-    @property
-    def modalities(self) -> list[str]:
-        """The modalities' names."""
-        return list(self.results["test"]["unimodal"])
-
-    @property
-    def joint(self) -> float:
-        """Joint test accuracy in percent."""
-        return self.results["test"]["joint"]["accuracy"]
-
-    @property
-    def validation(self) -> float | None:
-        """Joint validation accuracy in percent of the selected checkpoint; None where the results have no number."""
-        try:
-            accuracy = float(self.results["val"]["joint"]["accuracy"])
-        except (KeyError, TypeError, ValueError):
-            return None
-        return accuracy if math.isfinite(accuracy) else None
-
-    def accuracy(self, modality: str) -> float | None:
-        """Test accuracy in percent of a modality's own head; None where the run has no such modality."""
-        score = self.results["test"]["unimodal"].get(modality)
-        return None if score is None else score["accuracy"]
 
 
 @dataclass(frozen=True)
@@ -105,47 +38,6 @@ class Row:
     def seeds(self) -> list[int]:
         """The seeds, ascending."""
         return [run.seed for run in self.runs]
-
-
-def find(paths: Iterable[Path]) -> tuple[list[FinishedRun], list[Path]]:
-    """The finished runs at or below the given folders, and the folders of those that are not finished.
-
-    Raises RunError where a folder is missing or holds no run, and where a run's files cannot be used.
-    """
-    finished, unfinished = [], []
-    seen: set[Path] = set()
-    for path in paths:
-        if not path.is_dir():
-            raise RunError(f"{path} is no folder; give run directories, or a folder that holds some")
-        folders = []
-        for folder, files in _walk(path):
-            if runs.CONFIG in files:
-                folders.append(folder)
-            elif runs.RESULTS in files:
-                raise RunError(f"{folder} has a {runs.RESULTS} and no {runs.CONFIG} beside it; {AGAIN}")
-        if not folders:
-            raise RunError(f"there is no run in {path}: no folder in it has a {runs.CONFIG}")
-        for folder in sorted(folders):
-            if folder in seen:
-                continue
-            seen.add(folder)
-            if RunDirectory(folder).finished:
-                finished.append(_read(folder))
-            else:
-                unfinished.append(folder)
-    return finished, unfinished
-
-
-def _walk(path: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Every folder at or below `path`, resolved, with its files; links are followed, no folder comes twice."""
-    seen: set[Path] = set()
-    for folder, below, files in os.walk(path, followlinks=True):
-        resolved = Path(folder).resolve()
-        if resolved in seen:
-            below.clear()
-            continue
-        seen.add(resolved)
-        yield resolved, files
 
 
 def rows_of(found: Sequence[FinishedRun]) -> list[Row]:
@@ -209,10 +101,13 @@ def spread(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
 
 
-def differences(run: FinishedRun, others: Iterable[FinishedRun]) -> list[str]:
-    """The settings, with their values, in which a run differs from any of the others; seed and selection aside."""
+def differences(run: FinishedRun, others: Iterable[FinishedRun], aside: Sequence[str] = ()) -> list[str]:
+    """The settings, with their values, in which a run differs from any of the others; seed, selection and those
+    `aside` left out.
+    """
     own = settings(run)
-    return [_setting(own, key) for key in _differing(own, [settings(other) for other in others])]
+    differing = _differing(own, [settings(other) for other in others])
+    return [_setting(own, key) for key in differing if key not in aside]
 
 
 def settings(run: FinishedRun) -> dict[str, Any]:
@@ -258,7 +153,7 @@ def circumstances(found: Sequence[FinishedRun]) -> list[str]:
     threads, processes, version of PyTorch and of the code, folder of the data.
     """
 
-    each = [_circumstances(run) | {"folder of the data": _folder(run)} for run in found]
+    each = [_circumstances(run) | {"folder of the data": run.config.get("data_root")} for run in found]
     said = []
     for what in each[0] if each else ():
         counts = Counter("not recorded" if own[what] is None else str(own[what]) for own in each)
@@ -278,20 +173,18 @@ def origin(found: Sequence[FinishedRun]) -> str:
     return "; ".join(filter(None, (begun, alike)))
 
 
-def markdown(rows: Sequence[dict[str, str]]) -> str:
-    """Rows as a Markdown table."""
+def printed(found: Sequence[FinishedRun]) -> str:
+    """The comparison as a Markdown table, and what is in no mean of it."""
+    return "\n\n".join([_markdown(comparison(found)), *filter(None, map(repeated, rows_of(found)))])
+
+
+def _markdown(rows: Sequence[dict[str, str]]) -> str:
     header = list(rows[0])
     lines = [header, [":--", ":--", *("--:" for _ in header[2:])], *([row[key] for key in header] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 _MISSING = object()
-
-
-def _folder(run: FinishedRun) -> Any:
-    """Where the data were read; "embedded" for data that come with the code, whatever an older version recorded."""
-    embedded = run.dataset in datasets.DATASETS and datasets.dataset_class(run.dataset).embedded
-    return "embedded" if embedded else run.config.get("data_root")
 
 
 def _circumstances(run: FinishedRun) -> dict[str, Any]:
@@ -361,63 +254,3 @@ def _setting(own: Mapping[str, Any], key: str) -> str:
 def _rate(values: Sequence[float | None]) -> str:
     present = [value for value in values if value is not None]
     return f"{100 * statistics.mean(present):.1f} %" if present else "not measured"
-
-
-def _read(folder: Path) -> FinishedRun:
-    """A finished run, its files checked for what a report needs."""
-    run = RunDirectory(folder)
-    content = {}
-    for name, needed in (
-        (runs.CONFIG, ("dataset", "method", "random_seed", "selected_on")),
-        (runs.RESULTS, ("dataset", "method", "seed", "selected_on", "test", "integration")),
-    ):
-        try:
-            content[name] = run.read_json(name)
-        except RunError as error:
-            raise RunError(f"{run / name} is damaged ({error.__cause__}); {AGAIN}") from error
-        if not isinstance(content[name], dict):
-            raise RunError(f"{run / name} is damaged: it holds no settings or scores by name; {AGAIN}")
-        missing = [key for key in needed if key not in content[name]]
-        if missing:
-            raise RunError(f"{run / name} has no {missing[0]!r}: an older version wrote it; {AGAIN}")
-    _check_scores(run / runs.RESULTS, content[runs.RESULTS])
-    for own, theirs in (("dataset", "dataset"), ("method", "method"), ("seed", "random_seed")):
-        if content[runs.RESULTS][own] != content[runs.CONFIG][theirs]:
-            raise RunError(f"{run / runs.RESULTS} and {runs.CONFIG} beside it are of different runs ({own}); {AGAIN}")
-    environment = run.read_json(runs.ENVIRONMENT) if (run / runs.ENVIRONMENT).exists() else {}
-    _by_name(run / runs.CONFIG, "method_options", content[runs.CONFIG].get("method_options"))
-    _by_name(run / runs.ENVIRONMENT, "content", environment)
-    for key in ("versions", "git"):
-        _by_name(run / runs.ENVIRONMENT, key, environment.get(key))
-    return FinishedRun(folder, _plain(content[runs.CONFIG]), content[runs.RESULTS], environment)
-
-
-def _by_name(path: Path, key: str, part: Any) -> None:
-    if not isinstance(part, Mapping | None):
-        raise RunError(f"{path} is damaged: its {key} is {part!r}, no values by name; {AGAIN}")
-
-
-def _plain(value: Any) -> Any:
-    """Settings in which 1.0 is 1: one number, however it was given."""
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_plain(inner) for inner in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _check_scores(path: Path, results: Mapping[str, Any]) -> None:
-    """Raises RunError where test scores are missing or no numbers."""
-    try:
-        scores = {"joint": results["test"]["joint"], **results["test"]["unimodal"]}
-        values = {name: score["accuracy"] for name, score in scores.items()}
-        measured = {name: (part or {}).get("conflict_rate") for name, part in results["integration"].items()}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RunError(
-            f"{path} has no test scores by name ({error}): damaged, or of an older version; {AGAIN}"
-        ) from error
-    for name, value in (values | {f"conflict rate of {k}": v for k, v in measured.items() if v is not None}).items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise RunError(f"{path}: {name} is {value!r}, no finite number; {AGAIN}")
-    if isinstance(results["seed"], bool) or not isinstance(results["seed"], int):
-        raise RunError(f"{path}: seed is {results['seed']!r}, no integer; {AGAIN}")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mmpareto import runs
-from mmpareto.reporting.comparison import AGAIN, FinishedRun
+from mmpareto.reporting.finished import AGAIN, FinishedRun
 from mmpareto.runs import RunDirectory, RunError
 
 STEP_COLUMNS = ("epoch", "step", "cosine", "joint_norm", "unimodal_norm", "joint_weight", "conflict")

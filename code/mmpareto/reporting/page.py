@@ -16,8 +16,9 @@ import jinja2
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from mmpareto.reporting.comparison import FinishedRun, usual_settings
+from mmpareto.reporting.comparison import usual_settings
 from mmpareto.reporting.comparison_figures import Curves, drawings
+from mmpareto.reporting.finished import FinishedRun
 from mmpareto.reporting.histories import history
 from mmpareto.reporting.summary import Summary, as_csv, as_latex, as_markdown, marks
 from mmpareto.runs import RunError, atomically

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from mmpareto.reporting.comparison import FinishedRun, Row, own_options, settings
+from mmpareto.reporting.comparison import Row, own_options, settings
+from mmpareto.reporting.finished import FinishedRun
 from mmpareto.runs import RunError
 
 DEFAULTS = ("uniform", "uniform_gamma", "one_joint")  # baselines, the first that is there

@@ -11,7 +11,6 @@ from typing import Any
 
 from mmpareto.reporting import chance
 from mmpareto.reporting.comparison import (
-    FinishedRun,
     Row,
     circumstances,
     differences,
@@ -22,6 +21,7 @@ from mmpareto.reporting.comparison import (
     settings,
     spread,
 )
+from mmpareto.reporting.finished import FinishedRun
 from mmpareto.reporting.significance import BASELINE, PairedTest, baseline_method, mean_ranks, paired_tests
 from mmpareto.reporting.sweeps import tuned
 from mmpareto.runs import RunError

@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from mmpareto.reporting.comparison import AGAIN, SELECTED_ON_TEST, FinishedRun, Row, differences, settings, worded
+from mmpareto.reporting.comparison import SELECTED_ON_TEST, Row, differences, settings, worded
+from mmpareto.reporting.finished import AGAIN, FinishedRun
 from mmpareto.runs import RESULTS, RunError
 
 FEWEST = 3  # values that make a curve
@@ -84,7 +85,7 @@ def tuned(
         incomplete = f"; not eligible, for want of seeds: {'; '.join(left)}" if left else ""
         over = f" over seeds {', '.join(map(str, sorted(seeds)))}" if chosen_on else ""
         others = [run for run in firsts if (run.dataset, run.method) == (dataset, method) and run is not first]
-        apart = [text for text in differences(first, others) if text.split()[0] not in flags]
+        apart = differences(first, others, flags)
         apart += [SELECTED_ON_TEST] * (first.selected_on_test and any(not run.selected_on_test for run in others))
         name = f"{method} ({', '.join(apart)})" if apart else method
         said.append(f"{name}: {best}, chosen by mean validation accuracy{over} ({considered}{incomplete})")
