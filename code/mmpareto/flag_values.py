@@ -63,12 +63,22 @@ def assignment_text(text: str) -> tuple[str, str]:
 def assignment(text: str) -> tuple[str, Any]:
     """NAME=VALUE with a value that may be a number, true, false or none."""
     key, value = assignment_text(text)
+    return key, literal(value)
+
+
+def literal(text: str) -> Any:
+    """A number, true, false or none where the text is one; else the text."""
     for kind in (int, float):
         try:
-            return key, kind(value)
+            return kind(text)
         except ValueError:
             continue
-    return key, {"true": True, "false": False, "none": None}.get(value.lower(), value)
+    return {"true": True, "false": False, "none": None}.get(text.lower(), text)
+
+
+def like(default: Any) -> Callable[[str], Any]:
+    """What turns text into a value of the default's type, so that 1 and 1.0 are one setting."""
+    return converter(type(default), default) if isinstance(default, bool | int | float | str) else literal
 
 
 def converter(hint: Any, default: Any) -> Callable[[str], Any]:

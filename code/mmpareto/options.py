@@ -6,6 +6,7 @@ import argparse
 import difflib
 import inspect
 import typing
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -14,13 +15,13 @@ from typing import Any, NoReturn
 from mmpareto import datasets
 from mmpareto.datasets import DatasetError
 from mmpareto.flag_values import (
-    assignment,
     assignment_text,
     converter,
     count,
     count_or_zero,
     described_arguments,
     fraction,
+    like,
     not_negative,
     positive,
     seed,
@@ -110,7 +111,8 @@ class Options:
         }
 
     def filled(self, choice: Mapping[str, Any]) -> Options:
-        """With `choice` in the place of switches that are off; what the command line switched on stays."""
+        """With `choice`, of FAST, in the place of switches that are off; what the command line switched on stays."""
+        assert choice.keys() <= set(FAST), choice
         return replace(self, **{key: value for key, value in choice.items() if not getattr(self, key)})
 
 
@@ -144,9 +146,10 @@ def parse(argv: Sequence[str], root: Path) -> Options:
     values = vars(given)
     dataset_options = {key: values.pop(key) for key in dataset_flags}
     assigned = values.pop("method_options")
-    chosen = dict(assigned)
+    chosen: dict[str, Any] = dict(assigned)
     if len(chosen) < len(assigned):
-        raise UsageError("--method_options: " + _twice([key for key, _ in assigned]) + " is given twice")
+        twice, _ = Counter(key for key, _ in assigned).most_common(1)[0]
+        raise UsageError(f"--method_options: {twice} is given twice")
     for key in SHORT:
         value = values.pop(key)
         if value is not None:
@@ -158,7 +161,11 @@ def parse(argv: Sequence[str], root: Path) -> Options:
     for key in chosen:
         if key not in method_defaults:
             raise UsageError(f"the method {early.method} has no option {key!r}; " + _takes(method_defaults))
-    chosen = {key: _like(method_defaults[key], key, value) for key, value in chosen.items()}
+    for key, text in assigned:
+        try:
+            chosen[key] = like(method_defaults[key])(text)
+        except argparse.ArgumentTypeError as error:
+            raise UsageError(f"--method_options {key}: {error}") from error
     values["method_options"] = {
         **{key: value for key, value in method_defaults.items() if value is not inspect.Parameter.empty},
         **chosen,
@@ -206,28 +213,9 @@ def _resolve_schedule(values: dict[str, Any]) -> None:
         raise UsageError(f"--warmup_epochs {values['warmup_epochs']} leaves nothing of {values['epochs']} epochs")
 
 
-def _like(default: Any, key: str, value: Any) -> Any:
-    """An option's value as the default's type has it, so that 1 and 1.0 are one setting; true and false are no text."""
-    if isinstance(default, bool):
-        if value not in (True, False):  # 1 and 0 as well
-            raise UsageError(f"--method_options {key}: expected true or false, found {value!r}")
-        return bool(value)
-    if isinstance(default, float) and (value is None or isinstance(value, bool)):
-        raise UsageError(f"--method_options {key}: expected a number, found {value!r}")
-    if isinstance(default, float) and isinstance(value, int):
-        return float(value)
-    if isinstance(default, int) and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-        raise UsageError(f"--method_options {key}: expected a whole number, zero or more, found {value!r}")
-    return str(value) if isinstance(default, str) else value
-
-
 def flags_of(dataset: str) -> set[str]:
     """The names of train.py's flags, those that the dataset adds included."""
     return {field.name for field in fields(Options)} | set(SHORT) | set(datasets.options(dataset))
-
-
-def _twice(keys: Sequence[str]) -> str:
-    return next(key for number, key in enumerate(keys) if key in keys[:number])
 
 
 def _takes(options: dict[str, Any]) -> str:
@@ -324,7 +312,7 @@ def _parser(
     )
     group.add_argument(
         "--method_options",
-        type=assignment,
+        type=assignment_text,
         nargs="+",
         action="extend",
         default=[],

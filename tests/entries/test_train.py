@@ -219,7 +219,7 @@ BAD = {
     "nothing held out": (["--method", "gblending", "--method_options", "held_out=0.001"], "held_out 0.001 of 1197"),
     "folder of an embedded set": (["--data_root", "data"], "is embedded and reads no folder"),
     "seed beyond NumPy's": (["--random_seed", "4294967296"], "a whole number from 0 to 2147483647"),
-    "text for gamma": (["--method_options", "gamma=abc"], "gamma must be a positive finite number, found 'abc'"),
+    "text for gamma": (["--method_options", "gamma=abc"], "gamma: expected a number, found 'abc'"),
     "gamma twice": (["--gamma", "3", "--method_options", "gamma=2"], "give one of the two"),
     "option twice": (["--method_options", "gamma=1", "--method_options", "gamma=2"], "gamma is given twice"),
     "option of another kind": (
@@ -229,7 +229,10 @@ BAD = {
     "epochs that are no number": (["--method", "ogm", "--method_options", "modulation_epochs=nan"], "a whole number"),
     "truth for a number": (["--method", "pmr", "--method_options", "alpha=true"], "alpha: expected a number"),
     "number for text": (["--method", "mslr", "--method_options", "factors=1.5"], "expected MODALITY:VALUE"),
-    "text for a share": (["--method", "metabalance", "--method_options", "relax=x"], "cannot use the options"),
+    "text for a share": (
+        ["--method", "metabalance", "--method_options", "relax=x"],
+        "relax: expected a number, found 'x'",
+    ),
     "encoder with other arguments": (["--encoder", "gray=torch.nn:Linear"], "cannot be made for image of shape"),
     "method of no module": (["--method", ".foo:Bar"], "cannot be imported"),
     "one GPU twice": (["--gpu_ids", "0,0"], "a GPU is named twice"),

@@ -84,6 +84,27 @@ def test_pmr_s_unseen_class_has_no_nan_and_its_terms_end() -> None:
     assert run.method.state["weights"].tolist() == [0, 0]
 
 
+def test_g_blending_takes_no_loss_that_is_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run("gblending", estimate_epochs=1, held_out=0.3)
+    monkeypatch.setattr(run.trainer, "losses", lambda model, samples: {"joint": 1.0, "x": float("nan"), "y": 1.0})
+    with pytest.raises(MethodError, match="losses that are not finite"):
+        run.boundary(1)
+
+
+def test_ogm_ge_s_noise_of_another_device_is_refused_with_the_reason() -> None:
+    method = Run("ogm_ge").method
+    state = copy.deepcopy(method.state_dict())
+    state["own"]["generator"] = torch.zeros(16, dtype=torch.uint8)  # as long as a GPU's
+    with pytest.raises(ValueError, match="on which it was begun"):
+        method.load_state_dict(state)
+
+
+def test_options_that_a_method_cannot_use_are_refused() -> None:
+    for name, options in (("ogm", {"alpha": "big"}), ("metabalance", {"relax": "x"})):
+        with pytest.raises(ValueError, match="cannot use the options"):
+            build_method(name, **options)
+
+
 @pytest.mark.parametrize("name", ["ogm", "ogm_ge", "agm"])
 def test_modulation_ends_after_its_last_epoch(name: str) -> None:
     run = Run(name, modulation_epochs=2)

@@ -46,6 +46,12 @@ def joint_and_detached_heads(model: MultimodalClassifier, inputs: dict[str, Tens
     return F.cross_entropy(model.fusion(features), label) + sum(heads)
 
 
+def parts(model: MultimodalClassifier, inputs: dict[str, Tensor]) -> list[Tensor]:
+    """Each modality's part of the joint logits, with its share of the bias."""
+    weights, bias = model.fusion.head.weight.split(512, 1), model.fusion.head.bias / len(model.encoders)
+    return [encoder(inputs[m]) @ w.T + bias for (m, encoder), w in zip(model.encoders.items(), weights, strict=True)]
+
+
 def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], **tolerance: Any) -> None:
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
@@ -82,11 +88,7 @@ def test_ogm_scales_the_joint_gradient_of_each_encoder_s_weights(modalities: int
     method, model = made("ogm", modalities, alpha=0.5)
     inputs, label = batch(model)
     expected = plain_gradients(model, joint_and_detached_heads(model, inputs, label))
-    head, width = model.fusion.head, 512
-    scores = []
-    for k, (name, encoder) in enumerate(model.encoders.items()):
-        u = encoder(inputs[name]) @ head.weight[:, width * k : width * (k + 1)].T + head.bias / modalities
-        scores.append(sum(u[i].softmax(0)[label[i]].item() for i in range(len(label))))
+    scores = [sum(u[i].softmax(0)[label[i]].item() for i in range(len(label))) for u in parts(model, inputs)]
     for k, name in enumerate(model.encoders):
         ratio = sum(scores[k] / scores[j] for j in range(modalities) if j != k) / (modalities - 1)
         factor = 1 - torch.tanh(torch.tensor(0.5 * ratio)).item() if ratio > 1 else 1.0
@@ -121,11 +123,7 @@ def test_agm_scales_what_flows_into_each_modality_s_part(modalities: int) -> Non
     method, model = made("agm", modalities, alpha=2.0)
     inputs, label = batch(model)
     expected = plain_gradients(model, joint_and_detached_heads(model, inputs, label))
-    scores = []
-    for k, (name, encoder) in enumerate(model.encoders.items()):
-        block = model.fusion.head.weight[:, 512 * k : 512 * (k + 1)]
-        u = encoder(inputs[name]) @ block.T + model.fusion.head.bias / modalities
-        scores.append(F.cross_entropy(u, label).item())
+    scores = [F.cross_entropy(u, label).item() for u in parts(model, inputs)]
     mean = sum(scores) / modalities
     factors = {
         name: torch.exp(2.0 * (1 - torch.exp(torch.tensor(modalities / (modalities - 1) * (mean - s))))).item()
@@ -141,11 +139,7 @@ def test_agm_scales_what_flows_into_each_modality_s_part(modalities: int) -> Non
     # the second step: against the first one's scores, not its own
     inputs, label = batch(model, seed=2)
     expected = plain_gradients(model, joint_and_detached_heads(model, inputs, label))
-    second = []
-    for k, (name, encoder) in enumerate(model.encoders.items()):
-        block = model.fusion.head.weight[:, 512 * k : 512 * (k + 1)]
-        u = encoder(inputs[name]) @ block.T + model.fusion.head.bias / modalities
-        second.append(F.cross_entropy(u, label).item())
+    second = [F.cross_entropy(u, label).item() for u in parts(model, inputs)]
 
     def discrepancy(values: list[float], k: int) -> float:
         return math.exp(modalities / (modalities - 1) * (sum(values) / modalities - values[k]))

@@ -74,6 +74,11 @@ def test_agm_s_kappa() -> None:
     assert two.tolist() == pytest.approx([0.526777, 1.374789], abs=1e-6)
     three = agm.kappa(torch.tensor([0.3, 0.6, 0.9]).double(), torch.tensor([0.6] * 3).double(), 1.0)
     assert three.tolist() == pytest.approx([0.566481, 1, 1.436733], abs=1e-6)
+    # far ahead before, level now: exp(8) - 1 is more than 10, and than 7
+    most = agm.kappa(torch.tensor([4.0, 4.0]).double(), torch.tensor([0.0, 8.0]).double(), 1.0)
+    assert most[0].item() == pytest.approx(math.exp(10))
+    most = agm.kappa(torch.tensor([4.0] * 3).double(), torch.tensor([0.0, 6.0, 6.0]).double(), 1.0)
+    assert most[0].item() == pytest.approx(math.exp(7))
 
 
 def test_agm_s_shapley_parts() -> None:

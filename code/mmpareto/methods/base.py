@@ -182,10 +182,7 @@ class Method:
         own = state["own"]
         if own.keys() != self.state.keys() or any(own[k].shape != v.shape for k, v in self.state.items()):
             here, saved = ({k: list(v.shape) for k, v in sorted(state.items())} for state in (self.state, own))
-            raise ValueError(
-                f"{type(self).__name__} keeps tensors of shapes {here}, the saved state has {saved} (the generator of "
-                "OGM-GE's noise is another thing on a GPU than on the CPU: go on where the run was begun)"
-            )
+            raise ValueError(f"{type(self).__name__} keeps tensors of shapes {here}, the saved state has {saved}")
         self.integrator.load_state_dict(state["integrator"])
         for name, value in self.state.items():
             value.copy_(own[name])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -108,7 +108,16 @@ class OGMGE(OGM):
         return super().state_dict()
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """As Method's."""
+        """As Method's.
+
+        Raises ValueError for the state of another kind of device, whose generator is another thing.
+        """
+        saved = cast(Mapping[str, Mapping[str, Tensor]], state)["own"].get("generator")
+        if saved is not None and saved.shape != self.state["generator"].shape:
+            raise ValueError(
+                "the generator of OGM-GE's noise is another thing on a GPU than on the CPU: go on with this run on the "
+                "kind of device on which it was begun (--gpu_ids)"
+            )
         super().load_state_dict(state)
         self._generator.set_state(self.state["generator"])
 

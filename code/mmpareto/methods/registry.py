@@ -76,17 +76,12 @@ def build_method(method: str, **options: Any) -> Method:
     that it cannot use; ImportError for a library that it needs and that is missing.
     """
     made = _OWN[method][0] if method in _OWN else _foreign(method)
-    if made is None:
-        try:
-            return Method(integration.build_integrator(method, **options))
-        except TypeError as error:
-            raise ValueError(f"method {method!r} cannot use the options {options}: {error}") from error
     known = method_options(method)
     for key in options:
         if key not in known:
             raise ValueError(f"method {method!r} has no option {key!r}; its options: {', '.join(known) or 'none'}")
     try:
-        built = made(**options)
+        built = integration.build_integrator(method, **options) if made is None else made(**options)
     except TypeError as error:  # text where a number is compared, say
         raise ValueError(f"method {method!r} cannot use the options {options}: {error}") from error
     return Method(built) if isinstance(built, Integrator) else built
