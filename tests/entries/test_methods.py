@@ -70,8 +70,12 @@ def test_a_method_trains_goes_on_exactly_and_is_evaluated(
     assert found["joint"]["accuracy"] == pytest.approx(results["test"]["joint"]["accuracy"])
 
 
-def test_an_estimate_that_is_stopped_goes_on_from_its_last_whole_epoch(tmp_path: Path) -> None:
-    """Two copies, three epochs of three batches each; stopped in the first copy's second epoch, the second's third."""
+def test_an_estimate_that_is_stopped_goes_on_from_its_last_whole_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two copies, three epochs of three batches each; stopped in the first copy's second epoch, the second's third; and
+    ended in the first's second by data that cannot be read.
+    """
     vectors(tmp_path / "data", 120)  # 60 to train on, 42 of them for the estimate
     flags = ["--dataset", "manifest", "--data_root", str(tmp_path / "data"), "--batch_size", "16", "--gpu_ids", "cpu"]
     flags += ["--num_workers", "0", "--epochs", "2", "--method", "methods.counting:Stopped", "--optimizer", "Adam"]
@@ -89,6 +93,12 @@ def test_an_estimate_that_is_stopped_goes_on_from_its_last_whole_epoch(tmp_path:
     shutil.copytree(tmp_path / "second", tmp_path / "third")
     assert run("third", 0, "--resume") == (0, 3)
     assert_same(tmp_path / "straight", tmp_path / "third")
+
+    monkeypatch.setattr(Stopped, "unreadable", True)
+    assert run("broken", 5) == (2, 5)
+    shutil.copytree(tmp_path / "broken", tmp_path / "mended")
+    assert run("mended", 0, "--resume") == (0, 15)  # the first copy's first epoch is kept
+    assert_same(tmp_path / "straight", tmp_path / "mended")
 
 
 @pytest.mark.parametrize(("given", "status"), [([], 2), (["--method_options", "pretrain_epochs=1"], 0)])

@@ -7,6 +7,7 @@ import signal
 
 import torch
 
+from mmpareto.datasets import DatasetError
 from mmpareto.integration import OneJoint
 from mmpareto.methods import Boundary, Losses, Method, Piece
 from mmpareto.methods.gblending import GBlending
@@ -38,9 +39,13 @@ class Counting(Method):
 
 
 class Stopped(GBlending):
-    """G-Blending whose process gets SIGTERM after so many batches of an estimate; tests set and read both numbers."""
+    """G-Blending whose process gets SIGTERM after so many batches of an estimate; tests set and read both numbers.
+
+    unreadable  in the place of the signal, the data cannot be read.
+    """
 
     batches = stop_after = 0
+    unreadable = False
 
     def __init__(self) -> None:
         super().__init__(estimate_epochs=3, held_out=0.3)
@@ -51,6 +56,8 @@ class Stopped(GBlending):
         def stop() -> None:
             Stopped.batches += 1
             if Stopped.batches == Stopped.stop_after:
+                if Stopped.unreadable:
+                    raise DatasetError("a clip cannot be read")
                 os.kill(os.getpid(), signal.SIGTERM)
             asked()
 
