@@ -155,7 +155,7 @@ def test_bad_input_is_refused_in_a_line_or_two(copied: Path, tmp_path: Path) -> 
     change(copied, channels_last=False, dataset="gone:Set")
     assert "cannot be imported" in said(copied)
     (copied / "config.json").write_text("[]")
-    assert "older version" in said(copied)
+    assert "config.json cannot be read (it holds no values by name)" in said(copied)
     (copied / "config.json").write_text("{")
     assert "cannot be read" in said(copied)
 

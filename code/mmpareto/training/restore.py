@@ -27,9 +27,9 @@ def saved_options(run: RunDirectory, **changed: Any) -> Options:
         raise RunError(f"{run.path} is no folder; give a run directory of train.py")
     if not (run / runs.CONFIG).exists():
         raise RunError(f"{run.path} is no run directory: it has no {runs.CONFIG}; give one that train.py made")
-    config: Any = run.read_json(runs.CONFIG)
+    config = run.read_json(runs.CONFIG)
     expected = {field.name for field in fields(Options)} - set(_NOT_SAVED)
-    missing = sorted((expected | {"encoders"}) - set(config)) if isinstance(config, dict) else sorted(expected)
+    missing = sorted((expected | {"encoders"}) - set(config))
     if missing:
         raise RunError(
             f"{run.path} was made by an older version of the program: its {runs.CONFIG} lacks "
