@@ -37,7 +37,7 @@ def test_g_blending_s_weights() -> None:
 
 def test_pmr_s_distances_and_coefficients() -> None:
     features, prototypes = torch.tensor([[1.0, 0], [0, 2]]), torch.tensor([[0.0, 0], [0, 1]])
-    distance = torch.cdist(features, prototypes)
+    distance = pmr.distances(features, prototypes)
     assert distance.flatten().tolist() == pytest.approx([1, 1.414214, 2, 1], abs=1e-6)
     right = (-distance).softmax(1)[[0, 1], [0, 1]]
     assert right.tolist() == pytest.approx([0.602098, 0.731059], abs=1e-6)
@@ -47,6 +47,15 @@ def test_pmr_s_distances_and_coefficients() -> None:
     slow, fast = pmr.coefficients(torch.tensor([0.5, 0.4, 0.2]))
     assert slow.tolist() == pytest.approx([0, 0.25, 1])
     assert fast.tolist() == pytest.approx([1, 1, 0])
+
+
+def test_pmr_s_distances_far_from_the_origin() -> None:
+    """Features of a norm of 1,600 that are a few units apart, a whole batch of them."""
+    generator = torch.Generator().manual_seed(0)
+    features = 100 + torch.randn(64, 256, generator=generator) / 8
+    prototypes = 100 + torch.randn(30, 256, generator=generator) / 8
+    plain = (features.double()[:, None] - prototypes.double()).square().sum(-1).sqrt()
+    assert torch.allclose(pmr.distances(features, prototypes).double(), plain, rtol=1e-5)
 
 
 def test_pmr_s_losses_by_hand() -> None:

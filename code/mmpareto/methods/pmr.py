@@ -100,7 +100,7 @@ class PMR(Method):
     def losses(self, piece: Piece) -> Losses:
         """The joint loss with the prototypes' terms, the unimodal ones as they are."""
         logits = torch.stack(
-            [-torch.cdist(wide(piece.output.features[m]), self.state[f"prototypes_{m}"]) for m in self.names]
+            [-distances(wide(piece.output.features[m]), self.state[f"prototypes_{m}"]) for m in self.names]
         )  # [M, B, C]
         logs = F.log_softmax(logits, -1)
         right = logs.gather(-1, piece.label.expand(len(logits), -1).unsqueeze(-1)).squeeze(-1)  # [M, B]
@@ -109,6 +109,11 @@ class PMR(Method):
         entropy = -(logs.exp() * logs).sum(-1).mean(1)
         extra = alpha * (slow * -right.mean(1)).sum() - mu * (fast * entropy).sum()
         return Losses(piece.losses.joint + extra, piece.losses.unimodal)
+
+
+def distances(features: Tensor, prototypes: Tensor) -> Tensor:
+    """[B, C], of [B, D] to [C, D]; as |a - b|, since |a|^2 + |b|^2 - 2 a b loses all digits far from the origin."""
+    return torch.cdist(features, prototypes, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def coefficients(scores: Tensor) -> tuple[Tensor, Tensor]:
