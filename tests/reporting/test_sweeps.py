@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from itertools import islice
 from pathlib import Path
@@ -14,7 +16,7 @@ from mmpareto.reporting.comparison_figures import accuracy_over_values, drawings
 from mmpareto.reporting.drawing import Curves, plt
 from mmpareto.reporting.finished import find
 from mmpareto.reporting.histories import history
-from mmpareto.reporting.summary import as_markdown, summaries
+from mmpareto.reporting.summary import as_csv, as_markdown, summaries
 from mmpareto.reporting.sweeps import sweeps, tuned
 from mmpareto.runs import RunError
 
@@ -173,3 +175,5 @@ def test_what_only_one_dataset_has_can_be_tuned(tmp_path: Path) -> None:
     cgmnist, digits = summaries(find([tmp_path])[0], tune=["gamma"])
     assert [run.config["method_options"] for run in cgmnist.runs] == [{"gamma": 2}]
     assert len(digits.rows) == 1
+    lines = list(csv.DictReader(io.StringIO(as_csv([cgmnist, digits]))))
+    assert [(line["method"], line["chosen_gamma"]) for line in lines] == [("mmpareto", "2"), ("uniform", "")]

@@ -33,6 +33,7 @@ class Summary:
 
     baseline  method of the rows that others are tested against; None where there is none
     choices   a sentence for each method on the values that validation chose
+    tuned     the flags whose values were chosen
     """
 
     dataset: str
@@ -41,6 +42,7 @@ class Summary:
     modalities: tuple[str, ...]
     baseline: str | None
     choices: tuple[str, ...] = ()
+    tuned: tuple[str, ...] = ()
 
     @property
     def runs(self) -> list[FinishedRun]:
@@ -145,7 +147,7 @@ def summaries(
         rows = rows_of(own)
         tests = paired_tests(rows, method, tune)
         names = tuple(modalities_of(own))
-        made.append(Summary(dataset, tuple(rows), tuple(tests), names, method, tuple(choices)))
+        made.append(Summary(dataset, tuple(rows), tuple(tests), names, method, tuple(choices), tuple(tune)))
     return made
 
 
@@ -183,8 +185,12 @@ def as_markdown(made: Sequence[Summary], unfinished: Sequence[str] = ()) -> str:
 
 
 def as_csv(made: Sequence[Summary]) -> str:
-    """A line per dataset and row, numbers in full; empty cells where there is no number."""
+    """A line per dataset and row, numbers in full; empty cells where there is no number.
+
+    Of tuned flags the values are in columns of their own, chosen_<flag>, empty where a method has no such flag.
+    """
     modalities = list(dict.fromkeys(name for summary in made for name in summary.modalities))
+    flags = list(dict.fromkeys(flag for summary in made for flag in summary.tuned))
     lines: list[dict[str, Any]] = []
     for summary in made:
         for row, rank, test, best in zip(
@@ -198,6 +204,7 @@ def as_csv(made: Sequence[Summary]) -> str:
                 "n_seeds": len(row.runs),
                 "seeds": " ".join(map(str, row.seeds)),
                 "best": int(best),
+                **{f"chosen_{flag}": settings(row.runs[0]).get(flag) for flag in flags},
                 **_numbers("joint", row.joint),
             }
             for name in modalities:
