@@ -23,7 +23,7 @@ from mmpareto import datasets, runs
 from mmpareto.datasets import DatasetError
 from mmpareto.methods import Boundary, Method, MethodError
 from mmpareto.models import ModelError, MultimodalClassifier
-from mmpareto.options import RUN_ONLY, Options, UsageError, parse
+from mmpareto.options import Options, UsageError, differing, parse
 from mmpareto.reporting.tables import result_table
 from mmpareto.runs import RunDirectory, RunError
 from mmpareto.training.board import Board, import_wandb
@@ -324,12 +324,8 @@ def refuse_other_settings(run: RunDirectory, options: Options, method: Method) -
             f"{run.path} was made by an older version, which knew no --{unknown[0]}; train it again with --overwrite"
         )
     fixed = {"epochs"} if options.lr_schedule == "cosine" or method.planned else set()
-    may_change = {*RUN_ONLY, "early_stopping", "epochs"} - fixed
-    other = [
-        f"--{key} {saved[key]} (now {asked[key]})"
-        for key in asked
-        if key not in may_change and saved[key] != asked[key]
-    ]
+    may_change = {"early_stopping", "epochs"} - fixed
+    other = [f"--{key} {saved[key]} (now {asked[key]})" for key in differing(saved, asked) if key not in may_change]
     if other:
         raise RunError(
             f"{run.path} was made with other settings: {', '.join(other)}; repeat its own, or use --overwrite"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import inspect
+import os
 import typing
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -43,7 +44,7 @@ PUBLISHED: dict[str, Any] = {
     "momentum": 0.9,
     "weight_decay": 1e-4,
 }
-# what a run may differ in and still be the same run: its results so far do not depend on it
+# what a run may differ in and still be the same run: its results so far do not depend on it; see `differing`
 RUN_ONLY = ("ckpt_path", "data_root", "num_workers", "gpu_ids", "checkpoint_minutes", "log_interval", "wandb")
 # what --fast may switch on, as the device and the method allow
 FAST = ("amp", "channels_last", "tf32", "cuda_graph")
@@ -187,8 +188,10 @@ def parse(argv: Sequence[str], root: Path) -> Options:
     embedded = datasets.dataset_class(dataset).embedded
     if values["data_root"] is not None and embedded:
         raise UsageError(f"--data_root: the dataset {dataset} is embedded and reads no folder; leave the flag out")
-    if values["data_root"] is None and not embedded:
-        values["data_root"] = str(root / "data" / dataset)
+    if values["data_root"] == "":
+        raise UsageError("--data_root is empty; name a folder, or leave the flag out")
+    if not embedded:
+        values["data_root"] = os.path.abspath(values["data_root"] or root / "data" / dataset)
     if values["ckpt_path"] == "":
         raise UsageError("--ckpt_path is empty; name a folder, or leave the flag out")
     if values["ckpt_path"] is None:
@@ -211,6 +214,15 @@ def _resolve_schedule(values: dict[str, Any]) -> None:
     values["lr_decay_ratio"] = 0.1 if values["lr_decay_ratio"] is None else values["lr_decay_ratio"]
     if values["warmup_epochs"] >= values["epochs"] > 0 and values["warmup_epochs"] > 0:
         raise UsageError(f"--warmup_epochs {values['warmup_epochs']} leaves nothing of {values['epochs']} epochs")
+
+
+def differing(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """The flags that are asked for with other values than a run of config.json's settings has, RUN_ONLY left out;
+    data_root is among them where it names other data, see `datasets.title`.
+    """
+    titles = [datasets.title(str(each.get("dataset")), each.get("data_root")) for each in (saved, asked)]
+    other = [key for key in asked if key not in RUN_ONLY and saved.get(key) != asked[key]]
+    return other + ["data_root"] * (titles[0] != titles[1] and "dataset" not in other)
 
 
 def flags_of(dataset: str) -> set[str]:

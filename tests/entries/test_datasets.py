@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from datasets.make_media import tone, write_video
 from datasets.test_cgmnist import write_mnist
 from datasets.test_modelnet40 import off, wedge, write_renders
 from entries.command import inside, refused, train
+from entries.test_faults import vectors
 
 import prepare as entry
 import train as training
@@ -99,6 +101,29 @@ def test_a_manifest_with_four_modalities(tmp_path: Path, prepared: bool) -> None
         assert sound.dtype == np.float16
     flags = ("--dataset", "manifest", "--image_size", "16", "--encoder", "sound=cnn", "--data_root", root, *SMALL)
     assert trained(tmp_path / "run", *flags) == {"sound", "sight", "photo", "sensor"}
+
+
+def test_a_run_goes_on_with_its_own_manifest_which_may_be_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    vectors(tmp_path / "birds", 60)
+    vectors(tmp_path / "fishes", 60)
+    monkeypatch.chdir(tmp_path)
+    flags = ["--dataset", "manifest", "--batch_size", "16", "--gpu_ids", "cpu", "--num_workers", "0"]
+    flags += ["--ckpt_path", "run"]
+    assert training.entry([*flags, "--data_root", "birds", "--epochs", "1"]) == 0
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["data_root"] == str(tmp_path / "birds")
+    shutil.copytree("run", "again")  # a run directory stays locked until its process ends
+    flags[-1] = "again"
+    assert training.entry([*flags, "--data_root", "fishes", "--epochs", "2", "--resume", "auto"]) == 2
+    assert f"--data_root {tmp_path / 'birds'} (now {tmp_path / 'fishes'})" in capfd.readouterr().err
+    Path("moved").mkdir()
+    shutil.move("birds", "moved/birds")
+    shutil.copytree("run", "last")
+    flags[-1] = "last"
+    assert training.entry([*flags, "--data_root", "moved/birds", "--epochs", "2", "--resume", "auto"]) == 0
+    assert training.entry([*flags, "--data_root", ""]) == 2
+    assert "--data_root is empty" in capfd.readouterr().err
 
 
 def test_a_manifest_of_videos_with_their_sound(tmp_path: Path) -> None:

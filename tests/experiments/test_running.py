@@ -118,6 +118,25 @@ def test_what_is_there_decides_what_is_done(tmp_path: Path) -> None:
     assert not (run.folder / "seen.json").exists()
 
 
+def test_a_manifest_elsewhere_is_other_data_and_a_published_set_is_not(tmp_path: Path) -> None:
+    def grid(dataset: str, root: str) -> Run:
+        return expand(["uniform"], [dataset], [0], [], ["--data_root", str(tmp_path / root)], tmp_path, tmp_path).runs[
+            0
+        ]
+
+    for dataset, other in (("manifest", True), ("cremad", False)):
+        run = grid(dataset, "here/birds")
+        run.folder.mkdir(parents=True)
+        (run.folder / "config.json").write_text(json.dumps(run.options.resolved()))
+        (run.folder / "results.json").write_text("{}")
+        assert state(grid(dataset, "moved/birds")) is State.FINISHED
+        if other:
+            with pytest.raises(RunError, match=r"other settings: data_root \S+birds \(asked for: \S+fishes\)"):
+                state(grid(dataset, "here/fishes"))
+        else:
+            assert state(grid(dataset, "here/fishes")) is State.FINISHED
+
+
 def test_tuples_are_the_same_settings_when_read_again(tmp_path: Path) -> None:
     (run,) = expand(["uniform"], ["modelnet40"], [0], [], [], tmp_path, tmp_path).runs
     run.folder.mkdir(parents=True)

@@ -170,6 +170,16 @@ def test_a_modality_that_learned_nothing_is_named(tmp_path: Path) -> None:
     assert [bool(marked[name]) for name in ("u0", "u1", "u2", "o")] == [True, True, False, False]
 
 
+def test_two_manifests_are_two_datasets(tmp_path: Path) -> None:
+    for place, joint in (("here/birds", 40.0), ("here/fishes", 60.0), ("moved/birds", 42.0)):
+        seed = int(place.startswith("moved"))
+        make_run(tmp_path / place, "uniform", seed, joint, dataset="manifest", data_root=f"/{place}")
+    for place, joint in (("a/mnist", 70.0), ("b/copy", 72.0)):  # a published set is the same in any folder
+        make_run(tmp_path / place, "uniform", int(joint), joint, dataset="cgmnist", data_root=f"/{place}")
+    found = [(made.dataset, [row.joint for row in made.rows]) for made in summaries(find([tmp_path])[0])]
+    assert found == [("cgmnist", [[70, 72]]), ("manifest birds", [[40, 42]]), ("manifest fishes", [[60]])]
+
+
 def test_a_table_for_every_dataset(tmp_path: Path) -> None:
     make_run(tmp_path / "a", "uniform", joint=10.0)
     make_run(tmp_path / "b", "mmpareto", joint=20.0, dataset="cgmnist")

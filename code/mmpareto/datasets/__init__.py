@@ -60,6 +60,15 @@ def canonical(name: str) -> str:
     return lowered
 
 
+def title(name: str, root: str | Path | None) -> str:
+    """What a dataset's samples are known by: its name, and, of a manifest or a class of one's own that reads a folder
+    of its own, the name of that folder. Published sets are the same in any folder, and a folder may be moved.
+    """
+    own = name == "manifest" or name not in DATASETS
+    folder = Path(root).name if own and root is not None else ""
+    return f"{name} {folder}" if folder not in ("", name) else name
+
+
 def dataset_class(name: str) -> type[MultimodalDataset]:
     """The class behind a dataset's name, or behind `package.module:Class`.
 
@@ -120,5 +129,6 @@ __all__ = [
     "collate",
     "dataset_class",
     "options",
+    "title",
     "to_device",
 ]

@@ -18,7 +18,7 @@ from typing import IO
 
 from mmpareto import runs
 from mmpareto.experiments.grid import Run
-from mmpareto.options import FAST, RUN_ONLY
+from mmpareto.options import FAST, differing
 from mmpareto.runs import RunDirectory, RunError
 
 LOG = "train.log"
@@ -52,11 +52,7 @@ def state(run: Run) -> State:
         asked = json.loads(json.dumps(run.options.resolved(), default=str))
         if run.options.fast:  # it switched on what the device can do
             asked |= {key: saved.get(key) for key in FAST if not asked[key]}
-        other = [
-            f"{key} {saved.get(key)} (asked for: {value})"
-            for key, value in asked.items()
-            if key not in RUN_ONLY and saved.get(key) != value
-        ]
+        other = [f"{key} {saved.get(key)} (asked for: {asked[key]})" for key in differing(saved, asked)]
         if other:
             raise RunError(
                 f"it is finished, but was made with other settings: {', '.join(other)}; it is left as it is. Name "

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmpareto import runs
+from mmpareto import datasets, runs
 from mmpareto.options import RUN_ONLY
 from mmpareto.runs import RunDirectory, RunError
 
@@ -29,13 +29,13 @@ class FinishedRun:
 
     @property
     def group(self) -> str:
-        """What runs must share to be averaged: every setting but the seed and where and how fast it ran."""
-        return repr(sorted((key, value) for key, value in self.config.items() if key not in OWN))
+        """What runs must share to be averaged: data, and settings but the seed and where and how fast it ran."""
+        return repr([self.dataset, *sorted((key, value) for key, value in self.config.items() if key not in OWN)])
 
     @property
     def dataset(self) -> str:
-        """The dataset's name."""
-        return self.results["dataset"]
+        """What the data are known by: the dataset's name, that of a manifest with its folder's."""
+        return datasets.title(self.results["dataset"], self.config.get("data_root"))
 
     @property
     def method(self) -> str:
