@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from alive import alive, gone
 
+from mmpareto.datasets import title
 from mmpareto.experiments.grid import Run, expand
 from mmpareto.experiments.launchers import Local, Submitit, slurm_executor
 from mmpareto.experiments.process import State, TrainingProcess, state
@@ -135,6 +136,13 @@ def test_a_manifest_elsewhere_is_other_data_and_a_published_set_is_not(tmp_path:
                 state(grid(dataset, "here/fishes"))
         else:
             assert state(grid(dataset, "here/fishes")) is State.FINISHED
+
+
+def test_what_data_are_known_by() -> None:
+    assert title("manifest", "/somewhere/data/manifest") == "manifest"  # the default folder
+    assert title("mine.sets:Birds", None) == "mine.sets:Birds"
+    assert title("mine.sets:Birds", "/somewhere/finches") == "mine.sets:Birds finches"
+    assert title("cremad", "/somewhere/finches") == "cremad"
 
 
 def test_tuples_are_the_same_settings_when_read_again(tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ DATASETS: dict[str, str] = {
     "modelnet40": "mmpareto.datasets.modelnet40:ModelNet40",
     "manifest": "mmpareto.datasets.manifest:Manifest",
 }
+# of these the name does not say what the samples are, but the folder does
+ANY_DATA = frozenset({"manifest"})
 # names that other code uses for the same sets
 ALIASES: dict[str, str] = {
     "cg-mnist": "cgmnist",
@@ -61,10 +63,10 @@ def canonical(name: str) -> str:
 
 
 def title(name: str, root: str | Path | None) -> str:
-    """What a dataset's samples are known by: its name, and, of a manifest or a class of one's own that reads a folder
-    of its own, the name of that folder. Published sets are the same in any folder, and a folder may be moved.
+    """What a dataset's samples are known by: its name, and, of those of ANY_DATA and of a class of one's own that reads
+    a folder, the name of that folder. Published sets are the same in any folder, and a folder may be moved.
     """
-    own = name == "manifest" or name not in DATASETS
+    own = name in ANY_DATA or name not in DATASETS
     folder = Path(root).name if own and root is not None else ""
     return f"{name} {folder}" if folder not in ("", name) else name
 
@@ -116,6 +118,7 @@ def build(name: str, root: str | Path | None, split: Split, *, seed: int = 0, **
 
 __all__ = [
     "ALIASES",
+    "ANY_DATA",
     "DATASETS",
     "SPLITS",
     "Batch",
