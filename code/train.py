@@ -57,7 +57,7 @@ from mmpareto.training.setup import (
 )
 from mmpareto.training.step import Step
 from mmpareto.training.trainer import Trainer
-from mmpareto.training.watch import FiniteWatch, Interrupted, Signals, TrainingError
+from mmpareto.training.watch import FiniteWatch, Interrupted, Signals, TrainingError, explained
 
 ROOT = Path(__file__).resolve().parent.parent  # of the repository: data/ and runs/ are there, wherever one stands
 
@@ -377,36 +377,6 @@ def entry(argv: Sequence[str]) -> int:
         print(f"train.py: {said}", file=sys.stderr)
         return 2
     return 0
-
-
-def explained(error: Exception, options: Options | None) -> str | None:
-    """What lies behind PyTorch's errors that are no fault of the program; None for all others."""
-    if options is None:
-        return None
-    text = str(error) or type(error).__name__
-    first = text.splitlines()[0][:200]
-    goes_on = f"the last checkpoint in {options.ckpt_path} is whole, --resume goes on from it"
-    if not (Path(options.ckpt_path) / runs.LAST).exists():
-        goes_on = "no checkpoint was written yet"
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
-        return (
-            f"out of memory with --batch_size {options.batch_size}: try --accumulate {2 * options.accumulate} (the "
-            f"same batch in smaller pieces), --amp bf16, or a smaller --batch_size; {goes_on} "
-            f"({first})"
-        )
-    if "DataLoader worker" in text:
-        return (
-            f"a process that loads data died ({first}); for want of memory, often: try fewer --num_workers; {goes_on}"
-        )
-    if "more than 1 value per channel" in text:
-        return (
-            f"batch normalisation cannot learn from a single sample ({first}), and the last piece of an epoch has one "
-            f"with --batch_size {options.batch_size}: take another --batch_size, less --accumulate or fewer processes"
-        )
-    lost = ("Connection closed by peer", "Connection reset", "connectFullMesh", "gloo", "NCCL")
-    if isinstance(error, torch.distributed.DistError) or any(sign in text for sign in lost):
-        return f"another process of the job is gone ({first}); {goes_on}"
-    return None
 
 
 if __name__ == "__main__":

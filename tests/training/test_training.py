@@ -27,7 +27,7 @@ from mmpareto.training.data import Loader, SharedBatches
 from mmpareto.training.epochs import EpochRecord, GradientLog, score, train_epoch
 from mmpareto.training.setup import check_switches, fastest, make_method, make_optimizer, make_step
 from mmpareto.training.step import Step, TrainingStep
-from mmpareto.training.watch import FiniteWatch, TrainingError
+from mmpareto.training.watch import FiniteWatch, TrainingError, explained
 
 ABOUT = {"x": ("vector", (6,)), "y": ("vector", (4,))}
 
@@ -463,7 +463,7 @@ def test_errors_that_are_no_fault_of_the_program_are_explained(
 ) -> None:
     options = parse(["--ckpt_path", str(tmp_path)], tmp_path)
     for goes_on in ("no checkpoint was written yet", f"the last checkpoint in {tmp_path} is whole"):
-        said = entry.explained(error, options)
+        said = explained(error, options)
         if message is None:
             assert said is None
         else:
@@ -491,7 +491,7 @@ def test_the_state_of_the_code_includes_the_commands(tmp_path: Path, monkeypatch
 def test_a_last_batch_of_one_sample_is_explained(tmp_path: Path) -> None:
     with pytest.raises(ValueError) as caught:
         torch.nn.BatchNorm2d(3).train()(torch.zeros(1, 3, 1, 1))  # what remains of 32 x 32 pixels in a ResNet
-    said = entry.explained(caught.value, parse(["--ckpt_path", str(tmp_path)], tmp_path))
+    said = explained(caught.value, parse(["--ckpt_path", str(tmp_path)], tmp_path))
     assert said is not None
     assert "with --batch_size 32: take another" in said
 

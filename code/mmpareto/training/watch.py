@@ -1,15 +1,21 @@
-"""What can go wrong while training, told as it happens: losses and gradients that are not finite, signals."""
+"""What can go wrong while training, told as it happens: losses and gradients that are not finite, signals;
+and PyTorch's errors in the user's words.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from mmpareto import runs
+from mmpareto.options import Options
 
 
 class TrainingError(Exception):
@@ -105,3 +111,33 @@ class Signals:
             self._restore()
             os.kill(os.getpid(), number)
         self.number = number
+
+
+def explained(error: Exception, options: Options | None) -> str | None:
+    """What lies behind PyTorch's errors that are no fault of the program; None for all others."""
+    if options is None:
+        return None
+    text = str(error) or type(error).__name__
+    first = text.splitlines()[0][:200]
+    goes_on = f"the last checkpoint in {options.ckpt_path} is whole, --resume goes on from it"
+    if not (Path(options.ckpt_path) / runs.LAST).exists():
+        goes_on = "no checkpoint was written yet"
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
+        return (
+            f"out of memory with --batch_size {options.batch_size}: try --accumulate {2 * options.accumulate} (the "
+            f"same batch in smaller pieces), --amp bf16, or a smaller --batch_size; {goes_on} "
+            f"({first})"
+        )
+    if "DataLoader worker" in text:
+        return (
+            f"a process that loads data died ({first}); for want of memory, often: try fewer --num_workers; {goes_on}"
+        )
+    if "more than 1 value per channel" in text:
+        return (
+            f"batch normalisation cannot learn from a single sample ({first}), and the last piece of an epoch has one "
+            f"with --batch_size {options.batch_size}: take another --batch_size, less --accumulate or fewer processes"
+        )
+    lost = ("Connection closed by peer", "Connection reset", "connectFullMesh", "gloo", "NCCL")
+    if isinstance(error, torch.distributed.DistError) or any(sign in text for sign in lost):
+        return f"another process of the job is gone ({first}); {goes_on}"
+    return None
