@@ -1,0 +1,92 @@
+"""Files as they lie on disk: pipes and devices refused, .npy checked against its size, names in another spelling."""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+
+from mmpareto.datasets.base import DatasetError
+
+_SPECIAL = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def special_file(path: Path) -> str | None:
+    """What a path is where it is no regular file, such as "a named pipe"; None for a regular or missing file.
+
+    Symbolic links are followed. Reading a pipe or a device could wait for ever.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # missing, or a name that no file can have: whoever opens it says so
+        return None
+    return next((name for holds, name in _SPECIAL if holds(mode)), None)
+
+
+def refuse_special_file(path: Path) -> None:
+    """Raises DatasetError where a path is a folder, a named pipe, a socket or a device."""
+    special = special_file(path)
+    if special is not None:
+        raise DatasetError(f"{path}: is {special}; expected a regular file")
+
+
+def load_npy(path: Path) -> np.ndarray:
+    """The array of numbers in a .npy file; nothing is unpickled, and nothing is allocated before the size is checked.
+
+    Raises ValueError where the file holds something else or less than its header announces, OSError where it cannot be
+    read, DatasetError where it is no regular file.
+    """
+    refuse_special_file(path)
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    with open(path, "rb") as file:
+        version = np.lib.format.read_magic(file)
+        if version not in read_header:
+            raise ValueError(f"version {version[0]}.{version[1]} of the .npy format; expected 1.0 or 2.0")
+        try:
+            shape, fortran, dtype = read_header[version](file)
+        except Exception as error:  # NumPy parses it as Python and raises a dozen kinds
+            raise ValueError(f"a damaged header ({' '.join(str(error).split())[:100]})") from error
+        if dtype.kind not in "biufc":
+            raise ValueError(f"an array of {dtype}; expected numbers")
+        announced = math.prod(shape) * dtype.itemsize
+        size = os.fstat(file.fileno()).st_size - file.tell()
+        if size < announced or min(shape, default=0) < 0:
+            raise ValueError(f"{size} bytes of data, the header announces {dtype} {list(shape)}; the file is cut off")
+        array = np.fromfile(file, dtype, math.prod(shape))
+    return array.reshape(shape, order="F" if fortran else "C")
+
+
+def other_spelling(path: Path) -> str:
+    """A hint where a missing path is on disk with names that differ in Unicode form or case alone; else "".
+
+    Programs and disks write é as one character (NFC) or as e and an accent (NFD): both look alike.
+    """
+    place, differs = Path(path.anchor), ""
+    for part in path.parts[1 if path.anchor else 0 :]:
+        if os.path.lexists(place / part):
+            place /= part
+            continue
+        try:
+            names = os.listdir(place)
+        except OSError:
+            return ""
+        composed = unicodedata.normalize("NFC", part)
+        same_form = [name for name in names if unicodedata.normalize("NFC", name) == composed]
+        same_but_case = [name for name in names if unicodedata.normalize("NFC", name).casefold() == composed.casefold()]
+        if not same_but_case:
+            return ""
+        differs = "Unicode form (NFC or NFD)" if same_form and "case" not in differs else "upper or lower case"
+        place /= (same_form or same_but_case)[0]
+    if not differs:
+        return ""
+    return f"on disk it is {str(place)!a}: the names differ in {differs} alone; rename one of the two"
