@@ -119,7 +119,7 @@ def test_batches_come_without_a_call_for_each_sample(tmp_path: Path) -> None:
     [
         (lambda f: f.unlink(), "lacks train-labels-idx1-ubyte"),
         (lambda f: f.write_bytes(b""), "is no idx file of bytes in 1 dimension"),
-        (lambda f: f.write_bytes(f.read_bytes()[:-3]), r"holds 397 bytes, its head announces \[400\]"),
+        (lambda f: f.write_bytes(f.read_bytes()[:-3]), r"holds 397 bytes, its header announces \[400\]"),
         (lambda f: f.write_bytes(b"<html>not found</html>"), "is no idx file"),
         (lambda f: write_idx(f, np.zeros(399, np.uint8)), "400 images, but 399 labels"),
         (lambda f: write_idx(f, np.full(400, 10, np.uint8)), "expected labels 0 to 9"),
@@ -131,9 +131,42 @@ def test_damaged_files_are_named(tmp_path: Path, spoil: object, message: str) ->
     spoil(file)  # type: ignore[operator]
     with pytest.raises(DatasetError, match=message):
         made(tmp_path, "train")
-    (tmp_path / "cut.gz").write_bytes(gzip.compress(b"x" * 1000)[:-20])
+    header = bytes((0, 0, 8, 1))
+    (tmp_path / "cut.gz").write_bytes(gzip.compress(header + (1000).to_bytes(4) + b"x" * 1000)[:-20])
     with pytest.raises(DatasetError, match="cannot be read"):
         read_idx(tmp_path / "cut.gz", 1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "held", "message"),
+    [
+        ((2**32 - 1,), 10, "more than the file can hold"),
+        ((100,), 10, "holds 10 bytes, its header announces"),
+        ((10,), 1000, "holds more bytes, its header announces"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_idx_files_are_read_no_further_than_they_announce(
+    tmp_path: Path, shape: tuple[int], held: int, message: str, suffix: str
+) -> None:
+    content = bytes((0, 0, 8, 1)) + struct.pack(">I", *shape) + bytes(held)
+    file = tmp_path / f"a{suffix}"
+    file.write_bytes(gzip.compress(content) if suffix else content)
+    with pytest.raises(DatasetError, match=message if suffix or held > shape[0] else "more than the file can hold"):
+        read_idx(file, 1)
+
+
+def test_damaged_gzip_and_pipes_are_named(tmp_path: Path) -> None:
+    packed = bytearray(gzip.compress(bytes((0, 0, 8, 1)) + struct.pack(">I", 5000) + os.urandom(5000)))
+    for place in (30, 2000, len(packed) - 6):
+        spoiled = packed.copy()
+        spoiled[place] ^= 255
+        (tmp_path / "a.gz").write_bytes(spoiled)
+        with pytest.raises(DatasetError, match=r"a\.gz"):
+            read_idx(tmp_path / "a.gz", 1)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DatasetError, match="is a named pipe"):
+        read_idx(tmp_path / "pipe", 1)
 
 
 def test_no_mnist_and_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,18 +14,20 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
-import pickle
+import math
 import struct
+import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from mmpareto.datasets.base import DatasetError, Modality, Split
 from mmpareto.datasets.colouring import colours, paint
+from mmpareto.datasets.files import load_npy, refuse_special_file
 from mmpareto.datasets.in_memory import InMemoryImages
 from mmpareto.datasets.lists import cut
+from mmpareto.datasets.pickled_arrays import read_pickled_arrays
 from mmpareto.datasets.preparation import DESCRIPTION, read_description
 
 CLASSES = [str(digit) for digit in range(10)]
@@ -33,6 +35,8 @@ VAL_FRACTION = 0.1  # of the 60,000 training digits
 PUBLISHED = "mnist_10color_jitter_var_*.npy"
 _SEED = 0  # splits and colours are part of the dataset: they do not move with a run's seed
 _STREAMS = {"train": 0, "val": 1, "test": 2}
+_MOST_PACKED = 1032  # bytes that one byte of a .gz can unpack to
+_MOST_BYTES = 2**30  # MNIST's largest file has 47 MB
 _GRAY = Modality("image", (1, 28, 28), (0.1307,), (0.3081,))
 _COLOUR = Modality("image", (3, 28, 28))
 
@@ -111,10 +115,15 @@ def _prepared(root: Path, split: Split, variance: float) -> tuple[dict[str, np.n
     for name in ("gray", "colour", "label"):
         file = root / name / f"{split}.npy"
         try:
-            arrays[name] = np.load(file, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            arrays[name] = load_npy(file)
+        except (OSError, ValueError) as error:
             raise DatasetError(f"{file}: cannot be read ({error}); prepare the dataset again") from error
     labels = arrays.pop("label")
+    if labels.dtype != np.int64 or labels.ndim != 1 or not len(labels) or labels.min() < 0 or labels.max() > 9:
+        raise DatasetError(
+            f"{root / 'label' / f'{split}.npy'}: expected int64 labels 0 to 9, found {labels.dtype} "
+            f"{list(labels.shape)} or labels outside; prepare the dataset again"
+        )
     for name, modality in (("gray", _GRAY), ("colour", _COLOUR)):
         if arrays[name].shape != (len(labels), *modality.shape) or arrays[name].dtype != np.uint8:
             found = f"{arrays[name].dtype} {list(arrays[name].shape)}"
@@ -188,72 +197,52 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
 
     Raises DatasetError where it is damaged, cut off, or has another type or number of dimensions.
     """
+    refuse_special_file(path)
+    packed = path.suffix == ".gz"
+    most = path.stat().st_size * (_MOST_PACKED if packed else 1)
     try:
-        opener = gzip.open if path.suffix == ".gz" else open
-        with opener(path, "rb") as file:
-            data: bytes = file.read()
-    except (OSError, EOFError) as error:
+        with gzip.open(path, "rb") if packed else open(path, "rb") as file:
+            header = file.read(4 + 4 * dimensions)
+            if len(header) < 4 + 4 * dimensions or header[:4] != bytes((0, 0, 8, dimensions)):
+                raise DatasetError(
+                    f"{path}: is no idx file of bytes in {dimensions} dimension(s); fetch the file again"
+                )
+            shape = struct.unpack(f">{dimensions}I", header[4:])
+            announced = math.prod(shape)
+            if announced > min(most, _MOST_BYTES):
+                raise DatasetError(
+                    f"{path}: its header announces {list(shape)}, more than the file can hold; fetch it again"
+                )
+            data = file.read(announced + 1)  # not all that there is: a small .gz can unpack to any size
+    except (OSError, EOFError, zlib.error) as error:
         raise DatasetError(f"{path}: cannot be read ({error}); fetch the file again") from error
-    head = 4 + 4 * dimensions
-    if len(data) < head or data[:4] != bytes((0, 0, 8, dimensions)):
-        raise DatasetError(f"{path}: is no idx file of bytes in {dimensions} dimension(s); fetch the file again")
-    shape = struct.unpack(f">{dimensions}I", data[4:head])
-    if len(data) - head != int(np.prod(shape)):
-        raise DatasetError(f"{path}: holds {len(data) - head} bytes, its head announces {list(shape)}; fetch it again")
-    return np.frombuffer(data, np.uint8, offset=head).reshape(shape).copy()
+    if len(data) != announced:
+        held = "more" if len(data) > announced else f"{len(data)}"
+        raise DatasetError(f"{path}: holds {held} bytes, its header announces {list(shape)}; fetch it again")
+    return np.frombuffer(data, np.uint8).reshape(shape).copy()
 
 
 # the published coloured arrays
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Unpickles NumPy arrays and plain containers; anything else could run code, and is refused."""
-
-    ALLOWED = frozenset(
-        {
-            ("numpy", "ndarray"),
-            ("numpy", "dtype"),
-            ("numpy.core.multiarray", "_reconstruct"),
-            ("numpy.core.multiarray", "scalar"),
-            ("numpy._core.multiarray", "_reconstruct"),
-            ("numpy._core.multiarray", "scalar"),
-            ("_codecs", "encode"),  # how Python 3 reads the strings of Python 2's arrays
-        }
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        """The class or function where it is one that arrays need."""
-        if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"{module}.{name} is no part of an array")
-        return super().find_class(module, name)
-
-
 def read_published(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """{"train", "test": (images uint8 [N, 28, 28, 3], labels int64 [N])} of a published coloured MNIST.
 
-    The file is a pickled dict; nothing but arrays is admitted.
+    The file is a pickled dict; it is read without unpickling, see `pickled_arrays`.
 
     Raises DatasetError: damage, other contents.
     """
     try:
-        with open(path, "rb") as file:
-            if np.lib.format.read_magic(file) != (1, 0):
-                raise ValueError("expected version 1.0 of the .npy format")
-            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-            if not dtype.hasobject or shape != ():
-                raise ValueError(f"expected a pickled dict, found an array of {dtype} {shape}")
-            found: Any = _ArraysOnly(file, encoding="latin1").load()
-        if isinstance(found, np.ndarray):
-            found = found.item()
+        arrays = read_pickled_arrays(path)
         parts = {}
         for part in ("train", "test"):
-            images, labels = np.asarray(found[f"{part}_image"]), np.asarray(found[f"{part}_label"]).astype(np.int64)
-            if images.dtype != np.uint8 or images.shape != (len(labels), 28, 28, 3) or not len(labels):
-                raise ValueError(f"{part}_image: expected uint8 [N, 28, 28, 3], found {images.dtype} {images.shape}")
-            if labels.ndim != 1 or labels.min() < 0 or labels.max() > 9:
+            images, labels = arrays[f"{part}_image"], arrays[f"{part}_label"].astype(np.int64)
+            if labels.ndim != 1 or not len(labels) or labels.min() < 0 or labels.max() > 9:
                 raise ValueError(f"{part}_label: expected labels 0 to 9")
+            if images.dtype != np.uint8 or images.shape != (len(labels), 28, 28, 3):
+                raise ValueError(f"{part}_image: expected uint8 [N, 28, 28, 3], found {images.dtype} {images.shape}")
             parts[part] = (images, labels)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError, pickle.UnpicklingError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise DatasetError(
             f"{path}: is no coloured MNIST as published ({error}); expected a pickled dict of train_image, "
             "train_label, test_image and test_label"
@@ -264,8 +253,9 @@ def read_published(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 def _published_file(root: Path, variance: float) -> Path | None:
     files = sorted(root.glob(PUBLISHED)) if root.is_dir() else []
     for path in files:
-        if float(path.stem.rsplit("_", 1)[-1]) == variance:
-            return path
+        with contextlib.suppress(ValueError):  # a name without a number
+            if float(path.stem.rsplit("_", 1)[-1]) == variance:
+                return path
     if files:
         raise DatasetError(
             f"{root} holds {', '.join(path.name for path in files)}, none with the variance {variance}; give "

@@ -14,6 +14,7 @@ import numpy as np
 
 from mmpareto.datasets.base import SPLITS
 from mmpareto.datasets.cgmnist import CLASSES, digit_ids, load
+from mmpareto.datasets.files import load_npy
 from mmpareto.datasets.preparation import Clip, Outcome
 from mmpareto.datasets.preparation import prepare as prepare_clips
 from mmpareto.flag_values import fraction
@@ -53,6 +54,6 @@ def make(clip: Clip, folder: Path, *, variance: float) -> None:
 
 def digits(whole: Clip, output: Path) -> list[Clip]:
     """The digits of a prepared split."""
-    labels = np.load(output / "label" / f"{whole.split}.npy")
+    labels = load_npy(output / "label" / f"{whole.split}.npy")
     ids = digit_ids(whole.split, len(labels))
     return [Clip(i, whole.split, str(label), whole.source) for i, label in zip(ids, labels, strict=True)]
