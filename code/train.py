@@ -230,11 +230,7 @@ def train(options: Options, device: torch.device, processes: Processes, signals:
                 row["skipped_steps"] = int(step.overflows.item())
             session.history.append(row | {"seconds": round(took, 3)})
             board.scalars({key: value for key, value in row.items() if key != "epoch"}, epoch * len(train_loader) - 1)
-            better = method.selectable and selection["joint"]["accuracy"] > session.best["accuracy"]
-            if not method.selectable:
-                session.best = {"accuracy": -1.0, "epoch": epoch}
-            if better:
-                session.best = {"accuracy": selection["joint"]["accuracy"], "epoch": epoch}
+            better = session.select(selection["joint"])
             session.next_epoch()
             if processes.main:
                 print(epoch_line(row, options.epochs, took, modalities), flush=True)

@@ -71,6 +71,15 @@ class FinishedRun:
             return None
         return accuracy if math.isfinite(accuracy) else None
 
+    @property
+    def validation_loss(self) -> float:
+        """Joint validation loss of the selected checkpoint; infinite where the results have no number."""
+        try:
+            loss = float(self.results["val"]["joint"]["loss"])
+        except (KeyError, TypeError, ValueError):
+            return math.inf
+        return loss if math.isfinite(loss) else math.inf
+
     def accuracy(self, modality: str) -> float | None:
         """Test accuracy in percent of a modality's own head; None where the run has no such modality."""
         score = self.results["test"]["unimodal"].get(modality)

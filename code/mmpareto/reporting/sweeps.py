@@ -9,6 +9,7 @@ from typing import Any
 from mmpareto.reporting.comparison import SELECTED_ON_TEST, Row, differences, settings, worded
 from mmpareto.reporting.finished import AGAIN, FinishedRun
 from mmpareto.runs import RESULTS, RunError
+from mmpareto.selection import rank
 
 FEWEST = 3  # values that make a curve
 
@@ -44,8 +45,9 @@ def tuned(
     chosen_on  seeds that choose; all that any of the values has, where none is given. The runs that are kept have other
                seeds too, so that a small grid chooses values and more seeds measure the chosen ones.
 
-    The best values have the highest joint validation accuracy, averaged over these seeds; values that lack one of them,
-    because it failed or is not finished, are not eligible.
+    The best values have the highest joint validation accuracy, averaged over these seeds, and on a tie the lowest mean
+    loss (see `mmpareto.selection`). Values that lack one of these seeds, because its run failed or is not finished, are
+    not eligible.
 
     Of several runs with the same values and seed, the first by path chooses, as it alone is in means.
 
@@ -74,11 +76,12 @@ def tuned(
                 f"{dataset}, {method}: no choice of {', '.join(flags)} has all of seeds "
                 f"{', '.join(map(str, sorted(seeds)))}; finish the grid"
             )
-        means = {}
+        means, losses = {}, {}
         for values, runs in whole.items():
             by_seed = {run.seed: run for run in sorted(runs, key=lambda run: str(run.path), reverse=True)}
             means[values] = statistics.mean(by_seed[seed].validation or 0.0 for seed in seeds)
-        best = max(means, key=lambda values: means[values])
+            losses[values] = statistics.mean(by_seed[seed].validation_loss for seed in seeds)
+        best = max(means, key=lambda values: rank(means[values], losses[values]))
         kept += whole[best]
         considered = "; ".join(f"{values}: {mean:.1f}" for values, mean in means.items())
         left = [values for values in candidates if values not in whole]

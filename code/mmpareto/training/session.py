@@ -12,6 +12,7 @@ import torch
 from mmpareto.methods import Method
 from mmpareto.models import MultimodalClassifier
 from mmpareto.runs import BEST, RunDirectory, RunError
+from mmpareto.selection import rank
 from mmpareto.training.checkpoints import (
     KEYS,
     load_checkpoint,
@@ -24,6 +25,8 @@ from mmpareto.training.epochs import EpochRecord
 from mmpareto.training.processes import Processes
 from mmpareto.training.step import CapturedStep, TrainingStep
 
+NOT_SELECTED: dict[str, Any] = {"accuracy": -1.0, "loss": None, "epoch": 0}
+
 
 @dataclass
 class Session:
@@ -31,7 +34,7 @@ class Session:
 
     epoch    in progress (1, 2, ...); `record` says how far.
     history  a row per finished epoch.
-    best     {"accuracy", "epoch"} of the selected checkpoint so far.
+    best     {"accuracy", "loss", "epoch"} of the selected checkpoint so far, see `mmpareto.selection`.
     seconds  that the finished epochs took.
     bounds   the newest epoch before which the method has acted, see `Method.boundary`.
     fits     how far copies are that are trained at the boundary in progress, see `Trainer.fits`.
@@ -47,7 +50,7 @@ class Session:
     processes: Processes
     epoch: int = 1
     history: list[dict[str, Any]] = field(default_factory=list)
-    best: dict[str, Any] = field(default_factory=lambda: {"accuracy": -1.0, "epoch": 0})
+    best: dict[str, Any] = field(default_factory=lambda: dict(NOT_SELECTED))
     seconds: float = 0.0
     bounds: int = 0
     fits: list[dict[str, Any]] = field(default_factory=list)
@@ -60,6 +63,17 @@ class Session:
     def scaler(self) -> torch.amp.GradScaler | None:
         """The gradient scaler, for float16."""
         return (self.step if isinstance(self.step, TrainingStep) else self.step.step).scaler
+
+    def select(self, scores: Mapping[str, float]) -> bool:
+        """Select the epoch in progress where its joint scores on the selecting split rank above the best so far."""
+        if not self.method.selectable:
+            self.best = NOT_SELECTED | {"epoch": self.epoch}
+            return False
+        accuracy, loss = scores["accuracy"], scores["loss"]
+        better = rank(accuracy, loss) > rank(self.best["accuracy"], self.best["loss"])
+        if better:
+            self.best = {"accuracy": accuracy, "loss": loss, "epoch": self.epoch}
+        return better
 
     def next_epoch(self) -> None:
         """Ends the epoch in progress."""
@@ -123,7 +137,7 @@ class Session:
         if self.scaler is not None and saved["scaler"]:
             self.scaler.load_state_dict(saved["scaler"])
         self.step.overflows.copy_(saved["overflows"])
-        self.epoch, self.history, self.best = saved["epoch"], saved["history"], saved["best"]
+        self.epoch, self.history, self.best = saved["epoch"], saved["history"], NOT_SELECTED | saved["best"]
         self.seconds, self.bounds = saved["seconds"], saved["bounds"]
         self.fits[:] = saved["fits"]
         self._restore_record(saved["record"])

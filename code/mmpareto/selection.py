@@ -1,0 +1,24 @@
+"""Model selection: which epoch of a run, and which settings of a grid, validation chooses.
+
+The rule, the same for checkpoints, early stopping and `report.py --tune`:
+
+1. the highest joint accuracy on the selecting split (of a grid: the mean over seeds);
+2. on a tie the lowest joint loss there; a loss that is not finite counts as the highest;
+3. on a tie of both the first: the earlier epoch, the settings that come first.
+"""
+
+from __future__ import annotations
+
+import math
+
+TIE = 9  # decimals of an accuracy in percent: means over seeds that differ by rounding alone are ties
+
+
+def rank(accuracy: float, loss: float | None) -> tuple[float, float]:
+    """Sort key of a candidate, the best one largest; `max` then takes the first of those that tie.
+
+    accuracy  joint accuracy in percent on the selecting split.
+    loss      joint loss there; None where it is not known, which counts as not finite.
+    """
+    known_accuracy = -math.inf if math.isnan(accuracy) else round(accuracy, TIE)
+    return known_accuracy, -loss if loss is not None and math.isfinite(loss) else -math.inf
