@@ -215,7 +215,12 @@ def load(arguments: argparse.Namespace, device: torch.device) -> tuple[list[Subj
                     "the same data" + (", or say where the data are with --data_root" if what == "data_root" else "")
                 )
         assert data is not None
-        same_data(run, options, arguments.split)
+        resolved = same_data(run, options, arguments.split).modalities
+        if resolved != data.modalities:
+            raise UsageError(
+                f"{run.path} was trained on the modalities {resolved}, {directories[0].path} on {data.modalities}; "
+                "study them one at a time"
+            )
         model, epoch = trained_model(run, options, data, device)
         if isinstance(model.fusion, EnsembleFusion):
             raise UsageError(

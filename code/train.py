@@ -15,6 +15,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -39,6 +40,7 @@ from mmpareto.training.records import (
     settings_text,
     step_scalars,
 )
+from mmpareto.training.restore import check_same_data, continued_modalities
 from mmpareto.training.session import Session
 from mmpareto.training.setup import (
     AMP,
@@ -78,7 +80,14 @@ def main(options: Options) -> None:
 def train(options: Options, device: torch.device, processes: Processes, signals: Signals) -> None:
     """One process's part of the run."""
     # data
-    train_set, val_set, test_set = (build_split(options, split) for split in datasets.SPLITS)
+    earlier = continued_modalities(options, processes.restarts)
+    train_set = build_split(options, "train", earlier)
+    val_set, test_set = (
+        build_split(options, "val", train_set.modalities),
+        build_split(options, "test", train_set.modalities),
+    )
+    if earlier is not None:
+        check_same_data(RunDirectory(Path(options.ckpt_path)), options, train_set)
     classes, modalities = len(train_set.classes), list(train_set.modalities)
     if options.n_classes not in (None, classes):
         raise UsageError(f"--n_classes {options.n_classes}: the dataset {options.dataset} has {classes} classes")
@@ -116,7 +125,13 @@ def train(options: Options, device: torch.device, processes: Processes, signals:
         for name in (runs.GRADIENTS, runs.LAYERS):
             run.write_csv(name, [row for row in run.read_csv(name) if int(row["epoch"]) < session.epoch])
         (run / runs.RESULTS).unlink(missing_ok=True)
-        run.write_json(runs.CONFIG, options.resolved() | {"encoders": encoders, "classes": train_set.classes})
+        # what the data decided: read from here from now on, so that a changed training file changes no score
+        resolved = {
+            "encoders": encoders,
+            "classes": train_set.classes,
+            "modalities": {name: asdict(modality) for name, modality in train_set.modalities.items()},
+        }
+        run.write_json(runs.CONFIG, options.resolved() | resolved)
         run.write_json(runs.ENVIRONMENT, runs.environment(device, processes.size))
         sizes = len(val_set), len(test_set)
         print(settings_text(options, train_set, *sizes, encoders, model, device, run.path, processes.size), flush=True)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from datasets.make_manifest import write_manifest, write_rows
-from datasets.make_media import tone, write_video
+from datasets.make_media import tone, write_video, write_wav
 from datasets.test_cgmnist import write_mnist
 from datasets.test_modelnet40 import off, wedge, write_renders
 from entries.command import inside, refused, train
 from entries.test_faults import vectors
 
+import evaluate
 import prepare as entry
 import train as training
 
@@ -180,3 +182,41 @@ class Mine(MultimodalDataset):
     done = train(*flags, PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "noise 0.2" in done.stdout
+
+
+def test_what_the_first_run_took_from_its_training_clips_stays_with_it(tmp_path: Path) -> None:
+    """Lengths and shapes are the run's: other training clips than then change no score of the test clips."""
+    root, run = tmp_path / "raw", tmp_path / "run"
+    rows = write_manifest(root)
+    write_rows(root, rows, ["id", "split", "label", "sound", "sensor"])
+    flags = ("--dataset", "manifest", "--data_root", root, "--encoder", "sound=cnn", "--ckpt_path", run, *SMALL)
+    trained(run, *flags)
+    config = json.loads((run / "config.json").read_text())
+    assert config["modalities"]["sound"]["shape"] == [1, 58, 128]  # 0.6 s: 1 + (9600 - 400) // 160
+    assert config["modalities"]["sensor"] == {"kind": "vector", "shape": [5], "mean": None, "std": None}
+
+    def scores() -> list[Any]:
+        done = inside(evaluate.entry, run, "--no-probe", "--gpu_ids", "cpu")
+        assert done.returncode == 0, done.stderr
+        found = json.loads((run / "evaluation_test.json").read_text())
+        return [found["joint"], found["unimodal"], found["subsets"]]
+
+    before = scores()
+    for row in rows:
+        if row["split"] == "train":
+            write_wav(root / row["sound"], tone(1.5))
+    (root / ".checked.json").unlink()
+    assert scores() == before
+    results = json.loads((run / "results.json").read_text())
+    done = inside(training.entry, *flags, "--no-train")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((run / "results.json").read_text()) == results
+    shutil.copytree(run, tmp_path / "again")  # a run directory stays locked until its process ends
+    done = inside(training.entry, *flags, "--ckpt_path", tmp_path / "again", "--resume", "--epochs", "2")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["modalities"] == config["modalities"]
+    np.save(root / rows[0]["sensor"], np.zeros(7, np.float32))  # the first training clip
+    assert scores() == before
+    damaged = config | {"modalities": config["modalities"] | {"sound": {"kind": "smell", "shape": [1]}}}
+    (run / "config.json").write_text(json.dumps(damaged))
+    assert "holds modalities that train.py does not write" in refused(evaluate.entry, run, "--gpu_ids", "cpu")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from mmpareto.datasets.base import (
     Sample,
     Split,
     collate,
+    modality_from,
     to_device,
 )
 
@@ -88,21 +89,30 @@ def dataset_class(name: str) -> type[MultimodalDataset]:
 
 
 def options(name: str) -> dict[str, Any]:
-    """The options that a dataset takes beside root, split and seed, with their defaults."""
+    """The options that a dataset takes beside root, split, seed and modalities, with their defaults."""
     parameters = inspect.signature(dataset_class(name)).parameters
-    return {key: p.default for key, p in parameters.items() if key not in ("root", "split", "seed")}
+    return {key: p.default for key, p in parameters.items() if key not in ("root", "split", "seed", "modalities")}
 
 
-def build(name: str, root: str | Path | None, split: Split, *, seed: int = 0, **chosen: Any) -> MultimodalDataset:
+def build(
+    name: str,
+    root: str | Path | None,
+    split: Split,
+    *,
+    seed: int = 0,
+    modalities: Mapping[str, Modality] | None = None,
+    **chosen: Any,
+) -> MultimodalDataset:
     """Makes one split of a dataset.
 
-    name    one of DATASETS, an alias, or `package.module:Class`.
-    root    the folder that holds the (prepared) data; None for embedded sets.
-    split   "train", "val" or "test".
-    seed    of the augmentation; the splits themselves never depend on it.
-    chosen  the dataset's own options, see `options`.
+    name        one of DATASETS, an alias, or `package.module:Class`.
+    root        the folder that holds the (prepared) data; None for embedded sets.
+    split       "train", "val" or "test".
+    seed        of the augmentation; the splits themselves never depend on it.
+    modalities  what the first run resolved them to (lengths, shapes, means): they are kept, and no file is asked again.
+    chosen      the dataset's own options, see `options`.
 
-    Raises DatasetError: unknown name, split or option, or data that is missing or unusable.
+    Raises DatasetError: unknown name, split or option, or data that is missing, unusable or not of `modalities`.
     """
     if split not in SPLITS:
         raise DatasetError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
@@ -113,7 +123,20 @@ def build(name: str, root: str | Path | None, split: Split, *, seed: int = 0, **
             takes = ", ".join(known) or "none"
             raise DatasetError(f"dataset {name!r} has no option {key!r}; its options: {takes}")
     make: Callable[..., MultimodalDataset] = found
-    return make(None if root is None else Path(root), split, seed=seed, **chosen)
+    if modalities is None:
+        return make(None if root is None else Path(root), split, seed=seed, **chosen)
+    if "modalities" in inspect.signature(found).parameters:
+        chosen["modalities"] = modalities
+    dataset = make(None if root is None else Path(root), split, seed=seed, **chosen)
+    for key, modality in dataset.modalities.items():
+        resolved = modalities.get(key, modality)
+        if (resolved.kind, resolved.shape) != (modality.kind, modality.shape):
+            raise DatasetError(
+                f"dataset {name!r}: the modality {key} is now {modality.kind} {list(modality.shape)}, the run was "
+                f"trained on {resolved.kind} {list(resolved.shape)}; give the data that it was trained on"
+            )
+    dataset.modalities = {key: modalities.get(key, modality) for key, modality in dataset.modalities.items()}
+    return dataset
 
 
 __all__ = [
@@ -131,6 +154,7 @@ __all__ = [
     "canonical",
     "collate",
     "dataset_class",
+    "modality_from",
     "options",
     "title",
     "to_device",

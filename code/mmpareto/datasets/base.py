@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, get_args
 
 import numpy as np
 import torch
@@ -59,6 +59,18 @@ class Modality:
     def channels(self) -> int:
         """Number of channels (of features, for a vector)."""
         return self.shape[1] if self.kind == "frames" else self.shape[0]
+
+
+def modality_from(saved: Mapping[str, Any]) -> Modality:
+    """A modality out of what `dataclasses.asdict` and JSON made of it.
+
+    Raises KeyError, TypeError or ValueError where it is something else.
+    """
+    kind, shape, statistics = saved["kind"], saved["shape"], (saved["mean"], saved["std"])
+    if kind not in get_args(Kind) or not all(type(size) is int and size > 0 for size in shape):
+        raise ValueError(f"{kind} {shape}")
+    mean, std = (None if values is None else tuple(map(float, values)) for values in statistics)
+    return Modality(kind, tuple(shape), mean, std)
 
 
 class MultimodalDataset(Dataset[Sample]):

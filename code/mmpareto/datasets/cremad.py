@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from mmpareto.datasets.base import DatasetError, Modality, Split
@@ -35,6 +36,7 @@ class CREMAD(ClipDataset):
     audio_features  fbank, MMPareto's, or stft, OGM-GE's
     frames          frames per clip, one of each equal part of it; MMPareto 2, OGM-GE 1
     image_size      side of the square that frames are brought to, in pixels
+    modalities      as the first run resolved them; None: a file tells whether features are normalised already
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class CREMAD(ClipDataset):
         frames: int = 2,
         image_size: int = 224,
         seed: int = 0,
+        modalities: Mapping[str, Modality] | None = None,
     ) -> None:
         root = needs_root(root, "cremad")
         readers = audio_visual_readers(audio_features, frames, image_size)
@@ -54,7 +57,7 @@ class CREMAD(ClipDataset):
         if made_here or visual is None:
             items = read_split(root, "cremad", split, {"audio_features": audio_features}, CLASSES)
         else:
-            items, readers["audio"] = _circulating(root, visual, split, audio_features)
+            items, readers["audio"] = _circulating(root, visual, split, audio_features, (modalities or {}).get("audio"))
         super().__init__("cremad", split, items, readers, CLASSES, seed)
         self.check(root)
 
@@ -90,7 +93,9 @@ def _lists(root: Path) -> dict[str, Path]:
     return {path.stem: path for path in reversed(places) if path.exists()}
 
 
-def _circulating(root: Path, visual: Path, split: Split, audio_features: AudioFeatures) -> tuple[list[Item], Reader]:
+def _circulating(
+    root: Path, visual: Path, split: Split, audio_features: AudioFeatures, resolved: Modality | None
+) -> tuple[list[Item], Reader]:
     """Clips and audio reader of a folder that other code made."""
     lists = _lists(root)
     if "train" not in lists or "test" not in lists:
@@ -107,7 +112,7 @@ def _circulating(root: Path, visual: Path, split: Split, audio_features: AudioFe
     if suffix == ".wav":
         reader = SoundReader(audio_features)
     else:
-        reader = _array_reader(sorted(audio.glob(f"*{suffix}"))[0], audio_features)
+        reader = _array_reader(sorted(audio.glob(f"*{suffix}"))[0], audio_features, resolved)
     items = [
         Item(clip, label, {"audio": audio / (clip + suffix), "visual": visual / clip}) for clip, label in pairs[split]
     ]
@@ -131,9 +136,15 @@ def _audio_files(root: Path) -> tuple[Path, str]:
     raise DatasetError(f"cremad: {root} has neither audio/*.pt, audio/*.npy nor AudioWAV/*.wav")
 
 
-def _array_reader(first: Path, audio_features: AudioFeatures) -> ArrayReader:
-    """How other people's features are to be read: log energies, or normalised ones, which no log energy looks like."""
+def _array_reader(first: Path, audio_features: AudioFeatures, resolved: Modality | None) -> ArrayReader:
+    """Read other people's features: log energies, or normalised features, whose least value is far higher.
+
+    resolved  what an earlier run found; None: the file `first` decides.
+    """
     stored = audio_reader(audio_features)
-    if audio_features == "fbank" and float(load_array(first).min()) >= _NORMALISED[0]:
+    if audio_features != "fbank":
+        return stored
+    normalised = float(load_array(first).min()) >= _NORMALISED[0] if resolved is None else resolved.mean is None
+    if normalised:
         return ArrayReader(Modality("spectrogram", (1, FBANK_FRAMES, MEL_BINS)), limits=_NORMALISED)
     return stored

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +67,7 @@ class Manifest(ClipDataset):
     image_size    side of the square that images and frames are brought to, in pixels; 224 unless given
     frames        frames per clip, one of each equal part of it; 3 unless given
     audio_frames  length of sound features, 100 a second; unless given that of the longest training clip, at most 1024
+    modalities    as the first run resolved them; None: lengths and shapes are those of the training clips
 
     Raises DatasetError for an option of modalities that the manifest does not have, and for data that cannot be used.
     """
@@ -80,6 +81,7 @@ class Manifest(ClipDataset):
         frames: int | None = None,
         audio_frames: int | None = None,
         seed: int = 0,
+        modalities: Mapping[str, Modality] | None = None,
     ) -> None:
         root = needs_root(root, "manifest")
         if audio_frames is not None and audio_frames < 1:
@@ -108,8 +110,11 @@ class Manifest(ClipDataset):
             if value is not None and not set(kinds) & set(sources.values()):
                 held = ", ".join(f"{name} ({source})" for name, source in sources.items())
                 raise DatasetError(f"{option} is for {' or '.join(kinds)}, and {root} holds {held}; leave it out")
+        resolved = modalities or {}
         readers = {
-            name: _reader(source, [item.paths[name] for item in train], image_size, frames, audio_frames)
+            name: _reader(
+                source, [item.paths[name] for item in train], image_size, frames, audio_frames, resolved.get(name)
+            )
             for name, source in sources.items()
         }
         super().__init__("manifest", split, items, readers, classes, seed)
@@ -117,16 +122,23 @@ class Manifest(ClipDataset):
 
 
 def _reader(
-    source: str, train: Sequence[Path], image_size: int | None, frames: int | None, audio_frames: int | None
+    source: str,
+    train: Sequence[Path],
+    image_size: int | None,
+    frames: int | None,
+    audio_frames: int | None,
+    resolved: Modality | None,
 ) -> Reader:
-    """The reader of a modality whose training clips are `train`."""
+    """The reader of a modality whose training clips are `train`; `resolved` is what an earlier run took from them."""
     size = 224 if image_size is None else image_size
     if source == "image":
         return ImageReader(size)
     if source == "frames":
         return FramesReader(3 if frames is None else frames, size)
     if source == "array":
-        return ArrayReader(array_modality(train[0]))
+        return ArrayReader(resolved or array_modality(train[0]))
+    if resolved is not None and resolved.kind == "spectrogram":
+        audio_frames = resolved.shape[1]
     length = audio_frames or min(_longest(tuple(train)), FBANK_FRAMES)
     return SoundReader("fbank", length) if source == "sound" else audio_reader("fbank", length)
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from mmpareto import runs
-from mmpareto.datasets import MultimodalDataset, Split
+from mmpareto.datasets import Modality, MultimodalDataset, Split, modality_from
 from mmpareto.models import MultimodalClassifier
-from mmpareto.options import Options, UsageError
+from mmpareto.options import Options, UsageError, differing
 from mmpareto.runs import RunDirectory, RunError
 from mmpareto.training.checkpoints import load_checkpoint
 from mmpareto.training.setup import build_split, make_model
 
+_CHECKPOINTS = (runs.LAST, runs.PREVIOUS, runs.BEST)
 _NOT_SAVED: dict[str, Any] = {"resume": None, "overwrite": False, "train": False, "fast": False}
 
 
@@ -53,7 +56,46 @@ def same_data(run: RunDirectory, options: Options, split: Split) -> MultimodalDa
     Raises DatasetError where it cannot be read, UsageError where its modalities or classes are not those that the run
     was trained on.
     """
-    dataset = build_split(options, split)
+    dataset = build_split(options, split, saved_modalities(run))
+    check_same_data(run, options, dataset)
+    return dataset
+
+
+def saved_modalities(run: RunDirectory) -> dict[str, Modality] | None:
+    """What the run resolved its modalities to when it began; None where an older version trained it.
+
+    Raises RunError where the run's config.json holds something else there.
+    """
+    saved = run.read_json(runs.CONFIG).get("modalities")
+    if saved is None:
+        return None
+    try:
+        return {name: modality_from(value) for name, value in saved.items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise RunError(
+            f"{run / runs.CONFIG} holds modalities that train.py does not write ({type(error).__name__}: {error}); "
+            "train the run again"
+        ) from error
+
+
+def continued_modalities(options: Options, restarts: int) -> dict[str, Modality] | None:
+    """The modalities of the run that these options continue or score again; None where a run begins.
+
+    None also where the options are of other data: the run directory refuses them later, by name.
+    """
+    run = RunDirectory(Path(options.ckpt_path))
+    continues = options.resume is not None or bool(restarts) or not options.train
+    if not continues or not (run / runs.CONFIG).exists() or not any((run / n).exists() for n in _CHECKPOINTS):
+        return None
+    saved = run.read_json(runs.CONFIG)
+    wanted = json.loads(json.dumps(options.resolved(), default=str))
+    if {"dataset", "dataset_options", "data_root"} & set(differing(saved, wanted)):
+        return None
+    return saved_modalities(run)
+
+
+def check_same_data(run: RunDirectory, options: Options, dataset: MultimodalDataset) -> None:
+    """Raises UsageError where the dataset's modalities or classes are not those that the run was trained on."""
     config = run.read_json(runs.CONFIG)
     there = f"the {options.dataset} in {options.data_root}"
     for what, trained, found in (
@@ -65,7 +107,6 @@ def same_data(run: RunDirectory, options: Options, split: Split) -> MultimodalDa
                 f"{run.path} was trained on the {what} {_short(trained)}; {there} has {_short(found)}; give the folder "
                 "of its own data with --data_root"
             )
-    return dataset
 
 
 def trained_model(

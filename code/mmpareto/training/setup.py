@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mmpareto import datasets
-from mmpareto.datasets import MultimodalDataset, Split
+from mmpareto.datasets import Modality, MultimodalDataset, Split
 from mmpareto.integration import METHODS as ROUTINES
 from mmpareto.methods import Method, MethodError, build_method
 from mmpareto.models import MultimodalClassifier, build_model, encoder_names
@@ -74,13 +74,20 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def build_split(options: Options, split: Split) -> MultimodalDataset:
+def build_split(options: Options, split: Split, modalities: Mapping[str, Modality] | None = None) -> MultimodalDataset:
     """One split of the run's dataset.
+
+    modalities  as the run resolved them before (see `datasets.build`).
 
     Raises DatasetError where its data are missing or unusable.
     """
     return datasets.build(
-        options.dataset, options.data_root, split, seed=options.random_seed, **options.dataset_options
+        options.dataset,
+        options.data_root,
+        split,
+        seed=options.random_seed,
+        modalities=modalities,
+        **options.dataset_options,
     )
 
 
