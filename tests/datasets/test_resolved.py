@@ -39,7 +39,7 @@ def test_a_manifests_lengths_and_shapes_stay(tmp_path: Path) -> None:
             np.save(tmp_path / row["sensor"], np.zeros((2, 2), np.float32))
     later = build("manifest", tmp_path, "test", **options, modalities=first.modalities)
     assert later.modalities == first.modalities
-    assert later[0]["inputs"]["sound"].shape == (1, 58, 128)
+    assert later[0]["inputs"]["sound"].shape == (1, 48, 128)
 
 
 class Standardised(MultimodalDataset):
