@@ -14,6 +14,9 @@ of 64, on a CPU they are scaled down.
 
 from __future__ import annotations
 
+from mmpareto import startup  # first: it checks the environment
+
+# isort: split
 import argparse
 import json
 import multiprocessing
@@ -89,8 +92,8 @@ def entry(argv: Sequence[str]) -> int:
         about = {"machine": machine, "threads": torch.get_num_threads(), "torch": torch.__version__}
         with open(arguments.output, "w", encoding="utf-8") as file:
             json.dump({**about, "rows": rows}, file, indent=2)
-    return 0
+    return 2 if arguments.output is None and startup.lost_output() else 0
 
 
 if __name__ == "__main__":
-    sys.exit(entry(sys.argv[1:]))
+    startup.run(entry)

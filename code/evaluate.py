@@ -9,6 +9,9 @@ figure means.
 
 from __future__ import annotations
 
+from mmpareto import startup  # first: it checks the environment
+
+# isort: split
 import argparse
 import sys
 from collections.abc import Sequence
@@ -220,4 +223,4 @@ def entry(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(entry(sys.argv[1:]))
+    startup.run(entry)

@@ -12,6 +12,9 @@ command again does only what is missing: finished runs are passed over, unfinish
 
 from __future__ import annotations
 
+from mmpareto import startup  # first: it checks the environment
+
+# isort: split
 import argparse
 import difflib
 import os
@@ -220,4 +223,4 @@ def entry(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(entry(sys.argv[1:]))
+    startup.run(entry)

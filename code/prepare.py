@@ -11,6 +11,9 @@ are unusable; 2 cannot be done; 130 interrupted.
 
 from __future__ import annotations
 
+from mmpareto import startup  # first: it checks the environment
+
+# isort: split
 import argparse
 import importlib
 import sys
@@ -94,4 +97,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    startup.run(main)

@@ -11,6 +11,9 @@ all the rest, table.md, table.csv, table.tex and figures/. Exit status: 0 done; 
 
 from __future__ import annotations
 
+from mmpareto import startup  # first: it checks the environment
+
+# isort: split
 import argparse
 import sys
 from collections.abc import Sequence
@@ -72,8 +75,8 @@ def entry(argv: Sequence[str]) -> int:
     except (RunError, OSError) as error:
         print(f"report.py: {error}", file=sys.stderr)
         return 2
-    return 0
+    return 2 if arguments.output is None and startup.lost_output() else 0  # the table is all that was asked for
 
 
 if __name__ == "__main__":
-    sys.exit(entry(sys.argv[1:]))
+    startup.run(entry)

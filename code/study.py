@@ -11,6 +11,9 @@ docs/gradient_study.md says what each figure means.
 
 from __future__ import annotations
 
+from mmpareto import startup  # first: it checks the environment
+
+# isort: split
 import argparse
 import math
 import os
@@ -338,4 +341,4 @@ def entry(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(entry(sys.argv[1:]))
+    startup.run(entry)

@@ -11,6 +11,9 @@ One run, top to bottom: flags, data, method, model, optimiser, epochs, selected 
 
 from __future__ import annotations
 
+from mmpareto import startup  # first: it checks the environment
+
+# isort: split
 import json
 import sys
 import time
@@ -391,4 +394,4 @@ def entry(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(entry(sys.argv[1:]))
+    startup.run(entry)

@@ -1,0 +1,140 @@
+"""Start an entry: check Python and its packages first, keep printing from ending it, end it without a traceback.
+
+Every entry imports this module before anything else, and `if __name__ == "__main__"` calls `run`. It needs the standard
+library alone, and Python 3.7 can read it, so that an older Python gets a message too. Imported by other programs
+(worker processes, tests) it does nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import io
+import os
+import select
+import signal
+import sys
+from typing import Any, Callable, List, NoReturn, Optional, Sequence  # noqa: UP035  # Python 3.7
+
+PYTHON = (3, 11)
+# what every entry may need; packages for media and for TorchJD's weightings are named where they are used
+PACKAGES = ("torch", "torchvision", "numpy", "PIL", "scipy", "sklearn", "tqdm", "tensorboard", "matplotlib", "jinja2")
+CODE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+_streams: List[Any] = []  # noqa: UP006  # of standard output and error
+
+
+def run(entry: Callable[[Sequence[str]], int]) -> NoReturn:
+    """Run an entry on the command line of this process and end the process with the entry's exit status."""
+    if signal.getsignal(signal.SIGINT) is _end_at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    status: Any = 1  # of what raises: Python prints its traceback
+    try:
+        status = entry(sys.argv[1:])
+    except SystemExit as ending:  # argparse
+        status = ending.code
+    except KeyboardInterrupt:
+        print(f"\n{_name()}: interrupted", file=sys.stderr)
+        status = 130
+    finally:
+        code = status if isinstance(status, int) else 0 if status is None else 1
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, lambda *_: os._exit(code))  # all is done: what ends now may be cut short
+        error = lost_output()
+        if error is not None:
+            print(
+                f"{_name()}: standard output could not be written ({error.strerror}), what was printed is incomplete; "
+                "files are written all the same",
+                file=sys.stderr,
+            )
+        sys.stderr.flush()
+    sys.exit(status)
+
+
+def lost_output() -> Optional[OSError]:  # noqa: UP045
+    """The error that kept standard output from being written; None where there was none, or the reader left."""
+    if not _streams:
+        return None
+    sys.stdout.flush()
+    error: Optional[OSError] = _streams[0].error  # noqa: UP045
+    return None if error is not None and error.errno == errno.EPIPE else error
+
+
+class _Stream(io.FileIO):
+    """A standard stream that never fails: what is written after the first error is dropped."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor, "w", closefd=False)
+        self.error: Optional[OSError] = None  # noqa: UP045
+
+    def write(self, data: Any) -> int:
+        """Write some bytes, all of them where the stream is broken."""
+        try:
+            while True:
+                written = super().write(data)
+                if written is not None:
+                    return written
+                select.select([], [self], [])  # another program made the descriptor non-blocking
+        except OSError as error:
+            self.error = error
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self.fileno())  # for what is still buffered, and for libraries that write by themselves
+            os.close(null)
+            return len(data)
+
+
+def _guard_streams() -> None:
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # closed: the next file that is opened would be written to by what is printed
+            os.open(os.devnull, os.O_RDWR)
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        stream, guarded = getattr(sys, name), _Stream(descriptor)
+        _streams.append(guarded)
+        text = io.TextIOWrapper(
+            io.BufferedWriter(guarded),
+            encoding=getattr(stream, "encoding", None) or "utf-8",
+            errors="backslashreplace",  # a name that the terminal cannot show must not end a run
+            line_buffering=stream is None or stream.line_buffering or getattr(stream, "write_through", False),
+        )
+        setattr(sys, name, text)
+
+
+def _require_environment() -> None:
+    lacking = [] if sys.version_info < PYTHON else [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if sys.version_info >= PYTHON and not lacking:
+        return
+    problem = f"lacks {', '.join(lacking)}" if lacking else f"is older than {'.'.join(map(str, PYTHON))}"
+    root = os.path.dirname(CODE)
+    setup, python = os.path.join(root, "script", "setup.sh"), os.path.join(root, ".venv", "bin", "python")
+    print(
+        f"{_name()}: this Python ({sys.executable}, {sys.version.split()[0]}) {problem}. Set up with "
+        f"sh {setup}, then start with {python}, or with the scripts in script/, which find the right Python",
+        file=sys.stderr,
+    )
+    sys.exit(2)
+
+
+def _end_at_once(number: int, frame: object) -> None:
+    del frame
+    os.write(2, f"\n{_name()}: interrupted before it began\n".encode())
+    os._exit(128 + number)
+
+
+def _name() -> str:
+    return os.path.basename(sys.argv[0])
+
+
+def _is_entry() -> bool:
+    """Whether the program that runs is one of the entries."""
+    main = getattr(sys.modules["__main__"], "__file__", None)
+    return main is not None and os.path.dirname(os.path.realpath(main)) == os.path.realpath(CODE)
+
+
+if _is_entry():
+    _guard_streams()
+    _require_environment()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end_at_once)  # while packages are imported

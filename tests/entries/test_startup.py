@@ -1,0 +1,79 @@
+"""What every entry does first and last: the environment, standard streams that are closed or full, Ctrl-C."""
+
+from __future__ import annotations
+
+import ast
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from entries.command import ROOT, run
+from reporting.synthetic import make_run
+
+CODE = ROOT / "code"
+ENTRIES = sorted(path.name for path in CODE.glob("*.py"))
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_without_the_environment_an_entry_says_how_to_set_up(name: str) -> None:
+    done = run(sys.executable, "-S", CODE / name)  # -S: without the installed packages
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"{name}: this Python ({sys.executable}, ")
+    assert "lacks torch" in done.stderr
+    assert f"sh {ROOT / 'script' / 'setup.sh'}" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_older_python_is_refused_before_it_meets_what_it_cannot_read() -> None:
+    for path in (*(CODE / name for name in ENTRIES), CODE / "mmpareto/startup.py", CODE / "mmpareto/__init__.py"):
+        ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 7))
+    pretend = (
+        "import runpy, sys; sys.version_info = (3, 8, 10, 'final', 0); sys.argv = ['train.py']; "
+        f"runpy.run_path({str(CODE / 'train.py')!r}, run_name='__main__')"
+    )
+    done = run(sys.executable, "-S", "-c", pretend, PYTHONPATH=str(CODE))
+    assert done.returncode == 2
+    assert "is older than 3.11. Set up with sh" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+FULL = Path("/dev/full")
+needs_full = pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
+
+
+@needs_full
+def test_a_report_whose_output_is_closed_or_full_ends_without_a_traceback(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs" / "one")
+    report = f"'{sys.executable}' '{CODE / 'report.py'}' '{tmp_path / 'runs'}'"
+    closed, full = (run("sh", "-c", f"{report} {to}; exit $?") for to in (">&-", f">{FULL}"))
+    assert (closed.returncode, closed.stderr) == (0, "")
+    assert full.returncode == 2  # the table was all that was asked for
+    assert "standard output could not be written (No space left on device)" in full.stderr
+    assert len(full.stderr.splitlines()) == 1
+
+
+def test_a_reader_that_leaves_ends_nothing() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as pipe:
+        done = subprocess.run(
+            [sys.executable, str(CODE / "train.py"), "--help"], stdout=pipe, stderr=subprocess.PIPE, text=True
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_ctrl_c_while_packages_are_imported_ends_in_a_line() -> None:
+    process = subprocess.Popen([sys.executable, "-X", "importtime", str(CODE / "train.py")], stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if b"mmpareto.startup" in line:  # printed when its import is over; torch comes next
+            break
+    process.send_signal(signal.SIGINT)
+    said = process.stderr.read()
+    process.stderr.close()
+    assert process.wait() == 130
+    assert b"train.py: interrupted before it began" in said
+    assert b"Traceback" not in said
