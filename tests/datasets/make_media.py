@@ -5,9 +5,11 @@ from __future__ import annotations
 import wave
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
+from av.stream import Disposition
 from PIL import Image
 
 
@@ -36,28 +38,75 @@ def write_video(
     size: tuple[int, int] = (64, 48),
     codec: str = "libx264",
     sound: np.ndarray | None = None,
+    sound_codec: str = "aac",
     rate: int = 16000,
+    matrix: tuple[int, int, int, int] = (1, 0, 0, 1),
+    picture: np.ndarray | None = None,
+    options: dict[str, str] | None = None,
 ) -> Path:
-    """A video whose frame k is a uniform gray of brightness 7 k + 16 (modulo 240); `sound` [N] is its track."""
+    """A video whose frame k is a uniform gray of brightness 7 k + 16 (modulo 240); `sound` [N] is its track.
+
+    matrix   (a, b, c, d): players show the pixel (x, y) at (a x + c y, b x + d y).
+    picture  uint8 [H, W, 3], shown instead in each frame.
+    options  of the container.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream(codec, rate=fps)
         stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"
+        if matrix != (1, 0, 0, 1):
+            a, b, c, d = (65536 * value for value in matrix)
+            stream.set_display_matrix([a, b, 0, c, d, 0, 0, 0, 1 << 30])
         track = None
         if sound is not None:
-            track = container.add_stream("aac", rate=rate)
+            track = container.add_stream(sound_codec, rate=rate)
             track.layout = "mono"
         for number in range(frames):
-            picture = np.full((size[1], size[0], 3), brightness(number), dtype=np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            shade = np.full((size[1], size[0], 3), brightness(number), dtype=np.uint8)
+            shown = shade if picture is None else picture
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(shown, format="rgb24")))
         container.mux(stream.encode())
         if track is not None and sound is not None:
-            block = av.AudioFrame.from_ndarray(sound.astype(np.float32)[None], format="fltp", layout="mono")
-            block.sample_rate = rate
-            block.pts = 0
-            container.mux(track.encode(block))
-            container.mux(track.encode())
+            encode(container, track, sound)
+    return path
+
+
+def encode(container: Any, track: Any, samples: np.ndarray) -> None:
+    """Encodes float samples in -1 .. 1, [N] or [N, channels], as the whole of a sound track."""
+    blocks = np.atleast_2d(samples.T).astype(np.float32)
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(blocks), format="fltp", layout=track.layout.name)
+    frame.sample_rate = track.rate
+    frame.pts = 0
+    resampler = av.AudioResampler(track.format.name, track.layout.name, track.rate, track.frame_size or None)
+    for converted in [*resampler.resample(frame), *resampler.resample(None)]:
+        container.mux(track.encode(converted))
+    container.mux(track.encode())
+
+
+def write_sound(
+    path: Path, samples: np.ndarray, codec: str, rate: int = 44100, options: dict[str, str] | None = None
+) -> Path:
+    """A sound file of float samples in -1 .. 1, [N] or [N, 2]; `options` are those of the container."""
+    with av.open(str(path), "w", options=options or {}) as container:
+        track: Any = container.add_stream(codec, rate=rate)
+        track.layout = "mono" if samples.ndim == 1 else "stereo"
+        if codec == "libmp3lame":
+            track.options = {"q:a": "4", "compression_level": "9"}
+        encode(container, track, samples)
+    return path
+
+
+def write_tracks(path: Path, sounds: list[np.ndarray], default: int | None, rate: int = 16000) -> Path:
+    """A file of several AAC tracks, one of which is marked as the default one (None: each as the format marks it)."""
+    with av.open(str(path), "w") as container:
+        tracks: list[Any] = [container.add_stream("aac", rate=rate) for _ in sounds]
+        for number, (track, samples) in enumerate(zip(tracks, sounds, strict=True)):
+            track.layout = "mono" if samples.ndim == 1 else "stereo"
+            if default is not None:
+                track.disposition = Disposition.default if number == default else 0
+        for track, samples in zip(tracks, sounds, strict=True):
+            encode(container, track, samples)
     return path
 
 

@@ -24,6 +24,12 @@ _STFT_RATE, _STFT_SECONDS, _STFT_WINDOW, _STFT_HOP = 22050, 3, 512, 353
 WINDOW_SECONDS, SHIFT_SECONDS = 0.025, 0.010  # of fbank features
 
 
+def fbank_frames(samples: int, rate: int) -> int:
+    """L of the filter bank of a sound with so many samples a channel; 0 where it is shorter than one window."""
+    window, shift = (int(rate * 1000 * seconds * 0.001) for seconds in (WINDOW_SECONDS, SHIFT_SECONDS))  # as Kaldi
+    return max(1 + (samples - window) // shift, 0)
+
+
 def fbank(sound: Sound, frames: int | None = FBANK_FRAMES) -> np.ndarray:
     """Log filter bank of a sound at its own rate, as MMPareto's features are made: float32 [<= frames, 128].
 

@@ -21,9 +21,10 @@ import numpy as np
 
 from mmpareto.datasets.base import SPLITS, DatasetError, Kind, Modality, Split
 from mmpareto.datasets.clips import ArrayReader, ClipDataset, FramesReader, ImageReader, Item, Reader, load_array
-from mmpareto.datasets.features import FBANK_FRAMES, SHIFT_SECONDS, WINDOW_SECONDS
+from mmpareto.datasets.features import FBANK_FRAMES, fbank_frames
+from mmpareto.datasets.files import refuse_special_file
 from mmpareto.datasets.lists import check_id, check_unique, cut, inside, read_rows
-from mmpareto.datasets.media import IMAGE_SUFFIXES, SOUND_SUFFIXES, VIDEO_SUFFIXES, sound_seconds
+from mmpareto.datasets.media import IMAGE_SUFFIXES, SOUND_SUFFIXES, VIDEO_SUFFIXES, read_sound
 from mmpareto.datasets.preparation import DESCRIPTION, UnusableError, read_description
 from mmpareto.datasets.prepared import SoundReader, audio_reader, needs_root, read_split
 
@@ -139,27 +140,39 @@ def _reader(
         return ArrayReader(resolved or array_modality(train[0]))
     if resolved is not None and resolved.kind == "spectrogram":
         audio_frames = resolved.shape[1]
-    length = audio_frames or min(_longest(tuple(train)), FBANK_FRAMES)
+    length = audio_frames or _longest(tuple(train))
     return SoundReader("fbank", length) if source == "sound" else audio_reader("fbank", length)
 
 
 @functools.lru_cache(maxsize=16)  # a run asks for its three splits
 def _longest(paths: tuple[Path, ...]) -> int:
-    """Feature frames of the longest of some sounds, or of their stored features."""
+    """Feature frames of the longest of some sounds, or of their stored features; at most FBANK_FRAMES."""
+    longest = 1
     with ThreadPoolExecutor(4) as pool:
-        return max(pool.map(_audio_frames, paths))
+        for frames in pool.map(_audio_frames, paths):
+            longest = max(longest, min(frames, FBANK_FRAMES))
+            if longest == FBANK_FRAMES:
+                pool.shutdown(cancel_futures=True)
+                break
+    return longest
 
 
 def _audio_frames(path: Path) -> int:
+    """Feature frames of a sound as it is decoded, for headers may only estimate its length; or of stored features.
+
+    0 for a sound that cannot be used: the check of all clips names it.
+    """
     if path.suffix == ".npy":
+        refuse_special_file(path)
         try:
             return len(np.load(path, mmap_mode="r", allow_pickle=False))
         except (OSError, ValueError, EOFError, TypeError) as error:
             raise DatasetError(f"{path}: cannot be read as an array: {error}") from error
     try:
-        return max(int((sound_seconds(path) - WINDOW_SECONDS) / SHIFT_SECONDS) + 1, 1)
-    except UnusableError as error:
-        raise DatasetError(f"{error.reason}: {error.detail or path}") from error
+        sound = read_sound(path)
+    except UnusableError:
+        return 0
+    return fbank_frames(sound.samples.shape[1], sound.rate)
 
 
 def array_modality(path: Path) -> Modality:

@@ -6,16 +6,20 @@ Times are the container's own: a frame is chosen by its presentation time stamp,
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, Literal
 
 import av
 import av.error
 import numpy as np
+from av.stream import Disposition, Stream
 from PIL import Image
 
+from mmpareto.datasets.containers import missing_part
+from mmpareto.datasets.files import special_file
 from mmpareto.datasets.preparation import UnusableError
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".flv", ".avi", ".mov", ".m4v", ".mpg")
@@ -24,8 +28,17 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 _LFS_MAGIC = b"version https://git-lfs"
 JPEG_QUALITY = 95
-# a container may announce somewhat more than it holds (edit lists, padding); half of it missing is a cut-off file
-_WHOLE = 0.5
+# FFmpeg's formats that hold media themselves; playlists and lists of files, which name others, are not among them
+_FORMATS = (
+    "aac,ac3,aiff,amr,asf,au,avi,caf,flac,flv,live_flv,matroska,mov,mp3,mpeg,mpegts,mpegvideo,ogg,w64,wav,webm,wv"
+)
+_HALF = 0.5  # a header may announce somewhat more than the file holds (edit lists, padding), but not twice as much
+_WITH_LENGTH = ("wav", "w64", "flac", "mov", "matroska", "flv", "avi")  # of others FFmpeg estimates the length
+_LOWEST_RATE, _HIGHEST_RATE = 1_000, 768_000  # Hz
+_MANY_CHANNELS = 8  # of so many PyAV gives planar samples with a segmentation fault, interleaved ones without
+_MOST_SAMPLES = 2**28  # 1 GiB as float32
+_TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")
+_LONGEST_GAP = 3600  # seconds between two frames
 
 
 @dataclass(frozen=True)
@@ -56,114 +69,183 @@ def refuse_pointer(path: Path) -> None:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[av.container.InputContainer]:
-    """The container; all that a damaged file can cause comes out as UnusableError."""
+    """The container; everything that a damaged file can cause is raised as UnusableError."""
+    special = special_file(path)
+    if special is not None:
+        raise UnusableError("no regular file", f"{path} is {special}")
     try:
         if path.stat().st_size == 0:
             raise UnusableError("empty file", str(path))
         refuse_pointer(path)
-        with av.open(str(path), metadata_errors="replace") as container:  # tags may be in any encoding
+        missing = missing_part(path)
+        if missing:
+            raise UnusableError("cut-off file", f"{path}: {missing}")
+        # "file:" because a name may hold a colon; tags may be in any encoding
+        with av.open(
+            f"file:{path}", metadata_errors="replace", container_options={"format_whitelist": _FORMATS}
+        ) as container:
             yield container
-    except (av.error.FFmpegError, OSError) as error:
+    except (av.error.FFmpegError, OSError, UnicodeEncodeError) as error:
         raise UnusableError("unreadable file", f"{path}: {error}") from error
 
 
+def _default_stream(container: av.container.InputContainer, kind: Literal["audio", "video"]) -> Stream | None:
+    """The stream that ffmpeg chooses: the default one, of several the one with most channels or pixels, then the first.
+
+    Cover art is no video.
+    """
+    best: Stream | None = None
+    best_rank = (False, 0)
+    for stream in container.streams:
+        if isinstance(stream, av.AudioStream) and kind == "audio":
+            size = stream.channels if stream.rate else 0
+        elif isinstance(stream, av.VideoStream) and kind == "video":
+            cover = stream.disposition & (Disposition.attached_pic | Disposition.timed_thumbnails)
+            size = 0 if cover else max(stream.width * stream.height, 1)
+        else:
+            continue
+        rank = (bool(stream.disposition & Disposition.default), size)
+        if size and rank > best_rank:
+            best, best_rank = stream, rank
+    return best
+
+
+def _decoded(path: Path, kind: Literal["audio", "video"]) -> Iterator[av.AudioFrame | av.VideoFrame]:
+    """The frames of a media file's default stream.
+
+    Raises UnusableError: no such stream, damage, or no stream of the file reaches half of the length that it announces.
+    """
+    with _opened(path) as container:
+        stream = _default_stream(container, kind)
+        if stream is None:
+            raise UnusableError("no sound track" if kind == "audio" else "no picture", str(path))
+        if isinstance(stream, av.VideoStream):
+            stream.codec_context.options = {"max_pixels": str(Image.MAX_IMAGE_PIXELS)}
+        last, packets = Fraction(0), 0
+        for packet in container.demux():
+            if packet.pts is not None and packet.time_base is not None:
+                last = max(last, (packet.pts + (packet.duration or 0)) * packet.time_base)
+                packets += 1
+            if packet.stream.index == stream.index:
+                yield from _frames_of(packet)
+        if not any(name in container.format.name.split(",") for name in _WITH_LENGTH):
+            return
+        announced = (container.duration or 0) / av.time_base
+        held = float(last) - min((container.start_time or 0) / av.time_base, 0.0)
+        if held < _HALF * announced and (packets > 1 or announced > 1):  # one frame may not say how long it is shown
+            raise UnusableError("cut-off file", f"{path} holds {held:.1f} s, its header announces {announced:.1f} s")
+
+
+def _frames_of(packet: av.Packet[Any]) -> Sequence[av.AudioFrame | av.VideoFrame]:
+    """The frames of a packet; none of a tag that lies between or behind the frames of an .mp3."""
+    try:
+        return packet.decode()
+    except av.error.InvalidDataError:
+        if bytes(packet).startswith(_TAGS):
+            return []
+        raise
+
+
 def read_sound(path: Path) -> Sound:
-    """The first sound track of a media file, at its own rate.
+    """The default sound track of a media file, with the rate and the channels that it begins with.
 
-    Raises UnusableError: no sound track, no samples in it, silence, damage.
+    Where the rate changes within the file, the rest is resampled; where the number of channels changes, the rest is the
+    mean of its channels, in each channel.
+
+    Raises UnusableError: no sound track, no samples in it, silence, damage, a rate that no sound has.
     """
-    with _opened(path) as container:
-        _refuse_cut_off_wave(path)
-        if not container.streams.audio:
-            raise UnusableError("no sound track", str(path))
-        stream = container.streams.audio[0]
-        planar = av.AudioResampler(format="fltp")  # layout and rate stay as they are
-        blocks: list[np.ndarray] = []
-        rate = 0
-        for frame in container.decode(stream):
-            rate = rate or frame.sample_rate
-            blocks += [converted.to_ndarray() for converted in planar.resample(frame)]
-        if blocks:
-            blocks += [converted.to_ndarray() for converted in planar.resample(None)]
-        announced = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
-    samples = np.concatenate(blocks, axis=1) if blocks else np.zeros((1, 0), np.float32)
-    if not samples.shape[1]:
+    blocks: list[np.ndarray] = []
+    rate = channels = samples = 0
+    setup: tuple[str, str, int] | None = None
+    resampler: av.AudioResampler | None = None
+
+    def add(frame: av.AudioFrame | None) -> None:
+        """Appends what the resampler gives for a frame; None: what it still holds."""
+        nonlocal samples
+        assert resampler is not None
+        for converted in resampler.resample(frame):
+            block = converted.to_ndarray()
+            if not converted.format.is_planar:
+                block = block.reshape(-1, converted.layout.nb_channels).T
+            if len(block) != channels:
+                block = np.broadcast_to(block.mean(axis=0, dtype=np.float32), (channels, block.shape[1]))
+            blocks.append(block)
+            samples += block.size
+        if samples > _MOST_SAMPLES:
+            raise UnusableError("sound too long", f"{path}: more than {_MOST_SAMPLES} samples; cut it")
+
+    for frame in _decoded(path, "audio"):
+        assert isinstance(frame, av.AudioFrame)
+        if setup != (frame.format.name, frame.layout.name, frame.sample_rate):
+            setup = (frame.format.name, frame.layout.name, frame.sample_rate)
+            if not _LOWEST_RATE <= frame.sample_rate <= _HIGHEST_RATE:
+                limits = f"expected {_LOWEST_RATE} to {_HIGHEST_RATE} Hz"
+                raise UnusableError("impossible sample rate", f"{path}: {frame.sample_rate} Hz; {limits}")
+            if resampler is not None:
+                add(None)
+            rate, channels = rate or frame.sample_rate, channels or frame.layout.nb_channels
+            planar = frame.layout.nb_channels < _MANY_CHANNELS
+            resampler = av.AudioResampler(format="fltp" if planar else "flt", rate=rate)
+        add(frame)
+    if resampler is not None:
+        add(None)
+    whole = np.concatenate(blocks, axis=1) if blocks else np.zeros((1, 0), np.float32)
+    if not whole.shape[1]:
         raise UnusableError("empty sound track", str(path))
-    if samples.shape[1] / rate < _WHOLE * announced:
-        held = f"{samples.shape[1] / rate:.1f} s of {announced:.1f} s of sound"
-        raise UnusableError("cut-off file", f"{path} holds {held}")
-    if not np.isfinite(samples).all():
+    if not np.isfinite(whole).all():
         raise UnusableError("sound that is not finite", str(path))
-    if not samples.any():
+    if not whole.any():
         raise UnusableError("silent sound", f"{path}: all samples are zero")
-    return Sound(samples, rate)
-
-
-def _refuse_cut_off_wave(path: Path) -> None:
-    """Raises UnusableError for a .wav that holds less than half of what its head announces; decoders do not tell."""
-    with open(path, "rb") as file:
-        head = file.read(8)
-    announced = int.from_bytes(head[4:], "little") + 8
-    size = path.stat().st_size
-    # all ones: written to a pipe, the length was not known
-    if head[:4] == b"RIFF" and announced < 2**32 and size < _WHOLE * announced:
-        raise UnusableError("cut-off file", f"{path} holds {size} of {announced} bytes")
-
-
-def sound_seconds(path: Path) -> float:
-    """The length of a media file's first sound track in seconds: what its head announces, else by decoding it.
-
-    Raises UnusableError as `read_sound` does.
-    """
-    with _opened(path) as container:
-        stream = container.streams.audio[0] if container.streams.audio else None
-        if stream is not None and stream.duration and stream.time_base:
-            return float(stream.duration * stream.time_base)
-        if stream is not None and container.duration:
-            return container.duration / av.time_base
-    sound = read_sound(path)
-    return sound.samples.shape[1] / sound.rate
+    return Sound(whole, rate)
 
 
 def read_frames(path: Path, fps: float) -> Iterator[tuple[Fraction, np.ndarray]]:
     """The frames that a video shows at 0, 1 / fps, 2 / fps, ... seconds after its first one, until it ends.
 
-    Gives (time stamp in seconds, uint8 [H, W, 3]): at each time the last frame that is not later. A video of a single
-    frame gives that one. A frame of a slow video can come more than once.
+    Gives (time stamp in seconds, uint8 [H, W, 3]): at each time the last frame that is not later, upright. A video of a
+    single frame gives that one. A frame of a slow video can come more than once.
 
-    Raises UnusableError: no picture, no frames, damage.
+    Raises UnusableError: no picture, no frames, damage, time stamps that jump.
     """
     step = 1 / Fraction(fps).limit_denominator(1000)
-    with _opened(path) as container:
-        if not container.streams.video:
-            raise UnusableError("no picture", str(path))
-        stream = container.streams.video[0]
-        shown: tuple[Fraction, av.VideoFrame] | None = None
-        start = due = end = Fraction(0)
-        frames = 0
-        for frame in container.decode(stream):
-            if frame.pts is None or frame.time_base is None:
-                continue
-            time = frame.pts * frame.time_base
-            frames += 1
-            if shown is None:
-                start = due = time
-            while shown is not None and due < time:
-                yield shown[0], shown[1].to_ndarray(format="rgb24")
-                due += step
-            end = time + Fraction(frame.duration or 0) * frame.time_base
-            shown = time, frame
+    shown: tuple[Fraction, av.VideoFrame] | None = None
+    due = end = earlier = Fraction(0)  # earlier: the length of what was joined before, where the stamps begin again
+    for frame in _decoded(path, "video"):
+        assert isinstance(frame, av.VideoFrame)
+        if frame.pts is None or frame.time_base is None:
+            continue
+        time = frame.pts * frame.time_base + earlier
+        if shown is not None and time < shown[0] - 1:
+            earlier, time = earlier + end - time, end
+        end = time + Fraction(frame.duration or 0) * frame.time_base
+        if max(time - shown[0] if shown else 0, end - time) > _LONGEST_GAP:
+            raise UnusableError("time stamps that jump", f"{path}: a frame is shown for more than {_LONGEST_GAP} s")
         if shown is None:
-            raise UnusableError("no frames", str(path))
-        announced = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
-        announced = announced or (container.duration or 0) / av.time_base  # Flash and Matroska tell it there
-        held = end - min(start, Fraction(0))  # Matroska counts from zero where the first frame comes later
-        lacking = frames < _WHOLE * stream.frames or held < _WHOLE * announced
-        if lacking and (frames > 1 or announced > 1):  # a single frame may not say how long it is shown
-            raise UnusableError("cut-off file", f"{path} holds {frames} frames, {float(end - start):.1f} s of picture")
-        while due <= shown[0] or due < end:
-            yield shown[0], shown[1].to_ndarray(format="rgb24")
+            due = time
+        while shown is not None and due < time:
+            yield shown[0], _upright(shown[1])
             due += step
+        shown = time, frame
+    if shown is None:
+        raise UnusableError("no frames", str(path))
+    while due <= shown[0] or due < end:
+        yield shown[0], _upright(shown[1])
+        due += step
+
+
+def _upright(frame: av.VideoFrame) -> np.ndarray:
+    """A frame as players show it, uint8 [H, W, 3]: turned and mirrored by quarter turns as its display matrix says."""
+    picture = frame.to_ndarray(format="rgb24")
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return picture
+    # a pixel at (x, y) is shown at (a x + c y, b x + d y)
+    a, b, _, c, d = np.frombuffer(matrix, "=i4")[:5].tolist()
+    if abs(b) > abs(a):
+        picture, right, down = picture.swapaxes(0, 1), c, b
+    else:
+        right, down = a, d
+    return np.ascontiguousarray(picture[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1])
 
 
 def write_frames(path: Path, folder: Path, fps: float, short_side: int | None = None) -> int:
