@@ -31,7 +31,7 @@ from mmpareto.options import Options, UsageError, differing, parse
 from mmpareto.reporting.tables import result_table
 from mmpareto.runs import RunDirectory, RunError
 from mmpareto.training.board import Board, import_wandb
-from mmpareto.training.checkpoints import load_checkpoint
+from mmpareto.training.checkpoints import has_best, load_checkpoint
 from mmpareto.training.data import Loader
 from mmpareto.training.epochs import score, train_epoch
 from mmpareto.training.processes import Processes
@@ -117,7 +117,7 @@ def train(options: Options, device: torch.device, processes: Processes, signals:
     if finished:
         if processes.main:
             print(f"{run.path} is finished; give more --epochs to go on\n")
-            print(result_table(run.read_json(runs.RESULTS)))
+            print(result_table(run.read_results()))
         return None
     processes.start_alike(model)
     seed_everything(options.random_seed + processes.rank)  # from here on each draws its own
@@ -126,7 +126,7 @@ def train(options: Options, device: torch.device, processes: Processes, signals:
         print("another number of processes than before: the run goes on, but not bit for bit", file=sys.stderr)
     if processes.main:
         for name in (runs.GRADIENTS, runs.LAYERS):
-            run.write_csv(name, [row for row in run.read_csv(name) if int(row["epoch"]) < session.epoch])
+            run.cut_csv(name, session.epoch)
         (run / runs.RESULTS).unlink(missing_ok=True)
         # what the data decided: read from here from now on, so that a changed training file changes no score
         resolved = {
@@ -303,7 +303,7 @@ def open_run(options: Options, method: Method, restarts: int) -> tuple[RunDirect
     if resume is None:
         return run, None, False
     refuse_other_settings(run, options, method)
-    return run, resume, run.finished and run.read_json(runs.RESULTS)["epochs"] >= options.epochs
+    return run, resume, run.finished and run.read_results()["epochs"] >= options.epochs and has_best(run)
 
 
 def trainable_names(model: MultimodalClassifier) -> dict[str, list[str]]:
@@ -356,7 +356,7 @@ def score_again(
 ) -> None:
     """--no-train: scores the selected checkpoint of a finished run once more."""
     run = RunDirectory(Path(options.ckpt_path))
-    results = run.read_json(runs.RESULTS)
+    results = run.read_results()
     refuse_other_settings(run, options, method)
     model.load_state_dict(load_checkpoint(run / runs.BEST, device, ("model",))["model"])
     amp = None if options.amp is None else AMP[options.amp]

@@ -27,6 +27,8 @@ from typing import Any
 
 import torch
 
+from mmpareto.json_files import read_object, require_regular
+
 CONFIG, ENVIRONMENT, METRICS, GRADIENTS = "config.json", "environment.json", "metrics.csv", "gradients.csv"
 LAYERS = "layers.csv"
 EVALUATION = "evaluation_{}.json"  # of a split
@@ -100,11 +102,37 @@ class RunDirectory:
             writer.writerows(rows)
 
     def read_csv(self, name: str) -> list[dict[str, str]]:
-        """The complete rows of `name`; none where it is not there."""
+        """The complete rows of `name`; none where it is not there.
+
+        Raises RunError where it is no table.
+        """
         if not (self / name).exists():
             return []
-        text = (self / name).read_text(encoding="utf-8")
-        return list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
+        try:
+            require_regular(self / name)
+            text = (self / name).read_text(encoding="utf-8")
+            rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
+            if any(None in row or None in row.values() for row in rows):
+                raise ValueError("a row has not as many cells as the header")
+        except (OSError, ValueError, csv.Error) as error:
+            raise RunError(f"{self / name} cannot be read as a table ({error})") from error
+        return rows
+
+    def cut_csv(self, name: str, epoch: int) -> None:
+        """Writes `name` again without its rows of epochs from `epoch` on.
+
+        Raises RunError where it is no table of numbers by epoch.
+        """
+        rows = self.read_csv(name)
+        try:
+            for row in rows:
+                for column, value in row.items():
+                    if column not in ("encoder", "layer") and value:
+                        float(value)
+            kept = [row for row in rows if int(row["epoch"]) < epoch]
+        except (KeyError, ValueError) as error:
+            raise RunError(f"{self / name} is no table that train.py wrote ({error}); remove it") from error
+        self.write_csv(name, kept)
 
     def read_json(self, name: str) -> dict[str, Any]:
         """The content of `name`.
@@ -112,12 +140,28 @@ class RunDirectory:
         Raises RunError where it is missing, or no JSON of values by name.
         """
         try:
-            content = json.loads((self / name).read_text(encoding="utf-8"))
-            if not isinstance(content, dict):
-                raise ValueError("it holds no values by name")
-            return content
+            return read_object(self / name)
         except (OSError, ValueError) as error:
             raise RunError(f"{self / name} cannot be read ({error}); is {self.path} a run directory?") from error
+
+    def read_results(self) -> dict[str, Any]:
+        """The scores of a finished run.
+
+        Raises RunError where they are not as train.py writes them.
+        """
+        results = self.read_json(RESULTS)
+        try:
+            names = list(results["test"]["unimodal"])
+            scores = [results[split]["joint"] for split in ("test", "val")]
+            scores += [results[split]["unimodal"][name] for split in ("test", "val") for name in names]
+            rates = [results["integration"][name]["conflict_rate"] for name in names]
+            values = [results["epochs"], *(score["accuracy"] for score in scores), *(rate or 0 for rate in rates)]
+            wrong = next((value for value in values if type(value) not in (int, float)), None)
+            if wrong is not None:
+                raise TypeError(f"{wrong!r:.100} is no number")
+        except (LookupError, TypeError) as error:
+            raise RunError(f"{self / RESULTS} holds no results of train.py ({error}); remove it") from error
+        return results
 
     @property
     def finished(self) -> bool:
@@ -161,8 +205,9 @@ def open_for(path: str, resume: bool, overwrite: bool) -> RunDirectory:
 def atomically(path: Path) -> Iterator[io.BufferedWriter]:
     """A file that appears at `path` whole, flushed to the disk, or not at all."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    beside.unlink(missing_ok=True)
     try:
-        with open(beside, "wb") as file:
+        with open(beside, "xb") as file:  # x: a link of that name is not followed
             yield file
             file.flush()
             os.fsync(file.fileno())

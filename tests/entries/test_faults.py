@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from entries.command import ROOT, refused, train
+from entries.command import ROOT, inside, refused, train
 
 import train as entry
 from mmpareto.methods import METHODS as REGISTERED
-from mmpareto.runs import RunError
-from mmpareto.training.checkpoints import KEYS, load_checkpoint
+from mmpareto.runs import RunDirectory, RunError
+from mmpareto.training.checkpoints import KEYS, load_checkpoint, save_last
 
 OFTEN = ("--checkpoint_minutes", "0.00001")  # after every batch
 METHODS = [name for name, about in REGISTERED.items() if "TorchJD" not in about] + ["gradvac", "pcgrad", "nash_mtl"]
@@ -183,6 +183,66 @@ def test_damaged_and_foreign_checkpoints_are_refused_and_the_one_before_is_offer
         done = train(*longer, "--ckpt_path", folder, "--resume", checkpoint, OMP_NUM_THREADS="1")
         assert done.returncode == 0, done.stderr
     assert_same(broken, parted)
+
+
+def test_a_damaged_best_checkpoint_is_written_again_from_the_model_that_was_selected_or_refused(
+    short: tuple[str, ...], whole: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "run"))
+    flags = (*short, "--ckpt_path", folder)
+    saved = torch.load(folder / "last.pt", weights_only=True)
+
+    def select(epoch: int) -> None:
+        content = saved | {"best": saved["best"] | {"epoch": epoch}}
+        save_last(RunDirectory(folder), content)
+        save_last(RunDirectory(folder), content)
+
+    select(6)  # the model of last.pt
+    (folder / "best.pt").write_bytes(b"damaged")
+    done = inside(entry.entry, *flags, "--resume")  # though it is finished
+    assert done.returncode == 0, done.stderr
+    renewed = torch.load(folder / "best.pt", weights_only=True)
+    assert renewed["epoch"] == 6
+    assert all(torch.equal(renewed["model"][key], saved["model"][key]) for key in saved["model"])
+    select(3)
+    (folder / "best.pt").write_bytes(b"damaged")
+    said = refused(entry.entry, *flags, "--resume")
+    assert f"the checkpoint {folder / 'best.pt'} is damaged or foreign" in said
+    assert "no other file holds the selected model: train again with --overwrite" in said
+
+
+def test_previous_becomes_last_when_a_run_goes_on_from_it(whole: Path, short: tuple[str, ...], tmp_path: Path) -> None:
+    """A kill in the first epoch after it must not leave a damaged last.pt alone, or move it to previous.pt."""
+    folder = Path(shutil.copytree(whole, tmp_path / "run"))
+    (folder / "last.pt").write_bytes(b"damaged")
+    (folder / "results.json").unlink()
+    process = start(*short[:-1], "100000", "--ckpt_path", folder, "--resume", "previous.pt")
+    wait_for(lambda: list(folder.glob("events.*")) and (folder / "last.pt").read_bytes() != b"damaged", process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert b"damaged" not in ((folder / "last.pt").read_bytes(), (folder / "previous.pt").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("epoch", "6", "its epoch is '6', expected int"),
+        ("history", [{"epoch": 1}], "its history has not a whole row for each epoch before 7"),
+        ("best", {"accuracy": None, "epoch": 1}, "its selected epoch is"),
+        ("processes", 3, "is of another run"),
+        ("record", {"batches": "x"}, "is of another run"),
+        ("optimizer", {"state": {}, "param_groups": []}, "is of another run"),
+    ],
+)
+def test_values_that_no_run_saves_are_refused(
+    key: str, value: Any, reason: str, short: tuple[str, ...], whole: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "run"))
+    saved = torch.load(folder / "last.pt", weights_only=True)
+    save_last(RunDirectory(folder), saved | {key: value})
+    said = refused(entry.entry, *short[:-1], "7", "--ckpt_path", folder, "--resume")
+    assert reason in said
+    assert len(said.splitlines()) <= 2
 
 
 def test_a_run_killed_between_last_and_best_heals_and_auto_goes_on(

@@ -3,23 +3,29 @@
 last.pt      the newest, after every epoch and every --checkpoint_minutes
 previous.pt  the one before it, for when the newest is damaged
 best.pt      the model of the selected epoch
+
+Each is a file of torch.save. The comment of its ZIP archive is the SHA-256 of all bytes before it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
+import pickletools
 import random
 import shutil
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from mmpareto.json_files import require_regular
 from mmpareto.runs import BEST, LAST, PREVIOUS, RunDirectory, RunError, atomically
 
 KEYS = (
@@ -27,6 +33,18 @@ KEYS = (
     *("scaler", "epoch", "record", "history", "best", "seconds"),
 )
 FORMAT = 4
+SEAL = b"sha256:"
+SEAL_BYTES = len(SEAL) + 2 * hashlib.sha256().digest_size
+# what the pickled part of a checkpoint may ask for, beside storages
+_PLAIN = frozenset(
+    (
+        "torch._utils _rebuild_tensor_v2",
+        "torch._utils _rebuild_tensor_v3",
+        "torch._utils _rebuild_parameter",
+        "torch Size",
+        "collections OrderedDict",
+    )
+)
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
@@ -106,6 +124,12 @@ def save_last(run: RunDirectory, content: Mapping[str, Any]) -> None:
             beside.unlink(missing_ok=True)
 
 
+def copy_to_last(run: RunDirectory) -> None:
+    """Make last.pt the checkpoint that previous.pt is, so that a damaged last.pt never becomes previous.pt."""
+    with open(run / PREVIOUS, "rb") as source, atomically(run / LAST) as file:
+        shutil.copyfileobj(source, file)
+
+
 def save_best(run: RunDirectory, model: nn.Module, epoch: int) -> None:
     """Writes best.pt, the model of the selected epoch.
 
@@ -119,34 +143,90 @@ def save_best(run: RunDirectory, model: nn.Module, epoch: int) -> None:
         ) from error
 
 
-def _bytes(content: Mapping[str, Any]) -> memoryview:
+def _bytes(content: Mapping[str, Any]) -> list[bytes | memoryview]:
     # torch.save straight into a file ends the process with C++'s std::terminate where the disk is full
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **content}, buffer)
-    return buffer.getbuffer()
+    archive = buffer.getbuffer()
+    archive[-2:] = SEAL_BYTES.to_bytes(2, "little")  # the length of the comment, which is empty so far
+    digest = hashlib.sha256(archive)
+    digest.update(SEAL)
+    return [archive, SEAL, digest.hexdigest().encode()]
 
 
-def _write(path: Path, data: memoryview) -> None:
+def _write(path: Path, parts: Sequence[bytes | memoryview]) -> None:
     with atomically(path) as file:
-        file.write(data)
+        file.writelines(parts)
+
+
+def verify(file: IO[bytes]) -> None:
+    """Checks the bytes of a checkpoint before they are loaded.
+
+    Its digest must be right. Without a digest (earlier versions wrote none) every record must have its CRC. A record
+    must lie inside the file, and the pickled part must ask for nothing but dense tensors and plain containers.
+
+    Raises ValueError or zipfile.BadZipFile for anything else.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - SEAL_BYTES))
+    tail = file.read()
+    sealed = tail.startswith(SEAL)
+    if sealed:
+        digest, left = hashlib.sha256(), size - SEAL_BYTES + len(SEAL)
+        file.seek(0)
+        while block := file.read(min(left, 2**20)):
+            digest.update(block)
+            left -= len(block)
+        if digest.hexdigest().encode() != tail[len(SEAL) :]:
+            raise ValueError("its bytes are not those that were written")
+    elif tail[-22:-18] != b"PK\x05\x06" or tail[-2:] != bytes(2):  # the end of an archive without a comment
+        raise ValueError("it does not end as a checkpoint does")
+    file.seek(0)
+    with zipfile.ZipFile(file) as archive:
+        for record in archive.infolist():
+            inside = 0 <= record.header_offset <= size - record.file_size
+            if record.compress_type != zipfile.ZIP_STORED or record.file_size != record.compress_size or not inside:
+                raise ValueError(f"its record {record.filename} is not as long as announced")
+        damaged = None if sealed else archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"its record {damaged} is damaged")
+        pickles = [record for record in archive.infolist() if record.filename.endswith(".pkl")]
+        if len(pickles) != 1:
+            raise ValueError(f"it has {len(pickles)} pickled parts, expected 1")
+        _require_plain(archive.read(pickles[0]))
+    file.seek(0)
+
+
+def _require_plain(data: bytes) -> None:
+    """Raises ValueError where a pickle asks for more than tensors, their storages and plain containers."""
+    for opcode, argument, _ in pickletools.genops(data):
+        if opcode.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
+            raise ValueError(f"it asks for objects by {opcode.name}, which torch.save does not")
+        if opcode.name == "GLOBAL":
+            module, _, name = str(argument).partition(" ")
+            if argument not in _PLAIN and not (module == "torch" and name.endswith("Storage")):
+                raise ValueError(f"it asks for {module}.{name}, which is no part of a checkpoint")
 
 
 def load_checkpoint(path: Path, device: torch.device, keys: Sequence[str]) -> dict[str, Any]:
-    """Reads a checkpoint; nothing in it can run code.
+    """Reads a checkpoint that `verify` accepts; nothing in it can run code.
 
     keys  that it must have.
 
-    Raises RunError, naming the file, where it is missing, cut off, of another origin or incomplete; where another
+    Raises RunError, naming the file, where it is missing, damaged, of another origin or incomplete; where another
     checkpoint beside it is whole, it says so.
     """
     load: Callable[..., Any] = torch.load
     try:
-        content = load(path, map_location=device, weights_only=True)
+        require_regular(path)
+        with open(path, "rb") as file:
+            verify(file)
+            content = load(file, map_location=device, weights_only=True)
     except FileNotFoundError as error:
         raise RunError(f"there is no checkpoint {path}{_other(path, keys)}") from error
-    except Exception as error:  # torch.load raises whatever the broken bytes happen to hit
+    except Exception as error:  # zipfile, pickletools and torch.load raise whatever the broken bytes happen to hit
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RunError(f"the checkpoint {path} is damaged or foreign ({first}){_other(path, keys)}") from error
+        raise RunError(f"the checkpoint {path} is damaged or foreign ({first[:200]}){_other(path, keys)}") from error
     missing = [key for key in keys if not isinstance(content, dict) or key not in content]
     if missing:
         raise RunError(
@@ -155,13 +235,30 @@ def load_checkpoint(path: Path, device: torch.device, keys: Sequence[str]) -> di
     return content
 
 
-def _other(path: Path, keys: Sequence[str]) -> str:
-    """Names the checkpoint before a damaged last one, where that is whole."""
-    other = path.with_name(PREVIOUS)
-    if path.name != LAST or not other.exists():
-        return ""
+def has_best(run: RunDirectory) -> bool:
+    """Whether best.pt is there and whole."""
     try:
-        content = load_checkpoint(other, torch.device("cpu"), keys)
+        load_checkpoint(run / BEST, torch.device("cpu"), ("model", "epoch"))
     except RunError:
+        return False
+    return True
+
+
+def _other(path: Path, keys: Sequence[str]) -> str:
+    """Names the checkpoint that can stand in for a damaged one, and the flag that uses it."""
+    if path.name not in (LAST, BEST):
         return ""
-    return f"; the one before it is whole (epoch {content['epoch']}): --resume {PREVIOUS} goes on from there"
+    for name, flag in ((PREVIOUS, f"--resume {PREVIOUS}"), (LAST, "--resume")):
+        other = path.with_name(name)
+        if other == path or not other.exists():
+            continue
+        try:
+            content = load_checkpoint(other, torch.device("cpu"), keys if path.name == LAST else KEYS)
+        except RunError:
+            continue
+        if path.name == LAST:
+            return f"; the one before it is whole (epoch {content['epoch']}): {flag} goes on from there"
+        with contextlib.suppress(LookupError, TypeError):
+            if content["best"]["epoch"] == content["epoch"] - 1 and content["record"]["batches"] == 0:
+                return f"; {name} holds the same model: train.py {flag} writes {BEST} again"
+    return "" if path.name == LAST else "; no other file holds the selected model: train again with --overwrite"

@@ -11,10 +11,11 @@ import torch
 
 from mmpareto.methods import Method
 from mmpareto.models import MultimodalClassifier
-from mmpareto.runs import BEST, RunDirectory, RunError
+from mmpareto.runs import BEST, PREVIOUS, RunDirectory, RunError
 from mmpareto.selection import rank
 from mmpareto.training.checkpoints import (
     KEYS,
+    copy_to_last,
     load_checkpoint,
     process_state,
     save_best,
@@ -124,13 +125,15 @@ class Session:
         """
         saved = load_checkpoint(run / name, self.device, (*KEYS, "overflows", "processes"))
         try:
-            return self._take_back(run, saved)
-        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:  # of another model or method
+            return self._take_back(run, name, saved)
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
             detail = " ".join(str(error).split())[:200]
             raise RunError(f"the checkpoint {run / name} is of another run: {detail}") from error
 
-    def _take_back(self, run: RunDirectory, saved: Mapping[str, Any]) -> bool:
+    def _take_back(self, run: RunDirectory, name: str, saved: Mapping[str, Any]) -> bool:
+        self._check_progress(saved)
         self.model.load_state_dict(saved["model"])
+        self._check_optimizer(saved["optimizer"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.schedule.load_state_dict(saved["schedule"])
         self.method.load_state_dict(saved["method"])
@@ -146,7 +149,35 @@ class Session:
             set_process_state(saved["processes"][self.processes.rank], self.model, self.device)
         if self.processes.main:
             self._renew_best(run)
+            if name == PREVIOUS:
+                copy_to_last(run)
         return alike
+
+    def _check_progress(self, saved: Mapping[str, Any]) -> None:
+        """Raises ValueError where the figures on progress are not those that `save` writes."""
+        kinds = {"epoch": int, "bounds": int, "seconds": float, "history": list, "best": dict, "fits": list}
+        for key, kind in kinds.items():
+            if type(saved[key]) is not kind:
+                raise ValueError(f"its {key} is {saved[key]!r:.100}, expected {kind.__name__}")
+        columns = {"epoch", *(f"val_accuracy_{name}" for name in ("joint", *self.modalities))}
+        if len(saved["history"]) != saved["epoch"] - 1 or not all(columns <= row.keys() for row in saved["history"]):
+            raise ValueError(f"its history has not a whole row for each epoch before {saved['epoch']}")
+        if not all(isinstance(saved["best"][key], int | float) for key in self.best):
+            raise ValueError(f"its selected epoch is {saved['best']!r:.100}")
+
+    def _check_optimizer(self, saved: Mapping[str, Any]) -> None:
+        """Raises ValueError where settings differ in type from the optimiser's, or a state in shape from its tensor."""
+        parameters = []
+        for group, ours in zip(saved["param_groups"], self.optimizer.param_groups, strict=True):
+            for key, value in ours.items():
+                kinds = (bool, type(None)) if value is None or value is True or value is False else (type(value),)
+                if type(group[key]) not in kinds:  # switches may differ: a run may go on on another device
+                    raise ValueError(f"the optimiser's {key} is {group[key]!r:.100}, expected {kinds[0].__name__}")
+            parameters += list(zip(group["params"], ours["params"], strict=True))
+        for number, parameter in parameters:
+            for key, value in saved["state"].get(number, {}).items():
+                if isinstance(value, torch.Tensor) and value.dim() and value.shape != parameter.shape:
+                    raise ValueError(f"the optimiser's {key} has shape {list(value.shape)}")
 
     def _restore_record(self, state: Mapping[str, Any]) -> None:
         scores = state["scores"]
@@ -155,10 +186,18 @@ class Session:
         self.record.load_state_dict({**state, "scores": scores}, self.device)
 
     def _renew_best(self, run: RunDirectory) -> None:
-        """A run that was killed between last.pt and best.pt: the selected model is the one at hand."""
-        just_selected = self.best["epoch"] == self.epoch - 1 and self.best["accuracy"] >= 0 and self.record.batches == 0
-        if just_selected and (
-            not (run / BEST).exists()
-            or load_checkpoint(run / BEST, self.device, ("epoch",))["epoch"] != self.best["epoch"]
-        ):
+        """Write best.pt again where the run was killed before it was written, or where it is damaged.
+
+        Raises RunError where it is missing or damaged and the model at hand is not the selected one.
+        """
+        if self.best["accuracy"] < 0:  # nothing is selected yet
+            return
+        just_selected = self.best["epoch"] == self.epoch - 1 and self.record.batches == 0
+        try:
+            saved_epoch = load_checkpoint(run / BEST, torch.device("cpu"), ("model", "epoch"))["epoch"]
+        except RunError:
+            if not just_selected:
+                raise
+            saved_epoch = None
+        if just_selected and saved_epoch != self.best["epoch"]:
             self.save_best(run)

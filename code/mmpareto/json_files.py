@@ -1,0 +1,68 @@
+"""The reader of every JSON file: small limits, and one kind of error for whatever a file may hold."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+MOST_BYTES = 64 * 2**20
+MOST_DEPTH = 32  # of objects and lists inside each other; the project's own files have 6 at most
+MOST_DIGITS = 19  # of a whole number: those of 64 bits
+
+
+def require_regular(path: Path) -> None:
+    """Raises OSError where there is no file, ValueError where it is a FIFO, a device or a folder: reading may hang."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("it is no regular file")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object {name: value} that a JSON file holds.
+
+    Raises OSError where it cannot be opened, ValueError where it is no such file: text that is no JSON, another value
+    than an object, a name given twice, more than MOST_BYTES, MOST_DEPTH or MOST_DIGITS, text that cannot be encoded.
+    """
+    require_regular(path)
+    with open(path, "rb") as file:
+        data = file.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"it is larger than {MOST_BYTES >> 20} MiB")
+    too_deep = f"it holds more than {MOST_DEPTH} objects and lists inside each other"
+    try:
+        content = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_int=_integer)
+        if not isinstance(content, dict):
+            raise ValueError("it holds no values by name")
+        if _deeper_than(content, MOST_DEPTH):
+            raise ValueError(too_deep)
+        json.dumps(content, ensure_ascii=False).encode("utf-8")  # half a surrogate pair is text that cannot be printed
+    except RecursionError as error:
+        raise ValueError(too_deep) from error
+    return content
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it holds {max(names, key=names.count)[:100]!r} twice")
+    return content
+
+
+def _integer(text: str) -> int:
+    if len(text.lstrip("-")) > MOST_DIGITS:
+        raise ValueError(f"it holds a whole number of {len(text)} digits")
+    return int(text)
+
+
+def _deeper_than(content: Any, most: int) -> bool:
+    level = [content]
+    for _ in range(most):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, dict | list)
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+    return bool(level)
