@@ -32,7 +32,7 @@ import torch
 
 from mmpareto.benchmarks import engine, loader, steps
 from mmpareto.datasets import DatasetError
-from mmpareto.flag_values import count_or_zero
+from mmpareto.flag_values import workers
 from mmpareto.methods import METHODS
 
 
@@ -50,7 +50,7 @@ def entry(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--mnist", type=Path, metavar="FOLDER", help="of --engine: epochs on CG-MNIST, from MNIST in FOLDER (minutes)"
     )
-    parser.add_argument("--num_workers", type=count_or_zero, default=2, metavar="N", help="of --loader (default: 2)")
+    parser.add_argument("--num_workers", type=workers, default=2, metavar="N", help="of --loader (default: 2)")
     parser.add_argument("--output", metavar="FILE", help="also write the figures there, as JSON")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="(default: cuda where there is one)")
     arguments = parser.parse_args(argv)

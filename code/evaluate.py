@@ -28,7 +28,7 @@ from mmpareto.evaluation.metrics import head_metrics
 from mmpareto.evaluation.probe import linear_probe
 from mmpareto.evaluation.shapley import imbalance, shapley
 from mmpareto.evaluation.subsets import subset_accuracies
-from mmpareto.flag_values import count, count_or_zero
+from mmpareto.flag_values import add_allow, count, workers
 from mmpareto.models import ModelError
 from mmpareto.options import UsageError
 from mmpareto.reporting.evaluation_tables import evaluation_text
@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     add("--data_root", metavar="FOLDER", help="folder of the prepared data (default: the run's)")
     add("--gpu_ids", metavar="ID", help="GPU to use, or cpu (default: the first one, where there is one)")
     add("--batch_size", type=count, metavar="N", help="(default: the run's)")
-    add("--num_workers", type=count_or_zero, metavar="N", help="processes that load data (default: the run's)")
+    add("--num_workers", type=workers, metavar="N", help="processes that load data (default: the run's)")
     add("--probe", action=argparse.BooleanOptionalAction, default=True, help="fit linear probes (default: --probe)")
     add(
         "--missing",
@@ -65,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
         help="what stands in the place of a missing modality's features: zeros, or their mean over the training split "
         "(default: zero)",
     )
+    add_allow(made)
     return made
 
 
@@ -73,7 +74,7 @@ def main(arguments: argparse.Namespace) -> None:
     # the run
     run, split = RunDirectory(arguments.run), arguments.split
     changed = {key: getattr(arguments, key) for key in ("data_root", "batch_size", "num_workers")}
-    options = saved_options(run, **changed)
+    options = saved_options(run, arguments.allow, **changed)
     device = choose_device(arguments.gpu_ids)
     amp = None if options.amp is None else AMP[options.amp]
     data = same_data(run, options, split)

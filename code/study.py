@@ -34,7 +34,7 @@ from mmpareto.evaluation import EvaluationError
 from mmpareto.evaluation.gradient_noise import Labelled, gradient_noise
 from mmpareto.evaluation.landscape import hessian_product, surface
 from mmpareto.evaluation.sharpness import largest_eigenvalue
-from mmpareto.flag_values import count, count_or_zero, positive
+from mmpareto.flag_values import add_allow, count, count_or_zero, positive, workers
 from mmpareto.models import EnsembleFusion, ModelError, MultimodalClassifier
 from mmpareto.options import Options, UsageError
 from mmpareto.reporting.tables import text_table
@@ -71,7 +71,8 @@ def parser() -> argparse.ArgumentParser:
     add("--seed", type=count_or_zero, default=0, metavar="N", help="of samples and directions (default: 0)")
     add("--data_root", metavar="FOLDER", help="folder of the prepared data (default: the runs')")
     add("--gpu_ids", metavar="ID", help="GPU to use, or cpu (default: the first one, where there is one)")
-    add("--num_workers", type=count_or_zero, metavar="N", help="processes that load data (default: the runs')")
+    add("--num_workers", type=workers, metavar="N", help="processes that load data (default: the runs')")
+    add_allow(made)
     return made
 
 
@@ -201,7 +202,7 @@ def load(arguments: argparse.Namespace, device: torch.device) -> tuple[list[Subj
     data: MultimodalDataset | None = None
     first: Options | None = None
     for run in directories:
-        options = saved_options(run, data_root=arguments.data_root, num_workers=arguments.num_workers)
+        options = saved_options(run, arguments.allow, data_root=arguments.data_root, num_workers=arguments.num_workers)
         if not run.finished:
             raise RunError(f"{run.path} is not finished; finish it with train.py --resume")
         # one precision for all: the measures are of the weights, not of how they were trained

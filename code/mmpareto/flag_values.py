@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import math
 import re
 import types
 import typing
 from collections.abc import Callable
 from typing import Any
+
+MOST = 2**31 - 1  # of whole numbers: what PyTorch, NumPy and operating systems count with takes it
+MOST_WORKERS = 1024
 
 
 def number(text: str, kind: type, holds: Callable[[Any], bool], wanted: str) -> Any:
@@ -18,23 +22,28 @@ def number(text: str, kind: type, holds: Callable[[Any], bool], wanted: str) -> 
     except ValueError:
         value = None
     if value is None or not holds(value):
-        raise argparse.ArgumentTypeError(f"expected {wanted}, found {text!r}")
+        raise argparse.ArgumentTypeError(f"expected {wanted}, found {text!r:.100}")
     return value
 
 
 def count(text: str) -> int:
     """1, 2, ..."""
-    return number(text, int, lambda x: x > 0, "a whole number above zero")
+    return number(text, int, lambda x: 0 < x <= MOST, f"a whole number above zero, at most {MOST}")
 
 
 def count_or_zero(text: str) -> int:
     """0, 1, 2, ..."""
-    return number(text, int, lambda x: x >= 0, "a whole number, zero or more")
+    return number(text, int, lambda x: 0 <= x <= MOST, f"a whole number, zero or more, at most {MOST}")
+
+
+def workers(text: str) -> int:
+    """0, 1, 2, ... processes."""
+    return number(text, int, lambda x: 0 <= x <= MOST_WORKERS, f"a whole number from 0 to {MOST_WORKERS}")
 
 
 def seed(text: str) -> int:
     """0, 1, ..., as far as every random generator takes it, with room for a number per process."""
-    return number(text, int, lambda x: 0 <= x < 2**31, f"a whole number from 0 to {2**31 - 1}")
+    return number(text, int, lambda x: 0 <= x <= MOST, f"a whole number from 0 to {MOST}")
 
 
 def positive(text: str) -> float:
@@ -50,6 +59,26 @@ def not_negative(text: str) -> float:
 def fraction(text: str) -> float:
     """A number in [0, 1)."""
     return number(text, float, lambda x: 0 <= x < 1, "a number from 0 up to but not including 1")
+
+
+def import_path(text: str) -> str:
+    """package.module:Class."""
+    if not all(text.partition(":")):
+        raise argparse.ArgumentTypeError(f"expected package.module:Class, found {text!r:.100}")
+    return text
+
+
+def add_allow(parser: argparse.ArgumentParser) -> None:
+    """Adds --allow, for entries that read run directories."""
+    parser.add_argument(
+        "--allow",
+        type=import_path,
+        action="append",
+        default=[],
+        metavar="PACKAGE.MODULE:CLASS",
+        help="import this class of your own where a run names it as dataset, method or encoder, which runs its code; "
+        "repeat the flag for several (default: none)",
+    )
 
 
 def assignment_text(text: str) -> tuple[str, str]:
@@ -102,9 +131,9 @@ def converter(hint: Any, default: Any) -> Callable[[str], Any]:
             number(text.lower().replace("true", "1").replace("false", "0"), int, (0, 1).__contains__, "true or false")
         )
     if hint is int:
-        return lambda text: number(text, int, lambda x: True, "a whole number")
+        return lambda text: number(text, int, lambda x: abs(x) <= MOST, f"a whole number, at most {MOST}")
     if hint is float:
-        return lambda text: number(text, float, lambda x: x == x, "a number")
+        return lambda text: number(text, float, math.isfinite, "a number")
     return str
 
 

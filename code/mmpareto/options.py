@@ -27,6 +27,7 @@ from mmpareto.flag_values import (
     positive,
     seed,
     shown,
+    workers,
 )
 from mmpareto.methods import METHODS, described_options, method_options
 from mmpareto.models import ENCODERS
@@ -54,6 +55,10 @@ RECIPES: dict[str, dict[str, Any]] = {
     "digits": {"epochs": 20, "batch_size": 32, "learning_rate": 0.01},
     "cgmnist": {"epochs": 20, "learning_rate": 0.01, "model": "pmr"},
 }
+
+
+# fields of Options that are about one start of train.py, not about the run
+NOT_SAVED: dict[str, Any] = {"resume": None, "overwrite": False, "train": False, "fast": False}
 
 
 class UsageError(Exception):
@@ -107,9 +112,7 @@ class Options:
 
     def resolved(self) -> dict[str, Any]:
         """For config.json: every setting that makes the run what it is."""
-        return {
-            key: value for key, value in asdict(self).items() if key not in ("resume", "overwrite", "train", "fast")
-        }
+        return {key: value for key, value in asdict(self).items() if key not in NOT_SAVED}
 
     def filled(self, choice: Mapping[str, Any]) -> Options:
         """With `choice`, of FAST, in the place of switches that are off; what the command line switched on stays."""
@@ -174,7 +177,7 @@ def parse(argv: Sequence[str], root: Path) -> Options:
     values["encoder"] = dict(values["encoder"] or [])
     for encoder in filter(None, (values["model"], *values["encoder"].values())):
         if ":" not in encoder and encoder.lower() not in ENCODERS:
-            raise UsageError(f"unknown encoder {encoder!r}; known: {', '.join(ENCODERS)}, or package.module:Class")
+            raise UsageError(f"unknown encoder {encoder!r:.100}; known: {', '.join(ENCODERS)}, or package.module:Class")
     _resolve_schedule(values)
     if values["momentum"] is not None and values["optimizer"] != "SGD":
         raise UsageError(f"--momentum is SGD's; {values['optimizer']} has none")
@@ -198,6 +201,59 @@ def parse(argv: Sequence[str], root: Path) -> Options:
         folder = Path(dataset.replace(":", "."), early.method.replace(":", "."), f"seed{values['random_seed']}")
         values["ckpt_path"] = str(root / "runs" / folder)
     return Options(dataset_options=dataset_options, **values)
+
+
+def from_saved(values: Mapping[str, Any]) -> Options:
+    """The settings of a run's config.json, each checked as its flag is; its dataset and method are imported.
+
+    Raises UsageError that names a value which no command line gives.
+    """
+    expected = {field.name for field in fields(Options)} - NOT_SAVED.keys()
+    try:
+        method_defaults = method_options(values["method"])
+        parser, dataset_flags = _parser(
+            values["dataset"], datasets.options(values["dataset"]), values["method"], method_defaults
+        )
+    except (DatasetError, ValueError, ImportError) as error:
+        raise UsageError(str(error)) from error
+    actions = {action.dest: action for action in parser._actions}
+    grouped = {
+        "dataset_options": {key: (actions[key].type, actions[key].default) for key in dataset_flags},
+        "method_options": {key: (like(default), default) for key, default in method_defaults.items()},
+    }
+    checked: dict[str, Any] = {"encoder": values["encoder"]}
+    for name, known in grouped.items():
+        unknown = [key for key in values[name] if key not in known]
+        if unknown:
+            raise UsageError(f"{name}: unknown option {unknown[0]!r:.100}; known: {', '.join(known) or 'none'}")
+        checked[name] = {key: _saved(f"{name} {key}", value, *known[key]) for key, value in values[name].items()}
+    for name in expected - checked.keys():
+        action = actions[name]
+        value = _saved(name, values[name], bool if action.nargs == 0 else action.type or str, action.default)
+        if action.choices is not None and value is not None and value not in action.choices:
+            raise UsageError(f"{name} is {value!r:.100}, expected one of {', '.join(action.choices)}")
+        checked[name] = value
+    if checked["data_root"] is None and not datasets.dataset_class(checked["dataset"]).embedded:
+        raise UsageError(f"data_root is missing; the dataset {checked['dataset']} is read from a folder")
+    return Options(**checked, **NOT_SAVED)
+
+
+def _saved(name: str, value: Any, kind: Any, default: Any) -> Any:
+    """A value of config.json, equal to what the flag makes of it as text; None where the flag may be left out."""
+    if value is None and default is None:
+        return None
+    if kind is bool or kind is str:
+        if type(value) is not kind:
+            raise UsageError(f"{name} is {value!r:.100}, expected {'true or false' if kind is bool else 'text'}")
+        return value
+    value = tuple(value) if isinstance(value, list) else value  # JSON has no tuples
+    try:
+        converted = kind(str(value).lower() if isinstance(value, bool) else shown(value))
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"{name}: {error}") from error
+    if converted != value or isinstance(converted, str) != isinstance(value, str):
+        raise UsageError(f"{name} is {value!r:.100}, expected {type(converted).__name__}")
+    return converted
 
 
 def _resolve_schedule(values: dict[str, Any]) -> None:
@@ -281,7 +337,7 @@ def _parser(
     )
     group.add_argument(
         "--num_workers",
-        type=count_or_zero,
+        type=workers,
         metavar="N",
         help="processes that load data (default: 0 for data in memory, else the cores minus one, at most 8)",
     )

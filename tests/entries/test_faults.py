@@ -188,25 +188,25 @@ def test_damaged_and_foreign_checkpoints_are_refused_and_the_one_before_is_offer
 def test_a_damaged_best_checkpoint_is_written_again_from_the_model_that_was_selected_or_refused(
     short: tuple[str, ...], whole: Path, tmp_path: Path
 ) -> None:
-    folder = Path(shutil.copytree(whole, tmp_path / "run"))
-    flags = (*short, "--ckpt_path", folder)
-    saved = torch.load(folder / "last.pt", weights_only=True)
+    saved = torch.load(whole / "last.pt", weights_only=True)
 
-    def select(epoch: int) -> None:
-        content = saved | {"best": saved["best"] | {"epoch": epoch}}
-        save_last(RunDirectory(folder), content)
-        save_last(RunDirectory(folder), content)
+    def damaged(epoch: int) -> Path:
+        """A finished run that selected an epoch, its best.pt damaged."""
+        folder = Path(shutil.copytree(whole, tmp_path / str(epoch)))
+        for _ in range(2):
+            save_last(RunDirectory(folder), saved | {"best": saved["best"] | {"epoch": epoch}})
+        (folder / "best.pt").write_bytes(b"damaged")
+        return folder
 
-    select(6)  # the model of last.pt
-    (folder / "best.pt").write_bytes(b"damaged")
-    done = inside(entry.entry, *flags, "--resume")  # though it is finished
+    flags = (*short, "--num_workers", "0", "--resume", "--ckpt_path")
+    folder = damaged(6)  # the epoch of last.pt
+    done = inside(entry.entry, *flags, folder)
     assert done.returncode == 0, done.stderr
     renewed = torch.load(folder / "best.pt", weights_only=True)
     assert renewed["epoch"] == 6
     assert all(torch.equal(renewed["model"][key], saved["model"][key]) for key in saved["model"])
-    select(3)
-    (folder / "best.pt").write_bytes(b"damaged")
-    said = refused(entry.entry, *flags, "--resume")
+    folder = damaged(3)
+    said = refused(entry.entry, *flags, folder)
     assert f"the checkpoint {folder / 'best.pt'} is damaged or foreign" in said
     assert "no other file holds the selected model: train again with --overwrite" in said
 
@@ -216,7 +216,8 @@ def test_previous_becomes_last_when_a_run_goes_on_from_it(whole: Path, short: tu
     folder = Path(shutil.copytree(whole, tmp_path / "run"))
     (folder / "last.pt").write_bytes(b"damaged")
     (folder / "results.json").unlink()
-    process = start(*short[:-1], "100000", "--ckpt_path", folder, "--resume", "previous.pt")
+    flags = (*short[:-1], "100000", "--num_workers", "0", "--ckpt_path", folder)
+    process = start(*flags, "--resume", "previous.pt")
     wait_for(lambda: list(folder.glob("events.*")) and (folder / "last.pt").read_bytes() != b"damaged", process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -240,7 +241,8 @@ def test_values_that_no_run_saves_are_refused(
     folder = Path(shutil.copytree(whole, tmp_path / "run"))
     saved = torch.load(folder / "last.pt", weights_only=True)
     save_last(RunDirectory(folder), saved | {key: value})
-    said = refused(entry.entry, *short[:-1], "7", "--ckpt_path", folder, "--resume")
+    flags = (*short[:-1], "7", "--num_workers", "0", "--ckpt_path", folder)
+    said = refused(entry.entry, *flags, "--resume")
     assert reason in said
     assert len(said.splitlines()) <= 2
 
@@ -379,6 +381,31 @@ def test_every_method_and_optimizer_goes_on_exactly(method: str, optimizer: str,
     done = train(*flags, "--ckpt_path", parted, "--resume", OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     assert_same(parted, straight)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1500)
+def test_a_kill_at_any_write_of_a_file_changes_nothing(tmp_path: Path) -> None:
+    """Before each fsync, rename and link of a run: last.pt, previous.pt, best.pt, results.json and all others."""
+    vectors(tmp_path / "data")
+    flags = ("--dataset", "manifest", "--data_root", tmp_path / "data", "--batch_size", "16", "--num_workers", "0")
+    flags += ("--epochs", "2", "--gpu_ids", "cpu")
+    done = train(*flags, "--ckpt_path", tmp_path / "whole", OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    script = ROOT / "tests" / "entries" / "killed_writes.py"
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path), *map(str, flags)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "code")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    writes = int(done.stdout.rpartition("writes: ")[2])
+    assert writes > 20
+    for k in range(1, writes + 1):
+        assert_same(tmp_path / str(k), tmp_path / "whole")
+        assert not list((tmp_path / str(k)).glob(".*"))
 
 
 @pytest.mark.faults

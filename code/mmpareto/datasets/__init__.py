@@ -5,7 +5,6 @@ A dataset knows its modalities and its classes and gives samples {"inputs": {mod
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from mmpareto.datasets.base import (
     modality_from,
     to_device,
 )
+from mmpareto.importing import class_at
 
 # name -> where its class is; imported when asked for, because some need libraries that take seconds to load
 DATASETS: dict[str, str] = {
@@ -59,7 +59,9 @@ def canonical(name: str) -> str:
     lowered = ALIASES.get(lowered, lowered)
     if lowered not in DATASETS:
         known = ", ".join(DATASETS)
-        raise DatasetError(f"unknown dataset {name!r}; known: {known}, or package.module:Class for one of your own")
+        raise DatasetError(
+            f"unknown dataset {name!r:.100}; known: {known}, or package.module:Class for one of your own"
+        )
     return lowered
 
 
@@ -68,7 +70,7 @@ def title(name: str, root: str | Path | None) -> str:
     a folder, the name of that folder. Published sets are the same in any folder, and a folder may be moved.
     """
     own = name in ANY_DATA or name not in DATASETS
-    folder = Path(root).name if own and root is not None else ""
+    folder = Path(root).name if own and isinstance(root, str | Path) else ""
     return f"{name} {folder}" if folder not in ("", name) else name
 
 
@@ -78,14 +80,10 @@ def dataset_class(name: str) -> type[MultimodalDataset]:
     Raises DatasetError where there is none, or where it is no MultimodalDataset.
     """
     name = canonical(name)
-    module_name, _, class_name = DATASETS.get(name, name).partition(":")
     try:
-        found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
-        raise DatasetError(f"dataset {name!r} cannot be imported: {error}") from error
-    if not (isinstance(found, type) and issubclass(found, MultimodalDataset)):
-        raise DatasetError(f"dataset {name!r} is not a subclass of mmpareto.datasets.MultimodalDataset")
-    return found
+        return class_at(DATASETS.get(name, name), MultimodalDataset)
+    except ValueError as error:
+        raise DatasetError(f"dataset {error}") from error
 
 
 def options(name: str) -> dict[str, Any]:

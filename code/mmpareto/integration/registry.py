@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from mmpareto.importing import attribute, class_at
 from mmpareto.integration.integrator import Integrator
 from mmpareto.integration.metabalance import MetaBalance
 from mmpareto.integration.mmpareto import MMPareto
@@ -37,8 +37,7 @@ def method_options(method: str) -> dict[str, Any]:
     Raises ValueError for an unknown method.
     """
     if method in WEIGHTINGS:
-        module, _, class_name = WEIGHTINGS[method].weighting.partition(":")
-        parameters = inspect.signature(getattr(importlib.import_module(module), class_name)).parameters
+        parameters = inspect.signature(attribute(WEIGHTINGS[method].weighting)).parameters
         known = {key: p.default for key, p in parameters.items() if key not in ("n_tasks", "weighting")}
         return known | {key: v for key, v in WEIGHTINGS[method].defaults.items() if key in known}
     parameters = inspect.signature(_maker(method)).parameters
@@ -58,21 +57,17 @@ def build_integrator(method: str, **options: Any) -> Integrator:
     for key in options:
         if key not in known:
             raise ValueError(f"method {method!r} has no option {key!r}; its options: {', '.join(known) or 'none'}")
-    integrator = maker(**options)
-    if not isinstance(integrator, Integrator):
-        raise ValueError(f"method {method!r} is no subclass of mmpareto.integration.Integrator")
-    return integrator
+    return maker(**options)
 
 
 def _maker(method: str) -> Callable[..., Integrator]:
     if method in METHODS:
         return METHODS[method][0]
-    module, colon, class_name = method.partition(":")
-    if not colon:
+    if ":" not in method:
         raise ValueError(
-            f"unknown method {method!r}; known: {', '.join(METHODS)}, or package.module:Class for one of your own"
+            f"unknown method {method!r:.100}; known: {', '.join(METHODS)}, or package.module:Class for one of your own"
         )
     try:
-        return getattr(importlib.import_module(module), class_name)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two: .module, :Class
-        raise ValueError(f"method {method!r} cannot be imported: {error}") from error
+        return class_at(method, Integrator)
+    except ValueError as error:
+        raise ValueError(f"method {error}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -11,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mmpareto.importing import attribute
 from mmpareto.integration.integrator import Integrator
 
 
@@ -118,9 +118,8 @@ class TorchJDWeighting(Integrator):
 
 
 def _make(name: str, options: dict[str, Any]) -> Any:
-    module, _, class_name = WEIGHTINGS[name].weighting.partition(":")
     try:
-        weighting_class = getattr(importlib.import_module(module), class_name)
+        weighting_class = attribute(WEIGHTINGS[name].weighting)
         inner = (_make("mgda", {}),) if name == "cr_mogm" else ()
         weighting = weighting_class(*inner, **options)
     except ImportError as error:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 from collections.abc import Callable
 from typing import Any
 
 from mmpareto import integration
 from mmpareto.flag_values import described_arguments
+from mmpareto.importing import class_at
 from mmpareto.integration import Integrator
 from mmpareto.methods.agm import AGM
 from mmpareto.methods.base import Method
@@ -89,19 +89,14 @@ def build_method(method: str, **options: Any) -> Method:
 
 def _foreign(method: str) -> Callable[..., Method | Integrator] | None:
     """A class by its import path; None for a name that integration knows."""
-    module, colon, class_name = method.partition(":")
-    if not colon:
+    if ":" not in method:
         if method not in METHODS:
             raise ValueError(
-                f"unknown method {method!r}; known: {', '.join(METHODS)}, or package.module:Class for one of your own"
+                f"unknown method {method!r:.100}; known: {', '.join(METHODS)}, or package.module:Class for one of your "
+                "own"
             )
         return None
     try:
-        found = getattr(importlib.import_module(module), class_name)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two: .module, :Class
-        raise ValueError(f"method {method!r} cannot be imported: {error}") from error
-    if not (isinstance(found, type) and issubclass(found, Method | Integrator)):
-        raise ValueError(
-            f"method {method!r} is no subclass of mmpareto.methods.Method or mmpareto.integration.Integrator"
-        )
-    return found
+        return class_at(method, Method, Integrator)
+    except ValueError as error:
+        raise ValueError(f"method {error}") from error

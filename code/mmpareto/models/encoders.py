@@ -5,11 +5,11 @@ Shapes: B batch, F frames of a clip, L audio frames, M mel bins, H x W pixels, D
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
+
+from mmpareto.importing import class_at
 
 
 class ModelError(ValueError):
@@ -112,7 +112,7 @@ def default_encoder(kind: str, shape: tuple[int, ...]) -> str:
 def build_encoder(name: str, kind: str, shape: tuple[int, ...]) -> nn.Module:
     """The encoder of a modality: a module with the attribute `features`, its output width D.
 
-    name   one of ENCODERS, or `package.module:Class`: a class that is called with the modality's kind and shape.
+    name   one of ENCODERS, or `package.module:Class`: a torch.nn.Module that is made of the modality's kind and shape.
     kind   "image", "frames", "spectrogram" or "vector".
     shape  of one sample of it.
 
@@ -122,7 +122,7 @@ def build_encoder(name: str, kind: str, shape: tuple[int, ...]) -> nn.Module:
         return _foreign(name, kind, shape)
     lowered = name.lower()
     if lowered not in ENCODERS:
-        raise ModelError(f"unknown encoder {name!r}; known: {', '.join(ENCODERS)}, or package.module:Class")
+        raise ModelError(f"unknown encoder {name!r:.100}; known: {', '.join(ENCODERS)}, or package.module:Class")
     small = ("image", "spectrogram")
     takes = {"mlp": ("vector",), "cnn": small, "pmr": small}.get(lowered, (*small, "frames"))
     if kind not in takes:
@@ -136,18 +136,15 @@ def build_encoder(name: str, kind: str, shape: tuple[int, ...]) -> nn.Module:
 
 
 def _foreign(name: str, kind: str, shape: tuple[int, ...]) -> nn.Module:
-    module, _, class_name = name.partition(":")
     try:
-        make: Callable[..., nn.Module] = getattr(importlib.import_module(module), class_name)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two: .module, :Class
-        raise ModelError(f"the encoder {name!r} cannot be imported: {error}") from error
+        make: Callable[..., nn.Module] = class_at(name, nn.Module)
+    except ValueError as error:
+        raise ModelError(f"the encoder {error}") from error
     try:
         encoder = make(kind, shape)
     except TypeError as error:
         first = str(error).splitlines()[0]
         raise ModelError(f"the encoder {name!r} cannot be made for {kind} of shape {list(shape)}: {first}") from error
-    if not isinstance(getattr(encoder, "features", None), int) or not isinstance(encoder, torch.nn.Module):
-        raise ModelError(
-            f"the encoder {name!r} must be a torch.nn.Module with an integer attribute `features`, its width"
-        )
+    if not isinstance(getattr(encoder, "features", None), int):
+        raise ModelError(f"the encoder {name!r} must have an integer attribute `features`, its width")
     return encoder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,43 +12,59 @@ import torch
 
 from mmpareto import runs
 from mmpareto.datasets import Modality, MultimodalDataset, Split, modality_from
+from mmpareto.importing import require_allowed
 from mmpareto.models import MultimodalClassifier
-from mmpareto.options import Options, UsageError, differing
+from mmpareto.options import NOT_SAVED, Options, UsageError, differing, from_saved
 from mmpareto.runs import RunDirectory, RunError
 from mmpareto.training.checkpoints import load_checkpoint
 from mmpareto.training.setup import build_split, make_model
 
 _CHECKPOINTS = (runs.LAST, runs.PREVIOUS, runs.BEST)
-_NOT_SAVED: dict[str, Any] = {"resume": None, "overwrite": False, "train": False, "fast": False}
 
 
-def saved_options(run: RunDirectory, **changed: Any) -> Options:
+def saved_options(run: RunDirectory, allowed: Collection[str] = (), **changed: Any) -> Options:
     """The options that a run was trained with, its encoders by name; `changed` ones in their place.
 
-    Raises RunError where the folder holds no run, or one of another version of the program.
+    allowed  import paths that the command line allows; any other that config.json names is refused, not imported.
+
+    Raises RunError where the folder holds no run, one of another version of the program, or one that asks for code.
     """
     if not run.path.is_dir():
         raise RunError(f"{run.path} is no folder; give a run directory of train.py")
     if not (run / runs.CONFIG).exists():
         raise RunError(f"{run.path} is no run directory: it has no {runs.CONFIG}; give one that train.py made")
     config = run.read_json(runs.CONFIG)
-    expected = {field.name for field in fields(Options)} - set(_NOT_SAVED)
+    expected = {field.name for field in fields(Options)} - NOT_SAVED.keys()
     missing = sorted((expected | {"encoders"}) - set(config))
     if missing:
         raise RunError(
             f"{run.path} was made by an older version of the program: its {runs.CONFIG} lacks "
             f"{', '.join(missing[:5])}; train it again"
         )
+    encoders = _encoders(run, config)
+    for name, kind in (("dataset", str), ("method", str), ("dataset_options", dict), ("method_options", dict)):
+        if not isinstance(config[name], kind):
+            raise RunError(f"{run / runs.CONFIG} holds {name} {config[name]!r:.100}, which train.py does not write")
     try:
-        values = {key: config[key] for key in expected} | {"encoder": dict(config["encoders"])}
-        values["dataset_options"] = {  # JSON has no tuples
-            key: tuple(value) if isinstance(value, list) else value for key, value in config["dataset_options"].items()
-        }
-    except (TypeError, ValueError, AttributeError) as error:
-        raise RunError(f"{run / runs.CONFIG} holds values that train.py does not write ({error})") from error
-    return replace(
-        Options(**values, **_NOT_SAVED), **{key: value for key, value in changed.items() if value is not None}
-    )
+        require_allowed([config["dataset"], config["method"], str(config["model"]), *encoders.values()], allowed)
+    except ValueError as error:
+        raise RunError(f"{run.path} {error}") from error
+    try:
+        options = from_saved({key: config[key] for key in expected} | {"encoder": encoders})
+    except UsageError as error:
+        raise RunError(f"{run / runs.CONFIG} holds values that train.py does not write: {error}") from error
+    return replace(options, **{key: value for key, value in changed.items() if value is not None})
+
+
+def _encoders(run: RunDirectory, config: Mapping[str, Any]) -> dict[str, str]:
+    """The name of each modality's encoder.
+
+    Raises RunError where config.json has none.
+    """
+    encoders = config.get("encoders")
+    if not isinstance(encoders, dict) or not all(isinstance(name, str) for name in encoders.values()):
+        raise RunError(f"{run / runs.CONFIG} holds encoders {encoders!r:.100}, which train.py does not write")
+    return encoders
 
 
 def same_data(run: RunDirectory, options: Options, split: Split) -> MultimodalDataset:
@@ -99,7 +116,7 @@ def check_same_data(run: RunDirectory, options: Options, dataset: MultimodalData
     config = run.read_json(runs.CONFIG)
     there = f"the {options.dataset} in {options.data_root}"
     for what, trained, found in (
-        ("modalities", list(config["encoders"]), list(dataset.modalities)),
+        ("modalities", list(_encoders(run, config)), list(dataset.modalities)),
         ("classes", config.get("classes"), list(dataset.classes)),  # earlier runs kept no names
     ):
         if trained is not None and trained != found:
@@ -131,5 +148,7 @@ def trained_model(
     return model, saved["epoch"]
 
 
-def _short(names: list[str]) -> str:
+def _short(names: Any) -> str:
+    if not isinstance(names, list):
+        return f"{names!r:.100}"
     return ", ".join(map(str, names[:6])) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

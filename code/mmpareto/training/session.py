@@ -162,7 +162,9 @@ class Session:
         columns = {"epoch", *(f"val_accuracy_{name}" for name in ("joint", *self.modalities))}
         if len(saved["history"]) != saved["epoch"] - 1 or not all(columns <= row.keys() for row in saved["history"]):
             raise ValueError(f"its history has not a whole row for each epoch before {saved['epoch']}")
-        if not all(isinstance(saved["best"][key], int | float) for key in self.best):
+        best = NOT_SELECTED | saved["best"]  # earlier versions saved no loss
+        numbers = best["accuracy"], best["epoch"], best["loss"] or 0.0
+        if not all(type(number) in (int, float) for number in numbers):
             raise ValueError(f"its selected epoch is {saved['best']!r:.100}")
 
     def _check_optimizer(self, saved: Mapping[str, Any]) -> None:
