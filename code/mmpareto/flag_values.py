@@ -11,7 +11,7 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
-MOST = 2**31 - 1  # of whole numbers: what PyTorch, NumPy and operating systems count with takes it
+MOST = 2**31 - 1  # of whole numbers: PyTorch, NumPy and operating systems count that far
 MOST_WORKERS = 1024
 
 
@@ -21,6 +21,8 @@ def number(text: str, kind: type, holds: Callable[[Any], bool], wanted: str) -> 
         value = kind(text)
     except ValueError:
         value = None
+    if kind is int and value is not None and abs(value) > MOST:
+        value, wanted = None, f"a whole number of at most {MOST}"
     if value is None or not holds(value):
         raise argparse.ArgumentTypeError(f"expected {wanted}, found {text!r:.100}")
     return value
@@ -28,12 +30,12 @@ def number(text: str, kind: type, holds: Callable[[Any], bool], wanted: str) -> 
 
 def count(text: str) -> int:
     """1, 2, ..."""
-    return number(text, int, lambda x: 0 < x <= MOST, f"a whole number above zero, at most {MOST}")
+    return number(text, int, lambda x: x > 0, "a whole number above zero")
 
 
 def count_or_zero(text: str) -> int:
     """0, 1, 2, ..."""
-    return number(text, int, lambda x: 0 <= x <= MOST, f"a whole number, zero or more, at most {MOST}")
+    return number(text, int, lambda x: x >= 0, "a whole number, zero or more")
 
 
 def workers(text: str) -> int:
@@ -131,7 +133,7 @@ def converter(hint: Any, default: Any) -> Callable[[str], Any]:
             number(text.lower().replace("true", "1").replace("false", "0"), int, (0, 1).__contains__, "true or false")
         )
     if hint is int:
-        return lambda text: number(text, int, lambda x: abs(x) <= MOST, f"a whole number, at most {MOST}")
+        return lambda text: number(text, int, lambda x: True, "a whole number")
     if hint is float:
         return lambda text: number(text, float, math.isfinite, "a number")
     return str

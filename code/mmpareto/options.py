@@ -217,7 +217,7 @@ def from_saved(values: Mapping[str, Any]) -> Options:
     except (DatasetError, ValueError, ImportError) as error:
         raise UsageError(str(error)) from error
     actions = {action.dest: action for action in parser._actions}
-    grouped = {
+    grouped: dict[str, dict[str, tuple[Any, Any]]] = {
         "dataset_options": {key: (actions[key].type, actions[key].default) for key in dataset_flags},
         "method_options": {key: (like(default), default) for key, default in method_defaults.items()},
     }
@@ -250,7 +250,7 @@ def _saved(name: str, value: Any, kind: Any, default: Any) -> Any:
     try:
         converted = kind(str(value).lower() if isinstance(value, bool) else shown(value))
     except argparse.ArgumentTypeError as error:
-        raise UsageError(f"{name}: {error}") from error
+        raise UsageError(f"{name}: {error!s:.300}") from error
     if converted != value or isinstance(converted, str) != isinstance(value, str):
         raise UsageError(f"{name} is {value!r:.100}, expected {type(converted).__name__}")
     return converted
