@@ -21,7 +21,7 @@ def number(text: str, kind: type, holds: Callable[[Any], bool], wanted: str) -> 
         value = kind(text)
     except ValueError:
         value = None
-    if kind is int and value is not None and abs(value) > MOST:
+    if kind is int and value is not None and holds(value) and abs(value) > MOST:
         value, wanted = None, f"a whole number of at most {MOST}"
     if value is None or not holds(value):
         raise argparse.ArgumentTypeError(f"expected {wanted}, found {text!r:.100}")
