@@ -17,13 +17,13 @@ from mmpareto.datasets.clips import (
     ClipDataset,
     FramesReader,
     ImageReader,
-    Item,
     chosen_frames,
     frame_files,
     load_array,
     read_image,
     spectrogram_reader,
 )
+from mmpareto.datasets.items import Item
 from mmpareto.training.data import Loader
 
 

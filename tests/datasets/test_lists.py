@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from mmpareto.datasets import DatasetError
-from mmpareto.datasets.lists import check_classes, check_id, check_unique, cut, inside, read_rows
+from mmpareto.datasets.lists import (
+    check_all_inside,
+    check_classes,
+    check_id,
+    check_ids,
+    check_inside,
+    check_modality,
+    check_unique,
+    cut,
+    numbered_rows,
+    read_rows,
+)
+from mmpareto.datasets.preparation import csv_text
 
 
 def test_rows_are_read_without_blanks_and_byte_order_marks(tmp_path: Path) -> None:
@@ -25,6 +38,21 @@ def test_rows_are_read_without_blanks_and_byte_order_marks(tmp_path: Path) -> No
         ("clip,glücklich".encode("latin-1"), "byte 7 is not UTF-8"),
         (b'"' + b"1001_DFA_ANG_XX,ANG\n" * 8000, "look for a lone quotation mark"),
         (None, "no such"),
+        ("id,label\na,x".encode("utf-16"), "is UTF-16, not UTF-8"),
+        (b'id,label\na,"x\ny"\n', r"the value 'x\\ny' holds a line break"),
+        (b'id,label\na,"x\ry"\n', r"the value 'x\\ry' holds a line break"),
+        (b'id,label\na,"x\r\n"\n', "holds a line break"),
+        (b"id,label\r\na,x\0y\n", r"line 2 holds a NUL \(U\+0000\)"),
+        (b"id\tlabel\na\tx\n", r"line 1 holds a tab \(U\+0009\)"),
+        (b'id,label\n"a\t",x\n', "line 2 holds a tab"),
+        (b"id,label\na,x\x0by\n", r"a control character \(U\+000B\)"),
+        (b"id,label\na,x\x1c\n", r"U\+001C"),
+        (b"id,label\na,\x1b[31mx\n", r"U\+001B"),
+        ("id,label\na,x\u2028y\n".encode(), r"a line separator \(U\+2028\)"),
+        ("id,label\na,x\x85y\n".encode(), r"U\+0085"),
+        (b'id,label\na,"x\nb,y\n', "line 2 is not comma-separated"),
+        (b'id,label\na,"x"y\n', "line 2 is not comma-separated"),
+        (b"id,label\na," + b"x" * 200_000, "line 2 is not comma-separated .field larger"),
     ],
 )
 def test_lists_that_cannot_be_read_are_named(tmp_path: Path, content: bytes | None, message: str) -> None:
@@ -36,22 +64,88 @@ def test_lists_that_cannot_be_read_are_named(tmp_path: Path, content: bytes | No
     assert str(file) in str(caught.value)
 
 
-@pytest.mark.parametrize("bad", ["", "../a", "/a", "a/b", "a\\b", ".hidden", "C:a", "a\nb", "a\0"])
+def test_line_ends_quotes_and_marks_do_not_change_what_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    expected = [["id", "label"], ["a", 'say "x, y"'], ["b", '5" disk'], ["c", "x\u200by"]]
+    lines = ["id,label", 'a,"say ""x, y"""', 'b, 5" disk ', "", 'c, "x\u200by"']
+    for end in ("\n", "\r\n", "\r"):
+        file.write_bytes(("\ufeff\ufeff" + end.join(lines)).encode())
+        assert numbered_rows(file) == (expected, [1, 2, 3, 5])
+    file.write_text(csv_text(expected), encoding="utf-8", newline="")
+    assert read_rows(file) == expected
+
+
+def test_pipes_are_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.csv")
+    with pytest.raises(DatasetError, match=r"a\.csv: is a named pipe; expected a regular file"):
+        read_rows(tmp_path / "a.csv")
+
+
+BAD_IDS = [
+    "",
+    "../a",
+    "/a",
+    "a/b",
+    "a\\b",
+    ".hidden",
+    "C:a",
+    "a\nb",
+    "a\0",
+    " a",
+    "a ",
+    "a\u2028b",
+    "\ud800",
+    "é" * 101,
+]
+
+
+@pytest.mark.parametrize("bad", BAD_IDS)
 def test_ids_that_are_no_file_names(bad: str) -> None:
     with pytest.raises(DatasetError, match=r"list\.csv"):
         check_id(bad, "list.csv")
+    for among in ([bad, "x"], ["x", bad, "y"], ["x", bad]):
+        with pytest.raises(DatasetError, match=r"list\.csv: the id "):
+            check_ids(among, "list.csv")
 
 
 @pytest.mark.parametrize("good", ["1001_DFA_ANG_XX", "-abc_DEF-123_000010_000020", "a b", "é"])
 def test_ids_that_are(good: str) -> None:
     assert check_id(good, "list.csv") == good
+    check_ids([good, "x"], "list.csv")
 
 
-@pytest.mark.parametrize("bad", ["", "/etc/passwd", "../a", "a/../../b", "C:\\a", "\\\\host\\a"])
-def test_paths_stay_inside(tmp_path: Path, bad: str) -> None:
-    with pytest.raises(DatasetError, match="stay inside"):
-        inside(tmp_path, bad, "m.csv")
-    assert inside(tmp_path, "a/b.wav", "m.csv") == tmp_path / "a" / "b.wav"
+def test_names_of_a_prepared_datasets_own_files_are_no_modalities() -> None:
+    for name in ("splits", "Splits", "dataset.json", "README.md", "a/b", ".."):
+        with pytest.raises(DatasetError, match=r"m\.csv: "):
+            check_modality(name, "m.csv")
+    assert check_modality("sound", "m.csv") == "sound"
+
+
+BAD_PATHS = [
+    "",
+    "/etc/passwd",
+    "../a",
+    "a/../../b",
+    "C:\\a",
+    "\\\\host\\a",
+    "a\0b",
+    "a\nb",
+    "a/" + "x" * 256,
+    "..",
+    "a/..",
+]
+
+
+@pytest.mark.parametrize("bad", BAD_PATHS)
+def test_paths_stay_check_inside(tmp_path: Path, bad: str) -> None:
+    message = "longer than file systems take" if "xxx" in bad else "stay inside"
+    with pytest.raises(DatasetError, match=message):
+        check_inside(bad, tmp_path, "m.csv")
+    for among in ([bad, "x"], ["x", bad, "y"], ["x", bad]):
+        with pytest.raises(DatasetError, match=message):
+            check_all_inside(among, tmp_path, lambda index: f"clip {index}")
+    assert check_all_inside(["a.wav", "./b//c"], tmp_path, str) == ["a.wav", "b/c"]
+    assert check_inside("./a//b.wav/", tmp_path, "m.csv") == "a/b.wav"
 
 
 def test_duplicates_and_unknown_classes_are_named() -> None:

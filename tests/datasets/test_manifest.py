@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,11 @@ from entries.command import refused
 from PIL import Image
 
 import prepare as entry
-from mmpareto.datasets import SPLITS, DatasetError, build
+from mmpareto.datasets import SPLITS, DatasetError, build, manifest
 from mmpareto.datasets.av_preparation import refuse_pointers
 from mmpareto.datasets.clips import ImageReader
 from mmpareto.datasets.features import fbank
+from mmpareto.datasets.lists import numbered_rows
 from mmpareto.datasets.manifest import in_order, read_manifest
 from mmpareto.datasets.manifest_preparation import make
 from mmpareto.datasets.media import read_sound
@@ -130,11 +133,20 @@ def media(action: Callable[[Path], object]) -> Callable[[Path, Rows], None]:
     return spoil
 
 
+def pipe(path: Path, target: str | Path | None = None) -> None:
+    """Puts a named pipe, or a link to something else, in the place of a file."""
+    path.unlink()
+    if target is None:
+        os.mkfifo(path)
+    else:
+        path.symlink_to(target)
+
+
 BAD: dict[str, tuple[Callable[[Path, Rows], None], str]] = {
     "absolute path": (change(sound="/etc/passwd"), "clip4, sound: the path '/etc/passwd' must be relative"),
     "climbing path": (change(sensor="../secret.npy"), "'../secret.npy' must be relative"),
     "no path": (change(sensor=""), "clip4, sensor: the path '' must be relative"),
-    "climbing id": (change(id="../clip"), "row 6: the id '../clip' cannot be the name of a file"),
+    "climbing id": (change(id="../clip"), "the id '../clip' cannot be the name of a file"),
     "id twice": (change(id="clip3"), "1 ids come more than once: clip3"),
     "unknown split": (change(split="dev2"), "clip4 has the split 'dev2'; expected train, val or test"),
     "no label": (change(label=""), "clip4 has no label"),
@@ -154,7 +166,7 @@ BAD: dict[str, tuple[Callable[[Path, Rows], None], str]] = {
     ),
     "empty file": (media(lambda root: (root / "manifest.csv").write_text("")), "the file is empty"),
     "header alone": (media(lambda root: (root / "manifest.csv").write_text(",".join(COLUMNS))), "names no clips"),
-    "short row": (media(lambda root: (root / "manifest.csv").open("a").write("x,train\n")), "row 26 has 2 values"),
+    "short row": (media(lambda root: (root / "manifest.csv").open("a").write("x,train\n")), "line 26 has 2 values"),
     "not UTF-8": (media(lambda root: (root / "manifest.csv").write_bytes(b"id,\xe9")), "is not UTF-8"),
     "no manifest": (media(lambda root: (root / "manifest.csv").rename(root / "m.csv")), "has no manifest.csv"),
     "empty sound": (media(lambda root: (root / "sound" / "4.wav").write_bytes(b"")), "empty file: .*4.wav"),
@@ -176,6 +188,16 @@ BAD: dict[str, tuple[Callable[[Path, Rows], None], str]] = {
         ),
         r"clip4, sight: .*1\.jpg: cannot be read as an image",
     ),
+    "named pipe for a picture": (media(lambda root: pipe(root / "photo" / "4.png")), r"photo/4\.png is a named pipe"),
+    "named pipe for an array": (media(lambda root: pipe(root / "sensor" / "4.npy")), r"sensor/4\.npy is a named pipe"),
+    "device for an array": (media(lambda root: pipe(root / "sensor" / "4.npy", "/dev/zero")), "is a device"),
+    "named pipe for the manifest": (media(lambda root: pipe(root / "manifest.csv")), r"manifest\.csv: is a named pipe"),
+    "folder for the manifest": (media(lambda root: pipe(root / "manifest.csv", root)), r"manifest\.csv: is a folder"),
+    "line break in a label": (change(label="class\n1"), r"the value 'class\\n1' holds a line break"),
+    "NUL in a path": (change(sensor="sensor/4\0.npy"), "line 6 holds a NUL"),
+    "long path": (change(sensor="sensor/" + "x" * 300), "more than 255 bytes"),
+    "other case": (change(photo="photo/4.PNG"), "photo/4.PNG .on disk it is .*differ in upper or lower case alone"),
+    "backslashes": (change(photo="photo\\4.png"), "paths have / between folders"),
     "array with NaN": (media(lambda root: np.save(root / "sensor" / "4.npy", np.full(5, np.nan))), "not finite"),
 }
 
@@ -188,6 +210,46 @@ def test_bad_manifests_say_what_is_wrong_and_where(tmp_path: Path, name: str) ->
     with pytest.raises(DatasetError, match=message) as caught:
         [made(tmp_path, split) for split in SPLITS]
     assert str(tmp_path) in str(caught.value)
+
+
+def test_links_to_files_and_paths_in_any_form_are_read(tmp_path: Path) -> None:
+    rows = write_manifest(tmp_path)
+    (tmp_path / "sensor" / "4.npy").rename(tmp_path / "sensor" / "elsewhere.npy")
+    (tmp_path / "sensor" / "4.npy").symlink_to("elsewhere.npy")
+    rows[0]["sight"] += "/"
+    rows[1]["photo"] = f"./photo//../{rows[1]['photo']}".replace("photo//../", "")
+    write_rows(tmp_path, rows)
+    assert len(made(tmp_path)) == 15
+
+
+def test_names_in_another_unicode_form_are_found_and_named(tmp_path: Path) -> None:
+    rows = write_manifest(tmp_path)
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    (tmp_path / "photo").rename(tmp_path / decomposed)
+    write_rows(tmp_path, [row | {"photo": row["photo"].replace("photo", composed)} for row in rows])
+    with pytest.raises(DatasetError, match="24 of 24 files of the modality photo are not there") as caught:
+        made(tmp_path)
+    assert "differ in Unicode form (NFC or NFD) alone" in str(caught.value)
+    assert "cafe\\u0301/0.png" in str(caught.value)
+
+
+def test_a_manifest_is_read_once_for_its_splits_and_again_when_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = write_manifest(tmp_path, val=True)
+    reads: list[Path] = []
+
+    def counted(path: Path) -> tuple[list[list[str]], list[int]]:
+        reads.append(path)
+        return numbered_rows(path)
+
+    monkeypatch.setattr(manifest, "numbered_rows", counted)
+    for split in SPLITS:
+        made(tmp_path, split)
+    assert len(reads) == 1
+    write_rows(tmp_path, rows[:-1])
+    assert len(made(tmp_path, "test")) == 5
+    assert len(reads) == 2
 
 
 def test_flags_that_would_do_nothing_are_refused(tmp_path: Path) -> None:

@@ -5,6 +5,9 @@ Shapes: B batch, F frames of a clip, L audio frames, M mel bins, H x W pixels.
 
 from __future__ import annotations
 
+import functools
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, get_args
@@ -22,6 +25,13 @@ Kind = Literal["image", "frames", "spectrogram", "vector"]
 
 class DatasetError(Exception):
     """A dataset cannot be used as asked; the message says what was found, what was expected and what to do."""
+
+
+@functools.lru_cache(maxsize=64)  # once, not for each of three splits
+def say(text: str) -> None:
+    """Prints a line to standard error: once, and from the first of several processes alone."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, file=sys.stderr)
 
 
 class Sample(TypedDict):
@@ -101,6 +111,10 @@ class MultimodalDataset(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         raise TypeError(f"{type(self).__name__} does not say how to read a sample")
+
+    def sample_ids(self) -> Sequence[str]:
+        """The samples' ids, in their order; none where they are not known without reading any media."""
+        return ()
 
     def set_epoch(self, epoch: int) -> None:
         """Makes the augmentation of this epoch (0, 1, ...) the current one, in all worker processes."""

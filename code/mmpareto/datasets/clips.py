@@ -15,7 +15,6 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -27,6 +26,7 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
 from mmpareto.datasets.base import DatasetError, Modality, MultimodalDataset, Sample, Split
+from mmpareto.datasets.items import Item, Items
 from mmpareto.datasets.media import IMAGE_SUFFIXES, is_lfs_pointer
 from mmpareto.datasets.preparation import write_text
 
@@ -272,15 +272,6 @@ def spectrogram_reader(frames: int, bins: int, mean: float | None = None, std: f
     return ArrayReader(Modality("spectrogram", (1, frames, bins), *statistics), padded=True, limits=_LOG_RANGE)
 
 
-@dataclass(frozen=True)
-class Item:
-    """One clip: its id, the name of its class, and where each modality is."""
-
-    id: str
-    label: str
-    paths: Mapping[str, Path]
-
-
 class ClipDataset(MultimodalDataset):
     """Clips of one split, read by a reader for each modality.
 
@@ -292,7 +283,7 @@ class ClipDataset(MultimodalDataset):
         self,
         name: str,
         split: Split,
-        items: Sequence[Item],
+        items: Items | Sequence[Item],
         readers: Mapping[str, Reader],
         classes: Sequence[str],
         seed: int,
@@ -302,12 +293,16 @@ class ClipDataset(MultimodalDataset):
             raise DatasetError(f"{name}: the split {split} has no clips")
         self.name = name
         self.split = split
-        self.items = list(items)
+        self.items = items if isinstance(items, Items) else Items.of(items)
         self.readers = dict(readers)
         self.modalities = {modality: reader.modality for modality, reader in readers.items()}
         self.classes = list(classes)
         index = {label: number for number, label in enumerate(classes)}
-        self.labels = np.array([index[item.label] for item in items], dtype=np.int64)
+        self.labels = np.array([index[label] for label in self.items.labels], dtype=np.int64)
+
+    def sample_ids(self) -> list[str]:
+        """The clips' ids, in their order."""
+        return self.items.ids
 
     def __getitem__(self, index: int) -> Sample:
         item = self.items[index]
@@ -326,9 +321,8 @@ class ClipDataset(MultimodalDataset):
         Raises DatasetError that names the clips that fail.
         """
         stamp = root / _STAMP
-        about = [(item.id, item.label, *(str(item.paths[m]) for m in self.readers)) for item in self.items]
         shapes = [(m, value.kind, value.shape, value.mean) for m, value in self.modalities.items()]
-        digest = hashlib.sha256(repr((shapes, about)).encode()).hexdigest()
+        digest = hashlib.sha256(repr((shapes, self.items.digest)).encode()).hexdigest()
         key = f"{self.split} {shapes}"
         checked: dict[str, str] = {}
         with contextlib.suppress(OSError, ValueError):

@@ -10,13 +10,13 @@ Reads what `prepare.py cremad` writes, or a folder in one of the layouts that ci
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from mmpareto.datasets.base import DatasetError, Modality, Split
-from mmpareto.datasets.clips import ArrayReader, ClipDataset, Item, Reader, load_array
+from mmpareto.datasets.base import DatasetError, Modality, Split, say
+from mmpareto.datasets.clips import ArrayReader, ClipDataset, Reader, load_array
 from mmpareto.datasets.features import FBANK_FRAMES, MEL_BINS, AudioFeatures
+from mmpareto.datasets.items import Item, Items
 from mmpareto.datasets.lists import check_classes, check_unique, cut, read_rows
 from mmpareto.datasets.preparation import DESCRIPTION, UNFINISHED
 from mmpareto.datasets.prepared import SoundReader, audio_reader, audio_visual_readers, needs_root, read_split
@@ -55,7 +55,7 @@ class CREMAD(ClipDataset):
         visual = next((root / name for name in ("visual", "Image-01-FPS") if (root / name).is_dir()), None)
         made_here = any((root / name).exists() for name in (DESCRIPTION, UNFINISHED))
         if made_here or visual is None:
-            items = read_split(root, "cremad", split, {"audio_features": audio_features}, CLASSES)
+            items: Items | list[Item] = read_split(root, "cremad", split, {"audio_features": audio_features}, CLASSES)
         else:
             items, readers["audio"] = _circulating(root, visual, split, audio_features, (modalities or {}).get("audio"))
         super().__init__("cremad", split, items, readers, CLASSES, seed)
@@ -106,7 +106,7 @@ def _circulating(
         stay, off = cut([label for _, label in pairs["train"]], VAL_FRACTION, SPLIT_SEED, "cremad: validation")
         pairs |= {"train": [pairs["train"][i] for i in stay], "val": [pairs["train"][i] for i in off]}
         if split == "val":
-            print(f"cremad: no val.csv; {len(off)} clips are cut from train, stratified by class", file=sys.stderr)
+            say(f"cremad: no val.csv; {len(off)} clips are cut from train, stratified by class")
     audio, suffix = _audio_files(root)
     reader: Reader
     if suffix == ".wav":
@@ -122,10 +122,7 @@ def _circulating(
     if len(there) < len(items):
         kept = {item.id for item in there}
         gone = [item.id for item in items if item.id not in kept]
-        print(
-            f"cremad: {split}: {len(gone)} of {len(items)} listed clips are not in {root}: {', '.join(gone[:5])}",
-            file=sys.stderr,
-        )
+        say(f"cremad: {split}: {len(gone)} of {len(items)} listed clips are not in {root}: {', '.join(gone[:5])}")
     return there, reader
 
 

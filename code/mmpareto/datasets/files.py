@@ -6,6 +6,7 @@ import math
 import os
 import stat
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -90,3 +91,48 @@ def other_spelling(path: Path) -> str:
     if not differs:
         return ""
     return f"on disk it is {str(place)!a}: the names differ in {differs} alone; rename one of the two"
+
+
+def hint(path: Path) -> str:
+    """`other_spelling` as the end of a sentence, with its punctuation; else ""."""
+    text = other_spelling(path)
+    return f" ({text})" if text else ""
+
+
+class Folders:
+    """What lies in the folders below a root; each is listed once, where asking for each file takes 20 times as long."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = str(root)
+        self._entries: dict[str, dict[str, os.DirEntry[str]]] = {}
+
+    def kinds(self, paths: Sequence[str]) -> list[str | None]:
+        """What paths relative to the root are: "file", "folder", "a named pipe" and the like; None: not there.
+
+        Symbolic links are followed.
+        """
+        kinds = []
+        for path in paths:
+            folder, _, name = path.rpartition("/")
+            if folder not in self._entries:
+                self._entries[folder] = self._listed(folder)
+            entry = self._entries[folder].get(name)
+            # not listed: the folder may be unreadable, or the disk indifferent to case or Unicode form
+            kinds.append("file" if entry is not None and entry.is_file() else self._kind(path))
+        return kinds
+
+    def _kind(self, path: str) -> str | None:
+        try:
+            mode = os.stat(os.path.join(self._root, path)).st_mode
+        except (OSError, ValueError):
+            return None
+        if stat.S_ISREG(mode):
+            return "file"
+        return "folder" if stat.S_ISDIR(mode) else next(name for holds, name in _SPECIAL if holds(mode))
+
+    def _listed(self, folder: str) -> dict[str, os.DirEntry[str]]:
+        try:
+            with os.scandir(os.path.join(self._root, folder)) as entries:
+                return {entry.name: entry for entry in entries}
+        except (OSError, ValueError):
+            return {}

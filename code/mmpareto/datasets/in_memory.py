@@ -36,6 +36,10 @@ class InMemoryImages(MultimodalDataset):
         self.ids = np.array(ids)
         self._label = torch.from_numpy(self.labels)
 
+    def sample_ids(self) -> list[str]:
+        """The samples' ids, in their order."""
+        return self.ids.tolist()
+
     def __getitem__(self, index: int) -> Sample:
         inputs = {name: images[index] for name, images in self.images.items()}
         return {"inputs": inputs, "label": int(self.labels[index]), "id": str(self.ids[index])}

@@ -10,20 +10,21 @@ where no clip has the split val, validation is cut from train.
 from __future__ import annotations
 
 import functools
-import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from mmpareto.datasets.base import SPLITS, DatasetError, Kind, Modality, Split
-from mmpareto.datasets.clips import ArrayReader, ClipDataset, FramesReader, ImageReader, Item, Reader, load_array
+from mmpareto.datasets.base import SPLITS, DatasetError, Kind, Modality, Split, say
+from mmpareto.datasets.clips import ArrayReader, ClipDataset, FramesReader, ImageReader, Reader, load_array
 from mmpareto.datasets.features import FBANK_FRAMES, fbank_frames
-from mmpareto.datasets.files import refuse_special_file
-from mmpareto.datasets.lists import check_id, check_unique, cut, inside, read_rows
+from mmpareto.datasets.files import Folders, hint, refuse_special_file
+from mmpareto.datasets.items import Items
+from mmpareto.datasets.lists import check_all_inside, check_ids, check_modality, cut, numbered_rows
 from mmpareto.datasets.media import IMAGE_SUFFIXES, SOUND_SUFFIXES, VIDEO_SUFFIXES, read_sound
 from mmpareto.datasets.preparation import DESCRIPTION, UnusableError, read_description
 from mmpareto.datasets.prepared import SoundReader, audio_reader, needs_root, read_split
@@ -53,11 +54,18 @@ _SUFFIXES: dict[str, Source] = {
 
 @dataclass(frozen=True)
 class Listed:
-    """What a manifest says: its clips by split, the source of each modality, and the classes in their order."""
+    """What a manifest says.
 
-    clips: dict[Split, list[Item]]
+    clips    by split.
+    sources  of each modality.
+    classes  in their order.
+    missing  ids of clips of which a file is not there.
+    """
+
+    clips: dict[Split, Items]
     sources: dict[str, Source]
     classes: list[str]
+    missing: frozenset[str]
 
 
 class Manifest(ClipDataset):
@@ -89,7 +97,7 @@ class Manifest(ClipDataset):
             raise DatasetError(f"audio_frames must be 1 or more, found {audio_frames}")
         if (root / DESCRIPTION).exists():
             description = read_description(root, "manifest")
-            sources, classes = description["parameters"]["sources"], description["classes"]
+            sources, classes = _prepared_sources(root, description), description["classes"]
             items, train = (read_split(root, "manifest", part, {}, classes) for part in (split, "train"))
             sources = {name: "features" if source == "sound" else source for name, source in sources.items()}
             sources = {name: "frames" if source == "video" else source for name, source in sources.items()}
@@ -113,18 +121,34 @@ class Manifest(ClipDataset):
                 raise DatasetError(f"{option} is for {' or '.join(kinds)}, and {root} holds {held}; leave it out")
         resolved = modalities or {}
         readers = {
-            name: _reader(
-                source, [item.paths[name] for item in train], image_size, frames, audio_frames, resolved.get(name)
-            )
+            name: _reader(name, source, train, image_size, frames, audio_frames, resolved.get(name))
             for name, source in sources.items()
         }
         super().__init__("manifest", split, items, readers, classes, seed)
         self.check(root)
 
 
+def _prepared_sources(root: Path, description: Mapping[str, Any]) -> dict[str, str]:
+    """{modality: source} of a prepared dataset.
+
+    Raises DatasetError where dataset.json does not name a source of each modality.
+    """
+    sources = description["parameters"].get("sources")
+    known = {*_SUFFIXES.values(), "frames"}
+    if not isinstance(sources, dict) or sources.keys() != description["modalities"].keys():
+        sources = {}
+    if not sources or not all(isinstance(source, str) and source in known for source in sources.values()):
+        raise DatasetError(
+            f"{root / DESCRIPTION}: expected one of {', '.join(sorted(known))} as source of each modality; prepare the "
+            "dataset again"
+        )
+    return sources
+
+
 def _reader(
+    name: str,
     source: str,
-    train: Sequence[Path],
+    train: Items,
     image_size: int | None,
     frames: int | None,
     audio_frames: int | None,
@@ -137,10 +161,10 @@ def _reader(
     if source == "frames":
         return FramesReader(3 if frames is None else frames, size)
     if source == "array":
-        return ArrayReader(resolved or array_modality(train[0]))
+        return ArrayReader(resolved or array_modality(train[0].paths[name]))
     if resolved is not None and resolved.kind == "spectrogram":
         audio_frames = resolved.shape[1]
-    length = audio_frames or _longest(tuple(train))
+    length = audio_frames or _longest(tuple(item.paths[name] for item in train))
     return SoundReader("fbank", length) if source == "sound" else audio_reader("fbank", length)
 
 
@@ -202,7 +226,7 @@ def read_manifest(
     sounds_of_videos: Sequence[str] = (),
     missing_ok: bool = False,
 ) -> Listed:
-    """Reads `root/manifest.csv`.
+    """Reads `root/manifest.csv`; once for all splits, as long as the file stays as it is.
 
     val_fraction      of train, which is cut off as validation where the file has none (None: 0.1); `seed` of the cut.
     sounds_of_videos  modalities whose videos are there for their sound tracks.
@@ -212,9 +236,26 @@ def read_manifest(
     come twice; a column of several kinds; classes without training clips; arguments that would do nothing.
     """
     file = root / MANIFEST
-    if not file.exists():
-        raise DatasetError(f"{root} has no {MANIFEST}; docs/datasets.md shows how to write it")
-    header, *rows = read_rows(file)
+    try:
+        state = file.stat()
+    except OSError as error:
+        raise DatasetError(f"{root} has no {MANIFEST}; docs/datasets.md shows how to write it") from error
+    version = (state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+    return _read(root, val_fraction, seed, tuple(sounds_of_videos), missing_ok, version)
+
+
+@functools.lru_cache(maxsize=1)  # a run asks for its three splits
+def _read(
+    root: Path,
+    val_fraction: float | None,
+    seed: int,
+    sounds_of_videos: tuple[str, ...],
+    missing_ok: bool,
+    version: tuple[int, ...],
+) -> Listed:
+    del version  # of the file: another one is read again
+    file = root / MANIFEST
+    (header, *rows), (_, *lines) = numbered_rows(file)
     modalities = [name for name in header if name not in _COLUMNS]
     if not set(_COLUMNS) <= set(header) or len(modalities) < 2 or len(set(header)) < len(header):
         raise DatasetError(
@@ -224,85 +265,127 @@ def read_manifest(
     if not rows:
         raise DatasetError(f"{file}: names no clips")
     for name in modalities:
-        check_id(name, f"{file}: modality")
-    wrong = [name for name in sounds_of_videos if name not in modalities]
-    if wrong:
-        raise DatasetError(f"{file}: there is no modality {wrong[0]!r}; they are {', '.join(modalities)}")
-    clips: dict[Split, list[Item]] = {split: [] for split in SPLITS}
-    for number, row in enumerate(rows, start=2):
+        check_modality(name, file)
+    unknown = [name for name in sounds_of_videos if name not in modalities]
+    if unknown:
+        raise DatasetError(f"{file}: there is no modality {unknown[0]!r}; they are {', '.join(modalities)}")
+    for line, row in zip(lines, rows, strict=True):
         if len(row) != len(header):
-            raise DatasetError(f"{file}: row {number} has {len(row)} values, the header {len(header)}")
-        values = dict(zip(header, row, strict=True))
-        check_id(values["id"], f"{file}: row {number}")
-        split = _SPLIT_NAMES.get(values["split"].lower())
-        if split is None:
-            raise DatasetError(f"{file}: {values['id']} has the split {values['split']!r}; expected train, val or test")
-        if not values["label"]:
-            raise DatasetError(f"{file}: {values['id']} has no label")
-        paths = {name: inside(root, values[name], f"{file}: {values['id']}, {name}") for name in modalities}
-        clips[split].append(Item(values["id"], values["label"], paths))
-    every = [item for split in SPLITS for item in clips[split]]
-    check_unique([item.id for item in every], file)
+            raise DatasetError(f"{file}: line {line} has {len(row)} values, the header {len(header)}")
+    columns = {name: [row[place] for row in rows] for place, name in enumerate(header)}
+    ids, labels = columns["id"], columns["label"]
+    check_ids(ids, file)
+    if "" in labels:
+        raise DatasetError(f"{file}: {ids[labels.index('')]} has no label")
+    for name in set(columns["split"]):
+        if name.lower() not in _SPLIT_NAMES:
+            identifier = ids[columns["split"].index(name)]
+            raise DatasetError(f"{file}: {identifier} has the split {name!r}; expected train, val or test")
+    splits = [_SPLIT_NAMES[name.lower()] for name in columns["split"]]
     for split in ("train", "test"):
-        if not clips[split]:  # type: ignore[index]  # a Literal in a tuple is a str to mypy
+        if split not in splits:
             raise DatasetError(f"{file}: no clip has the split {split}; every dataset needs train and test")
-    untrained = sorted({item.label for item in every} - {item.label for item in clips["train"]})
+    indices: dict[Split, list[int]] = {split: [] for split in SPLITS}
+    for index, split in enumerate(splits):
+        indices[split].append(index)
+    untrained = Counter(labels)
+    for label in {labels[index] for index in indices["train"]}:
+        del untrained[label]
     if untrained:
-        raise DatasetError(f"{file}: no training clips of the class(es) {', '.join(untrained[:5])}")
-    if clips["val"] and val_fraction is not None:
-        raise DatasetError(f"{file} has clips of the split val: leave --val_fraction out, or take the split out")
-    if not clips["val"]:
-        train = clips["train"]
-        part = VAL_FRACTION if val_fraction is None else val_fraction
-        stay, off = cut([item.label for item in train], part, seed, f"{file}: validation")
-        clips |= {"train": [train[i] for i in stay], "val": [train[i] for i in off]}
-        _say(f"manifest: no clip has the split val; {len(off)} of {len(train)} are cut from train, stratified by class")
-    sources = {name: _source(file, name, every, name in sounds_of_videos, missing_ok) for name in modalities}
-    return Listed(clips, sources, in_order({item.label for item in every}))
-
-
-@functools.lru_cache(maxsize=16)  # once, not for each of three splits
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
-
-
-def _source(file: Path, modality: str, items: Sequence[Item], sound_of_video: bool, missing_ok: bool) -> Source:
-    """The one kind of files that a column holds."""
-    missing = [item for item in items if not item.paths[modality].exists()]
-    if missing and not missing_ok:
-        shown = ", ".join(str(item.paths[modality]) for item in missing[:3])
+        shown = ", ".join(f"{label} ({number} clips)" for label, number in sorted(untrained.items())[:5])
         raise DatasetError(
-            f"{file}: {len(missing)} of {len(items)} files of the modality {modality} are not there, such as {shown}; "
-            "add them, or take their clips out of the manifest"
+            f"{file}: no training clips of the class(es) {shown}; add some, or look for a typing error in the label"
         )
-    found: dict[Source, Item] = {}
-    videos = 0
-    for item in items:
-        path = item.paths[modality]
-        source = "frames" if path.is_dir() else _SUFFIXES.get(path.suffix.lower())
-        if source is None and not path.exists():  # a folder, perhaps
+    if indices["val"] and val_fraction is not None:
+        raise DatasetError(f"{file} has clips of the split val: leave --val_fraction out, or take the split out")
+    if not indices["val"]:
+        train = indices["train"]
+        part = VAL_FRACTION if val_fraction is None else val_fraction
+        stay, off = cut([labels[index] for index in train], part, seed, f"{file}: validation")
+        indices |= {"train": [train[i] for i in stay], "val": [train[i] for i in off]}
+        say(f"manifest: no clip has the split val; {len(off)} of {len(train)} are cut from train, stratified by class")
+    paths = {}
+    for name in modalities:
+
+        def place(index: int, name: str = name) -> str:
+            return f"{file}: {ids[index]}, {name}"
+
+        paths[name] = check_all_inside(columns[name], root, place)
+    folders = Folders(root)
+    sources: dict[str, Source] = {}
+    missing: set[str] = set()
+    for name in modalities:
+        kinds = folders.kinds(paths[name])
+        absent = [index for index, kind in enumerate(kinds) if kind is None]
+        missing.update(ids[index] for index in absent)
+        if absent and not missing_ok:
+            raise DatasetError(
+                f"{file}: {_absent_text(root, name, [paths[name][index] for index in absent], len(ids))}"
+            )
+        sources[name] = _source(file, name, ids, paths[name], kinds, name in sounds_of_videos)
+    clips = {
+        split: Items(root, modalities, ((ids[i], labels[i], *(paths[name][i] for name in modalities)) for i in chosen))
+        for split, chosen in indices.items()
+    }
+    return Listed(clips, sources, in_order(set(labels)), frozenset(missing))
+
+
+def _absent_text(root: Path, modality: str, absent: list[str], count: int) -> str:
+    """Says which files of a modality are not there, and where one is on disk under a name that looks alike."""
+    shown = ", ".join(f"{root / path}{hint(root / path)}" for path in absent[:3])
+    if any("\\" in path for path in absent):
+        shown += "; paths have / between folders, not \\"
+    return (
+        f"{len(absent)} of {count} files of the modality {modality} are not there, such as {shown}; add them, or take "
+        "their clips out of the manifest"
+    )
+
+
+def _source(
+    file: Path,
+    modality: str,
+    ids: Sequence[str],
+    paths: Sequence[str],
+    kinds: Sequence[str | None],
+    sound_of_video: bool,
+) -> Source:
+    """The one kind of files that a column holds; `kinds` as `Folders.kinds` gives them."""
+    examples: dict[Source, str] = {}
+    videos = False
+    first: dict[str, int] = {}  # clip of each kind and suffix
+    for index, (kind, path) in enumerate(zip(kinds, paths, strict=True)):
+        first.setdefault("folder" if kind == "folder" else f"{kind} {path[path.rfind('.') :]}", index)
+    for index in first.values():
+        identifier, path, kind = ids[index], paths[index], kinds[index]
+        if kind not in (None, "file", "folder"):
+            raise DatasetError(f"{file}: {identifier}, {modality}: {path} is {kind}; expected a regular file")
+        source = "frames" if kind == "folder" else _SUFFIXES.get(Path(path).suffix.lower())
+        if source is None and kind is None:  # a folder, perhaps
             continue
         if source is None:
             raise DatasetError(
-                f"{file}: {item.id}, {modality}: cannot tell what {path.name} is; expected a folder of frames or a "
+                f"{file}: {identifier}, {modality}: cannot tell what {path} is; expected a folder of frames or a "
                 f"file with one of {', '.join(_SUFFIXES)}"
             )
         if source == "video" and sound_of_video:
-            source, videos = "sound", videos + 1
-        found.setdefault(source, item)
-    if not found:
-        raise DatasetError(f"{file}: not one file of the modality {modality} is there, such as {path}")
-    if len(found) > 1:
-        shown = ", ".join(f"{source} ({item.paths[modality].name})" for source, item in found.items())
+            source, videos = "sound", True
+        examples.setdefault(source, path)
+    if not examples:
+        raise DatasetError(
+            f"{file}: not one file of the modality {modality} is there, such as {file.parent / paths[0]}"
+            f"{hint(file.parent / paths[0])}"
+        )
+    if len(examples) > 1:
+        shown = ", ".join(f"{source} ({path})" for source, path in examples.items())
         raise DatasetError(
             f"{file}: the modality {modality} holds several kinds of files: {shown}; give each its column"
         )
     if sound_of_video and not videos:
         raise DatasetError(
-            f"{file}: --sound names {modality}, which holds no videos but {next(iter(found))}; it is for videos that "
-            "are there for their sound"
+            f"{file}: --sound names {modality}, which holds no videos but {next(iter(examples))}; it is for videos "
+            "that are there for their sound"
         )
-    return next(iter(found))
+    return next(iter(examples))
 
 
 def in_order(labels: set[str]) -> list[str]:

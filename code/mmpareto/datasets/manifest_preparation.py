@@ -50,7 +50,7 @@ def prepare(args: argparse.Namespace) -> Outcome:
     """Prepares the dataset as the flags say."""
     listed = read_manifest(args.source, args.val_fraction, args.split_seed, args.sound, missing_ok=True)
     clips = [
-        Clip(item.id, split, item.label, item.paths if all(path.exists() for path in item.paths.values()) else {})
+        Clip(item.id, split, item.label, {} if item.id in listed.missing else item.paths)
         for split, items in listed.clips.items()
         for item in items
     ]

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Literal
 
 from mmpareto.datasets.base import DatasetError, Split
-from mmpareto.datasets.clips import ClipDataset, ImageReader, Item
+from mmpareto.datasets.clips import ClipDataset, ImageReader
+from mmpareto.datasets.items import Item, Items
 from mmpareto.datasets.lists import check_unique, cut
 from mmpareto.datasets.preparation import DESCRIPTION, read_description
 from mmpareto.datasets.prepared import needs_root, read_split
@@ -107,7 +108,7 @@ class ModelNet40(ClipDataset):
                     f"the flag, or prepare it again with --image_size {image_size} into another folder"
                 )
             classes = description["classes"]
-            items = read_split(root, "modelnet40", split, {}, classes)
+            items: Items | list[Item] = read_split(root, "modelnet40", split, {}, classes)
         else:
             objects = renders(root, views)
             classes = class_names(root, [item for part in objects.values() for item in part])

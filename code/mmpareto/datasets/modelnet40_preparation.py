@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from mmpareto.datasets.base import DatasetError, Split
-from mmpareto.datasets.clips import Item
+from mmpareto.datasets.items import Item
 from mmpareto.datasets.lists import cut
 from mmpareto.datasets.modelnet40 import (
     CLASSES,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmpareto.datasets.base import DatasetError, Modality, Split
-from mmpareto.datasets.clips import ArrayReader, FramesReader, Item, Reader, spectrogram_reader
+from mmpareto.datasets.clips import ArrayReader, FramesReader, Reader, spectrogram_reader
 from mmpareto.datasets.features import (
     FBANK_FRAMES,
     FBANK_MEAN,
@@ -21,7 +21,9 @@ from mmpareto.datasets.features import (
     fbank,
     stft,
 )
-from mmpareto.datasets.lists import check_classes, check_id, check_unique, read_rows
+from mmpareto.datasets.files import hint
+from mmpareto.datasets.items import Items
+from mmpareto.datasets.lists import check_classes, check_ids, read_rows
 from mmpareto.datasets.media import read_sound
 from mmpareto.datasets.preparation import UnusableError, read_description
 
@@ -74,9 +76,7 @@ class SoundReader:
         self.read(path, None)
 
 
-def read_split(
-    root: Path, name: str, split: Split, parameters: Mapping[str, Any], classes: Sequence[str]
-) -> list[Item]:
+def read_split(root: Path, name: str, split: Split, parameters: Mapping[str, Any], classes: Sequence[str]) -> Items:
     """The clips of one split of a prepared dataset.
 
     Raises DatasetError where the folder is not prepared, or with other parameters, or its split names unknown classes.
@@ -86,17 +86,17 @@ def read_split(
     header, *rows = read_rows(file)
     if header[:2] != ["id", "label"]:
         raise DatasetError(f"{file}: expected the header id,label, found {','.join(header)}")
-    if any(len(row) < 2 for row in rows):
-        raise DatasetError(f"{file}: expected id,label in each line")
-    for row in rows:
-        check_id(row[0], file)
-    check_unique([row[0] for row in rows], file)
+    if any(len(row) != len(header) for row in rows):
+        raise DatasetError(f"{file}: expected {','.join(header)} in each line")
+    check_ids([row[0] for row in rows], file)
     check_classes([row[1] for row in rows], classes, file)
     suffixes: dict[str, str] = description["modalities"]
-    return [
-        Item(row[0], row[1], {name: root / name / (row[0] + suffix) for name, suffix in suffixes.items()})
-        for row in rows
-    ]
+    places = [(f"{modality}/", suffix) for modality, suffix in suffixes.items()]
+    paths = (
+        (identifier, label, *(folder + identifier + suffix for folder, suffix in places))
+        for identifier, label, *_ in rows
+    )
+    return Items(root, list(suffixes), paths)
 
 
 def needs_root(root: Path | None, name: str) -> Path:
@@ -104,5 +104,7 @@ def needs_root(root: Path | None, name: str) -> Path:
     if root is None:
         raise DatasetError(f"{name}: give the folder of the data with --data_root")
     if not root.is_dir():
-        raise DatasetError(f"{name}: the folder {root} is missing; data/{name}/README.md says how to make it")
+        raise DatasetError(
+            f"{name}: the folder {root} is missing{hint(root)}; data/{name}/README.md says how to make it"
+        )
     return root
