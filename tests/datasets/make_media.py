@@ -124,6 +124,17 @@ def write_frames(folder: Path, names: list[str], seed: int = 0) -> Path:
     return folder
 
 
+def side_cars(root: Path) -> None:
+    """What macOS leaves on other file systems and in archives: ._name beside each file, .DS_Store and __MACOSX."""
+    content = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        \x00\x02".ljust(4096, b"\x00")
+    for path in [path for path in root.rglob("*") if path.is_file()]:
+        path.with_name(f"._{path.name}").write_bytes(content)
+        (path.parent / ".DS_Store").write_bytes(content)
+        copy = root / "__MACOSX" / path.relative_to(root).with_name(f"._{path.name}")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(content)
+
+
 def lfs_pointer(path: Path) -> Path:
     """What git leaves in place of a file that git-lfs has not fetched."""
     path.parent.mkdir(parents=True, exist_ok=True)

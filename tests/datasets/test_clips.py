@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from datasets.make_media import lfs_pointer, write_frames
+from datasets.make_media import lfs_pointer, side_cars, write_frames
 from PIL import Image
 
 from mmpareto.datasets import DatasetError, Modality
@@ -258,3 +263,138 @@ def test_problems_name_the_clip_and_are_found_once(tmp_path: Path) -> None:
         np.save(tmp_path / "sense" / f"c{number}.npy", np.zeros(4))
     with pytest.raises(DatasetError, match=r"and 3 more: c3, c4, c5\nrepair these files, or take their clips out"):
         made.check(tmp_path)
+
+
+def test_side_cars_of_macos_are_no_frames(tmp_path: Path) -> None:
+    folder = write_frames(tmp_path / "c", ["1.jpg", "2.png"])
+    side_cars(tmp_path)
+    assert [path.name for path in frame_files(folder)] == ["1.jpg", "2.png"]
+    FramesReader(2, 4).check(folder)
+
+
+KINDS: dict[str, Callable[[], object]] = {
+    r"layout torch.sparse_coo, expected a dense one; save tensor.to_dense\(\)": lambda: torch.eye(4).to_sparse(),
+    "layout torch.sparse_csr": lambda: torch.eye(4).to_sparse_csr(),
+    "without values": lambda: torch.zeros(4, device="meta"),
+    r"quantised tensor, expected a dense one; save tensor.dequantize\(\)": lambda: torch.quantize_per_tensor(
+        torch.ones(4), 0.1, 0, torch.qint8
+    ),
+    "expected real numbers": lambda: torch.ones(4, dtype=torch.complex64),
+    "expected a tensor, found list": lambda: [torch.zeros(4)],
+    "expected a tensor, found dict": lambda: {"a": torch.zeros(4)},
+    "expected a tensor, found str": lambda: "text",
+    r"a tensor of \[1000000000000\] in a file of": lambda: torch.zeros(1).expand(10**12),
+    "cannot be read as an array": lambda: torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("message", KINDS)
+def test_other_kinds_of_tensors_are_named(tmp_path: Path, message: str) -> None:
+    torch.save(KINDS[message](), tmp_path / "a.pt")
+    with pytest.raises(DatasetError, match=rf"a\.pt: cannot be read as an array.*|{message}") as caught:
+        load_array(tmp_path / "a.pt")
+    assert re.search(message, str(caught.value))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2", "bfloat16", "float16", "int8", "bool", "int64"])
+def test_tensors_of_every_real_type_are_read(tmp_path: Path, dtype: str) -> None:
+    torch.save(torch.tensor([1.0, 0.0]).to(getattr(torch, dtype)), tmp_path / "a.pt")
+    array = load_array(tmp_path / "a.pt")
+    assert array.dtype == (getattr(torch, dtype) if dtype in ("bfloat16", "float16") else torch.float32)
+    assert array.tolist() == [1.0, 0.0]
+
+
+def test_parameters_views_and_legacy_files_are_read(tmp_path: Path) -> None:
+    torch.save(torch.nn.Parameter(torch.ones(3)), tmp_path / "a.pt")
+    torch.save(torch.arange(12.0).view(3, 4)[:, 1], tmp_path / "b.pt")
+    torch.save(torch.ones(1).expand(3), tmp_path / "c.pt")
+    torch.save(torch.ones(3), tmp_path / "d.pt", _use_new_zipfile_serialization=False)
+    assert load_array(tmp_path / "b.pt").tolist() == [1.0, 5.0, 9.0]
+    for name in "acd":
+        array = load_array(tmp_path / f"{name}.pt")
+        assert (array.tolist(), array.requires_grad) == ([1.0] * 3, False)
+
+
+def test_compressed_records_that_announce_more_than_the_file_holds_are_refused(tmp_path: Path) -> None:
+    torch.save(torch.zeros(10**6), tmp_path / "whole.pt")
+    with zipfile.ZipFile(tmp_path / "whole.pt") as whole, zipfile.ZipFile(tmp_path / "a.pt", "w") as bomb:
+        for name in whole.namelist():
+            bomb.writestr(name, whole.read(name), zipfile.ZIP_DEFLATED)
+    with pytest.raises(DatasetError, match=r"its records announce \d+ bytes, the file has \d+"):
+        load_array(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.array(["a", "b"]), "expected numbers"),
+        (np.array([{}], dtype=object), "expected numbers"),
+        (np.array([b"a"]), "expected numbers"),
+        (np.zeros(2, dtype=[("x", "f4")]), "expected numbers"),
+        (np.array(["2020-01-01"], dtype="datetime64[D]"), "expected numbers"),
+        (np.zeros(2, dtype=np.complex128), "expected real numbers"),
+    ],
+)
+def test_arrays_without_numbers_are_named(tmp_path: Path, array: np.ndarray, message: str) -> None:
+    np.save(tmp_path / "a.npy", array, allow_pickle=True)
+    with pytest.raises(DatasetError, match=rf"a\.npy: cannot be read as an array.*{message}"):
+        load_array(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("dtype", [">f4", "<f8", ">i2", "u2", "u8", "?", "f2"])
+def test_arrays_of_every_real_type_are_read(tmp_path: Path, dtype: str) -> None:
+    np.save(tmp_path / "a.npy", np.array([[1, 0], [1, 1]], dtype=dtype, order="F"))
+    assert load_array(tmp_path / "a.npy").tolist() == [[1, 0], [1, 1]]
+
+
+def test_headers_that_announce_terabytes_are_refused(tmp_path: Path) -> None:
+    for name, shape in (("a.npy", "(4398046511104,)"), ("b.npy", "(65536, 65536, 1024)"), ("c.npy", "(-1, 4)")):
+        header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+        (tmp_path / name).write_bytes(
+            b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + bytes(64)
+        )
+        with pytest.raises(DatasetError, match=rf"{name}: cannot be read as an array: .*the header announces"):
+            load_array(tmp_path / name)
+
+
+def png(path: Path, width: int, height: int) -> Path:
+    """A PNG file that announces this size and holds ten rows of zeros."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    head = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
+    rows = zlib.compress(bytes(10 * (3 * min(width, 1000) + 1)))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
+    return path
+
+
+def test_pictures_that_announce_more_than_any_camera_takes_are_refused(tmp_path: Path) -> None:
+    assert read_image(png(tmp_path / "small.png", 4, 10)).shape == (3, 10, 4)
+    file = png(tmp_path / "a.png", 2**20, 2**20)
+    for read in (read_image, ImageReader(4).check):
+        with pytest.raises(DatasetError, match=r"a\.png: cannot be read as an image: Image size .* exceeds limit"):
+            read(file)
+
+
+def test_pipes_devices_and_folders_are_refused_at_once(tmp_path: Path) -> None:
+    vector = ArrayReader(Modality("vector", (4,)))
+    readers = {".png": ImageReader(4), ".jpg": ImageReader(4), ".npy": vector, ".pt": vector}
+    for suffix, reader in readers.items():
+        for number, kind in enumerate(("a named pipe", "a device", "a folder")):
+            path = tmp_path / f"{number}{suffix}"
+            if kind == "a named pipe":
+                os.mkfifo(path)
+            elif kind == "a device":
+                path.symlink_to("/dev/zero")
+            else:
+                path.mkdir()
+            for use in (reader.check, lambda path, reader=reader: reader.read(path, None)):
+                with pytest.raises(DatasetError, match=rf"{number}\{suffix}: is {kind}; expected a regular file"):
+                    use(path)
+    (tmp_path / "frames").mkdir()
+    os.mkfifo(tmp_path / "frames" / "1.jpg")
+    with pytest.raises(DatasetError, match="a named pipe"):
+        FramesReader(1, 4).check(tmp_path / "frames")

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets.make_media import side_cars
 from datasets.real import real
 from PIL import Image
 
 from mmpareto.datasets import DatasetError, build
 from mmpareto.datasets.clips import ClipDataset
+from mmpareto.datasets.meshes import read_mesh
 from mmpareto.datasets.modelnet40 import CLASSES, renders
-from mmpareto.datasets.modelnet40_preparation import ELEVATION, read_mesh, render
+from mmpareto.datasets.modelnet40_preparation import ELEVATION, files_of, render
 from mmpareto.datasets.preparation import UnusableError
 
 STYLES = {"white": "{}.obj_whiteshaded_v{:04d}.png", "shaded": "{}.obj.shaded_v{:03d}.png"}
@@ -92,6 +94,27 @@ def test_bad_renders(tmp_path: Path) -> None:
         made(tmp_path / "named", "train")
 
 
+@pytest.mark.parametrize("part", [0.3, 0.6, 0.9])
+def test_truncated_meshes_are_unusable(tmp_path: Path, part: float) -> None:
+    file = off(tmp_path / "a.off", *wedge())
+    text = file.read_text()
+    file.write_text(text[: int(part * len(text))])
+    with pytest.raises(UnusableError, match=r"announces|corners|coordinates"):
+        read_mesh(file)
+
+
+def test_side_cars_of_macos_are_no_objects(tmp_path: Path) -> None:
+    root = write_renders(tmp_path / "renders")
+    before = [list(made(root, split).items) for split in ("train", "val", "test")]
+    (root / ".checked.json").unlink()
+    side_cars(root)
+    assert [list(made(root, split).items) for split in ("train", "val", "test")] == before
+    for split in ("train", "test"):
+        off(tmp_path / "meshes" / "bed" / split / f"{split}.off", *wedge())
+    side_cars(tmp_path / "meshes")
+    assert [path.name for _, _, path in files_of(tmp_path / "meshes", ".off")] == ["test.off", "train.off"]
+
+
 def test_real_renders() -> None:
     root = real("modelnet", "mvcnn_views")
     found = build("modelnet40", root, "test", views=(0, 3, 6, 9))
@@ -116,7 +139,6 @@ def wedge() -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_meshes_are_centred_and_scaled_and_glued_headers_read(tmp_path: Path) -> None:
-    pytest.importorskip("trimesh")
     vertices, faces = wedge()
     clean = read_mesh(off(tmp_path / "a.off", vertices, faces))
     glued = read_mesh(off(tmp_path / "b.off", vertices, faces, glued=True))
@@ -127,11 +149,41 @@ def test_meshes_are_centred_and_scaled_and_glued_headers_read(tmp_path: Path) ->
 
 
 def test_a_real_glued_header_equals_its_clean_twin() -> None:
-    pytest.importorskip("trimesh")
     folder = real("modelnet", "off")
     glued, clean = read_mesh(folder / "bathtub_0001.off"), read_mesh(folder / "bathtub_0001.mn10.off")
     np.testing.assert_array_equal(glued[0], clean[0])
     np.testing.assert_array_equal(glued[1], clean[1])
+
+
+CORNERS = "0 0 0\n1 0 0\n0 1 0\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"OFF\n3 1 0\n{CORNERS}3 0 1 2\n",
+        f"OFF 3 1 0\n{CORNERS}3 0 1 2",
+        f"OFF3 1 0\n{CORNERS}3 0 1 2\n",
+        f"OFF3 1\r\n{CORNERS}3 0 1 2\r\n\r\n",
+        f"OFF # a triangle\n# of three\n\n3 1 0 # counts\n{CORNERS}# faces\n3 0 1 2 # one\n\n",
+        f"OFF\n3 1 0\n{CORNERS}3 0 1 2 255 0 0\n",
+        "OFF\n3 1 0\n0 0 0 9\n1e0 0 0 9\n0 1. 0 9\n 3\t0 1 2\n",
+    ],
+)
+def test_headers_comments_and_colours_of_meshes(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "a.off"
+    file.write_text(text, newline="")
+    vertices, faces = read_mesh(file)
+    assert faces.tolist() == [[0, 1, 2]]
+    np.testing.assert_allclose(
+        vertices * np.sqrt(2) + [1, 1, 0], np.array([[0, 0, 0], [2, 0, 0], [0, 2, 0]]), atol=1e-12
+    )
+
+
+def test_polygons_become_triangles(tmp_path: Path) -> None:
+    file = tmp_path / "a.off"
+    file.write_text("OFF\n5 3 0\n0 0 0\n1 0 0\n1 1 0\n0 1 0\n0 0 1\n4 0 1 2 3\n3 0 1 4\n2 0 1\n")
+    assert read_mesh(file)[1].tolist() == [[0, 1, 2], [0, 2, 3], [0, 1, 4]]
 
 
 @pytest.mark.parametrize(
@@ -144,10 +196,24 @@ def test_a_real_glued_header_equals_its_clean_twin() -> None:
         ("OFF\n3 1 0\n0 0 0\nnan 0 0\n0 1 0\n3 0 1 2\n", "not finite|unreadable"),
         ("OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 7\n", "mesh"),
         ("OFF\n3 1 0\n1 1 1\n1 1 1\n1 1 1\n3 0 1 2\n", "without extent"),
+        (f"OFF\n3 2 0\n{CORNERS}3 0 1 2\n", "announces 3 vertices and 2 faces, holds 3 vertices and 1 faces"),
+        (f"OFF\n4 1 0\n{CORNERS}3 0 1 2\n", "announces 4 vertices and 1 faces, holds 4 vertices and 0 faces"),
+        (f"OFF\n3 1 0\n{CORNERS}3 0 1 2\n3 0 1 2\n", "announces 3 vertices and 1 faces, holds 3 vertices and 2 faces"),
+        (f"OFF3 {10**12} 0\n{CORNERS}3 0 1 2\n", f"announces 3 vertices and {10**12} faces"),
+        (f"OFF\n{10**12} {10**12} 0\n{CORNERS}", f"announces {10**12} vertices"),
+        (f"OFF\n3 -1 0\n{CORNERS}3 0 1 2\n", "expected the numbers of vertices, faces and edges"),
+        (f"OFF\n3 1 0\n{CORNERS}3 0 1\n", "a face announces 3 corners and has 2"),
+        (f"OFF\n3 1 0\n{CORNERS}{10**30} 0 1\n", "a face announces 1000000"),
+        (f"OFF\n3 1 0\n{CORNERS}3 0 1 -1\n", "a vertex that is not there"),
+        (f"OFF\n3 1 0\n{CORNERS}3 0 1 {10**30}\n", "damaged mesh"),
+        (f"OFF\n3 1 0\n{CORNERS}3 0 x 1\n", "damaged mesh"),
+        ("OFF\n3 1 0\n0 0\n1 0 0\n0 1 0\n3 0 1 2\n", "fewer than three coordinates"),
+        ("OFF\n3 1 0\n0 0 inf\n1 0 0\n0 1 0\n3 0 1 2\n", "not finite"),
+        ("OFF\n3 1 0\n0 0 1e308\n1 0 -1e308\n0 1 0\n3 0 1 2\n", "not finite"),
+        ("OFF BINARY\n", "expected the numbers"),
     ],
 )
 def test_unusable_meshes_are_named(tmp_path: Path, text: str, reason: str) -> None:
-    pytest.importorskip("trimesh")
     file = tmp_path / "broken.off"
     file.write_text(text)
     with pytest.raises(UnusableError, match=reason) as caught:
@@ -171,7 +237,6 @@ def silhouette_box(vertices: np.ndarray, view: int, size: int) -> tuple[float, f
 
 @pytest.mark.parametrize("views", [(0, 6), (1, 3, 8)])
 def test_views_are_projections_from_round_the_object(tmp_path: Path, views: tuple[int, ...]) -> None:
-    pytest.importorskip("trimesh")
     pytest.importorskip("pyvista")
     vertices, faces = read_mesh(off(tmp_path / "a.off", *wedge()))
     pictures = render(vertices, faces, views, 128)

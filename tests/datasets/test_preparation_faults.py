@@ -51,6 +51,18 @@ def test_workers_that_outlive_their_killed_parent_do_no_harm(tmp_path: Path, cap
     assert sorted((raw / "made.log").read_text().split()) == ["c0", "c1", "c2", "c3"]  # none twice
 
 
+def test_side_cars_of_macos_are_in_nobodys_way(tmp_path: Path) -> None:
+    clips = clips_in(tmp_path / "raw", TEXTS)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".DS_Store").write_bytes(b"of the Finder")
+    assert run(tmp_path / "out", clips).prepared == 4
+    (tmp_path / "out" / ".unfinished").mkdir()
+    for folder in (tmp_path / "out", tmp_path / "out" / ".unfinished"):
+        for name in (".DS_Store", "._lock"):
+            (folder / name).write_bytes(b"of the Finder")
+    assert run(tmp_path / "out", clips).prepared == 4
+
+
 def test_a_kill_in_the_very_first_write(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "..preparation.json.part").write_text('{"na')

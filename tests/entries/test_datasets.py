@@ -53,7 +53,6 @@ def test_cgmnist(tmp_path: Path) -> None:
 
 
 def test_modelnet40_from_meshes(tmp_path: Path) -> None:
-    pytest.importorskip("trimesh")
     pytest.importorskip("pyvista")
     vertices, faces = wedge()
     for label in ("bed", "chair"):

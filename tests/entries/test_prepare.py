@@ -18,7 +18,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from datasets.make_media import lfs_pointer, tone, write_frames, write_video, write_wav
+from datasets.make_media import lfs_pointer, side_cars, tone, write_frames, write_video, write_wav
 from datasets.real import real
 from entries.command import ROOT, inside, refused, run, train
 
@@ -136,6 +136,36 @@ def test_layouts_that_circulate_load_without_preparation(crema: Path, prepared: 
         (root / name).unlink()
     with pytest.raises(DatasetError, match=r"has no train\.csv and test\.csv; put the published lists there"):
         build("cremad", root, "test")
+
+
+def test_converted_videos_and_side_cars_in_a_clone_of_cremad(tmp_path: Path) -> None:
+    names = [f"100{number}_DFA_{emotion}_XX" for number in range(1, 4) for emotion in ("ANG", "SAD")]
+    for number, name in enumerate(names):
+        write_wav(tmp_path / "raw" / "AudioWAV" / f"{name}.wav", tone())
+        suffix = (".mp4", ".flv", ".mkv")[number % 3]
+        codec = "flv" if suffix == ".flv" else "libx264"
+        write_video(tmp_path / "raw" / "VideoFlash" / f"{name}{suffix}", 15, 10, codec=codec)
+    lfs_pointer(tmp_path / "raw" / "VideoFlash" / f"{names[0]}.flv")  # converted, and the pointer stayed
+    side_cars(tmp_path / "raw")
+    flags = ("--source", tmp_path / "raw", "--output", tmp_path / "out", "--split", "speaker", "--workers", "2")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".DS_Store").write_bytes(b"of the Finder")
+    done = prepare("cremad", *flags)
+    assert done.returncode == 0, done.stderr
+    description = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert description["left_out"] == []
+    assert sorted(path.name for path in (tmp_path / "out" / "visual").iterdir()) == sorted(names)
+    shutil.rmtree(tmp_path / "raw" / "VideoFlash")
+    (tmp_path / "raw" / "VideoFlash").mkdir()
+    (tmp_path / "raw" / "VideoFlash" / "1001_DFA_ANG_XX.3gp").write_bytes(b"another format")
+    said = refused(entry.main, "cremad", *flags)
+    assert "VideoFlash holds .3gp, expected .flv, .mp4," in said
+
+
+def test_side_cars_are_no_kinetics_clips(tmp_path: Path) -> None:
+    clip = write_video(tmp_path / "laughing" / "abcdefghijk_000001_000011.mp4", 3)
+    side_cars(tmp_path)
+    assert set(find_clips(tmp_path).values()) == {clip}
 
 
 def test_cremads_bad_input(crema: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +27,7 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
 from mmpareto.datasets.base import DatasetError, Modality, MultimodalDataset, Sample, Split
+from mmpareto.datasets.files import is_hidden, load_npy, refuse_special_file
 from mmpareto.datasets.items import Item, Items
 from mmpareto.datasets.media import IMAGE_SUFFIXES, is_lfs_pointer
 from mmpareto.datasets.preparation import write_text
@@ -34,6 +36,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _STAMP = ".checked.json"
 _NAMED = 50  # clips with problems that a message names; the first three with what is wrong
 _JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_LARGEST_VIEW = 2**28  # bytes
+_KEPT_TYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # log energies and spectra lie well inside; what is outside is another quantity, or damage
 _LOG_RANGE = (-40.0, 40.0)
 
@@ -70,11 +74,11 @@ def frame_files(folder: Path) -> list[Path]:
     Raises DatasetError where there are none, or where two have the same number.
     """
     try:
-        found = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+        paths = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(p, folder)]
     except OSError as error:
         raise DatasetError(f"{folder}: expected a folder of frames: {error.strerror}") from error
     numbered: dict[int, Path] = {}
-    for path in found:
+    for path in paths:
         digits = re.findall(r"\d+", path.stem)
         if not digits:
             raise DatasetError(f"{path}: a frame needs its number in its name, such as frame_00001.jpg")
@@ -114,13 +118,14 @@ def read_image(path: Path) -> Tensor:
 
     Raises DatasetError where it cannot be decoded whole.
     """
+    refuse_special_file(path)
     try:
-        try:
-            if path.suffix.lower() == ".webp":  # whose EXIF data torchvision does not read
-                raise RuntimeError
-            image = decode_image(str(path), mode=ImageReadMode.RGB, apply_exif_orientation=True)
-        except RuntimeError:  # not one of torchvision's formats (.bmp), or damaged
-            with Image.open(path) as picture:
+        with Image.open(path) as picture:  # reads the header, and refuses pictures beyond Pillow's limit
+            try:
+                if picture.format == "WEBP":  # whose EXIF data torchvision does not read
+                    raise RuntimeError
+                image = decode_image(str(path), mode=ImageReadMode.RGB, apply_exif_orientation=True)
+            except RuntimeError:  # not one of torchvision's formats (.bmp), or damaged
                 image = v2.functional.pil_to_tensor(ImageOps.exif_transpose(picture).convert("RGB"))
     except Exception as error:  # Pillow raises SyntaxError, struct.error and others on damaged files
         raise _unreadable(path, "an image", error) from error
@@ -159,6 +164,7 @@ class ImageReader:
 
     def check(self, path: Path) -> None:
         """Opens the image's head; decodes it all where it may be cut off."""
+        refuse_special_file(path)
         try:
             with Image.open(path) as image:
                 image.verify()
@@ -245,25 +251,51 @@ class ArrayReader:
 
 
 def load_array(path: Path) -> Tensor:
-    """The tensor of a .npy or .pt file, on the CPU; unpickles nothing but tensors. Integers other than bytes become
-    float32.
+    """The tensor of a .npy or .pt file, on the CPU; unpickles nothing but tensors. All but bytes and the floating-point
+    types of 16, 32 and 64 bits become float32.
 
-    Raises DatasetError where the file is damaged or holds something else.
+    Raises DatasetError where the file is damaged, holds something else, or announces more than it holds.
     """
+    refuse_special_file(path)
     try:
         if path.suffix.lower() == ".pt":
-            array = torch.load(path, weights_only=True, map_location="cpu")
-            array = torch.from_numpy(array) if isinstance(array, np.ndarray) else array
+            array = _load_tensor(path)
         else:
-            array = torch.from_numpy(np.load(path, allow_pickle=False))
-        if not isinstance(array, Tensor):
-            raise TypeError(f"expected a tensor, found {type(array).__name__}")
+            numbers = load_npy(path)
+            array = torch.from_numpy(numbers.astype(numbers.dtype.newbyteorder("="), copy=False))
         if array.is_complex():
             raise TypeError("expected real numbers, found complex ones; store magnitude and phase, say")
+        return array if array.dtype in _KEPT_TYPES else array.float()
     except Exception as error:  # torch and NumPy raise a dozen kinds on damaged files
         raise _unreadable(path, "an array", error) from error
-    array = array.detach()  # workers cannot send what wants a gradient
-    return array if array.is_floating_point() or array.dtype == torch.uint8 else array.float()
+
+
+def _load_tensor(path: Path) -> Tensor:
+    """The dense tensor of a .pt file.
+
+    Raises TypeError or ValueError for another kind of tensor, and where it is larger than the file.
+    """
+    size = path.stat().st_size
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as records:
+            announced = sum(record.file_size for record in records.infolist())
+        if announced > size:  # torch.save compresses nothing
+            raise ValueError(f"its records announce {announced} bytes, the file has {size}")
+    array = torch.load(path, weights_only=True, map_location="cpu")
+    if not isinstance(array, Tensor):
+        raise TypeError(f"expected a tensor, found {type(array).__name__}")
+    for is_other_kind, kind, remedy in (
+        (array.is_nested, "a nested tensor", "save one dense tensor a clip"),
+        (array.is_meta, "a tensor without values (device meta)", "save it from the CPU"),
+        (array.is_quantized, "a quantised tensor", "save tensor.dequantize()"),
+        (array.layout != torch.strided, f"a tensor of layout {array.layout}", "save tensor.to_dense()"),
+    ):
+        if is_other_kind:
+            raise TypeError(f"found {kind}, expected a dense one; {remedy}")
+    values = array.numel() * array.element_size()  # more than those stored, where a view repeats them
+    if array.untyped_storage().nbytes() > size or values > max(size, _LARGEST_VIEW):
+        raise ValueError(f"a tensor of {list(array.shape)} in a file of {size} bytes; save tensor.clone()")
+    return array.detach()  # workers cannot send what wants a gradient
 
 
 def spectrogram_reader(frames: int, bins: int, mean: float | None = None, std: float | None = None) -> ArrayReader:

@@ -16,6 +16,7 @@ from pathlib import Path
 from mmpareto.datasets.base import DatasetError, Modality, Split, say
 from mmpareto.datasets.clips import ArrayReader, ClipDataset, Reader, load_array
 from mmpareto.datasets.features import FBANK_FRAMES, MEL_BINS, AudioFeatures
+from mmpareto.datasets.files import is_hidden
 from mmpareto.datasets.items import Item, Items
 from mmpareto.datasets.lists import check_classes, check_unique, cut, read_rows
 from mmpareto.datasets.preparation import DESCRIPTION, UNFINISHED
@@ -72,7 +73,7 @@ def read_list(path: Path) -> list[tuple[str, str]]:
         rows = rows[1:]
     pairs = []
     for row in rows:
-        clip = re.sub(r"\.(wav|flv|mp4)$", "", row[0])
+        clip = re.sub(r"\.(wav|flv|mp4|mkv|webm|avi|mov)$", "", row[0])
         if not CLIP_NAME.fullmatch(clip):
             raise DatasetError(f"{path}: {row[0]!r} is no CREMA-D clip; expected a name such as 1001_DFA_ANG_XX")
         if len(row) < 2:
@@ -112,7 +113,8 @@ def _circulating(
     if suffix == ".wav":
         reader = SoundReader(audio_features)
     else:
-        reader = _array_reader(sorted(audio.glob(f"*{suffix}"))[0], audio_features, resolved)
+        first = min(path for path in audio.glob(f"*{suffix}") if not is_hidden(path, root))
+        reader = _array_reader(first, audio_features, resolved)
     items = [
         Item(clip, label, {"audio": audio / (clip + suffix), "visual": visual / clip}) for clip, label in pairs[split]
     ]
@@ -128,7 +130,7 @@ def _circulating(
 
 def _audio_files(root: Path) -> tuple[Path, str]:
     for folder, suffix in (("audio", ".pt"), ("audio", ".npy"), ("AudioWAV", ".wav")):
-        if any((root / folder).glob(f"*{suffix}")):
+        if any(not is_hidden(path, root) for path in (root / folder).glob(f"*{suffix}")):
             return root / folder, suffix
     raise DatasetError(f"cremad: {root} has neither audio/*.pt, audio/*.npy nor AudioWAV/*.wav")
 

@@ -1,4 +1,5 @@
-"""Prepares CREMA-D from a clone of its repository (AudioWAV/*.wav, VideoFlash/*.flv).
+"""Prepares CREMA-D from a clone of its repository (AudioWAV/*.wav, VideoFlash/*.flv; videos that were converted, to
+.mp4 say, are read as well).
 
 Splits:
   published  of two list files, --train_list and --test_list; validation is cut from train. All 91 actors are in all
@@ -10,6 +11,7 @@ Splits:
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,9 @@ import numpy as np
 from mmpareto.datasets.av_preparation import VAL_FRACTION, add_media_arguments, prepare_clips
 from mmpareto.datasets.base import SPLITS, DatasetError, Split
 from mmpareto.datasets.cremad import CLASSES, CLIP_NAME, read_list
+from mmpareto.datasets.files import is_hidden
 from mmpareto.datasets.lists import check_unique, cut
+from mmpareto.datasets.media import VIDEO_SUFFIXES, is_lfs_pointer
 from mmpareto.datasets.preparation import Clip, Outcome
 
 PARTS = (0.8, 0.1, 0.1)  # of random and speaker
@@ -35,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def prepare(args: argparse.Namespace) -> Outcome:
     """Prepares the dataset as the flags say."""
-    sounds, videos = _files(args.source, "AudioWAV", ".wav"), _files(args.source, "VideoFlash", ".flv")
+    sounds = _files(args.source, "AudioWAV", (".wav",))
+    videos = _files(args.source, "VideoFlash", (".flv", *VIDEO_SUFFIXES))
     if args.split == "published":
         val_fraction = VAL_FRACTION if args.val_fraction is None else args.val_fraction
         listed = published(args.train_list, args.test_list, val_fraction, args.split_seed)
@@ -102,11 +107,26 @@ def speaker_split(names: list[str], seed: int) -> dict[Split, list[str]]:
     return {split: [name for name in names if name[:4] in parts[split]] for split in SPLITS}
 
 
-def _files(source: Path, folder: str, suffix: str) -> dict[str, Path]:
+def _files(source: Path, folder: str, suffixes: Sequence[str]) -> dict[str, Path]:
+    """{clip: file} of a folder of the clone; where a clip has several files, the one with the first of `suffixes`.
+
+    A git-lfs pointer stands back behind a file with another suffix: somebody has converted what was there.
+    """
     place = source / folder
     if not place.is_dir():
         raise DatasetError(f"{source} has no folder {folder}; --source must be a clone of CREMA-D's repository")
-    found = {path.stem: path for path in sorted(place.iterdir()) if path.suffix.lower() == suffix}
-    if not found:
-        raise DatasetError(f"{place} holds no {suffix} files; the clone is not complete")
-    return found
+    paths = [path for path in sorted(place.iterdir()) if not is_hidden(path, place)]
+    files: dict[str, Path] = {}
+    for path in sorted(
+        (path for path in paths if path.suffix.lower() in suffixes),
+        key=lambda path: (suffixes.index(path.suffix.lower()), path.name),
+    ):
+        if path.stem not in files or is_lfs_pointer(files[path.stem]):
+            files[path.stem] = path
+    if not files:
+        others = sorted({path.suffix or path.name for path in paths})
+        raise DatasetError(
+            f"{place} holds {', '.join(others[:5]) or 'nothing'}, expected {', '.join(dict.fromkeys(suffixes))} files; "
+            "the clone is not complete"
+        )
+    return files

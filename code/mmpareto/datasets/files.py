@@ -41,6 +41,14 @@ def refuse_special_file(path: Path) -> None:
         raise DatasetError(f"{path}: is {special}; expected a regular file")
 
 
+def is_hidden(path: Path, root: Path) -> bool:
+    """Whether a path below `root` belongs to a system, not to the data: a name that begins with a dot, or __MACOSX.
+
+    macOS leaves `._name` beside each file on other file systems, .DS_Store in each folder, and __MACOSX in archives.
+    """
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(root).parts)
+
+
 def load_npy(path: Path) -> np.ndarray:
     """The array of numbers in a .npy file; nothing is unpickled, and nothing is allocated before the size is checked.
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from mmpareto.datasets.av_preparation import VAL_FRACTION, add_media_arguments, prepare_clips
 from mmpareto.datasets.base import SPLITS, DatasetError, Split
+from mmpareto.datasets.files import is_hidden
 from mmpareto.datasets.kinetics_sounds import CLASSES
 from mmpareto.datasets.lists import check_classes, check_unique, cut, read_rows
 from mmpareto.datasets.media import VIDEO_SUFFIXES
@@ -128,7 +129,11 @@ def find_clips(source: Path) -> dict[str, Path]:
     Of several with an id, the id stands for the one with the shortest name, then the first in alphabetical order: a
     whole video rather than another cut of it, or a stream of it that a download left behind.
     """
-    videos = [p for p in source.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and len(p.stem) >= _ID]
+    videos = [
+        path
+        for path in source.rglob("*")
+        if path.suffix.lower() in VIDEO_SUFFIXES and len(path.stem) >= _ID and not is_hidden(path, source)
+    ]
     found: dict[str, Path] = {}
     for path in sorted(videos, key=lambda path: (len(path.stem), path)):
         for name in (path.stem, path.stem[:_ID]):

@@ -21,6 +21,7 @@ from mmpareto.datasets.av_preparation import TOOLS, add_frame_size, refuse_point
 from mmpareto.datasets.base import DatasetError
 from mmpareto.datasets.clips import frame_files, load_array, read_image
 from mmpareto.datasets.features import write_features
+from mmpareto.datasets.files import refuse_special_file
 from mmpareto.datasets.manifest import SPLIT_SEED, VAL_FRACTION, Source, read_manifest
 from mmpareto.datasets.media import read_sound, refuse_pointer, write_frames
 from mmpareto.datasets.preparation import Clip, Outcome, UnusableError
@@ -125,6 +126,7 @@ def make(
 
 
 def _open_image(path: Path) -> None:
+    refuse_special_file(path)
     try:
         with Image.open(path) as image:
             image.load()

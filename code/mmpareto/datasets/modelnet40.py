@@ -16,6 +16,7 @@ from typing import Literal
 
 from mmpareto.datasets.base import DatasetError, Split
 from mmpareto.datasets.clips import ClipDataset, ImageReader
+from mmpareto.datasets.files import is_hidden
 from mmpareto.datasets.items import Item, Items
 from mmpareto.datasets.lists import check_unique, cut
 from mmpareto.datasets.preparation import DESCRIPTION, read_description
@@ -150,6 +151,8 @@ def files_of(root: Path, suffix: str) -> list[tuple[Literal["train", "test"], st
     """
     found: list[tuple[Literal["train", "test"], str, Path]] = []
     for path in sorted(root.glob(f"*/*/*{suffix}")):
+        if is_hidden(path, root):
+            continue
         if path.parent.name == "train":
             found.append(("train", path.parent.parent.name, path))
         elif path.parent.name == "test":

@@ -1,7 +1,7 @@
 """Prepares ModelNet40: renders views of the .off files, or takes them from MVCNN's renders.
 
---source holds <class>/<train|test>/<object>.off, or MVCNN's .png files in the same folders. Rendering needs trimesh and
-pyvista (pip install trimesh pyvista) and no display: objects are centred, scaled to the unit sphere and seen from 30
+--source holds <class>/<train|test>/<object>.off, or MVCNN's .png files in the same folders. Rendering needs pyvista
+(pip install pyvista) and no display: objects are centred, scaled to the unit sphere and seen from 30
 degrees above, the camera 30 degrees further round at each view; white material on black, as MVCNN's.
 """
 
@@ -19,8 +19,10 @@ import numpy as np
 from PIL import Image
 
 from mmpareto.datasets.base import DatasetError, Split
+from mmpareto.datasets.files import is_hidden, refuse_special_file
 from mmpareto.datasets.items import Item
 from mmpareto.datasets.lists import cut
+from mmpareto.datasets.meshes import read_mesh
 from mmpareto.datasets.modelnet40 import (
     CLASSES,
     SPLIT_SEED,
@@ -65,11 +67,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def prepare(args: argparse.Namespace) -> Outcome:
     """Prepares the dataset as the flags say."""
     check_views(args.views)
-    meshes = any(args.source.glob("*/*/*.off"))
+    meshes = any(not is_hidden(path, args.source) for path in args.source.glob("*/*/*.off"))
     if meshes:
-        needs = [name for name in ("trimesh", "pyvista") if util.find_spec(name) is None]
-        if needs:
-            raise DatasetError(f"rendering .off files needs {' and '.join(needs)}: pip install {' '.join(needs)}")
+        if util.find_spec("pyvista") is None:
+            raise DatasetError("rendering .off files needs pyvista: pip install pyvista")
         found = [(part, Item(path.stem, label, {"mesh": path})) for part, label, path in files_of(args.source, ".off")]
     else:
         found = [(part, item) for part, items in renders(args.source, args.views, True).items() for item in items]
@@ -97,7 +98,7 @@ def prepare(args: argparse.Namespace) -> Outcome:
         make=functools.partial(make, views=tuple(args.views), size=args.image_size),
         parameters=parameters,
         workers=args.workers,
-        tools=("numpy", "pillow", *(("trimesh", "pyvista", "vtk") if meshes else ())),
+        tools=("numpy", "pillow", *(("pyvista", "vtk") if meshes else ())),
     )
 
 
@@ -110,37 +111,11 @@ def make(clip: Clip, folder: Path, *, views: Sequence[int], size: int) -> None:
         return
     for name, path in clip.source.items():
         try:
+            refuse_special_file(path)
             with Image.open(path) as image:
                 image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC).save(folder / f"{name}.png")
         except Exception as error:  # Pillow raises SyntaxError, struct.error and others on damaged files
             raise UnusableError("unreadable image", f"{path}: {error}") from error
-
-
-def read_mesh(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices float64 [V, 3], centred and scaled to the unit sphere, and triangles int64 [F, 3] of an .off file.
-
-    Headers with the counts glued to the magic word (`OFF3514 3546 0`), as half of ModelNet40 has, are read too.
-
-    Raises UnusableError: damage, no faces, vertices that are not finite, no extent.
-    """
-    import trimesh
-
-    try:
-        mesh: Any = trimesh.load(path, force="mesh", process=False)
-        vertices, faces = np.asarray(mesh.vertices, np.float64), np.asarray(mesh.faces, np.int64)
-    except Exception as error:  # trimesh raises a dozen kinds on damaged files
-        raise UnusableError("unreadable mesh", f"{path}: {' '.join(str(error).split())[:200]}") from error
-    if not len(vertices) or not len(faces):
-        raise UnusableError("mesh without faces", str(path))
-    if faces.min() < 0 or faces.max() >= len(vertices):
-        raise UnusableError("damaged mesh", f"{path}: a face names a vertex that is not there")
-    if not np.isfinite(vertices).all():
-        raise UnusableError("mesh with vertices that are not finite", str(path))
-    vertices = vertices - (vertices.min(axis=0) + vertices.max(axis=0)) / 2
-    radius = np.linalg.norm(vertices, axis=1).max()
-    if radius == 0:
-        raise UnusableError("mesh without extent", str(path))
-    return vertices / radius, faces
 
 
 def camera(view: int) -> np.ndarray:

@@ -219,8 +219,10 @@ def _fresh_beside(place: Path) -> Path:
             print("waiting for the clips that a killed preparation still makes", file=sys.stderr)
             fcntl.flock(lock, fcntl.LOCK_EX)
         for path in place.iterdir():
-            if path.name != _LOCK:
+            if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
+            elif path.name != _LOCK:
+                path.unlink()
         return Path(tempfile.mkdtemp(dir=place))
 
 
@@ -263,7 +265,11 @@ def _exclusive(output: Path, identity: dict[str, Any]) -> Iterator[None]:
         raise DatasetError(f"{output} is a file; --output must name a folder")
     file = output / UNFINISHED
     earlier = next((f for f in (file, output / DESCRIPTION) if f.exists() and f.stat().st_size), None)
-    if earlier is None and output.is_dir() and any(p.name not in _HARMLESS for p in output.iterdir()):
+    if (
+        earlier is None
+        and output.is_dir()
+        and any(path.name not in _HARMLESS and not _is_side_car(path) for path in output.iterdir())
+    ):
         raise DatasetError(f"{output} holds other files and no {DESCRIPTION}; give --output a new or empty folder")
     if earlier is not None:
         try:
@@ -289,6 +295,11 @@ def _exclusive(output: Path, identity: dict[str, Any]) -> Iterator[None]:
         (output / "splits").mkdir(exist_ok=True)
         yield
         file.unlink()
+
+
+def _is_side_car(path: Path) -> bool:
+    """Whether macOS left it: .DS_Store, or ._name beside a file."""
+    return path.name == ".DS_Store" or path.name.startswith("._")
 
 
 def write_text(path: Path, text: str) -> None:
