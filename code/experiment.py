@@ -93,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         metavar="KEY=VALUE",
         help="parameters of submitit's SlurmExecutor, such as time=600 (minutes) gpus_per_node=1 cpus_per_task=8 "
-        "mem=32GB qos=high account=NAME (default: time=720 gpus_per_node=1 cpus_per_task=8)",
+        "mem=32GB qos=high account=NAME (default: time=720 gpus_per_node=1 cpus_per_task=8; with --gpu_ids cpu no GPU)",
     )
     return made
 
@@ -103,16 +103,18 @@ def make_launcher(arguments: argparse.Namespace, runs: int, output: Path) -> tup
     gpus = gpus_for(arguments.gpu_ids, arguments.launcher)
     if arguments.launcher == "slurm":
         jobs = arguments.jobs or runs
-        executor = slurm_executor(output / ".submitit", CODE, arguments.partition, dict(arguments.slurm))
+        parameters = dict(arguments.slurm)
+        executor = slurm_executor(output / ".submitit", CODE, arguments.partition, parameters, cpu=gpus == ["cpu"])
         return Submitit(executor, CODE / "train.py", jobs, *gpus), f"at most {jobs} Slurm jobs at a time"
     if arguments.partition is not None or arguments.slurm:
         raise UsageError("--partition and --slurm are for --launcher slurm")
     on_cpu = gpus == ["cpu"]
     jobs = arguments.jobs or (min(cores(), MOST_JOBS) if on_cpu else len(gpus))
     threads = max(1, cores() // jobs)
-    told = os.environ.get("OMP_NUM_THREADS", str(threads))
+    threads_of_a_run = os.environ.get("OMP_NUM_THREADS") or threads
     where = "on CPU" if on_cpu else f"on GPU {', '.join(gpus)}"
-    return Local(CODE / "train.py", jobs, threads, gpus), f"{jobs} at a time {where}, OMP_NUM_THREADS={told} each"
+    launcher = Local(CODE / "train.py", jobs, threads, gpus)
+    return launcher, f"{jobs} at a time {where}, OMP_NUM_THREADS={threads_of_a_run} each"
 
 
 def gpus_for(asked: str | None, launcher: str) -> list[str]:

@@ -3,7 +3,7 @@
 0       finishes after a moment
 1       prints two lines and fails
 2       ignores SIGTERM, and has a child that does as well
-3       never ends, and leaves a checkpoint; with --resume it finishes
+3       leaves a checkpoint and never ends; started again, it finishes; SIGTERM ends it as it ends train.py
 4       ends well, without results
 """
 
@@ -23,6 +23,7 @@ def main(argv: list[str]) -> int:
     folder, seed = (Path(argv[argv.index(flag) + 1]) for flag in ("--ckpt_path", "--random_seed"))
     seen: dict[str, Any] = {"argv": argv, "pids": [os.getpid()], "parent": os.getppid(), "begin": time.time()}
     seen["threads"] = os.environ.get("OMP_NUM_THREADS")
+    seen["cpus_of_srun"] = os.environ.get("SRUN_CPUS_PER_TASK")
     kind = int(str(seed)) % 10
     if kind == 1:
         print("loading\nstand_in.py: no such data", flush=True)
@@ -30,11 +31,14 @@ def main(argv: list[str]) -> int:
     if kind == 2:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         seen["pids"].append(subprocess.Popen(["sleep", "60"]).pid)
+    if kind == 3:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / f".last.pt.{os.getpid()}.part").touch()
     (folder / "seen.json").write_text(json.dumps(seen))
-    if kind == 2 or (kind == 3 and "--resume" not in argv):
+    if kind == 2 or (kind == 3 and not (folder / "last.pt").exists()):
         (folder / "last.pt").touch()
-        time.sleep(60)
+        time.sleep(240)
     time.sleep(0.4)
     if kind == 4:
         return 0

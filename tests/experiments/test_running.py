@@ -88,7 +88,7 @@ def test_signals_end_everything_that_was_started(tmp_path: Path) -> None:
     obeyed: list[bool] = []
     hurried: list[float] = []
     before = signal.getsignal(signal.SIGTERM)
-    threading.Thread(target=send).start()
+    threading.Thread(target=send, daemon=True).start()
     with pytest.raises(Interrupted) as ended:
         run_all(runs, Local(STAND_IN, 2, 1))
     assert ended.value.number == signal.SIGTERM
@@ -167,6 +167,27 @@ def test_two_processes_never_train_in_one_folder(tmp_path: Path) -> None:
     assert "ended by SIGKILL (out of memory?)" in str(outcome.failure)
 
 
+def test_a_run_that_another_process_trains_is_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As after a kill -9 of the first command, and beside a second one; meanwhile the other runs are done."""
+    held, other = made(tmp_path, [3, 0])
+    first = TrainingProcess(held, STAND_IN, 1)
+
+    def release() -> None:
+        while not (other.folder / "results.json").exists():
+            time.sleep(0.05)
+        first.terminate()
+        while first.poll() is None:
+            time.sleep(0.05)
+
+    threading.Thread(target=release, daemon=True).start()
+    outcomes = run_all([held, other], Local(STAND_IN, 1, 1))
+    assert [outcomes[run].failure for run in (held, other)] == [None, None]
+    printed = capsys.readouterr().out
+    assert printed.count(f"another process trains in {held.folder}; this command waits for it") == 1
+    starts = [line for line in (held.folder / "train.log").read_text().splitlines() if line.startswith("$ ")]
+    assert ["--resume" in line for line in starts] == [False, True]
+
+
 def test_jobs_of_submitit_fail_and_resume_after_a_time_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """submitit's own local executor; the signal is the one that its Slurm jobs get before their time is over."""
     submitit = pytest.importorskip("submitit")
@@ -178,7 +199,7 @@ def test_jobs_of_submitit_fail_and_resume_after_a_time_out(tmp_path: Path, monke
             time.sleep(0.05)
         os.kill(seen(cut_short)["parent"], signal.SIGUSR2)
 
-    threading.Thread(target=send).start()
+    threading.Thread(target=send, daemon=True).start()
     launcher = Submitit(submitit.LocalExecutor(tmp_path / "jobs" / "%j"), STAND_IN, 2)
     launcher.interval = 0.1
     outcomes = run_all(runs, launcher)
@@ -198,25 +219,73 @@ def test_jobs_are_cancelled_with_the_grid(tmp_path: Path, monkeypatch: pytest.Mo
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Thread(target=send).start()
+    threading.Thread(target=send, daemon=True).start()
     with pytest.raises(Interrupted):
         run_all([run], Submitit(submitit.LocalExecutor(tmp_path / "jobs" / "%j"), STAND_IN, 1))
     (pid,) = seen(run)["pids"]
     assert gone([pid])
 
 
-def test_the_job_script_for_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def slurm_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What submitit looks for before it accepts parameters."""
     pytest.importorskip("submitit")
-    (tmp_path / "srun").write_text("#!/bin/sh\n")
-    (tmp_path / "srun").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "srun").write_text("#!/bin/sh\n")
+    (tmp_path / "bin" / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+
+
+def test_the_job_script_for_slurm(tmp_path: Path, slurm_is_there: None) -> None:
     executor = slurm_executor(tmp_path / "jobs", Path("/the code"), "gpu", {"time": 60, "qos": "high"})
     script = executor._make_submission_file_text("command", "id")
     for line in ("--partition=gpu", "--time=60", "--qos=high", "--gpus-per-node=1", "--cpus-per-task=8"):
         assert f"#SBATCH {line}\n" in script
+    assert "#SBATCH --signal=USR2@90\n" in script
+    assert "#SBATCH --requeue\n" in script
     assert "\nexport PYTHONPATH='/the code'" in script
-    with pytest.raises(UsageError, match="colour"):
-        slurm_executor(tmp_path / "jobs", CODE, None, {"colour": "red"})
+    assert "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK\n" in script
+
+
+@pytest.mark.parametrize(
+    ("parameters", "cpu", "present", "absent"),
+    [
+        ({}, False, "--gpus-per-node=1", "--gres"),
+        ({}, True, "--cpus-per-task=8", "gpu"),
+        ({"gpus_per_node": 2}, True, "--gpus-per-node=2", "--gpus-per-node=1"),
+        ({"gres": "gpu:a100:1"}, False, "--gres=gpu:a100:1", "--gpus-per-node"),
+        ({"time": 1}, False, "--signal=USR2@15", "USR2@90"),
+        ({"time": 5}, False, "--signal=USR2@75", "USR2@90"),
+        ({"time": 10, "signal_delay_s": 300}, False, "--signal=USR2@300", "USR2@90"),
+        ({"additional_parameters": {"reservation": "mine"}}, False, "--reservation=mine", "--reservation=true"),
+        ({"additional_parameters": {"reservation": "mine"}}, False, "--requeue", "--reservation=true"),
+    ],
+)
+def test_what_a_job_asks_for(
+    parameters: dict[str, Any], cpu: bool, present: str, absent: str, tmp_path: Path, slurm_is_there: None
+) -> None:
+    executor = slurm_executor(tmp_path, CODE, None, parameters, cpu=cpu)
+    directives = executor._make_submission_file_text("command", "id").partition("# setup")[0]
+    assert f"#SBATCH {present}\n" in directives
+    assert absent not in directives
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"colour": "red"}, "colour"),
+        ({"time": "01:00:00"}, "time=01:00:00: expected the number of minutes"),
+        ({"time": 0}, "expected the number of minutes"),
+        ({"time": 2, "signal_delay_s": 120}, "below the time limit"),
+        ({"nodes": 2}, "--slurm nodes: a job trains one run in one process"),
+        ({"ntasks_per_node": 4}, "--slurm ntasks_per_node"),
+    ],
+)
+def test_parameters_that_no_job_can_use(
+    parameters: dict[str, Any], message: str, tmp_path: Path, slurm_is_there: None
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        slurm_executor(tmp_path, CODE, None, parameters)
 
 
 def test_slurm_needs_submitit_and_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

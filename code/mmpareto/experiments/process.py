@@ -23,6 +23,7 @@ from mmpareto.runs import RunDirectory, RunError
 
 LOG = "train.log"
 TAIL = 6  # lines of the log that are shown of a failure
+STOPPED = 128 + signal.SIGTERM  # exit status of train.py after SIGTERM: it has written a checkpoint
 
 
 class State(enum.Enum):
@@ -34,11 +35,20 @@ class State(enum.Enum):
     FINISHED = None
 
 
+class Busy(RunError):  # noqa: N818  # no error of the program
+    """Another process trains in the folder of the run."""
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: `failure` is None, or the reason and the last lines of the log."""
+    """How a run ended.
+
+    failure  None, or the reason and the last lines of the log.
+    stopped  whether train.py stopped because it was asked to, by SIGTERM; then it left a checkpoint.
+    """
 
     failure: str | None = None
+    stopped: bool = False
 
 
 def state(run: Run) -> State:
@@ -75,8 +85,8 @@ class TrainingProcess:
     threads  CPU threads, unless OMP_NUM_THREADS is set.
     gpu      for --gpu_ids; None: its default.
 
-    Raises RunError where the run is finished with other settings or another process trains it, OSError where it cannot
-    be started.
+    Raises Busy where another process trains it, RunError where it is finished with other settings, OSError where it
+    cannot be started.
     """
 
     def __init__(self, run: Run, script: Path, threads: int, gpu: str | None = None) -> None:
@@ -100,7 +110,7 @@ class TrainingProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={"OMP_NUM_THREADS": str(threads), **os.environ},
+                env={**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(threads)},
                 start_new_session=True,  # Ctrl-C reaches us alone, and a signal to the group its loader processes too
             )
 
@@ -129,7 +139,8 @@ class TrainingProcess:
             reason = f"ended by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
         else:
             reason = f"exit status {status}" if status else "it ended without results"
-        return Outcome("\n".join([f"{reason}; {self.run.folder / LOG} ends with", *self._tail()]))
+        failure = "\n".join([f"{reason}; {self.run.folder / LOG} ends with", *self._tail()])
+        return Outcome(failure, stopped=status in (STOPPED, -signal.SIGTERM))
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None:
@@ -155,6 +166,6 @@ def _lock(log: IO[bytes], run: Run) -> None:
     try:
         fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise RunError(f"another process trains in {run.folder}; wait for it, or end it") from error
+        raise Busy(f"another process trains in {run.folder}") from error
     except OSError:  # a file system without locks
         pass

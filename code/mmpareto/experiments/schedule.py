@@ -16,8 +16,10 @@ from tqdm import tqdm
 from mmpareto import runs
 from mmpareto.experiments.grid import Run
 from mmpareto.experiments.launchers import POLL, Launched, Launcher, stop
-from mmpareto.experiments.process import Outcome
+from mmpareto.experiments.process import Busy, Outcome
 from mmpareto.runs import RunDirectory, RunError
+
+BUSY_INTERVAL = 2.0  # seconds between two tries to start runs that another process trains
 
 
 class Interrupted(Exception):  # noqa: N818  # no error of the program
@@ -31,9 +33,14 @@ class Interrupted(Exception):  # noqa: N818  # no error of the program
 def run_all(todo: Sequence[Run], launcher: Launcher) -> dict[Run, Outcome]:
     """Runs `todo` in order, `launcher.slots` at a time, and gives how each of them ended.
 
+    A run that another process trains is tried again until it is free; then it is finished, or it is resumed.
+
     Raises Interrupted after SIGINT, SIGTERM or SIGHUP, when all that was started has ended; a second signal hurries.
     """
     waiting, free = deque(todo), list(range(launcher.slots))
+    elsewhere: list[Run] = []  # runs that another process trains
+    try_again = 0.0
+    announced: set[Run] = set()
     busy: dict[int, tuple[Run, Launched]] = {}
     outcomes: dict[Run, Outcome] = {}
     with _signals() as received, _Progress(todo) as progress:
@@ -43,11 +50,20 @@ def run_all(todo: Sequence[Run], launcher: Launcher) -> dict[Run, Outcome]:
             progress.ended(run, outcome)
 
         try:
-            while (waiting or busy) and not received:
+            while (waiting or elsewhere or busy) and not received:
+                if elsewhere and free and time.monotonic() >= try_again:
+                    waiting.extend(elsewhere)
+                    elsewhere.clear()
+                    try_again = time.monotonic() + BUSY_INTERVAL
                 while waiting and free and not received:
                     run = waiting.popleft()
                     try:
                         busy[free[0]] = run, launcher.start(run, free[0])
+                    except Busy as error:
+                        elsewhere.append(run)
+                        if run not in announced:
+                            announced.add(run)
+                            progress.say(f"{run.name}: {error}; this command waits for it")
                     except (RunError, OSError) as error:
                         end(run, Outcome(str(error)))
                     else:
