@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -145,27 +146,80 @@ def test_each_launcher_runs_its_command(tmp_path: Path) -> None:
         assert done.stdout.strip() == f"{ROOT}/code/{command} --flag two words"
 
 
-@pytest.mark.parametrize(("ends", "queued"), [("stopped", True), ("finished", False), ("failed", False)])
-def test_a_job_whose_time_is_up_is_queued_again(ends: str, queued: bool, tmp_path: Path) -> None:
+PREEMPTED, RUNNING = "PreemptTime=2026-01-01T00:00:00", "PreemptTime=None"
+
+
+@pytest.mark.parametrize(
+    ("ends", "state", "queued"),
+    [
+        ("told", f"JobState=RUNNING {RUNNING}", True),  # the shell gets the signal, before the time limit
+        ("failed", f"JobState=RUNNING {PREEMPTED}", True),  # the step alone gets it
+        ("told", f"JobState=CANCELLED {RUNNING}", False),
+        ("failed", f"JobState=PENDING {PREEMPTED}", False),  # Slurm has queued it again
+        ("finished", f"JobState=RUNNING {PREEMPTED}", False),
+        ("failed", f"JobState=RUNNING {RUNNING}", False),
+    ],
+)
+def test_a_job_that_is_cut_short_is_queued_again(ends: str, state: str, queued: bool, tmp_path: Path) -> None:
     """With stand-ins for Slurm's commands; torchrun's status is 1 whether a signal stopped it or it failed."""
-    status = {"stopped": "trap 'exit 1' TERM; kill -TERM $PPID; for i in 1 2 3 4 5 6 7 8 9; do sleep 1; done"}
-    commands = {
-        "srun": f'echo $$ > "{tmp_path}/step"; ' + status.get(ends, f"exit {int(ends == 'failed')}"),
-        "scancel": f'[ "$*" = "--signal=TERM 7" ] && kill -TERM $(cat "{tmp_path}/step")',
-        "scontrol": f'echo "$@" >> "{tmp_path}/said"',
-        "python3": f'exec {sys.executable} "$@"',
-    }
+    status = {"told": "trap 'exit 1' TERM; kill -TERM $PPID; for i in 1 2 3 4 5 6 7 8 9; do sleep 1; done"}
+    job = sbatch(
+        tmp_path,
+        srun=f'echo $$ > "{tmp_path}/step"; ' + status.get(ends, f"exit {int(ends == 'failed')}"),
+        scancel=f'[ "$*" = "--signal=TERM 7" ] && kill -TERM $(cat "{tmp_path}/step")',
+        scontrol=f'echo "$@" >> "{tmp_path}/said"; [ "$1" = show ] && echo "JobId=7 {state} Restarts=0"',
+    )
+    assert job.returncode == (ends != "finished"), job.stderr
+    assert ("requeue 7" in (tmp_path / "said").read_text()) == queued
+
+
+@pytest.mark.parametrize(
+    ("environment", "processes", "cpus"),
+    [
+        ({"SLURM_GPUS_ON_NODE": "2", "SLURM_CPUS_PER_TASK": "6"}, "2", "6"),
+        ({"SLURM_GPUS_ON_NODE": "2", "PROCESSES": "3"}, "3", ""),
+        ({}, "1", ""),
+    ],
+)
+def test_a_job_uses_what_slurm_gave_it(environment: dict[str, str], processes: str, cpus: str, tmp_path: Path) -> None:
+    srun = f'echo "$@" "cpus=${{SRUN_CPUS_PER_TASK:-}}" > "{tmp_path}/step"'
+    job = sbatch(tmp_path, srun=srun, scancel="", scontrol="echo a", **environment)
+    assert job.returncode == 0, job.stderr
+    step = (tmp_path / "step").read_text()
+    assert f" --nproc_per_node {processes} " in step
+    assert step.endswith(f"train.py --resume auto cpus={cpus}\n")
+
+
+@pytest.mark.parametrize("script", ["slurm.sbatch", "distributed.sh"])
+def test_what_is_wrong_with_flags_or_data_starts_no_processes(script: str, tmp_path: Path) -> None:
+    """torchrun would start them four times. For one of the scripts the check itself is a stand-in, which saves seconds."""
+    started = tmp_path / "started"
+    check = f'exec {sys.executable} "$@"' if script == "slurm.sbatch" else "echo train.py: /none >&2; exit 2"
+    python = f'case "$*" in *distributed.run*) touch "{started}";; */check_flags.py*) {check};; esac'
+    flags = ("--dataset", "manifest", "--data_root", "/none")
+    job = sbatch(tmp_path, *flags, script=script, srun=f'touch "{started}"', scontrol="", python3=python)
+    assert job.returncode == 2
+    assert job.stderr.count("train.py: ") == 1
+    assert "/none" in job.stderr
+    assert not started.exists()
+
+
+def sbatch(
+    folder: Path, *flags: str, script: str = "slurm.sbatch", **commands_and_environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs a script with stand-ins for commands (named in lower case) and a Python that checks no flags."""
+    commands = {"python3": f'case "$1" in */check_flags.py) ;; *) exec {sys.executable} "$@";; esac'}
+    commands |= {name: text for name, text in commands_and_environment.items() if name.islower()}
     for name, text in commands.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
-        (tmp_path / name).chmod(0o755)
-    done = run(
-        *("sh", ROOT / "script" / "slurm.sbatch"),
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+    return run(
+        *("sh", ROOT / "script" / script, *flags),
         cwd=ROOT,
-        PATH=f"{tmp_path}:{os.environ['PATH']}",
-        PYTHON=str(tmp_path / "python3"),
+        PATH=f"{folder}:{os.environ['PATH']}",
+        PYTHON=str(folder / "python3"),
         SLURM_JOB_ID="7",
         SLURM_NNODES="1",
         SLURM_JOB_NODELIST="a",
+        **{name: text for name, text in commands_and_environment.items() if name.isupper()},
     )
-    assert done.returncode == (ends != "finished"), done.stderr
-    assert ("requeue 7" in (tmp_path / "said").read_text()) == queued
