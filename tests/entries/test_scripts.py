@@ -192,7 +192,7 @@ def test_a_job_uses_what_slurm_gave_it(environment: dict[str, str], processes: s
 
 @pytest.mark.parametrize("script", ["slurm.sbatch", "distributed.sh"])
 def test_what_is_wrong_with_flags_or_data_starts_no_processes(script: str, tmp_path: Path) -> None:
-    """torchrun would start them four times. For one of the scripts the check itself is a stand-in, which saves seconds."""
+    """torchrun would start them four times. One of the scripts gets a stand-in for the check, which saves seconds."""
     started = tmp_path / "started"
     check = f'exec {sys.executable} "$@"' if script == "slurm.sbatch" else "echo train.py: /none >&2; exit 2"
     python = f'case "$*" in *distributed.run*) touch "{started}";; */check_flags.py*) {check};; esac'
