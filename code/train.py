@@ -62,12 +62,12 @@ from mmpareto.training.setup import (
 )
 from mmpareto.training.step import Step
 from mmpareto.training.trainer import Trainer
-from mmpareto.training.watch import FiniteWatch, Interrupted, Signals, TrainingError, explained
+from mmpareto.training.watch import FiniteWatch, Interrupted, Signals, TrainingError, explained, how_to_go_on
 
 ROOT = Path(__file__).resolve().parent.parent  # of the repository: data/ and runs/ are there, wherever one stands
 
 
-def main(options: Options) -> None:
+def main(options: Options, signals: Signals) -> None:
     """Runs a training run from its options to its results."""
     processes = Processes()
     device = choose_device(options.gpu_ids, processes)
@@ -76,7 +76,7 @@ def main(options: Options) -> None:
     check_switches(options, device, processes.size)
     if options.wandb is not None:
         import_wandb()
-    with processes.connect(device), Signals() as signals:
+    with processes.connect(device):
         train(options, device, processes, signals)
 
 
@@ -139,18 +139,20 @@ def train(options: Options, device: torch.device, processes: Processes, signals:
         sizes = len(val_set), len(test_set)
         print(settings_text(options, train_set, *sizes, encoders, model, device, run.path, processes.size), flush=True)
 
-    def stop_if_asked() -> None:
-        if signals.number is not None and processes.size == 1:
-            if session.epoch <= options.epochs:
-                session.save(run)
-            raise Interrupted(signals.number)
-
-    def scores(chosen: Loader) -> dict[str, dict[str, float]]:
-        return score(model, chosen, device, amp=amp, processes=processes, between=stop_if_asked)
-
     def stop_together() -> None:
         if processes.any(False, signals.number is not None)[1]:
             raise Interrupted(signals.number or 15)
+
+    def scores(chosen: Loader) -> dict[str, dict[str, float]]:
+        try:
+            result = score(model, chosen, device, amp=amp, processes=processes, between=stop_together)
+            if processes.settle(2)[1]:  # of the last batch
+                raise Interrupted(signals.number or 15)
+        except Interrupted as order:
+            if session.epoch <= options.epochs and not order.again:
+                session.save(run)
+            raise
+        return result
 
     trainer = Trainer(model, train_set, options, device, processes, stop_together, session.fits)
 
@@ -166,8 +168,9 @@ def train(options: Options, device: torch.device, processes: Processes, signals:
             factors = method.boundary(
                 Boundary(session.epoch, options.epochs, validation, labels, model, optimizer, trainer)
             )
-        except Interrupted:
-            session.save(run)
+        except Interrupted as order:
+            if not order.again:
+                session.save(run)
             raise
         except DatasetError:
             if processes.size == 1:  # whole epochs of an estimate are kept, as batches are
@@ -187,6 +190,7 @@ def train(options: Options, device: torch.device, processes: Processes, signals:
         )
 
     # epochs
+    signals.defer()
     watch = FiniteWatch(modalities, device, gradients=options.amp != "fp16")
     first_step = (session.epoch - 1) * len(train_loader) + session.record.batches
     with Board.of(run.path, first_step, options.resolved(), options.wandb, processes.main) as board:
@@ -247,11 +251,9 @@ def train(options: Options, device: torch.device, processes: Processes, signals:
             if options.amp == "fp16":
                 row["skipped_steps"] = int(step.overflows.item())
             session.history.append(row | {"seconds": round(took, 3)})
-            board.scalars({key: value for key, value in row.items() if key != "epoch"}, epoch * len(train_loader) - 1)
             better = session.select(selection["joint"])
             session.next_epoch()
             if processes.main:
-                print(epoch_line(row, options.epochs, took, modalities), flush=True)
                 if gradients:
                     run.append_csv(runs.GRADIENTS, gradients)
                     run.append_csv(runs.LAYERS, layers)
@@ -259,6 +261,9 @@ def train(options: Options, device: torch.device, processes: Processes, signals:
             session.save(run)
             if better:
                 session.save_best(run)
+            if processes.main:
+                print(epoch_line(row, options.epochs, took, modalities), flush=True)
+            board.scalars({key: value for key, value in row.items() if key != "epoch"}, epoch * len(train_loader) - 1)
         if stopped_early() and processes.main:
             print(f"no better epoch in {options.early_stopping}: stopped early")
 
@@ -368,28 +373,24 @@ def score_again(
 def entry(argv: Sequence[str]) -> int:
     """Runs a command line; the result is the exit status. What a person can mend is said in a line or two."""
     options = None
-    try:
-        options = parse(argv, ROOT)
-        main(options)
-    except (UsageError, DatasetError, ModelError, MethodError, RunError, TrainingError, OSError) as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 2
-    except Interrupted as order:
-        assert options is not None
-        print(
-            f"\nstopped by {order}; all is kept in {options.ckpt_path}: the same command with --resume goes on",
-            file=sys.stderr,
-        )
-        return 128 + order.number
-    except KeyboardInterrupt:
-        print("\ninterrupted before training began", file=sys.stderr)
-        return 130
-    except (RuntimeError, MemoryError, ValueError) as error:
-        said = explained(error, options)
-        if said is None:
-            raise
-        print(f"train.py: {said}", file=sys.stderr)
-        return 2
+    with Signals() as signals:
+        try:
+            options = parse(argv, ROOT)
+            main(options, signals)
+        except (UsageError, DatasetError, ModelError, MethodError, RunError, TrainingError) as error:
+            print(f"train.py: {error}", file=sys.stderr)
+            return 2
+        except Interrupted as order:
+            rest = "it had not begun" if options is None else how_to_go_on(options)
+            again = "at once by a second " if order.again else "by "
+            print(f"\nstopped {again}{order}; {rest}", file=sys.stderr)
+            return 128 + order.number
+        except (RuntimeError, MemoryError, ValueError, OSError) as error:
+            explanation = explained(error, options)
+            if explanation is None and not isinstance(error, OSError):
+                raise
+            print(f"train.py: {explanation or error}", file=sys.stderr)
+            return 2
     return 0
 
 

@@ -7,7 +7,9 @@ library alone, and Python 3.7 can read it, so that an older Python gets a messag
 
 from __future__ import annotations
 
+import atexit
 import errno
+import gc
 import importlib.util
 import io
 import os
@@ -19,6 +21,7 @@ from typing import Any, Callable, List, NoReturn, Optional, Sequence  # noqa: UP
 PYTHON = (3, 11)
 # what every entry may need; packages for media and for TorchJD's weightings are named where they are used
 PACKAGES = ("torch", "torchvision", "numpy", "PIL", "scipy", "sklearn", "tqdm", "tensorboard", "matplotlib", "jinja2")
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CODE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 _streams: List[Any] = []  # noqa: UP006  # of standard output and error
@@ -38,7 +41,7 @@ def run(entry: Callable[[Sequence[str]], int]) -> NoReturn:
         status = 130
     finally:
         code = status if isinstance(status, int) else 0 if status is None else 1
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, lambda *_: os._exit(code))  # all is done: what ends now may be cut short
         error = lost_output()
@@ -49,6 +52,7 @@ def run(entry: Callable[[Sequence[str]], int]) -> NoReturn:
                 file=sys.stderr,
             )
         sys.stderr.flush()
+        gc.freeze()  # else Python looks for cycles in all of PyTorch before it ends, which takes seconds
     sys.exit(status)
 
 
@@ -123,6 +127,11 @@ def _end_at_once(number: int, frame: object) -> None:
     os._exit(128 + number)
 
 
+def _ignore_signals() -> None:
+    for number in SIGNALS:  # Python is about to take its handlers away: the exit status stays the entry's
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _name() -> str:
     return os.path.basename(sys.argv[0])
 
@@ -135,6 +144,7 @@ def _is_entry() -> bool:
 
 if _is_entry():
     _guard_streams()
+    atexit.register(_ignore_signals)  # registered first, it runs last
     _require_environment()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end_at_once)  # while packages are imported

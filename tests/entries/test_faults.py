@@ -20,13 +20,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from entries.command import ROOT, inside, refused, train
+from entries.command import ROOT, inside, refused, run, train
 
 import train as entry
 from mmpareto.methods import METHODS as REGISTERED
 from mmpareto.runs import RunDirectory, RunError
 from mmpareto.training.checkpoints import KEYS, load_checkpoint, save_last
 
+TRAIN = (sys.executable, ROOT / "code" / "train.py")
 OFTEN = ("--checkpoint_minutes", "0.00001")  # after every batch
 METHODS = [name for name, about in REGISTERED.items() if "TorchJD" not in about] + ["gradvac", "pcgrad", "nash_mtl"]
 
@@ -121,7 +122,7 @@ def test_a_killed_run_goes_on_at_the_very_batch(short: tuple[str, ...], whole: P
     assert not list(folder.glob(".*"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signals_write_a_checkpoint_and_say_how_to_go_on(
     number: signal.Signals, short: tuple[str, ...], whole: Path, tmp_path: Path
 ) -> None:
@@ -129,16 +130,26 @@ def test_signals_write_a_checkpoint_and_say_how_to_go_on(
     process = start(*short, "--ckpt_path", folder)
     wait_for((folder / "last.pt").exists, process)
     os.killpg(process.pid, number)
+    if number == signal.SIGINT:  # torchrun passes on what the terminal has already sent: one request
+        os.killpg(process.pid, number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + number, said
     assert f"stopped by {number.name}" in said
     assert "--resume goes on" in said
     assert "Traceback" not in said
-    if number == signal.SIGINT:  # the same code from here on
+    if number != signal.SIGTERM:  # the same code from here on
         return
     resumed = train(*short, "--ckpt_path", folder, "--resume", OMP_NUM_THREADS="1")
     assert resumed.returncode == 0, resumed.stderr
     assert_same(folder, whole)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_output_that_is_full_and_closed_loses_no_epoch(short: tuple[str, ...], whole: Path, tmp_path: Path) -> None:
+    script = '"$@" >/dev/full 2>&-'
+    done = run("sh", "-c", script, "sh", *TRAIN, *short, "--ckpt_path", tmp_path / "run", OMP_NUM_THREADS="1")
+    assert done.returncode == 0
+    assert_same(tmp_path / "run", whole)
 
 
 def test_damaged_and_foreign_checkpoints_are_refused_and_the_one_before_is_offered(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import signal
 import subprocess
 import sys
 import time
@@ -27,7 +29,7 @@ from mmpareto.training.data import Loader, SharedBatches
 from mmpareto.training.epochs import EpochRecord, GradientLog, score, train_epoch
 from mmpareto.training.setup import check_switches, fastest, make_method, make_optimizer, make_step
 from mmpareto.training.step import Step, TrainingStep
-from mmpareto.training.watch import FiniteWatch, TrainingError, explained
+from mmpareto.training.watch import FiniteWatch, Interrupted, Signals, TrainingError, explained
 
 ABOUT = {"x": ("vector", (6,)), "y": ("vector", (4,))}
 
@@ -511,6 +513,50 @@ def test_curves_are_written_and_those_of_a_lost_part_are_purged(tmp_path: Path) 
     assert [(event.step, event.value) for event in events.Scalars("a")] == [(0, 0.0), (1, 1.0), (2, 20.0)]
     assert events.Tags()["scalars"] == ["a"]
     assert (events.Images("x")[0].width, events.Images("x")[0].height) == (4, 3)
+
+
+def test_curves_that_cannot_be_written_end_no_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Board(tmp_path, 0, {}) as board:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))  # as a full disk: the event file ends there
+        try:
+            for step in range(200):
+                board.scalars({"a": 1.0}, step)
+            Image.new("RGB", (4, 3)).save(tmp_path / "x.png")
+            board.picture("x", tmp_path / "x.png", 3)
+            board._try("TensorBoard", board._writer.flush)  # its thread has met the limit by now
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    said = capfd.readouterr().err
+    assert said.count("curves for TensorBoard cannot be written ([Errno 27] File too large)") == 1
+    assert len(said.splitlines()) == 1
+
+
+def test_signals_act_at_once_before_training_and_wait_for_a_safe_point_within(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Signals() as signals, pytest.raises(Interrupted, match="SIGHUP"):
+        signal.raise_signal(signal.SIGHUP)
+    with pytest.raises(Interrupted, match="SIGHUP"):
+        signals.defer()
+    with Signals() as signals:
+        signals.defer()
+        for _ in range(3):  # torchrun passes on what the terminal has already sent
+            signal.raise_signal(signal.SIGTERM)
+        assert signals.number == signal.SIGTERM
+        monkeypatch.setattr(Signals, "REPEAT", -1.0)
+        with pytest.raises(Interrupted) as caught:
+            signal.raise_signal(signal.SIGTERM)
+    assert caught.value.again
+    assert not isinstance(caught.value, Exception)  # no handler of errors may take it for one
+
+
+def test_an_ignored_hangup_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals() as signals:
+            signal.raise_signal(signal.SIGHUP)
+            assert signals.number is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_weights_and_biases_is_asked_for_by_name_where_it_is_missing(

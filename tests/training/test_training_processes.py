@@ -148,7 +148,7 @@ def work(rank: int, folder: str) -> None:
 def everything(processes: Processes) -> dict[str, Any]:
     return {
         **{case: trained(processes, *flags) for case, flags in CASES.items()},
-        **{function.__name__: function(processes) for function in (naive, agree, buffers)},
+        **{function.__name__: function(processes) for function in (naive, agree, buffers, stopped)},
     }
 
 
@@ -230,3 +230,27 @@ def buffers(processes: Processes) -> Tensor:
 def test_running_statistics_are_averaged(two: list[dict[str, Any]]) -> None:
     for own in two:
         assert own["buffers"].tolist() == [1.5, 6.0]
+
+
+def stopped(processes: Processes) -> tuple[int, int]:
+    """Batches that this process has scored, and times that it was asked, when the other one asked to stop."""
+    loader = Loader(
+        Points(2 * BATCH + 1), BATCH, shuffle=False, seed=0, workers=0, pin=False, rank=processes.rank,
+        size=processes.size, training=False,
+    )  # fmt: skip
+    asked = 0
+
+    def between() -> None:
+        nonlocal asked
+        asked += 1
+        if processes.any(processes.rank == 1 and asked == 2)[0]:
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        score(model(0), loader, CPU, processes=processes, between=between)
+    return asked, len(list(loader.epoch(0)))
+
+
+def test_a_request_to_stop_reaches_all_processes_while_they_score(two: list[dict[str, Any]]) -> None:
+    """At the same place, although the other process has no sample of the last batch."""
+    assert [own["stopped"] for own in two] == [(3, 3), (3, 2)]

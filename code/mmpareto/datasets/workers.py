@@ -74,11 +74,13 @@ def clean_context() -> BaseContext:
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(_PRELOADED))
-    # Slurm sends SIGTERM to all processes: the server must outlast it. It inherits the block, and what came to us
-    # meanwhile arrives when we lift it. The tracker first: starting it lifts a block.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    # Slurm sends SIGTERM to all processes, a terminal that is closed SIGHUP: the server and the tracker, which ignores
+    # SIGTERM itself, must outlast them. They inherit the block, and what came to us meanwhile arrives when we lift it.
+    # The tracker first: starting it lifts a block of SIGTERM.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -88,10 +90,12 @@ def clean_context() -> BaseContext:
 def settle_in(on_sigterm: Callable[..., None] | None = None) -> None:
     """What a process started in `clean_context` does first.
 
-    It ignores SIGINT, takes SIGTERM again (by `on_sigterm`, by default its end) and ends when its parent does: the
-    server process lives as long as any of its forks, so the parent is watched itself.
+    It ignores SIGINT and SIGHUP, takes SIGTERM again (by `on_sigterm`, by default its end) and ends when its parent
+    does: the server process lives as long as any of its forks, so the parent is watched itself.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGHUP"):  # not on Windows
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, on_sigterm or signal.SIG_DFL)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})

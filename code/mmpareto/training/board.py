@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,26 +14,40 @@ from PIL import Image
 
 from mmpareto.options import UsageError
 
+TENSORBOARD, WANDB = "TensorBoard", "Weights & Biases"
+
 
 class Board:
     """Writes scalars and figures of a run; enter it to open, leave it to flush and close.
+
+    A writer that fails (a full disk, a lost connection) is named once and left out afterwards: curves never end a run.
 
     folder  where TensorBoard's events go (and Weights & Biases' files).
     begun   first step that will be written: later ones of an earlier process are forgotten.
     config  the run's settings.
     wandb   project at Weights & Biases; None: not used. WANDB_MODE=offline keeps everything on this machine.
 
-    Raises UsageError where wandb is not installed.
+    Raises UsageError where wandb is not installed or cannot begin.
     """
 
     def __init__(self, folder: Path, begun: int, config: Mapping[str, Any], wandb: str | None = None) -> None:
         from torch.utils.tensorboard import SummaryWriter  # takes a second to load
 
+        self._failed: set[str] = set()
         self._wandb: Any = None
         if wandb is not None:
-            self._wandb = import_wandb().init(
-                project=wandb, dir=str(folder), config=dict(config), id=_run_id(folder), resume="allow"
-            )
+            try:
+                self._wandb = import_wandb().init(
+                    project=wandb, dir=str(folder), config=dict(config), id=_run_id(folder), resume="allow"
+                )
+            except UsageError:
+                raise
+            except Exception as error:  # of whatever kind: wandb has many
+                raise UsageError(
+                    f"--wandb {wandb}: Weights & Biases cannot begin ({_reason(error)}); log in with "
+                    "wandb login, set WANDB_MODE=offline, or leave the flag out"
+                ) from error
+        _silence_writer_threads()
         self._writer = SummaryWriter(str(folder), purge_step=begun)
 
     @classmethod
@@ -42,29 +58,44 @@ class Board:
     def scalars(self, values: Mapping[str, float | None], step: int) -> None:
         """Adds a point to each curve; None is left out."""
         known = {name: value for name, value in values.items() if value is not None}
-        for name, value in known.items():
-            self._writer.add_scalar(name, value, step)
+
+        def add() -> None:
+            for name, value in known.items():
+                self._writer.add_scalar(name, value, step)
+
+        self._try(TENSORBOARD, add)
         if self._wandb is not None:
-            self._wandb.log({**known, "trainer/step": step})
+            self._try(WANDB, lambda: self._wandb.log({**known, "trainer/step": step}))
 
     def picture(self, name: str, file: Path, step: int) -> None:
         """Adds a figure that was saved as a PNG."""
         with Image.open(file) as image:
-            self._writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+            pixels = np.asarray(image.convert("RGB"))
+        self._try(TENSORBOARD, lambda: self._writer.add_image(name, pixels, step, dataformats="HWC"))
         if self._wandb is not None:
-            self._wandb.log({name: import_wandb().Image(str(file)), "trainer/step": step})
+            self._try(WANDB, lambda: self._wandb.log({name: import_wandb().Image(str(file)), "trainer/step": step}))
+
+    def _try(self, writer: str, write: Callable[[], object]) -> None:
+        """Call `write`, unless this writer has failed before."""
+        if writer in self._failed:
+            return
+        try:
+            write()
+        except Exception as error:  # of whatever kind
+            self._failed.add(writer)
+            print(
+                f"train.py: curves for {writer} cannot be written ({_reason(error)}); training goes on without them, "
+                "metrics.csv has every epoch",
+                file=sys.stderr,
+            )
 
     def __enter__(self) -> Board:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        try:
-            self._writer.close()
-        except OSError:
-            if error is None:  # else the first fault is the one to tell
-                raise
+        self._try(TENSORBOARD, self._writer.close)
         if self._wandb is not None:
-            self._wandb.finish(exit_code=0 if error is None else 1)
+            self._try(WANDB, lambda: self._wandb.finish(exit_code=0 if error is None else 1))
 
 
 def import_wandb() -> Any:
@@ -87,6 +118,21 @@ def _run_id(folder: Path) -> str:
 
         file.write_text(secrets.token_hex(8))
     return file.read_text()
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _silence_writer_threads() -> None:
+    """TensorBoard's thread hands its error on, see `Board._try`; its traceback is not printed as well."""
+    before = threading.excepthook
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        if type(arguments.thread).__module__ != "tensorboard.summary.writer.event_file_writer":
+            before(arguments)
+
+    threading.excepthook = hook
 
 
 class NoBoard(Board):

@@ -214,16 +214,20 @@ def score(
 
     amp        type of automatic mixed precision, as in training.
     processes  those that share the split; every sample counts once.
-    between    called after every batch; what it raises breaks off.
+    between    called after every batch, equally often on every process; what it raises breaks off.
     """
     model.eval()
     modalities = loader.dataset.modalities
     scores = Scores(list(modalities), device)
+    batches = 0
     for batch in loader.epoch(0):
         label = batch["label"].to(device, non_blocking=True)
         with torch.autocast(device.type, amp, enabled=amp is not None):
             output = model(to_device(batch["inputs"], modalities, device))
             loss = cross_entropies(output, label)
         scores.update(loss.joint, loss.unimodal, output.joint, output.unimodal, label)
+        between()
+        batches += 1
+    for _ in range(len(loader) - batches):  # this process has no sample of the last batch
         between()
     return scores.compute() if processes is None else scores.compute(processes.total)

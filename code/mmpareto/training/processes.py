@@ -92,7 +92,8 @@ class Processes:
         """Averages batch norm's running statistics, which each process has gathered on its own samples."""
         buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
         if self.size > 1 and buffers:
-            flat = torch.cat([buffer.reshape(-1) for buffer in buffers])
+            # in float64, so that equal values stay what they are: a run resumed while it was scored averages again
+            flat = torch.cat([buffer.reshape(-1).double() for buffer in buffers])
             dist.all_reduce(flat)
             for buffer, part in zip(buffers, (flat / self.size).split([b.numel() for b in buffers]), strict=True):
                 buffer.copy_(part.view_as(buffer))

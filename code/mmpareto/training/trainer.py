@@ -28,7 +28,7 @@ class Trainer:
 
     dataset  the training split.
     epoch    that is about to begin; fixes which samples are drawn.
-    stop     asked after every batch of `fit`, with all processes; raises what ends the run.
+    stop     called after every batch, equally often on every process; raises what ends the run.
     fits     of the boundary in progress: what each call of `fit` has come to after its last whole epoch. In a
              checkpoint, so that a long estimate that is interrupted goes on from there.
     """
@@ -57,12 +57,17 @@ class Trainer:
         loader.sampler.choose(torch.randperm(len(self.dataset), generator=generator)[:count])
         was = self.model.training
         self.model.eval()
+        batches = 0
         for batch in loader.epoch(self.epoch - 1):
             label = batch["label"].to(self.device, non_blocking=True)
             inputs = to_device(batch["inputs"], self.dataset.modalities, self.device)
             with torch.no_grad(), torch.autocast(self.device.type, self._amp, enabled=self._amp is not None):
                 output = self.model(inputs)
             yield output, label
+            self.stop()
+            batches += 1
+        for _ in range(len(loader) - batches):  # this process has no sample of the last batch
+            self.stop()
         self.model.train(was)
 
     def fit(self, method: Method, epochs: int, samples: Tensor) -> MultimodalClassifier:
@@ -144,7 +149,7 @@ class Trainer:
         plain.augmenting = False
         loader = self._loader("losses", plain)
         loader.sampler.choose(samples)
-        scores = score(model, loader, self.device, amp=self._amp, processes=self.processes)
+        scores = score(model, loader, self.device, amp=self._amp, processes=self.processes, between=self.stop)
         return {head: values["loss"] for head, values in scores.items()}
 
     def total(self, values: Tensor) -> Tensor:

@@ -4,8 +4,8 @@ and PyTorch's errors in the user's words.
 
 from __future__ import annotations
 
-import os
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -22,12 +22,16 @@ class TrainingError(Exception):
     """Training cannot go on; the message says where it broke and what to try."""
 
 
-class Interrupted(Exception):  # noqa: N818  # an order, no error
-    """A signal asked the run to end; `number` is the signal's."""
+class Interrupted(BaseException):
+    """A signal asked the run to end; no error, so `except Exception` lets it pass.
 
-    def __init__(self, number: int) -> None:
+    number  the signal's.
+    again   it came a second time, and the run ended where it stood.
+    """
+
+    def __init__(self, number: int, again: bool = False) -> None:
         super().__init__(signal.Signals(number).name)
-        self.number = number
+        self.number, self.again = number, again
 
 
 class FiniteWatch:
@@ -81,36 +85,59 @@ class FiniteWatch:
 
 
 class Signals:
-    """While entered, SIGINT and SIGTERM only set `number`; the trainer ends at the next safe point.
+    """While entered, SIGINT, SIGTERM and SIGHUP end the run by `Interrupted`.
 
-    A second signal acts at once, as it does without this.
+    At once until `defer` is called: nothing is lost by then. Afterwards a signal only sets `number`, and the trainer
+    ends at the next safe point; a second one ends it at once. Signals within REPEAT seconds of the first are the same
+    request: torchrun and Slurm pass on what a terminal has already sent to every process. A SIGHUP that is ignored (by
+    nohup) stays ignored.
     """
 
-    WATCHED = (signal.SIGINT, signal.SIGTERM)
+    WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    REPEAT = 2.0
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self._since = 0.0
+        self._deferring = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
         for number in self.WATCHED:
+            if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+                continue
             self._before[number] = signal.signal(number, self._take)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._restore()
-
-    def _restore(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
 
+    def defer(self) -> None:
+        """From now on leave it to the trainer when to end.
+
+        Raises Interrupted where a signal came before.
+        """
+        self._deferring = True
+        if self.number is not None:
+            raise Interrupted(self.number)
+
     def _take(self, number: int, frame: FrameType | None) -> None:
         del frame
-        if self.number is not None:
-            self._restore()
-            os.kill(os.getpid(), number)
-        self.number = number
+        if self.number is None:
+            self.number, self._since = number, time.monotonic()
+            if not self._deferring:
+                raise Interrupted(number)
+        elif time.monotonic() - self._since > self.REPEAT:
+            raise Interrupted(number, again=True)
+
+
+def how_to_go_on(options: Options) -> str:
+    """What there is to resume, and how."""
+    if (Path(options.ckpt_path) / runs.LAST).exists():
+        return f"the last checkpoint in {options.ckpt_path} is whole, the same command with --resume goes on from it"
+    return "no checkpoint was written yet, begin again with the same command"
 
 
 def explained(error: Exception, options: Options | None) -> str | None:
@@ -119,9 +146,7 @@ def explained(error: Exception, options: Options | None) -> str | None:
         return None
     text = str(error) or type(error).__name__
     first = text.splitlines()[0][:200]
-    goes_on = f"the last checkpoint in {options.ckpt_path} is whole, --resume goes on from it"
-    if not (Path(options.ckpt_path) / runs.LAST).exists():
-        goes_on = "no checkpoint was written yet"
+    goes_on = how_to_go_on(options)
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
         return (
             f"out of memory with --batch_size {options.batch_size}: try --accumulate {2 * options.accumulate} (the "
