@@ -36,7 +36,8 @@ def read_object(path: Path) -> dict[str, Any]:
             raise ValueError("it holds no values by name")
         if _deeper_than(content, MOST_DEPTH):
             raise ValueError(too_deep)
-        json.dumps(content, ensure_ascii=False).encode("utf-8")  # half a surrogate pair is text that cannot be printed
+        # half a surrogate pair is text that cannot be printed; a path may hold bytes that are no UTF-8
+        json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogateescape")
     except RecursionError as error:
         raise ValueError(too_deep) from error
     return content

@@ -12,11 +12,15 @@ from typing import Any
 import pytest
 import torch
 from entries.command import refused
+from matplotlib.figure import Figure
 
 import evaluate
 import study
 import train
+from mmpareto.datasets import DatasetError
+from mmpareto.datasets.preparation import read_description, write_text
 from mmpareto.options import parse
+from mmpareto.reporting.figures import save
 from mmpareto.runs import RunDirectory
 from mmpareto.training.checkpoints import save_best
 from mmpareto.training.restore import saved_options
@@ -245,3 +249,40 @@ def test_numbers_beyond_every_use_are_refused(flags: list[str], tmp_path: Path) 
     assert len(said.splitlines()) == 1
     assert len(said) < 400
     assert not (tmp_path / "run").exists()
+
+
+def test_links_in_a_folder_are_replaced_not_followed_where_something_is_written(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.write_text("mine")
+    run = RunDirectory(tmp_path / "run")
+    run.path.mkdir()
+    for name in ("config.json", f".config.json.{os.getpid()}.part", "figure.png", f".figure.png.{os.getpid()}.part"):
+        (run / name).symlink_to(kept)
+    for name in ("stamp.json", ".stamp.json.part"):
+        (run / name).symlink_to(kept)
+    run.write_json("config.json", {"a": 1})
+    write_text(run / "stamp.json", "{}")
+    save(Figure(figsize=(1, 1)), run / "figure.png")
+    assert kept.read_text() == "mine"
+    assert run.read_json("config.json") == {"a": 1}
+    assert (run / "stamp.json").read_text() == "{}"
+    assert (run / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(run.path.glob(".*"))
+
+
+def test_a_prepared_dataset_names_no_files_outside_its_folder(tmp_path: Path) -> None:
+    for modalities, holds in (
+        ({"audio": ".npy", "visual": ""}, True),
+        ({"../../audio": ".npy"}, False),
+        ({"audio": "/../../secret.npy"}, False),
+        ({"/etc": ""}, False),
+        ({"audio": 3}, False),
+        ([".npy"], False),
+    ):
+        description = {"name": "cremad", "parameters": {}, "modalities": modalities}
+        (tmp_path / "dataset.json").write_text(json.dumps(description))
+        if holds:
+            assert read_description(tmp_path, "cremad") == description
+            continue
+        with pytest.raises(DatasetError, match=r"dataset.json: cannot be read"):
+            read_description(tmp_path, "cremad")

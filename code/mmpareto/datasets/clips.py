@@ -31,6 +31,7 @@ from mmpareto.datasets.files import is_hidden, load_npy, refuse_special_file
 from mmpareto.datasets.items import Item, Items
 from mmpareto.datasets.media import IMAGE_SUFFIXES, is_lfs_pointer
 from mmpareto.datasets.preparation import write_text
+from mmpareto.json_files import read_object
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _STAMP = ".checked.json"
@@ -358,7 +359,7 @@ class ClipDataset(MultimodalDataset):
         key = f"{self.split} {shapes}"
         checked: dict[str, str] = {}
         with contextlib.suppress(OSError, ValueError):
-            checked = json.loads(stamp.read_text(encoding="utf-8"))
+            checked = read_object(stamp)
         if checked.get(key) == digest:
             return
         with ThreadPoolExecutor(4) as pool:

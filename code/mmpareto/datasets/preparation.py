@@ -35,6 +35,7 @@ from tqdm import tqdm
 from mmpareto.datasets.base import SPLITS, DatasetError, Split
 from mmpareto.datasets.lists import check_id, check_unique
 from mmpareto.datasets.workers import Died, run_in_processes
+from mmpareto.json_files import read_object
 
 DESCRIPTION = "dataset.json"
 UNFINISHED = ".preparation.json"  # parameters of a preparation that has not ended
@@ -188,9 +189,11 @@ def read_description(root: Path, name: str, parameters: Mapping[str, Any] | None
             f"{name}: {root} has no {DESCRIPTION}, {state}; python code/prepare.py {name} --source RAW --output {root}"
         )
     try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        other_name, made_with = found["name"], found["parameters"]
-    except (ValueError, KeyError, TypeError) as error:
+        found = read_object(file)
+        other_name, made_with, suffixes = found["name"], dict(found["parameters"]), found.get("modalities", {})
+        if not all(Path(modality + suffix).name == modality + suffix for modality, suffix in suffixes.items()):
+            raise ValueError(f"its modalities {suffixes!r:.100} are not names and endings of files")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DatasetError(
             f"{file}: cannot be read ({error}); delete the folder and prepare the dataset again"
         ) from error
@@ -273,9 +276,9 @@ def _exclusive(output: Path, identity: dict[str, Any]) -> Iterator[None]:
         raise DatasetError(f"{output} holds other files and no {DESCRIPTION}; give --output a new or empty folder")
     if earlier is not None:
         try:
-            found = json.loads(earlier.read_text(encoding="utf-8"))
-            found = {key: found.get(key) for key in identity}
-        except (ValueError, AttributeError) as error:
+            saved = read_object(earlier)
+            found = {key: saved.get(key) for key in identity}
+        except ValueError as error:
             raise DatasetError(
                 f"{earlier}: cannot be read ({error}); delete the folder and prepare the dataset again"
             ) from error
@@ -305,7 +308,9 @@ def _is_side_car(path: Path) -> bool:
 def write_text(path: Path, text: str) -> None:
     """Writes a file so that it is there whole or not at all."""
     beside = path.with_name(f".{path.name}.part")
-    beside.write_text(text, encoding="utf-8", newline="")
+    beside.unlink(missing_ok=True)
+    with open(beside, "x", encoding="utf-8", newline="") as file:  # x: a link of that name is not followed
+        file.write(text)
     os.replace(beside, path)
 
 

@@ -94,7 +94,7 @@ class TrainingProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._outcome: Outcome | None = None
         run.folder.mkdir(parents=True, exist_ok=True)
-        with open(run.folder / LOG, "ab") as log:
+        with open(run.folder / LOG, "ab", opener=_no_link) as log:
             _lock(log, run)
             found = state(run)
             if found is State.FINISHED:
@@ -159,6 +159,11 @@ class TrainingProcess:
             log.seek(self._begin)
             lines = (line.decode(errors="replace").rstrip() for line in log)
             return list(deque((f"    {line}" for line in lines if line), maxlen=TAIL)) or ["    (nothing)"]
+
+
+def _no_link(path: str, flags: int) -> int:
+    """Opens a file unless it is a link: a folder from somebody else could have us write anywhere."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _lock(log: IO[bytes], run: Run) -> None:

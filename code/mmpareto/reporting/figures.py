@@ -13,6 +13,8 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from mmpareto.runs import atomically
+
 
 def learning_curves(
     history: Sequence[Mapping[str, Any]], modalities: Sequence[str], selected: int, split: str
@@ -83,6 +85,7 @@ def gradient_figure(rows: Sequence[Mapping[str, Any]]) -> Figure | None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure as PNG and frees it."""
-    figure.savefig(path, dpi=120)
+    """Writes a figure as PNG, whole or not at all, and frees it."""
+    with atomically(path) as file:
+        figure.savefig(file, dpi=120, format="png")
     plt.close(figure)

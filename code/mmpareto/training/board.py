@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from mmpareto.options import UsageError
+from mmpareto.runs import atomically
 
 TENSORBOARD, WANDB = "TensorBoard", "Weights & Biases"
 
@@ -116,7 +117,8 @@ def _run_id(folder: Path) -> str:
     if not file.exists():
         import secrets
 
-        file.write_text(secrets.token_hex(8))
+        with atomically(file) as new:
+            new.write(secrets.token_hex(8).encode())
     return file.read_text()
 
 
