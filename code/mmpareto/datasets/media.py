@@ -85,7 +85,7 @@ def _opened(path: Path) -> Iterator[av.container.InputContainer]:
             f"file:{path}", metadata_errors="replace", container_options={"format_whitelist": _FORMATS}
         ) as container:
             yield container
-    except (av.error.FFmpegError, OSError, UnicodeEncodeError) as error:
+    except (av.error.FFmpegError, OSError, ValueError, ArithmeticError) as error:  # PyAV raises the last two itself
         raise UnusableError("unreadable file", f"{path}: {error}") from error
 
 
@@ -97,6 +97,8 @@ def _default_stream(container: av.container.InputContainer, kind: Literal["audio
     best: Stream | None = None
     best_rank = (False, 0)
     for stream in container.streams:
+        if stream.codec_context is None:  # FFmpeg has no decoder for it
+            continue
         if isinstance(stream, av.AudioStream) and kind == "audio":
             size = stream.channels if stream.rate else 0
         elif isinstance(stream, av.VideoStream) and kind == "video":
