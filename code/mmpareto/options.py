@@ -245,7 +245,7 @@ def _saved(name: str, value: Any, kind: Any, default: Any) -> Any:
     if kind is bool or kind is str:
         if type(value) is not kind:
             raise UsageError(f"{name} is {value!r:.100}, expected {'true or false' if kind is bool else 'text'}")
-        if kind is str and "\0" in value:
+        if isinstance(value, str) and "\0" in value:
             raise UsageError(f"{name} is {value!r:.100}, which holds a zero character")
         return value
     value = tuple(value) if isinstance(value, list) else value  # JSON has no tuples
