@@ -12,6 +12,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
+import mmpareto.reporting.figures  # noqa: F401  # imported once, not in each process
 import train
 
 
@@ -40,7 +41,7 @@ if __name__ == "__main__":
         flags = [*sys.argv[2:], "--resume", "auto", "--ckpt_path", f"{sys.argv[1]}/{k}"]
         ended = status(flags, k)
         if ended == 0:
-            print(f"writes: {k - 1}")
+            print(f"writes: {k - 1}", flush=True)
             break
         if ended != -signal.SIGKILL or status(flags, 0) != 0:
             sys.exit(f"write {k}: {ended}")
