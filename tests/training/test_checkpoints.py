@@ -176,6 +176,9 @@ def test_files_of_a_stranger_are_refused_before_they_are_loaded(tmp_path: Path) 
         torch.ones(4, device="meta"),
     ):
         assert "which is no part of a checkpoint" in said(archive_of({"model": {"weight": other}, "epoch": 1}))
+    path.write_bytes(archive_of(model | {"epoch": "\x1b[2J"}))
+    with pytest.raises(RunError, match=r"its epoch is '\\x1b\[2J', expected int"):
+        load_checkpoint(path, CPU, ("model", "epoch"))
     path.unlink()
     os.mkfifo(path)
     with pytest.raises(RunError, match="is no regular file"):

@@ -232,6 +232,8 @@ def load_checkpoint(path: Path, device: torch.device, keys: Sequence[str]) -> di
         raise RunError(
             f"{path} is no checkpoint of this version of the program: it lacks {', '.join(missing)}{_other(path, keys)}"
         )
+    if type(content.get("epoch", 0)) is not int:
+        raise RunError(f"{path} is no checkpoint of a run: its epoch is {content['epoch']!r:.100}, expected int")
     return content
 
 
