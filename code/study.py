@@ -67,7 +67,13 @@ def parser() -> argparse.ArgumentParser:
     add("--directions", type=count, default=3, metavar="N", help="random directions (default: 3)")
     add("--points", type=count, default=21, metavar="N", help="points along each, an odd number (default: 21)")
     add("--distance", type=positive, default=1.0, metavar="X", help="how far, 1: as long as the weights (default: 1)")
-    add("--power_iterations", type=count, default=100, metavar="N", help="at most, two or more (default: 100)")
+    add(
+        *("--hessian_products", "--power_iterations"),  # the second: as it was called until 2026-11
+        type=count,
+        default=100,
+        metavar="N",
+        help="products with the Hessian at most, two or more (default: 100)",
+    )
     add("--seed", type=count_or_zero, default=0, metavar="N", help="of samples and directions (default: 0)")
     add("--data_root", metavar="FOLDER", help="folder of the prepared data (default: the runs')")
     add("--gpu_ids", metavar="ID", help="GPU to use, or cpu (default: the first one, where there is one)")
@@ -109,7 +115,7 @@ def main(arguments: argparse.Namespace) -> None:
         (arguments.batches < 2, f"--batches {arguments.batches}: a covariance needs two or more"),
         (arguments.points % 2 == 0 or arguments.points < 3, f"--points {arguments.points}: give 3, 5, 7, ..., so that "
          "the model itself is in the middle"),
-        (arguments.power_iterations < 2, f"--power_iterations {arguments.power_iterations}: a change needs two"),
+        (arguments.hessian_products < 2, f"--hessian_products {arguments.hessian_products}: an estimate needs two"),
         (not can_hold(arguments.output), f"--output {arguments.output}: no folder that can be made or written to"),
     ):  # fmt: skip
         if refused:
@@ -174,7 +180,7 @@ def measures(subject: Subject, stream: Iterable[Labelled], kept: Kept, arguments
         product, parameters = hessian_product(subject.model, kept)
         generator = torch.Generator().manual_seed(arguments.seed)
         start = torch.randn(parameters, generator=generator, dtype=torch.float64).to(kept.device)
-        sharpness = largest_eigenvalue(product, start, arguments.power_iterations, TOLERANCE)
+        sharpness = largest_eigenvalue(product, start, arguments.hessian_products, TOLERANCE)
     except EvaluationError as error:
         raise EvaluationError(f"{subject.run.path}: {error}") from error
     return {

@@ -94,7 +94,7 @@ def test_the_loss_at_the_model_is_that_of_the_split(trained: list[Path], tmp_pat
 
 def test_the_seed_repeats_a_study(trained: list[Path], tmp_path: Path) -> None:
     def studied_with(seed: str) -> list[Any]:
-        arguments = [trained[0], *SMALL, "--power_iterations", "2", "--seed", seed, "--output", tmp_path / seed]
+        arguments = [trained[0], *SMALL, "--hessian_products", "2", "--seed", seed, "--output", tmp_path / seed]
         assert entry.entry([*map(str, arguments)]) == 0
         return json.loads((tmp_path / seed / "study.json").read_text())["runs"]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from mmpareto.evaluation import EvaluationError
+from mmpareto.evaluation import EvaluationError, probe
 from mmpareto.evaluation.probe import GRID, linear_probe
 
 Part = tuple[torch.Tensor, torch.Tensor]
@@ -48,6 +48,12 @@ def test_of_equal_ones_the_strongest_regularisation_is_taken() -> None:
     train, val, test = parts(spread=0.01)
     found = linear_probe(train, val, test, grid=(10.0, 1.0))
     assert (found["val_accuracy"], found["accuracy"], found["C"]) == (100, 100, 1.0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_fit_that_was_stopped_is_said_to_be_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "MOST_STEPS", 1)
+    assert probe.linear_probe(*parts(spread=2.0))["converged"] is False
 
 
 def test_a_single_class_cannot_be_fitted() -> None:

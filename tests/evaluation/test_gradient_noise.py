@@ -10,7 +10,7 @@ from evaluation.small_model import SIZES, Encoder, batches, flat, joined, model
 from torch import Tensor
 
 from mmpareto.evaluation import EvaluationError
-from mmpareto.evaluation.gradient_noise import Moments, gradient_noise
+from mmpareto.evaluation.gradient_noise import Labelled, Moments, gradient_noise
 from mmpareto.models import MultimodalClassifier
 
 
@@ -74,6 +74,34 @@ def test_an_encoder_that_a_loss_does_not_reach_has_a_gradient_of_zero() -> None:
     found = gradient_noise(made, batches())["x"]
     assert (found.joint.mean_norm, found.joint.covariance_trace, found.cosine) == (0.0, 0.0, None)
     assert found.unimodal.mean_norm > 0
+
+
+@pytest.mark.parametrize("factor", [1e25, 1e-25])
+def test_gradients_whose_squares_leave_float32(factor: float) -> None:
+    class Scaled(torch.autograd.Function):
+        """Passes values on, and gradients times `factor`."""
+
+        @staticmethod
+        def forward(context: object, value: Tensor) -> Tensor:
+            return value.clone()
+
+        @staticmethod
+        def backward(context: object, *gradients: Tensor) -> Tensor:
+            return gradients[0] * factor
+
+    class ScaledEncoder(Encoder):
+        def forward(self, x: Tensor) -> Tensor:
+            return Scaled.apply(super().forward(x))
+
+    parts = [Labelled({name: value.float() for name, value in part.inputs.items()}, part.label) for part in batches()]
+    found = []
+    for kind in (Encoder, ScaledEncoder):
+        torch.manual_seed(0)
+        found.append(gradient_noise(MultimodalClassifier({"x": kind(4), "y": kind(3)}, 3), parts)["x"])
+    plain, scaled = found
+    assert scaled.joint.mean_norm == pytest.approx(factor * plain.joint.mean_norm, rel=1e-4)
+    assert scaled.joint.covariance_trace == pytest.approx(factor**2 * plain.joint.covariance_trace, rel=1e-4)
+    assert scaled.cosine == pytest.approx(plain.cosine, abs=1e-4)
 
 
 def test_what_cannot_be_measured_is_refused() -> None:

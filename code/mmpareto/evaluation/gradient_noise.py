@@ -130,7 +130,8 @@ def _check(losses: Mapping[str, Tensor], found: Sequence[Mapping[str, Tensor]], 
     """Raises EvaluationError where a loss or a gradient is not finite."""
     named = {f"the {name} loss": value for name, value in losses.items()}
     for which, gradients in zip(("joint", "unimodal"), found, strict=True):
-        named |= {f"the {which} gradient of the encoder {name}": value.norm() for name, value in gradients.items()}
+        # in float64: the square of a finite float32 may be infinite
+        named |= {f"the {which} gradient of the encoder {n}": value.double().norm() for n, value in gradients.items()}
     finite = torch.isfinite(torch.stack([value.detach() for value in named.values()])).tolist()
     broken = [name for name, holds in zip(named, finite, strict=True) if not holds]
     if broken:
@@ -141,5 +142,5 @@ def _check(losses: Mapping[str, Tensor], found: Sequence[Mapping[str, Tensor]], 
 
 
 def _cosine(first: Tensor, second: Tensor) -> float | None:
-    norms = float(first.norm() * second.norm())
-    return None if norms == 0 else float(first @ second) / norms
+    norms = float(first.norm()), float(second.norm())
+    return None if 0 in norms else float((first / norms[0]) @ (second / norms[1]))

@@ -1,89 +1,105 @@
-"""The largest eigenvalue of a symmetric matrix that is known only by its products with vectors, by power iteration."""
+"""The largest eigenvalue of a symmetric matrix that is known only by its products with vectors, by Lanczos' method."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+import torch
+from scipy.linalg import norm
+from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from torch import Tensor
 
 from mmpareto.evaluation import EvaluationError
 
 Product = Callable[[Tensor], Tensor]
 
+BASIS = 20  # Lanczos vectors between two restarts
+BASIS_BYTES = 2**30  # of them at most, where P is large
+ROUNDING = 1e-12  # of the longest product: below this, an eigenvalue is zero as far as float64 can tell
+
 
 @dataclass(frozen=True)
 class Eigenvalue:
-    """What power iteration found.
+    """The largest eigenvalue (algebraic, not by magnitude), as a Rayleigh quotient v . H v with |v| = 1.
 
-    value       the largest eigenvalue (not the largest in magnitude), as a Rayleigh quotient v . H v.
-    dominant    the eigenvalue of largest magnitude: `value`, or a negative one.
-    iterations  products with the matrix, those of both rounds where there were two.
-    change      relative change of the Rayleigh quotient in the last iteration, of the worse round.
-    residual    |H v - value v| / |value|, of the worse round: an eigenvalue lies within this relative distance.
-    converged   whether every round converged within the iterations allowed.
+    value      never above the largest eigenvalue, up to rounding.
+    residual   |H v - value v|: some eigenvalue lies within this distance of `value`.
+    products   products with the matrix.
+    converged  whether the residual is within the tolerance.
     """
 
     value: float
-    dominant: float
-    iterations: int
-    change: float
     residual: float
+    products: int
     converged: bool
 
 
+class _Spent(Exception):
+    """No more products are allowed."""
+
+
 def largest_eigenvalue(product: Product, start: Tensor, most: int, tolerance: float) -> Eigenvalue:
-    """The largest eigenvalue of the symmetric H.
+    """The largest eigenvalue of the symmetric H, by scipy's eigsh.
 
-    Power iteration finds the eigenvalue of largest magnitude. Where that is negative, a second round with H shifted by
-    its magnitude (all eigenvalues are then zero or more) finds the largest one.
-
-    It has converged where the Rayleigh quotient changes by no more than the tolerance and the residual is no greater
-    than its square root: the quotient's error goes with the residual's square, and the quotient alone stands still as
-    well between two eigenvalues of equal magnitude and opposite sign.
+    It has converged where the residual is at most a tenth of `tolerance` times |value|: the margin keeps a neighbour of
+    the largest eigenvalue from being taken for it. An eigenvalue of zero has no relative precision: there the residual
+    must be within the rounding of the longest product. Without convergence the value is the best one so far.
 
     product    v -> H v.
     start      float64 [P], not zero; random, so that it has a share of the eigenvector.
-    most       iterations allowed in each round, two or more.
+    most       products allowed.
     tolerance  relative.
 
     Raises EvaluationError where a product is not finite.
     """
-    first, length = _round(product, start, 0.0, most, tolerance)
-    if first.value >= 0:
-        return first
-    second, _ = _round(product, start, length, most, tolerance)
-    return Eigenvalue(
-        second.value,
-        first.value,
-        first.iterations + second.iterations,
-        max(first.change, second.change),
-        max(first.residual, second.residual),
-        first.converged and second.converged,
-    )
+    size, products, longest = len(start), 0, 0.0
 
-
-def _round(product: Product, start: Tensor, shift: float, most: int, tolerance: float) -> tuple[Eigenvalue, float]:
-    """Power iteration with H + shift: what it found of H, and the length of the last H v."""
-    vector = start / start.norm()
-    value, change, residual, length, done, converged = 0.0, float("inf"), float("inf"), 0.0, 0, False
-    while done < most and not converged:
-        image = product(vector)
-        before, value = value, float(vector @ image)
-        if not abs(value) < float("inf"):
+    def multiply(vector: np.ndarray) -> np.ndarray:
+        nonlocal products, longest
+        if products >= most:
+            raise _Spent
+        products += 1
+        image = product(torch.from_numpy(vector.reshape(-1).copy()).to(start.device)).double().cpu().numpy()
+        length = norm(image, check_finite=False)
+        if not math.isfinite(length):
             raise EvaluationError("a product with the Hessian is not finite: the model diverged, or the split did")
-        done += 1
-        length = float(image.norm())
-        residual = _ratio(float((image - value * vector).norm()), value)
-        change = _ratio(abs(value - before), value) if done > 1 else float("inf")
-        moved = image + shift * vector
-        if not moved.any():  # every vector is an eigenvector, as far as random numbers can tell
-            change, converged = 0.0, True
-        else:
-            converged = change <= tolerance and residual <= tolerance**0.5
-            vector = moved / moved.norm()
-    return Eigenvalue(value, value, done, change, residual, converged), length
+        longest = max(longest, length / norm(vector))
+        return image
 
+    def quotient(vector: np.ndarray) -> tuple[float, float]:
+        """Rayleigh quotient and residual of a vector of length 1."""
+        image = multiply(vector)
+        value = float(vector @ image)
+        return value, float(norm(image - value * vector))
 
-def _ratio(part: float, whole: float) -> float:
-    return 0.0 if part == 0 else part / abs(whole) if whole else float("inf")
+    first = start.double().cpu().numpy()
+    first = first / norm(first)
+    value, residual = quotient(first)
+    if residual <= ROUNDING * longest:  # H is 1 x 1, or a multiple of the identity as far as random numbers can tell
+        return Eigenvalue(value, residual, products, True)
+
+    def converged() -> bool:
+        return residual <= max(tolerance / 10 * abs(value), ROUNDING * longest)
+
+    scale, vector = longest, first
+    # ARPACK compares with numbers of its own, so products are scaled to about 1
+    operator = LinearOperator((size, size), matvec=lambda v: multiply(v) / scale, dtype=np.float64)
+    # The first call ends after one basis, however accurate it is: it has a value if the second one runs out of products.
+    for accuracy in (math.inf, tolerance / 20):
+        basis = min(size, max(4, min(BASIS, BASIS_BYTES // (8 * size))), max(2, most - products - 1))
+        # what the first call found, and the random vector: the first one alone may have lost the eigenvector
+        begin = first if accuracy == math.inf else first + math.copysign(1, first @ vector) * vector
+        try:
+            vectors = eigsh(operator, 1, which="LA", v0=begin, ncv=basis, maxiter=most, tol=min(accuracy, 1e300))[1]
+            candidate = vectors[:, 0] / norm(vectors[:, 0])
+            new_value, new_residual = quotient(candidate)
+        except (_Spent, ArpackError):
+            break
+        if new_value >= value - ROUNDING * longest:
+            vector, value, residual = candidate, new_value, new_residual
+        if converged():
+            break
+    return Eigenvalue(value, residual, products, converged())
