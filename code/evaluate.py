@@ -13,6 +13,7 @@ from mmpareto import startup  # first: it checks the environment
 
 # isort: split
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -137,8 +138,7 @@ def main(arguments: argparse.Namespace) -> None:
     }
 
     # what is left behind
-    run.write_json(runs.EVALUATION.format(split), evaluation)
-    draw(run, evaluation, data.classes)
+    write(run, evaluation, data.classes)
     print(f"{options.dataset}, {options.method}, seed {options.random_seed}: epoch {epoch}, ", end="")
     print(f"selected on {options.selected_on}; {len(chosen.label)} samples of {split}\n")
     print(evaluation_text(evaluation))
@@ -179,10 +179,10 @@ def notes(split: str, selected_on: str, finished: bool, epoch: int, absent: list
     return said
 
 
-def draw(run: RunDirectory, evaluation: dict[str, Any], classes: list[str]) -> None:
-    """The figures."""
+def write(run: RunDirectory, evaluation: dict[str, Any], classes: list[str]) -> None:
+    """evaluation_<split>.json and the figures."""
     from mmpareto.reporting import evaluation_figures as made  # matplotlib takes a second to load
-    from mmpareto.reporting.figures import save
+    from mmpareto.reporting.rendering import png, write_together
 
     split, joint = evaluation["split"], evaluation["joint"]
     mark = ", SELECTED ON TEST" if evaluation["selected_on"] == "test" else ""
@@ -197,8 +197,9 @@ def draw(run: RunDirectory, evaluation: dict[str, Any], classes: list[str]) -> N
         ),
         "reliability": made.reliability_figure(heads),
     }
-    for name, figure in figures.items():
-        save(figure, run / f"evaluation_{split}_{name}.png")
+    content = {runs.EVALUATION.format(split): (json.dumps(evaluation, indent=2, default=str) + "\n").encode()}
+    content |= {f"evaluation_{split}_{name}.png": png(figure) for name, figure in figures.items()}
+    write_together(run.path, content)
 
 
 def entry(argv: Sequence[str]) -> int:

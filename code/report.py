@@ -19,6 +19,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmpareto.escape import on_one_line
 from mmpareto.reporting.comparison import printed
 from mmpareto.reporting.finished import find
 from mmpareto.runs import RunError
@@ -63,17 +64,25 @@ def entry(argv: Sequence[str]) -> int:
         found, unfinished = find(arguments.runs)
         if not found:
             raise RunError(f"none of the {len(unfinished)} runs is finished; finish one with train.py --resume")
-        print(printed(found))
-        if unfinished:
-            print(f"\nnot finished, left out: {', '.join(map(str, unfinished))}", file=sys.stderr)
+        summaries = []
         if arguments.output is not None:
-            from mmpareto.reporting import page, summary  # matplotlib and scipy take a second to load
+            from mmpareto.reporting import summary  # scipy takes a second to load
 
-            made = summary.summaries(found, arguments.baseline, arguments.tune, arguments.tune_seeds)
-            page.write(arguments.output, made, unfinished)
+            summaries = summary.summaries(found, arguments.baseline, arguments.tune, arguments.tune_seeds)
+            found = [run for part in summaries for run in part.runs]  # of tuned flags the chosen values alone
+        print(printed(found))
+        for choice in (choice for part in summaries for choice in part.choices):
+            print(f"\n{on_one_line(choice)}")
+        if unfinished:
+            names = ", ".join(on_one_line(str(path)) for path in unfinished)
+            print(f"\nnot finished, left out: {names}", file=sys.stderr)
+        if arguments.output is not None:
+            from mmpareto.reporting import page  # matplotlib takes a second to load
+
+            page.write(arguments.output, summaries, unfinished)
             print(f"\nreport: {arguments.output / page.PAGE}")
     except (RunError, OSError) as error:
-        print(f"report.py: {error}", file=sys.stderr)
+        print(f"report.py: {on_one_line(str(error))}", file=sys.stderr)
         return 2
     return 2 if arguments.output is None and startup.lost_output() else 0  # the table is all that was asked for
 

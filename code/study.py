@@ -15,6 +15,7 @@ from mmpareto import startup  # first: it checks the environment
 
 # isort: split
 import argparse
+import json
 import math
 import os
 import sys
@@ -322,13 +323,15 @@ def text(study: dict[str, Any]) -> str:
 def write(folder: Path, study: dict[str, Any]) -> None:
     """study.json and the figures."""
     from mmpareto.reporting import study_figures as made  # matplotlib takes a second to load
-    from mmpareto.reporting.figures import save
+    from mmpareto.reporting.rendering import png, write_together
 
-    folder.mkdir(parents=True, exist_ok=True)
-    RunDirectory(folder).write_json(STUDY, study)
-    save(made.noise_figure(study), folder / "study_gradients.png")
-    save(made.loss_figure(study), folder / "study_loss.png")
-    save(made.sharpness_figure(study), folder / "study_sharpness.png")
+    content = {
+        STUDY: (json.dumps(study, indent=2, default=str) + "\n").encode(),
+        "study_gradients.png": png(made.noise_figure(study)),
+        "study_loss.png": png(made.loss_figure(study)),
+        "study_sharpness.png": png(made.sharpness_figure(study)),
+    }
+    write_together(folder, content)
 
 
 def entry(argv: Sequence[str]) -> int:

@@ -23,10 +23,11 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
+from mmpareto.escape import csv_text, write_csv_rows
 from mmpareto.json_files import read_object, require_regular
 
 CONFIG, ENVIRONMENT, METRICS, GRADIENTS = "config.json", "environment.json", "metrics.csv", "gradients.csv"
@@ -87,19 +88,14 @@ class RunDirectory:
         """Writes `name` with the rows' keys as header, whole or not at all."""
         buffer = io.StringIO(newline="")
         if rows:
-            writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+            _write_rows(buffer, rows, header=True)
         with atomically(self / name) as file:
             file.write(buffer.getvalue().encode())
 
     def append_csv(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Adds rows to `name`; `read_csv` passes over a last line that a crash cut off."""
         with open(self / name, "a", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
-            if file.tell() == 0:
-                writer.writeheader()
-            writer.writerows(rows)
+            _write_rows(file, rows, header=file.tell() == 0)
 
     def read_csv(self, name: str) -> list[dict[str, str]]:
         """The complete rows of `name`; none where it is not there.
@@ -110,13 +106,13 @@ class RunDirectory:
             return []
         try:
             require_regular(self / name)
-            text = (self / name).read_text(encoding="utf-8")
-            rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
+            text = (self / name).read_bytes().decode("utf-8")
+            rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline="")))
             if any(None in row or None in row.values() for row in rows):
                 raise ValueError("a row has not as many cells as the header")
         except (OSError, ValueError, csv.Error) as error:
             raise RunError(f"{self / name} cannot be read as a table ({error})") from error
-        return rows
+        return [{csv_text(key): csv_text(value) for key, value in row.items()} for row in rows]
 
     def cut_csv(self, name: str, epoch: int) -> None:
         """Writes `name` again without its rows of epochs from `epoch` on.
@@ -199,6 +195,12 @@ def open_for(path: str, resume: bool, overwrite: bool) -> RunDirectory:
         for made in [*run.path.glob("events.out.tfevents.*"), *run.path.glob("evaluation_*")]:
             made.unlink()
     return run
+
+
+def _write_rows(file: TextIO, rows: Sequence[Mapping[str, Any]], header: bool) -> None:
+    """Rows of a CSV file, in which no name is a formula; `read_csv` gives the names back."""
+    if rows:
+        write_csv_rows(file, [*[list(rows[0])] * header, *([row[name] for name in rows[0]] for row in rows)])
 
 
 @contextmanager

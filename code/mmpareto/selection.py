@@ -4,7 +4,7 @@ The rule, the same for checkpoints, early stopping and `report.py --tune`:
 
 1. the highest joint accuracy on the selecting split (of a grid: the mean over seeds);
 2. on a tie the lowest joint loss there; a loss that is not finite counts as the highest;
-3. on a tie of both the first: the earlier epoch, the settings that come first.
+3. on a tie of both the first: the earlier epoch, the smaller values of the settings.
 """
 
 from __future__ import annotations

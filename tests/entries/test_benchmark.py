@@ -48,7 +48,7 @@ BRANCHES = [(first, second) for first in (False, True) for second in (False, Tru
 
 
 def waits(tensors: int, conflict: bool) -> int:
-    """Waits of the published procedure for an encoder: its cosine, a comparison per tensor, three sums each in conflict."""
+    """Of the published procedure for an encoder: its cosine, a comparison per tensor, three sums each in conflict."""
     return 1 + tensors + 3 * tensors * conflict
 
 

@@ -17,7 +17,6 @@ from mmpareto.evaluation.landscape import hessian_product
 from mmpareto.evaluation.sharpness import Product, largest_eigenvalue
 from mmpareto.models import MultimodalClassifier
 
-
 TOLERANCE = 1e-3
 RANDOM = np.random.default_rng(0)
 LINE = np.linspace(0, 1, 200)

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from mmpareto.escape import write_csv_rows
+
 MODALITIES = ("gray", "colour")
 GRADIENT_COLUMNS = "epoch,step,encoder,cosine,joint_norm,unimodal_norm,joint_weight,conflict"
 
@@ -27,11 +29,13 @@ def make_run(
     finished: bool = True,
     cosines: Mapping[str, Sequence[float]] | None = None,
     trained: Sequence[float] | None = None,
+    loss: float = 1.0,
+    modalities: Sequence[str] = MODALITIES,
     **config: Any,
 ) -> Path:
     """Writes a run; steps per epoch; cosines {encoder: a value per step}, else drawn; config: further flags.
 
-    val: joint validation accuracy, that of test unless given; trained: accuracies on the training data, likewise.
+    val, loss: joint validation accuracy, that of test unless given, and loss; trained: accuracies on the training data.
     """
     folder.mkdir(parents=True)
     settings: dict[str, Any] = {
@@ -50,7 +54,7 @@ def make_run(
     if not finished:
         return folder
     generator = np.random.default_rng(seed)
-    scores = dict(zip(MODALITIES, alone, strict=True))
+    scores = dict(zip(modalities, alone, strict=True))
     results = {
         "dataset": dataset,
         "method": method,
@@ -62,25 +66,30 @@ def make_run(
             "joint": {"loss": 1.0, "accuracy": joint},
             "unimodal": {name: {"loss": 1.0, "accuracy": value} for name, value in scores.items()},
         },
-        "val": {"joint": {"loss": 1.0, "accuracy": joint if val is None else val}},
-        "integration": {name: {"conflict_rate": 0.25, "mean_cosine": 0.1} for name in MODALITIES},
+        "val": {"joint": {"loss": loss, "accuracy": joint if val is None else val}},
+        "integration": {name: {"conflict_rate": 0.25, "mean_cosine": 0.1} for name in modalities},
     }
     (folder / "results.json").write_text(json.dumps(results))
-    header = [f"{split}_accuracy_{name}" for split in ("val", "train") for name in ("joint", *MODALITIES)]
+    header = [f"{split}_accuracy_{name}" for split in ("val", "train") for name in ("joint", *modalities)]
     trained = (joint, *alone) if trained is None else trained
-    lines = [",".join(["epoch", *header])]
+    lines: list[list[Any]] = [["epoch", *header]]
     for epoch in range(1, epochs + 1):
         share = epoch / epochs
         scores_then = [value * share for value in (joint, *alone, *trained)]
-        lines.append(",".join(map(str, (epoch, *scores_then))))
-    (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
-    lines = [GRADIENT_COLUMNS]
+        lines.append([epoch, *scores_then])
+    write_rows(folder / "metrics.csv", lines)
+    lines = [GRADIENT_COLUMNS.split(",")]
     for step in range(epochs * steps):
-        for name in MODALITIES:
+        for name in modalities:
             cosine = cosines[name][step] if cosines else float(np.tanh(generator.normal(0.3, 0.4)))
             joint_norm, own_norm = np.exp(generator.normal(size=2))
             weight = float(generator.uniform(0.5, 1.0)) if cosine < 0 else 0.5
             cells = (1 + step // steps, step, name, cosine, joint_norm, own_norm, weight, float(cosine < 0))
-            lines.append(",".join(map(str, cells)))
-    (folder / "gradients.csv").write_text("\n".join(lines) + "\n")
+            lines.append(list(cells))
+    write_rows(folder / "gradients.csv", lines)
     return folder
+
+
+def write_rows(path: Path, rows: Sequence[Sequence[Any]]) -> None:
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        write_csv_rows(file, rows)

@@ -37,7 +37,7 @@ class Eigenvalue:
     converged: bool
 
 
-class _Spent(Exception):
+class _SpentError(Exception):
     """No more products are allowed."""
 
 
@@ -60,7 +60,7 @@ def largest_eigenvalue(product: Product, start: Tensor, most: int, tolerance: fl
     def multiply(vector: np.ndarray) -> np.ndarray:
         nonlocal products, longest
         if products >= most:
-            raise _Spent
+            raise _SpentError
         products += 1
         image = product(torch.from_numpy(vector.reshape(-1).copy()).to(start.device)).double().cpu().numpy()
         length = norm(image, check_finite=False)
@@ -87,7 +87,7 @@ def largest_eigenvalue(product: Product, start: Tensor, most: int, tolerance: fl
     scale, vector = longest, first
     # ARPACK compares with numbers of its own, so products are scaled to about 1
     operator = LinearOperator((size, size), matvec=lambda v: multiply(v) / scale, dtype=np.float64)
-    # The first call ends after one basis, however accurate it is: it has a value if the second one runs out of products.
+    # the first call ends after one basis, however accurate: it has a value where the second one runs out of products
     for accuracy in (math.inf, tolerance / 20):
         basis = min(size, max(4, min(BASIS, BASIS_BYTES // (8 * size))), max(2, most - products - 1))
         # what the first call found, and the random vector: the first one alone may have lost the eigenvector
@@ -96,7 +96,7 @@ def largest_eigenvalue(product: Product, start: Tensor, most: int, tolerance: fl
             vectors = eigsh(operator, 1, which="LA", v0=begin, ncv=basis, maxiter=most, tol=min(accuracy, 1e300))[1]
             candidate = vectors[:, 0] / norm(vectors[:, 0])
             new_value, new_residual = quotient(candidate)
-        except (_Spent, ArpackError):
+        except (_SpentError, ArpackError):
             break
         if new_value >= value - ROUNDING * longest:
             vector, value, residual = candidate, new_value, new_residual

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
 
 from mmpareto import runs
 from mmpareto.reporting.comparison import Row
 from mmpareto.reporting.finished import FinishedRun
+from mmpareto.reporting.histories import table
 
 MARGIN = 5.0  # points above 100 / classes that count as guessing
 
@@ -22,8 +22,9 @@ def at_chance(run: FinishedRun) -> dict[str, float]:
     classes, selected = run.config.get("classes"), run.results.get("selected_epoch")
     if not classes or selected is None:
         return {}
-    with open(run.path / runs.METRICS, newline="", encoding="utf-8") as file:
-        row = next((row for row in csv.DictReader(file) if row["epoch"] == str(selected)), {})
+    header, lines = table(run.path / runs.METRICS)
+    rows = (dict(zip(header, line, strict=False)) for line in lines)
+    row = next((row for row in rows if row.get("epoch") == str(selected)), {})
     found = {name: _number(row.get(f"train_accuracy_{name}")) for name in run.modalities}
     return {name: value for name, value in found.items() if value <= 100 / len(classes) + MARGIN}
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mmpareto.escape import markdown_text
 from mmpareto.reporting.finished import OWN, FinishedRun
 
 SELECTED_ON_TEST = "SELECTED ON TEST"
@@ -49,10 +50,11 @@ def rows_of(found: Sequence[FinishedRun]) -> list[Row]:
     for run in sorted(found, key=lambda run: (run.seed, str(run.path))):
         groups.setdefault(run.group, []).append(run)
     rows = []
-    for members in groups.values():
+    labels = _labels([members[0] for members in groups.values()], found)
+    for label, members in zip(labels, groups.values(), strict=True):
         first = {run.seed: run for run in reversed(members)}
         chosen = tuple(first[seed] for seed in sorted(first))
-        rows.append(Row(_label(members[0], found), chosen, tuple(run for run in members if run not in chosen)))
+        rows.append(Row(label, chosen, tuple(run for run in members if run not in chosen)))
     return sorted(rows, key=lambda row: (row.runs[0].dataset, statistics.mean(row.joint), row.label))
 
 
@@ -70,7 +72,11 @@ def comparison(found: Sequence[FinishedRun]) -> list[dict[str, str]]:
     so do settings that are not those of most other methods' runs.
     Rows of a dataset are sorted by their mean joint accuracy.
     """
-    names = modalities_of(found)
+    return _comparison(rows_of(found))
+
+
+def _comparison(rows: Sequence[Row]) -> list[dict[str, str]]:
+    names = modalities_of(run for row in rows for run in (*row.runs, *row.repeated))
     return [
         {
             "dataset": row.runs[0].dataset,
@@ -85,7 +91,7 @@ def comparison(found: Sequence[FinishedRun]) -> list[dict[str, str]]:
                 for name in names
             },
         }
-        for row in rows_of(found)
+        for row in rows
     ]
 
 
@@ -175,12 +181,14 @@ def origin(found: Sequence[FinishedRun]) -> str:
 
 def printed(found: Sequence[FinishedRun]) -> str:
     """The comparison as a Markdown table, and what is in no mean of it."""
-    return "\n\n".join([_markdown(comparison(found)), *filter(None, map(repeated, rows_of(found)))])
+    rows = rows_of(found)
+    return "\n\n".join([_markdown(_comparison(rows)), *map(markdown_text, filter(None, map(repeated, rows)))])
 
 
 def _markdown(rows: Sequence[dict[str, str]]) -> str:
     header = list(rows[0])
-    lines = [header, [":--", ":--", *("--:" for _ in header[2:])], *([row[key] for key in header] for row in rows)]
+    body = [[markdown_text(row[key]) for key in header] for row in rows]
+    lines = [list(map(markdown_text, header)), [":--", ":--", *("--:" for _ in header[2:])], *body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -201,18 +209,30 @@ def _circumstances(run: FinishedRun) -> dict[str, Any]:
     }
 
 
-def _label(run: FinishedRun, found: Sequence[FinishedRun]) -> str:
-    """The method, the settings in which these runs differ from others of the method on the same dataset, and those in
-    which they differ from other methods, unless more than half of the dataset's runs have them so."""
-    there = [r for r in found if r.dataset == run.dataset]
-    own, usual, options = settings(run), _usual(there), _options(there)
-    among = _differing(own, [settings(r) for r in there if r.method == run.method])
-    across = _differing(own, [settings(r) for r in there if r.method != run.method])
-    unusual = [
-        key for key in across if key not in options and not (key in usual and own.get(key, _MISSING) == usual[key])
-    ]
-    marks = [SELECTED_ON_TEST] if run.selected_on_test else []
-    return ", ".join([run.method, *(_setting(own, key) for key in dict.fromkeys([*among, *unusual])), *marks])
+def _labels(firsts: Sequence[FinishedRun], found: Sequence[FinishedRun]) -> list[str]:
+    """The labels of rows, by the first run of each: the method, the settings in which these runs differ from others of
+    the method on the same dataset, and those in which they differ from other methods, unless more than half of the
+    dataset's runs have them so.
+    """
+    by_dataset: dict[str, list[tuple[FinishedRun, dict[str, Any]]]] = {}
+    for run in found:
+        by_dataset.setdefault(run.dataset, []).append((run, settings(run)))
+    usual = {dataset: _usual([run for run, _ in pairs]) for dataset, pairs in by_dataset.items()}
+    options = {dataset: _options([run for run, _ in pairs]) for dataset, pairs in by_dataset.items()}
+    labels = []
+    for run in firsts:
+        own, pairs = settings(run), by_dataset[run.dataset]
+        among = _differing(own, [values for other, values in pairs if other.method == run.method])
+        across = _differing(own, [values for other, values in pairs if other.method != run.method])
+        shared = usual[run.dataset]
+        unusual = [
+            key
+            for key in across
+            if key not in options[run.dataset] and not (key in shared and own.get(key, _MISSING) == shared[key])
+        ]
+        marks = [SELECTED_ON_TEST] if run.selected_on_test else []
+        labels.append(", ".join([run.method, *(_setting(own, k) for k in dict.fromkeys([*among, *unusual])), *marks]))
+    return labels
 
 
 def _usual(found: Sequence[FinishedRun]) -> dict[str, Any]:

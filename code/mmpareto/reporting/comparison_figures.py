@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 from matplotlib.axes import Axes
 
+from mmpareto.escape import figure_text
 from mmpareto.reporting import gradient_figures
 from mmpareto.reporting.drawing import (
     WIDTH,
@@ -21,13 +22,13 @@ from mmpareto.reporting.drawing import (
     listed,
     panels,
     plt,
-    short,
     split,
 )
 from mmpareto.reporting.histories import METHOD, Confusion, across
 from mmpareto.reporting.sweeps import Sweep, sweeps
 
 MOST_CLASSES = 16  # names along an axis
+MOST_INCHES = 200  # of a figure; matplotlib draws no more than 65,536 pixels
 MARGIN = 1.2  # beside what an axis holds: points in percent; a factor where it is logarithmic
 
 
@@ -49,7 +50,7 @@ def drawings(
 def accuracy_bars(dataset: str, curves: Sequence[Curves]) -> Drawing:
     """Bars of mean joint test accuracy, every seed a point."""
     rows = [each.row for each in curves]
-    figure, axes = plt.subplots(figsize=(WIDTH, 1.1 + 0.42 * len(rows)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(WIDTH, min(1.1 + 0.42 * len(rows), MOST_INCHES)), layout="constrained")
     for place, (row, each) in enumerate(zip(rows, curves, strict=True)):
         mean = float(np.mean(row.joint))
         axes.barh(place, mean, color=each.colour, alpha=0.25 if each.reference else 0.45, height=0.68)
@@ -59,7 +60,7 @@ def accuracy_bars(dataset: str, curves: Sequence[Curves]) -> Drawing:
         axes.plot(
             row.joint, place + offsets, "o", color=each.colour, markersize=5, markeredgecolor="black", linestyle=""
         )
-    axes.set_yticks(range(len(rows)), [short(row.label) for row in rows])
+    axes.set_yticks(range(len(rows)), [figure_text(row.label) for row in rows])
     axes.set(xlabel="joint test accuracy in percent", xlim=(0, None), ylim=(len(rows) - 0.4, -0.6))  # as in the table
     axes.grid(alpha=0.3, axis="x")
     said = "; ".join(f"{row.label}: {np.mean(row.joint):.1f} over {len(row.runs)} seeds" for row in rows)
@@ -91,7 +92,7 @@ def accuracy_over_values(
         single = [(x, value) for x, own in scores for value in own]
         return (*np.array(found).T, *np.array(single).T) if found else None
 
-    def scale(axes: Axes) -> None:
+    def scale(axes: Axes, _: str) -> None:
         low, high = axes.get_ylim()
         axes.set_ylim(max(low, -MARGIN), min(high, 100 + MARGIN))  # a band may leave what is possible
         least, most = min(values), max(values)
@@ -183,10 +184,10 @@ def confusion(dataset: str, scored: Sequence[tuple[Curves, Confusion]]) -> Drawi
         share = np.divide(100 * pooled.counts, totals, out=np.full_like(pooled.counts, np.nan), where=totals > 0)
         image = axes.imshow(share, vmin=0, vmax=100, cmap="Blues")
         every = math.ceil(len(pooled.classes) / MOST_CLASSES)
-        ticks, names = range(0, len(pooled.classes), every), [short(name, 12) for name in pooled.classes[::every]]
+        ticks, names = range(0, len(pooled.classes), every), [figure_text(name, 12) for name in pooled.classes[::every]]
         axes.set_xticks(ticks, names, fontsize=7, rotation=90 if max(map(len, names)) > 2 else 0)
         axes.set_yticks(ticks, names, fontsize=7)
-        axes.set_title(short(each.row.label, 36), fontsize=9, color=each.colour)
+        axes.set_title(figure_text(each.row.label, 36), fontsize=9, color=each.colour)
     figure.colorbar(image, ax=grid, shrink=0.7, label="percent of the class")
     figure.supxlabel("predicted", fontsize=10)
     figure.supylabel("class", fontsize=10)

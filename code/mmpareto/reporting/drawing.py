@@ -7,16 +7,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-import matplotlib as mpl
 import numpy as np
-
-mpl.use("Agg")
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mmpareto.escape import figure_text
 from mmpareto.reporting.comparison import Row
 from mmpareto.reporting.histories import Columns, History
+from mmpareto.reporting.rendering import plt
 
 __all__ = [
     "WIDTH",
@@ -31,7 +29,6 @@ __all__ = [
     "panels",
     "parts",
     "plt",
-    "short",
     "split",
 ]
 
@@ -88,11 +85,6 @@ def line_style(place: int) -> str:
     return _STYLES[place // 10 % len(_STYLES)]
 
 
-def short(label: str, most: int = 60) -> str:
-    """A label cut to a length that a legend can hold."""
-    return label if len(label) <= most else f"{label[: most - 1]}…"
-
-
 def listed(names: Sequence[str]) -> str:
     """Names as in a sentence."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
@@ -144,13 +136,15 @@ def panels(
     scattered: bool = False,
     logarithmic: bool = False,
     extra_height: float = 0.0,
-    finish: Callable[[Axes], Any] | None = None,
+    finish: Callable[[Axes, str], Any] | None = None,
     empty: str = "nothing was measured",
 ) -> list[Figure]:
     """A grid of titled panels with a line per row, one legend below; for logarithmic ones curves are logarithms.
 
     Rows of which there is nothing are left out. Of more than MOST_LINES rows there are several figures (see `parts`);
     a panel has the same axes in all of them.
+
+    finish  called with every panel and its title.
     """
     points = {
         title: [(each, found) for each in curves if _some(found := curve(each))] for title, curve in titled.items()
@@ -167,8 +161,8 @@ def panels(
         drawn = [axes for axes in same if axes.lines]
         limits = [(axes.get_xlim(), axes.get_ylim()) for axes in drawn]
         for axes in same:
-            axes.set_title(title, fontsize=10)
-            axes.set_xlabel(xlabel)
+            axes.set_title(figure_text(title), fontsize=10)
+            axes.set_xlabel(figure_text(xlabel) if xlabel else "")
             if number % min(columns, len(titled)) == 0:
                 axes.set_ylabel(ylabel)
             if drawn:
@@ -180,7 +174,7 @@ def panels(
                 axes.xaxis.get_major_locator().set_params(integer=True)
             axes.grid(alpha=0.3)
             if finish is not None:
-                finish(axes)
+                finish(axes, title)
     return [figure for figure, _ in made]
 
 
@@ -196,7 +190,7 @@ def _grid(
     columns = min(columns, len(points))
     lines = math.ceil(len(points) / columns)
     rows = {each.place: each.row for found in points.values() for each, _ in found}
-    legend_columns = 3 if max((len(short(row.label)) for row in rows.values()), default=0) < 36 else 1
+    legend_columns = 3 if max((len(figure_text(row.label)) for row in rows.values()), default=0) < 36 else 1
     height = (PANEL_HEIGHT + extra_height) * lines + 0.25 * math.ceil(len(rows) / legend_columns) + 0.2
     figure, grid = plt.subplots(lines, columns, figsize=(WIDTH, height), layout="constrained", squeeze=False)
     for axes in grid.flat[len(points) :]:
@@ -227,7 +221,7 @@ def _grid(
         places = sorted(rows)
         figure.legend(
             [handles[place] for place in places],
-            [short(rows[place].label) for place in places],
+            [figure_text(rows[place].label) for place in places],
             loc="outside lower center",
             ncols=min(legend_columns, len(places)),
             fontsize=9,

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from mmpareto.escape import figure_text
 from mmpareto.reporting.evaluation_tables import shown_subsets, subset_name
-from mmpareto.reporting.figures import plt
+from mmpareto.reporting.rendering import plt
 
+MOST = 24  # characters of a name
+MOST_CLASSES = 60  # names along an axis
 MOST_NUMBERS = 12  # classes up to which a confusion matrix's cells hold their figures
 
 
@@ -26,10 +30,12 @@ def confusion_figure(confusion: Sequence[Sequence[int]], classes: Sequence[str],
     figure, axes = plt.subplots(figsize=(size + 0.8, size), layout="constrained")
     picture = axes.imshow(share, vmin=0, vmax=100, cmap="Blues")
     figure.colorbar(picture, ax=axes, shrink=0.8, label="percent of the class")
-    fontsize = max(4, min(9, 200 // len(classes)))
-    axes.set_xticks(range(len(classes)), classes, rotation=90 if max(map(len, classes)) > 3 else 0, fontsize=fontsize)
-    axes.set_yticks(range(len(classes)), classes, fontsize=fontsize)
-    axes.set(xlabel="predicted", ylabel="class", title=title)
+    fontsize = max(4, min(9, 200 // min(len(classes), MOST_CLASSES)))
+    every = math.ceil(len(classes) / MOST_CLASSES)
+    ticks, names = range(0, len(classes), every), [figure_text(name, MOST) for name in classes[::every]]
+    axes.set_xticks(ticks, names, rotation=90 if max(map(len, names)) > 3 else 0, fontsize=fontsize)
+    axes.set_yticks(ticks, names, fontsize=fontsize)
+    axes.set(xlabel="predicted", ylabel="class", title=figure_text(title))
     if len(classes) <= MOST_NUMBERS:
         for row, column in np.argwhere(share > 0):
             colour = "white" if share[row, column] > 60 else "black"
@@ -47,10 +53,12 @@ def subset_figure(subsets: Sequence[Mapping[str, Any]], contributions: Mapping[s
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(10, height), layout="constrained", gridspec_kw={"width_ratios": [3, 2]}
     )
-    bars = left.barh([subset_name(row["present"]) for row in shown], [row["accuracy"] for row in shown], color="C0")
+    bars = left.barh(range(len(shown)), [row["accuracy"] for row in shown], color="C0")
+    left.set_yticks(range(len(shown)), [figure_text(subset_name(row["present"]), 2 * MOST) for row in shown])
     left.bar_label(bars, fmt="%.1f", padding=2, fontsize=8)
-    left.set(xlabel="accuracy in percent", xlim=(0, 109), title=title)
-    bars = right.barh(list(contributions), list(contributions.values()), color="C1")
+    left.set(xlabel="accuracy in percent", xlim=(0, 109), title=figure_text(title))
+    bars = right.barh(range(len(contributions)), list(contributions.values()), color="C1")
+    right.set_yticks(range(len(contributions)), [figure_text(name, MOST) for name in contributions])
     right.bar_label(bars, fmt="%+.1f", padding=2, fontsize=8)
     right.axvline(0, color="0.5", linewidth=0.8)
     right.margins(x=0.2)
@@ -99,7 +107,9 @@ def reliability_figure(heads: Mapping[str, Mapping[str, Any]]) -> Figure:
             label="at mean confidence",
         )
         top.plot([0, 100], [0, 100], "--", color="0.4", linewidth=0.8)
-        top.set(ylim=(0, 101), xlim=(0, 100), title=f"{name}: ECE {metrics['calibration_error']:.1f}")
+        top.set(
+            ylim=(0, 101), xlim=(0, 100), title=f"{figure_text(name, MOST)}: ECE {metrics['calibration_error']:.1f}"
+        )
         bottom.bar(low, [part["samples"] for part in bins], width, align="edge", color="0.6", edgecolor="white")
         bottom.set(xlabel="confidence in percent")
         for axes in (top, bottom):

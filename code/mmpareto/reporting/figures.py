@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-
-mpl.use("Agg")
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from mmpareto.escape import figure_text
+from mmpareto.reporting.rendering import plt, png
 from mmpareto.runs import atomically
+
+MOST = 24  # characters of a name
 
 
 def learning_curves(
@@ -27,16 +27,16 @@ def learning_curves(
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     epochs = [row["epoch"] for row in history]
     for position, name in enumerate(["joint", *modalities]):
-        colour = f"C{position}"
-        left.plot(epochs, [row[f"train_loss_{name}"] for row in history], color=colour, label=f"{name}, training")
+        colour, shown = f"C{position}", figure_text(name, MOST)
+        left.plot(epochs, [row[f"train_loss_{name}"] for row in history], color=colour, label=f"{shown}, training")
         left.plot(
             epochs,
             [row[f"val_loss_{name}"] for row in history],
             color=colour,
             linestyle="--",
-            label=f"{name}, validation",
+            label=f"{shown}, validation",
         )
-        right.plot(epochs, [row[f"val_accuracy_{name}"] for row in history], color=colour, label=name)
+        right.plot(epochs, [row[f"val_accuracy_{name}"] for row in history], color=colour, label=shown)
     left.set(xlabel="epoch", ylabel="cross-entropy", yscale="log", title="Losses")
     right.set(xlabel="epoch", ylabel="accuracy in percent", ylim=(0, 101), title="Validation accuracy")
     right.axvline(selected, color="0.6", linestyle=":", label=f"selected on {split}")
@@ -70,7 +70,7 @@ def gradient_figure(rows: Sequence[Mapping[str, Any]]) -> Figure | None:
         top.set(
             ylim=(max(-1.0, lowest - 0.1), min(1.0, highest + 0.1)),
             ylabel="cosine" if column == 0 else "",
-            title=f"{encoder}: conflict in {100 * conflict.mean():.1f} % of {len(step)} steps",
+            title=f"{figure_text(encoder, MOST)}: conflict in {100 * conflict.mean():.1f} % of {len(step)} steps",
         )
         for name, colour in (("joint_norm", "C1"), ("unimodal_norm", "C2")):
             values = np.array([float(row[name]) for row in own])
@@ -87,5 +87,4 @@ def gradient_figure(rows: Sequence[Mapping[str, Any]]) -> Figure | None:
 def save(figure: Figure, path: Path) -> None:
     """Writes a figure as PNG, whole or not at all, and frees it."""
     with atomically(path) as file:
-        figure.savefig(file, dpi=120, format="png")
-    plt.close(figure)
+        file.write(png(figure))

@@ -10,12 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from mmpareto import datasets, runs
+from mmpareto.escape import shortened
 from mmpareto.options import RUN_ONLY
 from mmpareto.runs import RunDirectory, RunError
 
 # settings in which the runs of one row may differ
 OWN = ("random_seed", "diagnose_interval", "classes", *RUN_ONLY)
+MOST_PERCENT = 1e6  # no accuracy, whatever wrote it
 AGAIN = "train it again with train.py --overwrite, or leave the run out of the report"
+
+
+# what values must be that a report computes with or sorts by
+_KINDS: tuple[tuple[str, str, Any], ...] = (
+    (runs.CONFIG, "data_root", str | None),
+    (runs.CONFIG, "classes", list | None),
+    (runs.RESULTS, "dataset", str),
+    (runs.RESULTS, "method", str),
+    (runs.RESULTS, "selected_on", str),
+    (runs.RESULTS, "selected_epoch", int | None),
+)
 
 
 @dataclass(frozen=True)
@@ -65,20 +78,20 @@ class FinishedRun:
     @property
     def validation(self) -> float | None:
         """Joint validation accuracy in percent of the selected checkpoint; None where the results have no number."""
-        try:
-            accuracy = float(self.results["val"]["joint"]["accuracy"])
-        except (KeyError, TypeError, ValueError):
-            return None
-        return accuracy if math.isfinite(accuracy) else None
+        return self._on_validation("accuracy")
 
     @property
     def validation_loss(self) -> float:
         """Joint validation loss of the selected checkpoint; infinite where the results have no number."""
+        loss = self._on_validation("loss")
+        return math.inf if loss is None else loss
+
+    def _on_validation(self, measure: str) -> float | None:
         try:
-            loss = float(self.results["val"]["joint"]["loss"])
-        except (KeyError, TypeError, ValueError):
-            return math.inf
-        return loss if math.isfinite(loss) else math.inf
+            value = float(self.results["val"]["joint"][measure])
+        except (KeyError, TypeError, ValueError, OverflowError):
+            return None
+        return value if math.isfinite(value) else None
 
     def accuracy(self, modality: str) -> float | None:
         """Test accuracy in percent of a modality's own head; None where the run has no such modality."""
@@ -115,6 +128,16 @@ def find(paths: Iterable[Path]) -> tuple[list[FinishedRun], list[Path]]:
     return finished, unfinished
 
 
+def present(path: Path) -> bool:
+    """Whether there is a file at this path.
+
+    Raises RunError where it is no regular file: reading a pipe would wait for its writer, a device may never end.
+    """
+    if os.path.lexists(path) and not path.is_file():
+        raise RunError(f"{path} is no regular file; {AGAIN}")
+    return path.exists()
+
+
 def _walk(path: Path) -> Iterator[tuple[Path, list[str]]]:
     """Every folder at or below `path`, resolved, with its files; links are followed, no folder comes twice."""
     seen: set[Path] = set()
@@ -136,7 +159,7 @@ def _read(folder: Path) -> FinishedRun:
         (runs.RESULTS, ("dataset", "method", "seed", "selected_on", "test", "integration")),
         (runs.ENVIRONMENT, ()),
     ):
-        if not (run / name).exists() and not needed:
+        if not present(run / name) and not needed:
             content[name] = {}
             continue
         try:
@@ -153,7 +176,11 @@ def _read(folder: Path) -> FinishedRun:
     for name, key in ((runs.CONFIG, "method_options"), (runs.ENVIRONMENT, "versions"), (runs.ENVIRONMENT, "git")):
         part = content[name].get(key)
         if not isinstance(part, Mapping | None):
-            raise RunError(f"{run / name} is damaged: its {key} is {part!r}, no values by name; {AGAIN}")
+            raise RunError(f"{run / name} is damaged: its {key} is {_shown(part)}, no values by name; {AGAIN}")
+    for name, key, kinds in _KINDS:
+        value = content[name].get(key)
+        if not isinstance(value, kinds):
+            raise RunError(f"{run / name} is damaged: its {key} is {_shown(value)}; {AGAIN}")
     return FinishedRun(folder, _plain(content[runs.CONFIG]), content[runs.RESULTS], content[runs.ENVIRONMENT])
 
 
@@ -172,12 +199,16 @@ def _check_scores(path: Path, results: Mapping[str, Any]) -> None:
         scores = {"joint": results["test"]["joint"], **results["test"]["unimodal"]}
         values = {name: score["accuracy"] for name, score in scores.items()}
         measured = {name: (part or {}).get("conflict_rate") for name, part in results["integration"].items()}
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise RunError(
             f"{path} has no test scores by name ({error}): damaged, or of an older version; {AGAIN}"
         ) from error
     for name, value in (values | {f"conflict rate of {k}": v for k, v in measured.items() if v is not None}).items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise RunError(f"{path}: {name} is {value!r}, no finite number; {AGAIN}")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MOST_PERCENT:
+            raise RunError(f"{path}: {name} is {_shown(value)}, no finite number; {AGAIN}")
     if isinstance(results["seed"], bool) or not isinstance(results["seed"], int):
-        raise RunError(f"{path}: seed is {results['seed']!r}, no integer; {AGAIN}")
+        raise RunError(f"{path}: seed is {_shown(results['seed'])}, no integer; {AGAIN}")
+
+
+def _shown(value: Any) -> str:
+    return shortened(repr(value), 80)

@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 from matplotlib.axes import Axes
 
+from mmpareto.escape import figure_text
 from mmpareto.reporting.drawing import Curve, CurveOf, Curves, Drawing, epoch_edges, listed, panels, split
 from mmpareto.reporting.histories import Columns, across, step_edges
 
@@ -45,7 +46,7 @@ def drawings(dataset: str, curves: Sequence[Curves]) -> Iterator[Drawing]:
 def cosine(dataset: str, curves: Sequence[Curves], encoders: Sequence[str]) -> Iterator[Drawing]:
     """Cosine of joint and unimodal gradient over the steps, conflict shaded."""
 
-    def shade(axes: Axes) -> None:
+    def shade(axes: Axes, _: str) -> None:
         low, high = axes.get_ylim()
         low, high = max(-1.0, min(low, -0.1)), min(1.0, high)
         axes.axhspan(low, 0, color="C3", alpha=0.09, zorder=0)
@@ -107,7 +108,7 @@ def joint_weight(dataset: str, curves: Sequence[Curves], encoders: Sequence[str]
 
     last = max(float(steps["step"].max()) for each in curves for encoder in encoders for steps in each.steps(encoder))
 
-    def full_range(axes: Axes) -> None:
+    def full_range(axes: Axes, _: str) -> None:
         axes.set(xlim=(-0.03 * last - 0.5, 1.03 * last + 0.5), ylim=(-0.03, 1.03))
 
     def at_conflict(steps: Columns) -> np.ndarray:
@@ -150,7 +151,7 @@ def conflict_rate(dataset: str, curves: Sequence[Curves], encoders: Sequence[str
         {encoder: partial(curve, encoder=encoder) for encoder in encoders},
         "epoch",
         "steps in conflict in percent",
-        finish=lambda axes: axes.set_ylim(-2, max(10.0, min(102.0, axes.get_ylim()[1]))),
+        finish=lambda axes, _: axes.set_ylim(-2, max(10.0, min(102.0, axes.get_ylim()[1]))),
         marker=".",
     )
     yield from split(
@@ -181,8 +182,8 @@ def conflict_in_layers(dataset: str, curves: Sequence[Curves]) -> Iterator[Drawi
         ]
         return across(series, np.arange(len(place) + 1) - 0.5) if series else None
 
-    def name_tensors(axes: Axes) -> None:
-        names = tensors[axes.get_title()]
+    def name_tensors(axes: Axes, encoder: str) -> None:
+        names = [figure_text(name, 32) for name in tensors[encoder]]
         every = math.ceil(len(names) / MOST_TENSORS)
         axes.set_xticks(range(0, len(names), every), names[::every], rotation=90, fontsize=8)
         axes.set_ylim(-2, max(10.0, min(102.0, axes.get_ylim()[1])))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from mmpareto import runs
-from mmpareto.reporting.finished import AGAIN, FinishedRun
+from mmpareto.escape import csv_text, shortened
+from mmpareto.reporting.finished import AGAIN, FinishedRun, present
 from mmpareto.runs import RunDirectory, RunError
 
 STEP_COLUMNS = ("epoch", "step", "cosine", "joint_norm", "unimodal_norm", "joint_weight", "conflict")
 METHOD = "method_"  # how the columns of metrics.csv begin that are a method's own
+PLACES = {"epoch": 1e6, "step": 1e12}  # columns along which values are drawn, and how far at most
+GREATEST = 1e300  # of a number that is drawn
+MOST_BYTES = 2**31  # of a table
 Columns = dict[str, np.ndarray]
 
 
@@ -50,8 +55,6 @@ def history(run: FinishedRun) -> History:
     """
     columns = ["epoch", *(f"val_accuracy_{name}" for name in ("joint", *run.modalities))]
     path = run.path / runs.METRICS
-    if not path.exists():
-        raise RunError(f"{path} is missing; {AGAIN}")
     epochs, _ = _read(path, columns, also=METHOD)
     trained = run.results.get("epochs_trained")
     if len(epochs["epoch"]) == 0 or (isinstance(trained, int) and len(epochs["epoch"]) != trained):
@@ -63,24 +66,28 @@ def history(run: FinishedRun) -> History:
 
 def _steps(path: Path) -> dict[str, Columns]:
     """`History.steps`."""
-    if not path.exists() or path.stat().st_size == 0:
+    if not present(path) or path.stat().st_size == 0:
         return {}
     steps, (encoders,) = _read(path, STEP_COLUMNS, "encoder")
+    names, places = list(dict.fromkeys(encoders)), np.zeros(len(encoders), dtype=np.int64)
+    number = {name: place for place, name in enumerate(names)}
+    places[:] = [number[name] for name in encoders]
     return {
-        name: {column: values[encoders == name] for column, values in steps.items()}
-        for name in dict.fromkeys(encoders.tolist())
+        name: {column: values[places == place] for column, values in steps.items()} for place, name in enumerate(names)
     }
 
 
 def _layers(path: Path) -> dict[str, dict[str, float]]:
     """`History.layers`: the epochs' rates, each weighted by its steps."""
-    if not path.exists() or path.stat().st_size == 0:  # earlier versions wrote none
+    if not present(path) or path.stat().st_size == 0:  # earlier versions wrote none
         return {}
     columns, texts = _read(path, ("steps", "conflict_rate"), "encoder", "layer")
     sums: dict[str, dict[str, tuple[float, float]]] = {}
-    for encoder, layer, steps, rate in zip(*texts, columns["steps"], columns["conflict_rate"], strict=True):
-        conflicts, all_steps = sums.setdefault(str(encoder), {}).get(str(layer), (0.0, 0.0))
-        sums[str(encoder)][str(layer)] = (conflicts + (steps * rate if steps else 0.0), all_steps + steps)
+    numbers = (columns[name].tolist() for name in ("steps", "conflict_rate"))
+    for encoder, layer, steps, rate in zip(*texts, *numbers, strict=True):
+        layers = sums.setdefault(encoder, {})
+        conflicts, all_steps = layers.get(layer, (0.0, 0.0))
+        layers[layer] = (conflicts + (steps * rate if steps else 0.0), all_steps + steps)
     return {
         encoder: {layer: conflicts / steps if steps else math.nan for layer, (conflicts, steps) in own.items()}
         for encoder, own in sums.items()
@@ -90,7 +97,7 @@ def _layers(path: Path) -> dict[str, dict[str, float]]:
 def _confusion(run: FinishedRun) -> Confusion | None:
     """`History.confusion`; an evaluation made before training ended or of another checkpoint is as none."""
     name = runs.EVALUATION.format("test")
-    if not (run.path / name).exists():
+    if not present(run.path / name):
         return None
     content = RunDirectory(run.path).read_json(name)
     try:
@@ -98,10 +105,12 @@ def _confusion(run: FinishedRun) -> Confusion | None:
             return None
         counts = np.array(content["joint"]["confusion"], dtype=np.float64)
         classes = tuple(str(entry["class"]) for entry in content["joint"]["per_class"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise RunError(f"{run.path / name} has no confusion matrix ({error}); run evaluate.py again") from error
     if counts.shape != (len(classes), len(classes)):
         raise RunError(f"{run.path / name}: a confusion matrix of shape {counts.shape} for {len(classes)} classes")
+    if not (np.isfinite(counts).all() and (counts >= 0).all()):
+        raise RunError(f"{run.path / name}: a confusion matrix with entries that are no counts; run evaluate.py again")
     return Confusion(counts, classes)
 
 
@@ -142,14 +151,13 @@ def step_edges(positions: Sequence[np.ndarray], most: int = 200) -> np.ndarray:
 
 def _read(
     path: Path, columns: Sequence[str], *text_columns: str, also: str | None = None
-) -> tuple[Columns, list[np.ndarray]]:
-    """Columns of a CSV file as numbers, those whose names begin with `also` too, and others as text."""
+) -> tuple[Columns, list[list[str]]]:
+    """Columns of a CSV file as numbers, those whose names begin with `also` too, and others as text.
+
+    Numbers that are not finite are NaN. Epochs and steps, which are places along an axis, must be finite and not huge.
+    """
     needed = [*columns, *text_columns]
-    try:
-        text = path.read_text(encoding="utf-8")
-        header, *lines = csv.reader(text[: text.rfind("\n") + 1].splitlines())
-    except (OSError, ValueError, csv.Error) as error:
-        raise RunError(f"{path} cannot be read as a table ({error}); {AGAIN}") from error
+    header, lines = table(path)
     missing = [name for name in needed if name not in header]
     if missing:
         raise RunError(f"{path} has no column {missing[0]!r}: damaged, or of an older version; {AGAIN}")
@@ -160,7 +168,32 @@ def _read(
     numbers = {}
     for name in [*columns, *(name for name in header if also is not None and name.startswith(also))]:
         try:
-            numbers[name] = np.array(cells[header.index(name)], dtype=np.float64)
+            values = np.fromiter(map(float, cells[header.index(name)]), dtype=np.float64, count=len(lines))
         except ValueError as error:
-            raise RunError(f"{path} is damaged: column {name} holds what is no number ({error}); {AGAIN}") from error
-    return numbers, [np.array(cells[header.index(name)], dtype=str) for name in text_columns]
+            column, reason = shortened(name, 80), shortened(str(error), 80)
+            raise RunError(f"{path} is damaged: column {column} holds what is no number ({reason}); {AGAIN}") from error
+        values[~(np.abs(values) <= GREATEST)] = np.nan
+        most = PLACES.get(name, math.inf)
+        if name in PLACES and not ((values >= 0) & (values <= most)).all():
+            raise RunError(f"{path} is damaged: column {name} holds what is no number from 0 to {most:g}; {AGAIN}")
+        numbers[name] = values
+    texts = [cells[header.index(name)] for name in text_columns]
+    plain = {cell: csv_text(cell) for cell in set().union(*texts)}
+    return numbers, [[plain[cell] for cell in column] for column in texts]
+
+
+def table(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a CSV file that a run wrote; a last line that a crash cut off is left out.
+
+    Raises RunError where it is no such file.
+    """
+    try:
+        if not present(path):
+            raise RunError(f"{path} is missing; {AGAIN}")
+        if path.stat().st_size > MOST_BYTES:
+            raise RunError(f"{path} has {path.stat().st_size} bytes, more than any run writes; {AGAIN}")
+        text = path.read_bytes().decode("utf-8")
+        header, *lines = csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
+    except (OSError, ValueError, csv.Error, MemoryError) as error:
+        raise RunError(f"{path} cannot be read as a table ({error or 'out of memory'}); {AGAIN}") from error
+    return list(map(csv_text, header)), lines

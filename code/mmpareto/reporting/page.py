@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from matplotlib import pyplot as plt
 from PIL import Image
 
+from mmpareto.escape import csv_text
 from mmpareto.reporting.comparison import usual_settings
 from mmpareto.reporting.comparison_figures import Curves, drawings
 from mmpareto.reporting.finished import FinishedRun
 from mmpareto.reporting.histories import history
+from mmpareto.reporting.rendering import picture, write_together
 from mmpareto.reporting.summary import Summary, as_csv, as_latex, as_markdown, marks
-from mmpareto.runs import RunError, atomically
+from mmpareto.runs import RunError
 
 PAGE, TABLE, FIGURES = "index.html", "table.csv", "figures"
 TITLE = "Methods compared"
@@ -64,24 +66,24 @@ def write(output: Path, summaries: Sequence[Summary], unfinished: Sequence[Path]
 
     All input is read before anything is written. Raises RunError where a run's files or the folder cannot be used.
     """
-    pictures = [list(draw(summary)) for summary in summaries]
+    identifiers = unique_identifiers([summary.dataset for summary in summaries])
+    pictures = [list(draw(summary, identifiers[summary.dataset])) for summary in summaries]
     names = short_names([*(run.path for summary in summaries for run in summary.runs), *unfinished])
     content = {
-        "table.md": as_markdown(summaries, [names[path] for path in unfinished]).encode(),
-        TABLE: as_csv(summaries).encode(),
-        "table.tex": as_latex(summaries).encode(),
-        **{f"{FIGURES}/{picture.name}.png": picture.png for each in pictures for picture in each},
-        PAGE: page(summaries, pictures, unfinished, names).encode(),
+        "table.md": _encoded(as_markdown(summaries, [names[path] for path in unfinished])),
+        TABLE: _encoded(as_csv(summaries)),
+        "table.tex": _encoded(as_latex(summaries)),
+        **{f"{FIGURES}/{drawn.name}.png": drawn.png for each in pictures for drawn in each},
+        PAGE: _encoded(page(summaries, pictures, unfinished, names)),
     }
     try:
-        (output / FIGURES).mkdir(parents=True, exist_ok=True)
         known = _datasets(output / TABLE) | {summary.dataset for summary in summaries}
-        for path in (output / FIGURES).glob("*.png"):  # of the report that was there
-            if f"{FIGURES}/{path.name}" not in content and _ours(path.name, known):
-                path.unlink()
-        for name, data in content.items():
-            with atomically(output / name) as file:
-                file.write(data)
+        before = [
+            path
+            for path in (output / FIGURES).glob("*.png")  # of the report that was there
+            if f"{FIGURES}/{path.name}" not in content and _ours(path.name, known)
+        ]
+        write_together(output, content, before)
     except OSError as error:
         raise RunError(f"cannot write to {output}: {error.strerror}; name another folder with --output") from error
     return [output / name for name in content]
@@ -89,33 +91,32 @@ def write(output: Path, summaries: Sequence[Summary], unfinished: Sequence[Path]
 
 def _datasets(table: Path) -> set[str]:
     """The datasets of the report whose table this is; none where there is no such table."""
+    if not table.is_file():
+        return set()
     try:
         with open(table, newline="", encoding="utf-8") as file:
-            return {row["dataset"] for row in csv.DictReader(file)}
-    except (OSError, ValueError, KeyError, csv.Error):
+            return {csv_text(row["dataset"]) for row in csv.DictReader(file)}
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):
         return set()
 
 
 def _ours(name: str, datasets: Iterable[str]) -> bool:
     """Whether a file's name is that of a figure of these datasets."""
     names = "|".join(re.escape(identifier(dataset)) for dataset in datasets)
-    return re.fullmatch(rf"({names})-({'|'.join(KINDS)})(-\d+)?\.png", name) is not None
+    return re.fullmatch(rf"({names})(-\d+)?-({'|'.join(KINDS)})(-\d+)?\.png", name) is not None
 
 
-def draw(summary: Summary) -> Iterator[Picture]:
-    """A dataset's figures as PNG."""
+def draw(summary: Summary, prefix: str) -> Iterator[Picture]:
+    """A dataset's figures as PNG; prefix: of their names."""
     reference = [row for row in summary.rows if row.runs[0].method == summary.baseline]
     curves = [
         Curves(row, [history(run) for run in row.runs], place, reference == [row])
         for place, row in enumerate(summary.rows)
     ]
     for drawing in drawings(summary.dataset, curves, summary.modalities, summary.baseline):
-        drawn, small = io.BytesIO(), io.BytesIO()
-        drawing.figure.savefig(drawn, format="png", dpi=DPI)
-        plt.close(drawing.figure)
-        image = Image.open(drawn).convert("RGB")
+        image, small = picture(drawing.figure, DPI), io.BytesIO()
         _few_colours(image).save(small, format="png")
-        name = f"{identifier(summary.dataset)}-{drawing.name}"
+        name = f"{prefix}-{identifier(drawing.name)}"
         yield Picture(name, drawing.title, drawing.alt, drawing.caption, small.getvalue(), *image.size)
 
 
@@ -137,9 +138,10 @@ def page(
 ) -> str:
     """The page, complete in itself: nothing is loaded from elsewhere. names: of the runs, as a reader sees them."""
     everything = [run for summary in summaries for run in summary.runs]
+    identifiers = unique_identifiers([summary.dataset for summary in summaries])
     sections = [
         {
-            "id": identifier(summary.dataset),
+            "id": identifiers[summary.dataset],
             "summary": summary,
             "lines": [
                 {"cells": cells, "best": best, "marked": row.runs[0].selected_on_test}
@@ -182,6 +184,20 @@ def short_names(paths: Sequence[Path]) -> dict[Path, str]:
 def identifier(name: str) -> str:
     """A name fit for a file and a link."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "dataset"
+
+
+def unique_identifiers(names: Sequence[str]) -> dict[str, str]:
+    """{name: identifier}, no two of them alike, also where file names have no case."""
+    chosen: dict[str, str] = {}
+    for name in names:
+        candidates = (identifier(name) + (f"-{number}" if number > 1 else "") for number in itertools.count(1))
+        taken = {other.lower() for other in chosen.values()}
+        chosen[name] = next(candidate for candidate in candidates if candidate.lower() not in taken)
+    return chosen
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode(errors="backslashreplace")  # halves of characters in names of folders
 
 
 def _method_options(found: Sequence[FinishedRun]) -> dict[str, str]:

@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from mmpareto.reporting.drawing import colour, line_style, short
-from mmpareto.reporting.figures import plt
+from mmpareto.escape import figure_text
+from mmpareto.reporting.drawing import colour, line_style
+from mmpareto.reporting.rendering import plt
 
 
 def noise_figure(study: Mapping[str, Any]) -> Figure:
     """Mean norm and trace of the covariance of both gradients, logarithmic, a row of panels per encoder."""
     encoders = list(study["runs"][0]["noise"])
-    labels = [short(run["label"], 30) for run in study["runs"]]
+    labels = [figure_text(run["label"], 30) for run in study["runs"]]
     figure, grid = plt.subplots(
         len(encoders), 2, figsize=(9, 2.8 * len(encoders) + 0.3), layout="constrained", squeeze=False
     )
@@ -30,7 +31,7 @@ def noise_figure(study: Mapping[str, Any]) -> Figure:
                 # points, not bars: on a logarithmic axis a bar's length means nothing
                 axes.plot(places, values[-len(places) :], "os"[side], color=f"C{side}", label=f"{which} gradient")
             axes.set_xticks(places, labels, fontsize=8, rotation=20 if len(labels) > 2 else 0)
-            axes.set_title(f"{encoder}: {title}", fontsize=10)
+            axes.set_title(f"{figure_text(encoder, 24)}: {title}", fontsize=10)
             positive = [value for value in values if value > 0]
             if positive:
                 axes.set_yscale("log")
@@ -48,7 +49,7 @@ def loss_figure(study: Mapping[str, Any]) -> Figure:
         for axes, key in ((left, "losses"), (right, "accuracies")):
             rows = np.array(run["loss"][key])
             style = {"color": colour(place), "linestyle": line_style(place)}
-            axes.plot(run["loss"]["alphas"], rows.mean(0), label=short(run["label"], 40), **style)
+            axes.plot(run["loss"]["alphas"], rows.mean(0), label=figure_text(run["label"], 40), **style)
             axes.fill_between(run["loss"]["alphas"], rows.min(0), rows.max(0), color=colour(place), alpha=0.15)
     left.set(ylabel="joint cross-entropy", title=f"{study['samples']} samples of {study['split']}")
     right.set(ylabel="accuracy in percent", title=f"{study['directions']} random directions, least to greatest")
@@ -62,9 +63,10 @@ def loss_figure(study: Mapping[str, Any]) -> Figure:
 
 def sharpness_figure(study: Mapping[str, Any]) -> Figure:
     """Bars: the largest eigenvalue of the Hessian of the joint loss."""
-    labels = [short(run["label"], 40) + ("" if run["sharpness"]["converged"] else " *") for run in study["runs"]]
+    labels = [figure_text(run["label"], 40) + ("" if run["sharpness"]["converged"] else " *") for run in study["runs"]]
     figure, axes = plt.subplots(figsize=(7, 0.9 + 0.45 * len(labels)), layout="constrained")
-    bars = axes.barh(labels, [run["sharpness"]["value"] for run in study["runs"]], color="C0")
+    bars = axes.barh(range(len(labels)), [run["sharpness"]["value"] for run in study["runs"]], color="C0")
+    axes.set_yticks(range(len(labels)), labels)
     axes.bar_label(bars, fmt="%.3g", padding=3, fontsize=8)
     axes.margins(x=0.15)
     axes.invert_yaxis()

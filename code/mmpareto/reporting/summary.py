@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+from mmpareto.escape import latex_text, markdown_text, write_csv_rows
 from mmpareto.reporting import chance
 from mmpareto.reporting.comparison import (
     Row,
@@ -99,6 +100,10 @@ class Summary:
 
     def notes(self) -> list[str]:
         """What cannot be seen in the table: why a row was not tested, what is in no mean, what else runs differ in."""
+        return self._notes
+
+    @cached_property
+    def _notes(self) -> list[str]:
         said = list(self.choices)
         said += [
             f"{row.label}: not tested, {test.reason}"
@@ -169,17 +174,18 @@ def as_markdown(made: Sequence[Summary], unfinished: Sequence[str] = ()) -> str:
     """A section per dataset; names of unfinished runs at the end."""
     parts = []
     for summary in made:
-        body = [[_markdown_text(cell) for cell in line] for line in summary.cells]
+        body = [[markdown_text(cell) for cell in line] for line in summary.cells]
         for line, best in zip(body, summary.best, strict=True):
             line[_JOINT] = f"**{line[_JOINT]}**" if best else line[_JOINT]
-        header = [_markdown_text(name) for name in summary.header]
+        header = [markdown_text(name) for name in summary.header]
         lines = [header, [":--", *("--:" for _ in header[1:])], *body]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        notes = "".join(f"\n- {_markdown_text(note)}" for note in summary.notes())
-        parts.append(f"## {summary.dataset}\n\n{table}\n\n{summary.caption}\n" + (f"{notes}\n" if notes else ""))
+        notes = "".join(f"\n- {markdown_text(note)}" for note in summary.notes())
+        caption = markdown_text(summary.caption)
+        parts.append(f"## {markdown_text(summary.dataset)}\n\n{table}\n\n{caption}\n" + (f"{notes}\n" if notes else ""))
     if unfinished:
         parts.append(
-            "## Not finished, left out\n" + "".join(f"\n- {_markdown_text(name)}" for name in unfinished) + "\n"
+            "## Not finished, left out\n" + "".join(f"\n- {markdown_text(name)}" for name in unfinished) + "\n"
         )
     return "\n".join(parts)
 
@@ -221,9 +227,7 @@ def as_csv(made: Sequence[Summary]) -> str:
                 }
             )
     buffer = io.StringIO(newline="")
-    writer = csv.DictWriter(buffer, list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
+    write_csv_rows(buffer, [list(lines[0]), *([line[name] for name in lines[0]] for line in lines)])
     return buffer.getvalue()
 
 
@@ -231,21 +235,21 @@ def as_latex(made: Sequence[Summary]) -> str:
     r"""A table environment per dataset, for \usepackage{booktabs}."""
     parts = ["% needs \\usepackage{booktabs}\n"]
     for summary in made:
-        body = [[_latex_text(cell) for cell in line] for line in summary.cells]
+        body = [[latex_text(cell) for cell in line] for line in summary.cells]
         for line, best in zip(body, summary.best, strict=True):
             line[_JOINT] = rf"\textbf{{{line[_JOINT]}}}" if best else line[_JOINT]
         lines = [
             r"\begin{table}",
             r"  \centering",
-            rf"  \caption{{{_latex_text(f'{summary.dataset}. {summary.caption}')}}}",
+            rf"  \caption{{{latex_text(f'{summary.dataset}. {summary.caption}')}}}",
             rf"  \begin{{tabular}}{{l{'r' * (len(summary.header) - 1)}}}",
             r"    \toprule",
-            rf"    {' & '.join(map(_latex_text, summary.header))} \\",
+            rf"    {' & '.join(map(latex_text, summary.header))} \\",
             r"    \midrule",
             *(rf"    {' & '.join(line)} \\" for line in body),
             r"    \bottomrule",
             r"  \end{tabular}",
-            *(rf"  \par\smallskip{{\footnotesize {_latex_text(note)}}}" for note in summary.notes()),
+            *(rf"  \par\smallskip{{\footnotesize {latex_text(note)}}}" for note in summary.notes()),
             r"\end{table}",
         ]
         parts.append("\n".join(lines) + "\n")
@@ -254,15 +258,6 @@ def as_latex(made: Sequence[Summary]) -> str:
 
 _COLUMNS = ("rank", "difference", "p", "p (Holm)")
 _JOINT = 2
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "<": r"$<$",
-    ">": r"$>$",
-}
 
 
 def _tested(test: PairedTest) -> list[str]:
@@ -280,13 +275,3 @@ def _numbers(name: str, values: Sequence[float]) -> dict[str, float | None]:
         f"{name}_mean": statistics.mean(values) if values else None,
         f"{name}_std": statistics.stdev(values) if len(values) > 1 else None,
     }
-
-
-def _markdown_text(text: str) -> str:
-    return text.replace("|", "\\|")
-
-
-def _latex_text(text: str) -> str:
-    if text[:1] in ("+", "-") and text[1:]:  # a difference
-        return f"${text}$"
-    return "".join(_LATEX.get(character, character) for character in text)

@@ -8,6 +8,7 @@ from typing import Any
 
 from mmpareto.reporting.comparison import SELECTED_ON_TEST, Row, differences, settings, worded
 from mmpareto.reporting.finished import AGAIN, FinishedRun
+from mmpareto.reporting.histories import GREATEST
 from mmpareto.runs import RESULTS, RunError
 from mmpareto.selection import rank
 
@@ -77,7 +78,7 @@ def tuned(
                 f"{', '.join(map(str, sorted(seeds)))}; finish the grid"
             )
         means, losses = {}, {}
-        for values, runs in whole.items():
+        for values, runs in sorted(whole.items(), key=lambda pair: _order(pair[1][0], flags)):
             by_seed = {run.seed: run for run in sorted(runs, key=lambda run: str(run.path), reverse=True)}
             means[values] = statistics.mean(by_seed[seed].validation or 0.0 for seed in seeds)
             losses[values] = statistics.mean(by_seed[seed].validation_loss for seed in seeds)
@@ -95,8 +96,14 @@ def tuned(
     return kept, said
 
 
+def _order(run: FinishedRun, flags: Sequence[str]) -> list[tuple[bool, float, str]]:
+    """Sort key of a run's values of these flags: numbers first, by size."""
+    values = [settings(run).get(flag) for flag in flags]
+    return [(False, float(v), "") if isinstance(v, int | float) and _number(v) else (True, 0.0, str(v)) for v in values]
+
+
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= GREATEST
 
 
 def _rest(own: dict[str, Any], flags: Iterable[str]) -> str:
