@@ -280,7 +280,7 @@ def test_values_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
         with_cell(column, value)(run / "gradients.csv")
     with_cell("val_accuracy_joint", "inf")(run / "metrics.csv")
     with_cell("val_accuracy_gray", "-1e309")(run / "metrics.csv")
-    config = {"learning_rate": float("nan"), "momentum": 10**400, "nothing": None, "deep": {"er": [{}]}}
+    config = {"learning_rate": float("nan"), "momentum": 10**18, "nothing": None, "deep": {"er": [{}]}}
     make_run(tmp_path / "runs" / "b", seed=1, epochs=2, steps=3, **config)
     (tmp_path / "runs" / "loop").symlink_to(tmp_path / "runs")
     os.mkfifo(tmp_path / "runs" / "pipe")
