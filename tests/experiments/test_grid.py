@@ -131,6 +131,20 @@ def test_refused(passed: list[str], vary: list[str], message: str) -> None:
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize("value", ["/elsewhere/a", "../../a", "..", "/"])
+def test_values_that_are_paths_stay_below_the_output_folder(value: str) -> None:
+    for run in grid(["uniform"], names=["manifest"], vary=[f"data_root={value},b"]).runs:
+        manifest, uniform, named, seed = run.name.split("/")
+        assert (manifest, uniform, seed) == ("manifest", "uniform", "seed0")
+        assert named.startswith("data_root=")
+
+
+@pytest.mark.parametrize("value", ["x" * 300, "é" * 125])
+def test_values_that_are_too_long_for_a_folder_are_refused(value: str) -> None:
+    with pytest.raises(UsageError, match=r"the value of data_root=.* is too long for the name of a folder"):
+        grid(["uniform"], names=["manifest"], vary=[f"data_root={value},b"])
+
+
 def test_unknown_methods_and_datasets_are_refused() -> None:
     with pytest.raises(UsageError, match="unknown method 'magic'"):
         grid(["mmpareto", "magic"])

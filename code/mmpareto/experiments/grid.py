@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ OWNED = {
     "--overwrite": "another --output, or remove the folder of the run that is to be made anew",
     "--no-train": "train.py --no-train, which scores one finished run again",
 }
+LONGEST_NAME = 255  # bytes of a folder's name, on most file systems
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +121,12 @@ def expand(
                 )
                 argv = _argv(name, method, passed, chosen, "--random_seed", str(seed))
                 path = output / folder
+                long = [part for part in folder.split("/") if len(os.fsencode(part)) > LONGEST_NAME]
+                if long:
+                    raise UsageError(
+                        f"the value of {long[0][:40]}... is too long for the name of a folder ({LONGEST_NAME} bytes at "
+                        "most); use a shorter one"
+                    )
                 if path in found:
                     raise UsageError(f"two runs of the grid would share the folder {path}; give them values apart")
                 ckpt_path = ("--ckpt_path", str(path))
