@@ -14,12 +14,15 @@ from __future__ import annotations
 from mmpareto import startup  # first: it checks the environment
 
 # isort: split
+import functools
+import hashlib
 import json
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -100,6 +103,8 @@ def train(options: Options, device: torch.device, processes: Processes, signals:
 
     train_loader, val_loader, test_loader = loader(train_set, True), loader(val_set, False), loader(test_set, False)
     selection_loader = val_loader if options.selected_on == "val" else test_loader
+
+    processes.refuse_differences(settings_and_data(options, train_set, val_set, test_set))
 
     # method, model, optimiser
     method = make_method(options, processes.size)
@@ -221,6 +226,7 @@ def train(options: Options, device: torch.device, processes: Processes, signals:
                     watch,
                     device,
                     diagnose_interval=options.diagnose_interval,
+                    before_batch=functools.partial(processes.begin_step, epoch),
                     after_batch=after_batch,
                     progress=processes.main,
                 )
@@ -309,6 +315,18 @@ def open_run(options: Options, method: Method, restarts: int) -> tuple[RunDirect
         return run, None, False
     refuse_other_settings(run, options, method)
     return run, resume, run.finished and run.read_results()["epochs"] >= options.epochs and has_best(run)
+
+
+def settings_and_data(options: Options, *splits: datasets.MultimodalDataset) -> dict[str, Any]:
+    """What all processes of a run must have alike, by name."""
+    settings = json.loads(json.dumps(options.resolved(), default=str))
+    values = {
+        f"--{key}": value for key, value in settings.items() if key not in ("data_root", "num_workers", "gpu_ids")
+    }
+    for name, split in zip(datasets.SPLITS, splits, strict=True):
+        labels = hashlib.sha256(split.labels.tobytes()).hexdigest()[:12]
+        values |= {f"samples of {name}": len(split), f"checksum of the labels of {name}": labels}
+    return values | {"classes": list(splits[0].classes)}
 
 
 def trainable_names(model: MultimodalClassifier) -> dict[str, list[str]]:

@@ -159,6 +159,7 @@ def train_epoch(
     device: torch.device,
     *,
     diagnose_interval: int = 0,
+    before_batch: Callable[[int], None] = lambda number: None,
     after_batch: Callable[[int, Step], bool] = lambda number, done: False,
     progress: bool = True,
 ) -> bool:
@@ -166,6 +167,7 @@ def train_epoch(
 
     record       is carried on: running scores, gradient log (its steps counted from the beginning of the run).
     watch        takes in every step; the caller checks it.
+    before_batch  called with the step's number once its data are there.
     after_batch  called with the step's number and result; True breaks the epoch off.
     Returns whether the epoch was finished.
     """
@@ -186,6 +188,7 @@ def train_epoch(
         inputs = to_device(batch["inputs"], modalities, device)
         label = batch["label"].to(device, non_blocking=True)
         number = first + record.batches
+        before_batch(number)
         own, whole = loader.sampler.share(record.batches)
         diagnose = diagnose_interval > 0 and number % diagnose_interval == 0
         done = step(inputs, label, weight=own * size / whole, diagnose=diagnose)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, TypeVar
@@ -15,6 +15,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from mmpareto.options import UsageError
+from mmpareto.training.heartbeat import Heartbeat
+
+TIMEOUT = timedelta(minutes=10)  # of meeting and of each collective
 T = TypeVar("T")
 
 
@@ -34,6 +38,7 @@ class Processes:
         self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         self.restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
         self._pending: tuple[Tensor, Any] | None = None
+        self._heartbeat: Heartbeat | None = None
 
     @property
     def main(self) -> bool:
@@ -41,19 +46,46 @@ class Processes:
         return self.rank == 0
 
     def connect(self, device: torch.device) -> Processes:
-        """Waits for the others; alone it does nothing."""
+        """Waits for the others and watches them from then on, see `Heartbeat`; alone it does nothing."""
         if self.size > 1:
             backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
             store, rank, size = next(dist.rendezvous("env://", timeout=timedelta(minutes=10)))
             # torchrun's store outlives a restart, and with it the addresses of the dead
             store = dist.PrefixStore(f"restart_{self.restarts}", store)
-            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(minutes=10))
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+            # a connection of its own: the main thread may wait on the other
+            host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+            beats: dist.Store = dist.TCPStore(host, port, is_master=False, wait_for_workers=False)
+            beats = dist.PrefixStore(f"heartbeat_{self.restarts}", beats)
+            self._heartbeat = Heartbeat(beats, rank, size, TIMEOUT.total_seconds() / 60)
+            self._heartbeat.start()
         return self
+
+    def begin_step(self, epoch: int, step: int) -> None:
+        """Notes for the others that this process has the data of a step."""
+        if self._heartbeat is not None:
+            self._heartbeat.begin(epoch, step)
+
+    def refuse_differences(self, values: Mapping[str, Any]) -> None:
+        """Raises UsageError on every process where one has another value than the main one."""
+        if self.size == 1:
+            return
+        all_values: list[Any] = [None] * self.size
+        dist.all_gather_object(all_values, dict(values))
+        for rank, other in enumerate(all_values):
+            for name, value in all_values[0].items():
+                if other.get(name) != value:
+                    raise UsageError(
+                        f"rank {rank} has {name} {other.get(name)}, rank 0 has {value}; all processes of a run need "
+                        "the same flags and the same data"
+                    )
 
     def __enter__(self) -> Processes:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
         # after a failure the others may be gone: do not wait for them, torchrun ends the job
         if dist.is_initialized() and kind is None:
             dist.destroy_process_group()
