@@ -172,16 +172,20 @@ def test_gradients_that_overflow_at_any_scale_end_the_run() -> None:
 
 
 def test_one_pass_methods_are_measured_at_their_interval_without_changing_the_step() -> None:
+    """In float64: one pass and two differ by rounding alone, 1e-16 of a gradient, which seven steps amplify little."""
     split = loader()
-    weights = []
+    start = torch.cat([p.detach().flatten() for p in digits_model(split).parameters()]).double()
+    moved = []
     for interval in (0, 3):
-        trained = digits_model(split)
+        trained = digits_model(split).double()
+        for encoder in trained.encoders.values():  # the loader gives float32
+            encoder.register_forward_pre_hook(lambda module, inputs: (inputs[0].double(),))
         step = TrainingStep(trained, Method(Uniform()), torch.optim.SGD(trained.parameters(), lr=0.01))
         record, _ = epoch(trained, split, step, diagnose_interval=interval)
         rows = record.gradients.rows(1) if interval else []
-        weights.append(torch.cat([p.detach().flatten() for p in trained.parameters()]))
+        moved.append(torch.cat([p.detach().flatten() for p in trained.parameters()]) - start)
         assert [row["step"] for row in rows if row["encoder"] == "gray"] == ([] if interval == 0 else [0, 3, 6])
-    assert torch.allclose(*weights, rtol=1e-3, atol=1e-6)
+    assert (moved[1] - moved[0]).norm() / moved[0].norm() < 1e-6
 
 
 def test_layers_are_counted_over_an_epoch_as_from_the_gradients_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
