@@ -5,6 +5,7 @@
 2       ignores SIGTERM, and has a child that does as well
 3       leaves a checkpoint and never ends; started again, it finishes; SIGTERM ends it as it ends train.py
 4       ends well, without results
+5       finishes as soon as another run of its method has begun
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ def main(argv: list[str]) -> int:
     if kind == 2 or (kind == 3 and not (folder / "last.pt").exists()):
         (folder / "last.pt").touch()
         time.sleep(240)
+    while kind == 5 and len(list(folder.parent.glob("*/seen.json"))) < 2:
+        time.sleep(0.05)
     time.sleep(0.4)
     if kind == 4:
         return 0
