@@ -28,6 +28,7 @@ import torch
 
 from mmpareto import datasets, runs
 from mmpareto.datasets import DatasetError
+from mmpareto.datasets.names import sample_warnings
 from mmpareto.methods import Boundary, Method, MethodError
 from mmpareto.models import ModelError, MultimodalClassifier
 from mmpareto.options import Options, UsageError, differing, parse
@@ -141,8 +142,15 @@ def train(options: Options, device: torch.device, processes: Processes, signals:
         }
         run.write_json(runs.CONFIG, options.resolved() | resolved)
         run.write_json(runs.ENVIRONMENT, runs.environment(device, processes.size))
-        sizes = len(val_set), len(test_set)
-        print(settings_text(options, train_set, *sizes, encoders, model, device, run.path, processes.size), flush=True)
+        parts = {"train": train_set, "val": val_set, "test": test_set}
+        print(settings_text(options, parts, encoders, model, device, run.path, processes.size), flush=True)
+        for warning in sample_warnings(
+            train_set.classes,
+            {split: part.labels for split, part in parts.items()},
+            {split: part.sample_ids() for split, part in parts.items()},
+            modalities,
+        ):
+            print(f"warning: {warning}", file=sys.stderr)
 
     def stop_together() -> None:
         if processes.any(False, signals.number is not None)[1]:

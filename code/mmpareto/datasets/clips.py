@@ -27,7 +27,7 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
 from mmpareto.datasets.base import DatasetError, Modality, MultimodalDataset, Sample, Split
-from mmpareto.datasets.files import is_hidden, load_npy, refuse_special_file
+from mmpareto.datasets.files import hint, is_hidden, load_npy, refuse_special_file
 from mmpareto.datasets.items import Item, Items
 from mmpareto.datasets.media import IMAGE_SUFFIXES, is_lfs_pointer
 from mmpareto.datasets.preparation import write_text
@@ -376,8 +376,9 @@ class ClipDataset(MultimodalDataset):
 
     def _problem(self, item: Item) -> str:
         for modality, reader in self.readers.items():
+            path = item.paths[modality]
             try:
-                reader.check(item.paths[modality])
+                reader.check(path)
             except DatasetError as error:
-                return f"{self.name}: clip {item.id}, {modality}: {error}"
+                return f"{self.name}: clip {item.id}, {modality}: {error}{'' if path.exists() else hint(path)}"
         return ""

@@ -18,7 +18,8 @@ from mmpareto.datasets.files import hint, refuse_special_file
 
 _NAMES = {"\t": "a tab", "\0": "a NUL", "\u2028": "a line separator", "\u2029": "a paragraph separator"}
 
-_CONTROL = re.compile("[\x00-\x09\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029]")  # all but line feed and carriage return
+# all but line feed and carriage return, and halves of surrogate pairs
+CONTROL = re.compile(r"[\x00-\x09\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _BAD_ID = re.compile(r"""^[.\s]|\s$|^$|[/\\:"\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]""", re.MULTILINE)
 _TAKEN = ("splits", "dataset.json", "readme.md")
 _LONGEST_ID = 200  # bytes: suffixes follow, and file systems take 255
@@ -57,7 +58,7 @@ def numbered_rows(path: Path) -> tuple[list[list[str]], list[int]]:
         how = f"iconv -f {'UTF-16' if utf16 else 'LATIN1'} -t UTF-8"
         raise DatasetError(f"{path}: {what}; save the file as UTF-8 ({how} does it)") from error
     printable = text.replace("\n", "").replace("\r", "").isprintable()  # takes a fifth of the search's time
-    control = None if printable else _CONTROL.search(text)
+    control = None if printable else CONTROL.search(text)
     if control is not None:
         line = text.count("\n", 0, control.start()) + 1
         raise DatasetError(

@@ -20,6 +20,7 @@ import functools
 import io
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -33,7 +34,9 @@ from typing import Any
 from tqdm import tqdm
 
 from mmpareto.datasets.base import SPLITS, DatasetError, Split
-from mmpareto.datasets.lists import check_id, check_unique
+from mmpareto.datasets.files import refuse_special_file
+from mmpareto.datasets.lists import CONTROL, check_ids, check_modality
+from mmpareto.datasets.names import class_warnings, name_warnings
 from mmpareto.datasets.workers import Died, run_in_processes
 from mmpareto.json_files import read_object
 
@@ -43,6 +46,7 @@ UNFINISHED = ".preparation.json"  # parameters of a preparation that has not end
 _HARMLESS = (UNFINISHED, f".{UNFINISHED}.part", "README.md")
 _BESIDE = ".unfinished"  # where files are made before they are renamed into place
 _LOCK = "lock"  # in it; shared by the workers that make a clip
+_SHOWN = 50  # classes up to which the summary has a line for each
 # the clip is not to blame for these
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -128,9 +132,9 @@ def prepare(
 
     Raises DatasetError: bad ids, other parameters than the folder was made with, nothing prepared at all, no room left.
     """
-    for clip in clips:
-        check_id(clip.id, name)
-    check_unique([clip.id for clip in clips], name)
+    check_ids([clip.id for clip in clips], name)
+    for modality in modalities:
+        check_modality(modality, name)
     identity = {"name": name, "parameters": dict(parameters)}
     with _exclusive(output, identity):
         beside = _fresh_beside(output / _BESIDE)
@@ -155,7 +159,7 @@ def prepare(
             within = {clip.id: members(clip) for clip in clips}
             reasons = {member.id: reasons[whole] for whole in reasons for member in within[whole]}
             clips = [member for clip in clips for member in within[clip.id]]
-        outcome = _summary(clips, reasons)
+        outcome = _summary(clips, reasons, classes)
         if not outcome.prepared:
             raise DatasetError(f"{name}: not one of {len(clips)} clips could be prepared\n{outcome.text}")
         (output / DESCRIPTION).unlink(missing_ok=True)  # of an earlier run: the splits change now
@@ -188,12 +192,12 @@ def read_description(root: Path, name: str, parameters: Mapping[str, Any] | None
         raise DatasetError(
             f"{name}: {root} has no {DESCRIPTION}, {state}; python code/prepare.py {name} --source RAW --output {root}"
         )
+    refuse_special_file(file)
     try:
         found = read_object(file)
-        other_name, made_with, suffixes = found["name"], dict(found["parameters"]), found.get("modalities", {})
-        if not all(Path(modality + suffix).name == modality + suffix for modality, suffix in suffixes.items()):
-            raise ValueError(f"its modalities {suffixes!r:.100} are not names and endings of files")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        other_name, made_with = found["name"], found["parameters"]
+        _check_description(found, file)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(
             f"{file}: cannot be read ({error}); delete the folder and prepare the dataset again"
         ) from error
@@ -206,6 +210,25 @@ def read_description(root: Path, name: str, parameters: Mapping[str, Any] | None
                 f"flag, or prepare the dataset again with --{key} {value} into another folder"
             )
     return found
+
+
+def _check_description(description: Mapping[str, Any], file: Path) -> None:
+    """Raises ValueError or DatasetError where a dataset.json does not hold what preparations write.
+
+    Its names become paths and are printed: none leads out of the folder, and none holds control characters.
+    """
+    modalities, classes = description["modalities"], description["classes"]
+    if not isinstance(description["parameters"], dict) or not isinstance(modalities, dict) or not modalities:
+        raise ValueError("parameters and modalities must be names with values")
+    for modality, suffix in modalities.items():
+        check_modality(modality, file)
+        if not isinstance(suffix, str) or not re.fullmatch(r"(\.[A-Za-z0-9]+)?", suffix):
+            raise ValueError(f"the suffix of {modality} is no suffix of a file, such as .npy")
+    if not isinstance(classes, list) or not classes or not all(isinstance(label, str) for label in classes):
+        raise ValueError("classes must be a list of names")
+    together = "".join(classes)
+    if len(set(classes)) < len(classes) or "" in classes or CONTROL.search(together) or set("\r\n") & set(together):
+        raise ValueError("names of classes that are empty, come twice or hold control characters")
 
 
 def _fresh_beside(place: Path) -> Path:
@@ -275,6 +298,7 @@ def _exclusive(output: Path, identity: dict[str, Any]) -> Iterator[None]:
     ):
         raise DatasetError(f"{output} holds other files and no {DESCRIPTION}; give --output a new or empty folder")
     if earlier is not None:
+        refuse_special_file(earlier)
         try:
             saved = read_object(earlier)
             found = {key: saved.get(key) for key in identity}
@@ -330,19 +354,23 @@ def _state(reasons: Mapping[str, tuple[str, str]], clip: Clip) -> str:
 def _counts(clips: Sequence[Clip], reasons: Mapping[str, tuple[str, str]]) -> dict[str, dict[str, dict[str, int]]]:
     """{split: {class: {"prepared", "missing", "unusable"}}}."""
     counts: dict[str, dict[str, dict[str, int]]] = {}
-    for split in SPLITS:
-        labels = sorted({clip.label for clip in clips if clip.split == split})
-        for label in labels:
-            states = Counter(_state(reasons, clip) for clip in clips if (clip.split, clip.label) == (split, label))
-            row = {state: states[state] for state in ("prepared", "missing", "unusable")}
-            counts.setdefault(split, {})[label] = row
+    states = Counter((clip.split, clip.label, _state(reasons, clip)) for clip in clips)
+    for split, label in sorted({(clip.split, clip.label) for clip in clips}, key=lambda p: (SPLITS.index(p[0]), p[1])):
+        row = {state: states[split, label, state] for state in ("prepared", "missing", "unusable")}
+        counts.setdefault(split, {})[label] = row
     return counts
 
 
-def _summary(clips: Sequence[Clip], reasons: Mapping[str, tuple[str, str]]) -> Outcome:
+def _summary(clips: Sequence[Clip], reasons: Mapping[str, tuple[str, str]], classes: Sequence[str]) -> Outcome:
     states = Counter(_state(reasons, clip) for clip in clips)
     lines = [f"{'split':<6} {'class':<24} {'prepared':>8} {'missing':>8} {'unusable':>8}"]
-    for split, by_class in _counts(clips, reasons).items():
+    counts = _counts(clips, reasons)
+    for split, by_class in counts.items():
+        if len(by_class) > _SHOWN:  # all of them are in dataset.json
+            sums = {
+                state: sum(row[state] for row in by_class.values()) for state in ("prepared", "missing", "unusable")
+            }
+            by_class = {f"{len(by_class)} classes": sums}
         for label, row in by_class.items():
             lines.append(f"{split:<6} {label:<24} " + " ".join(f"{value:>8}" for value in row.values()))
     total = (states["prepared"], states["missing"], states["unusable"])
@@ -352,6 +380,12 @@ def _summary(clips: Sequence[Clip], reasons: Mapping[str, tuple[str, str]]) -> O
         for split in SPLITS
         if not any(clip.split == split and clip.id not in reasons for clip in clips)
     ]
+    nothing: dict[str, int] = {}
+    by_split: dict[str, list[int]] = {
+        split: [counts.get(split, {}).get(label, nothing).get("prepared", 0) for label in classes] for split in SPLITS
+    }
+    warnings = class_warnings(classes, by_split) + name_warnings("ids", [clip.id for clip in clips])
+    lines += [f"warning: {text}" for text in warnings]
     left_out = [
         {
             "id": clip.id,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from mmpareto.datasets import MultimodalDataset
+from mmpareto.datasets.names import class_counts, class_text
 from mmpareto.options import Options
 from mmpareto.training.step import Step
 
@@ -82,16 +83,16 @@ def by_head(scores: Scores) -> dict[str, Any]:
 
 def settings_text(
     options: Options,
-    train_set: MultimodalDataset,
-    val_size: int,
-    test_size: int,
+    parts: Mapping[str, MultimodalDataset],
     encoders: dict[str, str],
     model: torch.nn.Module,
     device: torch.device,
     folder: Path,
     processes: int = 1,
 ) -> str:
-    """The resolved settings, in a few lines."""
+    """The resolved settings, in a few lines; `parts` are the splits of the dataset."""
+    train_set = parts["train"]
+    counts = class_counts(train_set.classes, {split: part.labels for split, part in parts.items()})
 
     def settings(values: dict[str, Any]) -> str:
         return "".join(f", {key} {value}" for key, value in values.items() if value is not None)
@@ -111,8 +112,10 @@ def settings_text(
     parameters = sum(p.numel() for p in model.parameters())
     lines = {
         "method": options.method + settings(options.method_options),
-        "data": f"{options.dataset}{settings(options.dataset_options)}; {len(train_set)} train, {val_size} val, "
-        f"{test_size} test, {len(train_set.classes)} classes",
+        "data": f"{options.dataset}{settings(options.dataset_options)}; "
+        + "".join(f"{len(part)} {split}, " for split, part in parts.items())
+        + f"{len(train_set.classes)} classes",
+        "classes": class_text(train_set.classes, counts),
         "model": f"{inputs}; {parameters / 1e6:.2f} M parameters",
         "training": f"{options.epochs} epochs, batch {options.batch_size}, {options.optimizer}, learning rate "
         f"{options.learning_rate:g} ({schedule}), weight decay {options.weight_decay:g}, seed {options.random_seed}, "

@@ -1,0 +1,96 @@
+"""Warnings about labels and ids: typing errors, rare and missing classes, names that look alike."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import numpy as np
+import pytest
+
+from mmpareto.datasets.names import class_text, class_warnings, name_warnings, sample_warnings
+
+COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+
+
+@pytest.mark.parametrize(
+    ("names", "difference"),
+    [
+        ([COMPOSED, DECOMPOSED], "Unicode form (NFC, NFD)"),
+        (["Happy", "happy"], "upper and lower case"),
+        (["Straße", "STRASSE"], "upper and lower case"),
+        (["happy", "hap\u200bpy"], "invisible characters"),
+        (["happy", "\ufeffhappy"], "invisible characters"),
+        (["happy", "ha\u00adppy"], "invisible characters"),
+        (["happy", "happy\ufe0f"], "invisible characters"),
+        (["very happy", "very  happy"], "spaces"),
+        (["very happy", "very\u00a0happy"], "spaces"),
+        (["veryhappy", "very happy"], "spaces"),
+        (["Very happy", "very\u200b\u00a0happy"], "Unicode form, case, spaces or invisible characters"),
+        ([COMPOSED.upper(), DECOMPOSED], "Unicode form, case, spaces or invisible characters"),
+    ],
+)
+def test_names_that_look_alike_are_named_with_their_counts(names: list[str], difference: str) -> None:
+    first, second = names
+    warning = name_warnings("classes", [first, "other", second], {first: 39, "other": 40, second: 1})[0]
+    assert f"classes that look alike: {first!a} (39), {second!a} (1) differ in {difference} alone" in warning
+
+
+def test_different_names_are_no_reason_to_warn() -> None:
+    assert name_warnings("classes", ["mid", "midd", "1", "10", "é", "e", "日本", "中国"]) == []
+
+
+def test_invisible_characters_are_named_without_a_second_name() -> None:
+    assert (
+        "classes with invisible characters: 'hap\\u200bpy' (7)"
+        in name_warnings("classes", ["hap\u200bpy", "sad"], {"hap\u200bpy": 7, "sad": 1})[0]
+    )
+
+
+def test_a_class_with_one_or_two_samples_is_named_with_what_it_may_be() -> None:
+    counts = {"train": [40, 1, 30, 2], "val": [4, 0, 3, 1], "test": [4, 1, 3, 1]}
+    rare, absent = class_warnings(["mid", "midd", "low", "rare"], counts)
+    assert "2 of 4 classes have one or two samples in train" in rare
+    assert "'midd' (1 train, 0 val, 1 test), similar to 'mid' (40 train, 4 val, 4 test)" in rare
+    assert "'rare' (2 train, 1 val, 1 test); look for typing errors" in rare
+    assert "1 of 4 classes have no samples in val: 'midd' (1 train, 0 val, 1 test)" in absent
+
+
+def test_classes_without_samples_are_named_for_each_split() -> None:
+    counts = {"train": [0, 9], "val": [1, 0], "test": [1, 0]}
+    assert [text.split(":")[0] for text in class_warnings(["a", "b"], counts)] == [
+        f"1 of 2 classes have no samples in {split}" for split in counts
+    ]
+
+
+def test_long_lists_are_cut_short() -> None:
+    names = [f"class {number}" for number in range(1000)]
+    counts = {"train": [1] * 1000, "val": [0] * 1000, "test": [5] * 1000}
+    rare, absent = class_warnings(names, counts)
+    assert "1000 of 1000 classes have one or two samples" in rare
+    assert "'class 4'" in rare
+    assert "'class 5' (" not in rare.replace("similar to 'class 5' (", "")
+    assert "; and 995 more;" in rare
+    assert "; and 995 more;" in absent
+
+
+def test_samples_of_each_class_are_shown_shortly() -> None:
+    counts = {"train": [40, 1], "val": [4, 0], "test": [5, 1]}
+    assert class_text(["mid", "midd"], counts) == "samples in train/val/test: mid 40/4/5, midd 1/0/1"
+    many = {"train": list(range(1, 1001)), "val": [2] * 1000}
+    assert class_text([str(i) for i in range(1000)], many) == (
+        "1000 classes, samples of each: 1 to 1000 in train, 2 to 2 in val"
+    )
+
+
+def test_ids_and_modalities_are_looked_at_too() -> None:
+    warnings = sample_warnings(
+        ["a"],
+        {"train": np.zeros(3, int), "val": np.zeros(3, int), "test": np.zeros(3, int)},
+        {"train": ["x1", "x2", COMPOSED], "val": ["x3", "X1", DECOMPOSED], "test": ["x2", "x4", "x5"]},
+        ["sound", "Sound"],
+    )
+    assert warnings[0].startswith("ids that are in two splits: 'x2'")
+    assert (
+        "ids that look alike: 'x1', 'X1' differ in upper and lower case alone; 'caf\\xe9', 'cafe\\u0301'" in warnings[1]
+    )
+    assert "modalities that look alike: 'sound', 'Sound'" in warnings[2]
