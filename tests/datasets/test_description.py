@@ -1,0 +1,88 @@
+"""A prepared dataset from a stranger: its dataset.json and its splits name nothing outside its folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmpareto.datasets import DatasetError
+from mmpareto.datasets.preparation import read_description, write_text
+from mmpareto.datasets.prepared import read_split
+
+WHOLE = {"name": "manifest", "parameters": {}, "modalities": {"x": ".npy"}, "classes": ["a"]}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"modalities": {"../x": ".npy"}},
+        {"modalities": {"/tmp": ".npy"}},
+        {"modalities": {"x": "/../../y"}},
+        {"modalities": {"x": None}},
+        {"modalities": {"splits": ".csv"}},
+        {"modalities": ["x"]},
+        {"modalities": {}},
+        {"classes": ["a", "a"]},
+        {"classes": ["a\nb"]},
+        {"classes": ["\x1b[2J"]},
+        {"classes": ["\ud800"]},
+        {"classes": [1]},
+        {"classes": "abc"},
+        {"classes": []},
+        {"parameters": 3},
+        {"name": ["manifest"]},
+    ],
+)
+def test_a_description_that_preparations_do_not_write_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    (tmp_path / "dataset.json").write_text(json.dumps(WHOLE))
+    assert read_description(tmp_path, "manifest") == WHOLE
+    (tmp_path / "dataset.json").write_text(json.dumps(WHOLE | change))
+    with pytest.raises(DatasetError):
+        read_description(tmp_path, "manifest")
+
+
+def test_deep_nesting_and_pipes_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "dataset.json"
+    file.write_text("[" * 100_000)
+    with pytest.raises(DatasetError, match="cannot be read"):
+        read_description(tmp_path, "manifest")
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(DatasetError, match="is a named pipe"):
+        read_description(tmp_path, "manifest")
+
+
+def test_ids_of_a_split_stay_inside(tmp_path: Path) -> None:
+    (tmp_path / "dataset.json").write_text(json.dumps(WHOLE))
+    (tmp_path / "splits").mkdir()
+    split = tmp_path / "splits" / "train.csv"
+    split.write_text("id,label\nc1,a\n")
+    assert read_split(tmp_path, "manifest", "train", {}, ["a"])[0].paths == {"x": tmp_path / "x" / "c1.npy"}
+    for bad, message in (
+        ("id,label\n../c1,a\n", r"the id '\.\./c1' cannot be"),
+        ("id,label\n/c1,a\n", "the id '/c1' cannot be"),
+        ("id,label\nc1,b\n", "unknown classes b"),
+        ("id,label\nc1\n", "expected id,label in each line"),
+        ("id,label\nc1,a,b\n", "expected id,label in each line"),
+    ):
+        split.write_text(bad)
+        with pytest.raises(DatasetError, match=message):
+            read_split(tmp_path, "manifest", "train", {}, ["a"])
+    split.unlink()
+    os.mkfifo(split)
+    with pytest.raises(DatasetError, match="is a named pipe"):
+        read_split(tmp_path, "manifest", "train", {}, ["a"])
+
+
+def test_writing_follows_no_link_and_waits_for_no_pipe(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / ".stamp.part").symlink_to("mine")
+    write_text(tmp_path / "stamp", "one")
+    assert (tmp_path / "mine").read_text() == "mine"
+    os.mkfifo(tmp_path / ".stamp.part")
+    write_text(tmp_path / "stamp", "two")
+    assert (tmp_path / "stamp").read_text() == "two"
