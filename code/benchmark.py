@@ -25,14 +25,13 @@ import platform
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from mmpareto.benchmarks import engine, loader, steps
 from mmpareto.datasets import DatasetError
-from mmpareto.flag_values import workers
+from mmpareto.flag_values import file_path, workers
 from mmpareto.methods import METHODS
 
 
@@ -48,7 +47,10 @@ def entry(argv: Sequence[str]) -> int:
     parser.add_argument("--loader", action="store_true", help="the loader, against a plain one, on CREMA-D's shapes")
     parser.add_argument("--engine", action="store_true", help="what an epoch costs beyond its loading and steps")
     parser.add_argument(
-        "--mnist", type=Path, metavar="FOLDER", help="of --engine: epochs on CG-MNIST, from MNIST in FOLDER (minutes)"
+        "--mnist",
+        type=file_path,
+        metavar="FOLDER",
+        help="of --engine: epochs on CG-MNIST, from MNIST in FOLDER (minutes)",
     )
     parser.add_argument("--num_workers", type=workers, default=2, metavar="N", help="of --loader (default: 2)")
     parser.add_argument("--output", metavar="FILE", help="also write the figures there, as JSON")

@@ -16,7 +16,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -29,7 +28,7 @@ from mmpareto.evaluation.metrics import head_metrics
 from mmpareto.evaluation.probe import linear_probe
 from mmpareto.evaluation.shapley import imbalance, shapley
 from mmpareto.evaluation.subsets import subset_accuracies
-from mmpareto.flag_values import add_allow, count, workers
+from mmpareto.flag_values import add_allow, count, file_path, path_text, workers
 from mmpareto.models import ModelError
 from mmpareto.options import UsageError
 from mmpareto.reporting.evaluation_tables import evaluation_text
@@ -52,9 +51,9 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = made.add_argument
-    add("run", type=Path, metavar="RUN", help="a run directory of train.py")
+    add("run", type=file_path, metavar="RUN", help="a run directory of train.py")
     add("--split", choices=SPLITS, default="test", help="(default: test)")
-    add("--data_root", metavar="FOLDER", help="folder of the prepared data (default: the run's)")
+    add("--data_root", type=path_text, metavar="FOLDER", help="folder of the prepared data (default: the run's)")
     add("--gpu_ids", metavar="ID", help="GPU to use, or cpu (default: the first one, where there is one)")
     add("--batch_size", type=count, metavar="N", help="(default: the run's)")
     add("--num_workers", type=workers, metavar="N", help="processes that load data (default: the run's)")

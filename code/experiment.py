@@ -31,7 +31,7 @@ from mmpareto.experiments.grid import Grid, Run, expand, variation
 from mmpareto.experiments.launchers import Launcher, Local, Submitit, slurm_executor
 from mmpareto.experiments.process import State, state
 from mmpareto.experiments.schedule import Interrupted, run_all
-from mmpareto.flag_values import assignment, count, seed
+from mmpareto.flag_values import assignment, count, file_path, seed
 from mmpareto.options import UsageError
 from mmpareto.reporting.comparison import printed
 from mmpareto.reporting.finished import find
@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
         "combination is run; values are separated by semicolons where they hold commas; a method to which the flag "
         "means nothing is run once without it",
     )
-    add("--output", type=Path, default=ROOT / "runs", metavar="FOLDER", help="(default: runs/ of this repository)")
+    add("--output", type=file_path, default=ROOT / "runs", metavar="FOLDER", help="(default: runs/ of this repository)")
     add(
         "--jobs",
         type=count,

@@ -18,11 +18,10 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from mmpareto.datasets import DatasetError, canonical
 from mmpareto.datasets.workers import cores
-from mmpareto.flag_values import count, not_negative
+from mmpareto.flag_values import count, file_path, not_negative
 
 # dataset -> the module that prepares it; imported when asked for. Such a module has add_arguments(parser) for flags of
 # its own, and prepare(args) -> preparation.Outcome; its docstring's first line is its help.
@@ -43,8 +42,8 @@ def _parser(name: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--source", type=Path, required=True, metavar="FOLDER", help="the raw download")
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="the prepared dataset")
+    parser.add_argument("--source", type=file_path, required=True, metavar="FOLDER", help="the raw download")
+    parser.add_argument("--output", type=file_path, required=True, metavar="FOLDER", help="the prepared dataset")
     parser.add_argument(
         "--workers",
         type=count,

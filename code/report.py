@@ -12,12 +12,12 @@ all the rest, table.md, table.csv, table.tex and figures/. Exit status: 0 done; 
 from __future__ import annotations
 
 from mmpareto import startup  # first: it checks the environment
+from mmpareto.flag_values import file_path
 
 # isort: split
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from mmpareto.escape import on_one_line
 from mmpareto.reporting.comparison import printed
@@ -30,8 +30,8 @@ def entry(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="report.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("runs", nargs="+", type=Path, help="run directories, or folders that hold some")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="write tables, figures and a page there")
+    parser.add_argument("runs", nargs="+", type=file_path, help="run directories, or folders that hold some")
+    parser.add_argument("--output", type=file_path, metavar="FOLDER", help="write tables, figures and a page there")
     parser.add_argument(
         "--baseline",
         metavar="METHOD",

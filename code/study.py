@@ -35,7 +35,7 @@ from mmpareto.evaluation import EvaluationError
 from mmpareto.evaluation.gradient_noise import Labelled, gradient_noise
 from mmpareto.evaluation.landscape import hessian_product, surface
 from mmpareto.evaluation.sharpness import largest_eigenvalue
-from mmpareto.flag_values import add_allow, count, count_or_zero, positive, workers
+from mmpareto.flag_values import add_allow, count, count_or_zero, file_path, path_text, positive, workers
 from mmpareto.models import EnsembleFusion, ModelError, MultimodalClassifier
 from mmpareto.options import Options, UsageError
 from mmpareto.reporting.tables import text_table
@@ -59,8 +59,8 @@ def parser() -> argparse.ArgumentParser:
         prog="study.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = made.add_argument
-    add("runs", nargs="+", type=Path, metavar="RUN", help="finished run directories of train.py, of one dataset")
-    add("--output", type=Path, default=Path("runs/study"), metavar="FOLDER", help="(default: runs/study)")
+    add("runs", nargs="+", type=file_path, metavar="RUN", help="finished run directories of train.py, of one dataset")
+    add("--output", type=file_path, default=Path("runs/study"), metavar="FOLDER", help="(default: runs/study)")
     add("--split", choices=SPLITS, default="train", help="samples to measure on (default: train, as the paper does)")
     add("--batches", type=count, default=50, metavar="N", help="batches of the noise, two or more (default: 50)")
     add("--batch_size", type=count, metavar="N", help="(default: the first run's; the noise depends on it)")
@@ -76,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
         help="products with the Hessian at most, two or more (default: 100)",
     )
     add("--seed", type=count_or_zero, default=0, metavar="N", help="of samples and directions (default: 0)")
-    add("--data_root", metavar="FOLDER", help="folder of the prepared data (default: the runs')")
+    add("--data_root", type=path_text, metavar="FOLDER", help="folder of the prepared data (default: the runs')")
     add("--gpu_ids", metavar="ID", help="GPU to use, or cpu (default: the first one, where there is one)")
     add("--num_workers", type=workers, metavar="N", help="processes that load data (default: the runs')")
     add_allow(made)

@@ -9,6 +9,7 @@ import re
 import types
 import typing
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 MOST = 2**31 - 1  # of whole numbers: PyTorch, NumPy and operating systems count that far
@@ -61,6 +62,28 @@ def not_negative(text: str) -> float:
 def fraction(text: str) -> float:
     """A number in [0, 1)."""
     return number(text, float, lambda x: 0 <= x < 1, "a number from 0 up to but not including 1")
+
+
+def path_text(text: str) -> str:
+    """The path of a file or folder, as text that files can hold and terminals can print."""
+    try:
+        parts = text.encode("utf-8").split(b"/")
+    except UnicodeEncodeError as error:
+        raise argparse.ArgumentTypeError(
+            f"expected a path in UTF-8, found {text!a:.100}; rename the file or folder"
+        ) from error
+    if re.search(r"[\x00-\x1f\x7f]", text):
+        raise argparse.ArgumentTypeError(f"expected a path without control characters, found {text!a:.100}")
+    if max(map(len, parts)) > 255 or len(text) > 4000:
+        raise argparse.ArgumentTypeError(
+            f"expected a path of parts of 255 bytes at most, 4000 in all, found {text!a:.100}..."
+        )
+    return text
+
+
+def file_path(text: str) -> Path:
+    """See `path_text`."""
+    return Path(path_text(text))
 
 
 def import_path(text: str) -> str:

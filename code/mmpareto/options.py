@@ -24,6 +24,7 @@ from mmpareto.flag_values import (
     fraction,
     like,
     not_negative,
+    path_text,
     positive,
     seed,
     shown,
@@ -323,7 +324,9 @@ def _parser(
         metavar="NAME",
         help=f"{', '.join(datasets.DATASETS)}, or package.module:Class (default: digits, which needs no download)",
     )
-    group.add_argument("--data_root", metavar="FOLDER", help="folder of the prepared data (default: data/<dataset>)")
+    group.add_argument(
+        "--data_root", type=path_text, metavar="FOLDER", help="folder of the prepared data (default: data/<dataset>)"
+    )
     group.add_argument(
         "--n_classes",
         type=count,
@@ -543,7 +546,10 @@ def _parser(
         help="GPU to use, or one for each process, such as 0,1, or cpu (default: the first ones, where there are some)",
     )
     group.add_argument(
-        "--ckpt_path", metavar="FOLDER", help="the run directory (default: runs/<dataset>/<method>/seed<random_seed>)"
+        "--ckpt_path",
+        type=path_text,
+        metavar="FOLDER",
+        help="the run directory (default: runs/<dataset>/<method>/seed<random_seed>)",
     )
     group.add_argument(
         "--checkpoint_minutes",

@@ -23,6 +23,7 @@ from mmpareto.datasets.files import is_hidden
 from mmpareto.datasets.lists import check_unique, cut
 from mmpareto.datasets.media import VIDEO_SUFFIXES, is_lfs_pointer
 from mmpareto.datasets.preparation import Clip, Outcome
+from mmpareto.flag_values import file_path
 
 PARTS = (0.8, 0.1, 0.1)  # of random and speaker
 
@@ -33,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split", choices=("published", "random", "speaker"), default="published", help="(default: published)"
     )
-    parser.add_argument("--train_list", type=Path, metavar="FILE", help="clip,label lines, for --split published")
-    parser.add_argument("--test_list", type=Path, metavar="FILE", help="clip,label lines, for --split published")
+    parser.add_argument("--train_list", type=file_path, metavar="FILE", help="clip,label lines, for --split published")
+    parser.add_argument("--test_list", type=file_path, metavar="FILE", help="clip,label lines, for --split published")
 
 
 def prepare(args: argparse.Namespace) -> Outcome:

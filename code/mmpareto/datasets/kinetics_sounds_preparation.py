@@ -22,6 +22,7 @@ from mmpareto.datasets.kinetics_sounds import CLASSES
 from mmpareto.datasets.lists import check_classes, check_unique, cut, read_rows
 from mmpareto.datasets.media import VIDEO_SUFFIXES
 from mmpareto.datasets.preparation import Clip, Outcome
+from mmpareto.flag_values import file_path
 
 _ID = 11  # characters of a YouTube id
 _COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
@@ -33,9 +34,9 @@ Listed = dict[Split, list[tuple[str, str]]]  # split -> (clip, class)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of this preparation."""
     add_media_arguments(parser)
-    parser.add_argument("--train_list", type=Path, metavar="FILE", help="the published training list")
-    parser.add_argument("--test_list", type=Path, metavar="FILE", help="the published test list")
-    parser.add_argument("--annotations", type=Path, nargs="+", metavar="FILE", help="Kinetics' annotations")
+    parser.add_argument("--train_list", type=file_path, metavar="FILE", help="the published training list")
+    parser.add_argument("--test_list", type=file_path, metavar="FILE", help="the published test list")
+    parser.add_argument("--annotations", type=file_path, nargs="+", metavar="FILE", help="Kinetics' annotations")
 
 
 def prepare(args: argparse.Namespace) -> Outcome:

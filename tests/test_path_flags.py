@@ -1,0 +1,24 @@
+"""Flags that name files: what cannot be a path is refused in a line."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from mmpareto.flag_values import file_path, path_text
+
+
+@pytest.mark.parametrize("bad", ["a\udcff", "\ud800/b", "a\0b", "a\nb", "a/" + "é" * 128, "a/" * 2500])
+def test_what_cannot_be_a_path_is_refused(bad: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="expected a path") as caught:
+        file_path(bad)
+    str(caught.value).encode()  # the message itself can be printed
+    assert len(str(caught.value)) < 250
+
+
+def test_other_paths_stay_as_they_are() -> None:
+    for good in ("", "a b/é.csv", "/tmp/x", "../y", "x" * 255):
+        assert path_text(good) == good
+        assert file_path(good) == Path(good)
