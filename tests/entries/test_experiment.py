@@ -25,7 +25,7 @@ def running() -> str:
     lines = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            lines.append(path.read_bytes().replace(b"\0", b" ").decode())
+            lines.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
     return "\n".join(lines)
 
 
