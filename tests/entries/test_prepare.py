@@ -5,6 +5,7 @@ CREMA-D's media cannot be had here: stand-ins carry its names and formats (16 kH
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -18,9 +19,11 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from datasets.make_manifest import write_rows
 from datasets.make_media import lfs_pointer, side_cars, tone, write_frames, write_video, write_wav
 from datasets.real import real
 from entries.command import ROOT, inside, refused, run, train
+from PIL import Image
 
 import prepare as entry
 import train as training
@@ -392,3 +395,64 @@ def test_the_entry_itself(tmp_path: Path) -> None:
         (("cremad", "--source", tmp_path), "--output"),
     ):
         assert message in refused(entry.main, *arguments)
+
+
+@pytest.mark.faults
+def test_kills_at_any_moment_leave_nothing_half_written(tmp_path: Path) -> None:
+    """The same command, killed again and again in different ways, ends with the folder of the uninterrupted one."""
+    rows = []
+    for number in range(16):
+        write_video(tmp_path / "raw" / f"{number}.mp4", 40, 10, size=(320, 240), sound=tone(4.0, 300 + 20 * number))
+        split = "train" if number < 8 else "val" if number < 12 else "test"
+        names = {"voice": f"{number}.mp4", "face": f"{number}.mp4"}
+        rows.append({"id": f"c{number}", "split": split, "label": str(number % 2), **names})
+    write_rows(tmp_path / "raw", rows, ["id", "split", "label", "voice", "face"])
+    out = tmp_path / "out"
+    command = [
+        sys.executable,
+        ROOT / "code" / "prepare.py",
+        "manifest",
+        "--source",
+        tmp_path / "raw",
+        "--sound",
+        "voice",
+    ]
+    command += ["--workers", "2", "--fps", "10", "--output"]
+    done = run(*command, tmp_path / "whole")
+    assert done.returncode == 0, done.stderr
+    random = np.random.default_rng(0)
+    finished = -1
+    for _ in range(3):
+        process = subprocess.Popen(
+            [*map(str, command), str(out)],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            process_group=0,
+        )
+        deadline = time.monotonic() + 120  # until this run has made something, then a moment of chance
+        before = len(list(out.glob("face/*")))
+        while process.poll() is None and time.monotonic() < deadline and len(list(out.glob("face/*"))) == before:
+            time.sleep(0.002)
+        time.sleep(random.uniform(0, 0.4))
+        order = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT][int(random.integers(3))]
+        with contextlib.suppress(ProcessLookupError):
+            (os.killpg if random.integers(2) else os.kill)(process.pid, order)
+        said = process.communicate(timeout=120)[1]
+        assert "Traceback" not in said, said
+        for file in out.glob("face/*/*.jpg"):  # whole at any time
+            with Image.open(file) as image:
+                image.load()
+        for file in out.glob("voice/*.npy"):
+            assert np.load(file).shape[1] == 128
+        if process.returncode == 0:
+            break
+        assert len(list(out.glob("face/*"))) >= finished
+        finished = len(list(out.glob("face/*")))
+    done = run(*command, out)
+    assert done.returncode == 0, done.stderr
+
+    def contents(folder: Path) -> dict[str, bytes]:
+        return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    assert contents(out) == contents(tmp_path / "whole")

@@ -37,6 +37,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _STAMP = ".checked.json"
 _NAMED = 50  # clips with problems that a message names; the first three with what is wrong
 _JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_HARMLESS_SIZE = 2**16  # bytes of an image file that cannot unpack to much: at most a thousand times as many
 _LARGEST_VIEW = 2**28  # bytes
 _KEPT_TYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # log energies and spectra lie well inside; what is outside is another quantity, or damage
@@ -121,12 +122,14 @@ def read_image(path: Path) -> Tensor:
     """
     refuse_special_file(path)
     try:
-        with Image.open(path) as picture:  # reads the header, and refuses pictures beyond Pillow's limit
-            try:
-                if picture.format == "WEBP":  # whose EXIF data torchvision does not read
-                    raise RuntimeError
-                image = decode_image(str(path), mode=ImageReadMode.RGB, apply_exif_orientation=True)
-            except RuntimeError:  # not one of torchvision's formats (.bmp), or damaged
+        if path.stat().st_size > _HARMLESS_SIZE:
+            Image.open(path).close()  # reads the header, and refuses pictures beyond Pillow's limit
+        try:
+            if path.suffix.lower() == ".webp":  # whose EXIF data torchvision does not read
+                raise RuntimeError
+            image = decode_image(str(path), mode=ImageReadMode.RGB, apply_exif_orientation=True)
+        except RuntimeError:  # not one of torchvision's formats (.bmp), or damaged
+            with Image.open(path) as picture:
                 image = v2.functional.pil_to_tensor(ImageOps.exif_transpose(picture).convert("RGB"))
     except Exception as error:  # Pillow raises SyntaxError, struct.error and others on damaged files
         raise _unreadable(path, "an image", error) from error
