@@ -461,6 +461,14 @@ def test_a_compiled_forward_pass_makes_the_same_step(monkeypatch: pytest.MonkeyP
         (MemoryError(), "out of memory with --batch_size 32"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "process that loads data died"),
         (RuntimeError("[../gloo/pair.cc:1] Connection closed by peer"), "another process of the job is gone"),
+        (
+            RuntimeError("unable to write to file </torch_7_8>: No space left on device (28)"),
+            "--num_workers (0 needs none)",
+        ),
+        (OSError(28, "No space left on device"), "no room in shared memory"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error."), "/dev/shm"),
+        (OSError(24, "Too many open files"), "ulimit -n"),
+        (OSError(28, "No space left on device", "runs/x"), None),  # of a disk: the file is named
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), None),
     ],
 )

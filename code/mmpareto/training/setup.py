@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import resource
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -176,7 +177,14 @@ def make_model(
 def check_switches(options: Options, device: torch.device, processes: int) -> None:
     """Raises UsageError for switches that cannot work here or together, with the reason."""
     cuda = device.type == "cuda"
+    open_files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    needed_files = 40 + 12 * (options.num_workers or 0)  # three loaders, whose workers have pipes and semaphores each
     refusals = [
+        (
+            0 <= open_files < needed_files,
+            f"--num_workers {options.num_workers} needs {needed_files} open files or so, the limit is {open_files}: "
+            "raise it (ulimit -n 4096), or give fewer --num_workers (0 needs none)",
+        ),
         (options.tf32 and not cuda, "--tf32 is a mode of NVIDIA GPUs; this run is on a CPU"),
         (options.cuda_graph and not cuda, "--cuda_graph needs a GPU; this run is on a CPU"),
         (options.sync_batchnorm and not cuda, "--sync_batchnorm: PyTorch synchronises batch norm on GPUs only"),

@@ -4,6 +4,9 @@ and PyTorch's errors in the user's words.
 
 from __future__ import annotations
 
+import errno
+import resource
+import shutil
 import signal
 import time
 from collections.abc import Sequence
@@ -153,6 +156,20 @@ def explained(error: Exception, options: Options | None) -> str | None:
             f"same batch in smaller pieces), --amp bf16, or a smaller --batch_size; {goes_on} "
             f"({first})"
         )
+    number = error.errno if isinstance(error, OSError) else None
+    if number == errno.EMFILE or "Too many open files" in text or "received 0 items of ancdata" in text:
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return (
+            f"too many open files ({first}): the limit is {limit} (ulimit -n), and every process that loads data needs "
+            f"some; try ulimit -n 4096, or fewer --num_workers (0: none); {goes_on}"
+        )
+    no_room = number == errno.ENOSPC and error.filename is None  # type: ignore[attr-defined]
+    if no_room or "shared memory" in text or "Bus error" in text or "file </torch_" in text:
+        return (
+            f"no room in shared memory ({first}): processes that load data hand their batches over in /dev/shm, "
+            f"{_free('/dev/shm')} free; make it larger (docker run --shm-size 8g, or mount -o remount,size=8g "
+            f"/dev/shm), or try fewer --num_workers (0 needs none) or a smaller --batch_size; {goes_on}"
+        )
     if "DataLoader worker" in text:
         return (
             f"a process that loads data died ({first}); for want of memory, often: try fewer --num_workers; {goes_on}"
@@ -166,3 +183,10 @@ def explained(error: Exception, options: Options | None) -> str | None:
     if isinstance(error, torch.distributed.DistError) or any(sign in text for sign in lost):
         return f"another process of the job is gone ({first}); {goes_on}"
     return None
+
+
+def _free(folder: str) -> str:
+    try:
+        return f"{shutil.disk_usage(folder).free / 2**20:.1f} MiB"
+    except OSError:
+        return "an unknown part"
