@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmpareto.benchmarks.counting import Calls
 from mmpareto.integration import Uniform
-from mmpareto.methods import METHODS, Method, Piece, build_method, cross_entropies
+from mmpareto.methods import METHODS, Method, Piece, agm, build_method, cross_entropies
 from mmpareto.models import MultimodalClassifier
 from mmpareto.training.step import TrainingStep
 
@@ -166,6 +166,42 @@ def test_agm_s_loss_is_a_number_where_kappa_is_huge(alpha: float, half: torch.dt
         plain = cross_entropies(output, label)
         minimised = method.losses(Piece(output, label, plain, 1.0)).joint
     assert minimised.item() == pytest.approx(plain.joint.item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("factors", [(10.0, 0.3), (100.0, 0.1), (0.01, 30.0)])
+def test_agm_in_half_precision_scales_each_modality_by_its_own_kappa(
+    half: torch.dtype, factors: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against one joint loss in the same precision: nothing of one modality's kappa reaches the other encoder."""
+    encoder_gradients = []
+    for kappas in ((1.0, 1.0), factors):
+        method, model = made("agm")
+        model.float()
+        method.setup(model, 0, 4)
+        monkeypatch.setattr(agm, "kappa", lambda *_, kappas=kappas: torch.tensor(kappas))
+        inputs, label = batch(model)
+        with torch.autocast("cpu", half):
+            output = model({m: value.float() for m, value in inputs.items()})
+            losses = method.losses(Piece(output, label, cross_entropies(output, label), 1.0))
+        encoders, heads = model.partition()
+        method.integrator.backward(losses.joint * 8, losses.unimodal, encoders=encoders, heads=heads)
+        encoder_gradients.append({name: encoder[0].weight.grad for name, encoder in model.encoders.items()})
+    for factor, name in zip(factors, ("x", "y"), strict=True):
+        right = factor * encoder_gradients[0][name]
+        assert (encoder_gradients[1][name] - right).norm() <= 0.01 * right.norm()
+
+
+def test_gradnorm_keeps_its_weights_where_the_first_loss_is_zero() -> None:
+    method, model = made("gradnorm")
+    inputs, label = batch(model)
+    for step in range(3):
+        output = model(inputs)
+        losses = cross_entropies(output, label)
+        zero = losses._replace(joint=losses.joint * (step > 0))
+        method.losses(Piece(output, label, zero, 1.0))
+        method.gradients(model)
+        assert method.state["weights"].tolist() == [1.0, 1.0, 1.0]
 
 
 def test_agm_with_kappa_one_is_the_joint_loss() -> None:

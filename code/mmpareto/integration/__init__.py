@@ -16,7 +16,7 @@ from mmpareto.integration.integrator import EncoderDiagnostics, Integrator, diag
 from mmpareto.integration.metabalance import MetaBalance
 from mmpareto.integration.mmpareto import MMPareto
 from mmpareto.integration.one_pass import OneJoint, OneUnimodal, Uniform
-from mmpareto.integration.pareto import Pareto, minimum_norm_weight
+from mmpareto.integration.pareto import Pareto, minimum_norm_weight, minimum_norm_weights
 from mmpareto.integration.partition import PartitionError
 from mmpareto.integration.registry import METHODS, build_integrator, method_options
 from mmpareto.integration.torchjd_weighting import TorchJDWeighting
@@ -37,4 +37,5 @@ __all__ = [
     "diagnose",
     "method_options",
     "minimum_norm_weight",
+    "minimum_norm_weights",
 ]

@@ -1,6 +1,11 @@
-"""The arithmetic on gradients: Gramians out of two gradient sets, and the combination back into one.
+"""The arithmetic on gradients: Gramians from two gradient sets, and the combination of the two sets into one.
 
 T parameter tensors of one encoder; index 0 is the joint loss's gradient, index 1 the unimodal losses'.
+
+Gramians and coefficients are float64. The square of a gradient of 1e-30 or 1e30 is outside float32, and so is the
+coefficient that brings one gradient to the size of a much larger one. The gradients themselves are large. On a CPU,
+where reading a value costs nothing, they stay in float32 as long as that is exact enough. Elsewhere reading a value
+waits for the device, so float64 is always used.
 """
 
 from __future__ import annotations
@@ -10,59 +15,97 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+_WIDE = (torch.float64, torch.complex128)
+_HALF = (torch.float16, torch.bfloat16)
+
 
 def gramians(joint: Sequence[Tensor | None], unimodal: Sequence[Tensor | None], device: torch.device) -> Tensor:
-    """Gramian of the two gradients of each parameter tensor, [T, 2, 2], symmetric, on the device, without a wait.
+    """Compute the Gramian of the two gradients of each parameter tensor, without waiting for the device.
 
     joint, unimodal  T gradients each; None stands for zero.
     device           of the result where all gradients are None.
 
-    float64 where a gradient is double, else float32: half-precision gradients are multiplied in float32. A complex
-    gradient counts as its real and imaginary parts.
+    Returns [T, 2, 2], float64, symmetric. A complex gradient counts as its real and imaginary parts.
     """
     tensors = [gradient for gradient in (*joint, *unimodal) if gradient is not None]
-    double = any(t.dtype in (torch.float64, torch.complex128) for t in tensors)
-    dtype = torch.float64 if double else torch.float32
-    zero = torch.zeros((), dtype=dtype, device=tensors[0].device if tensors else device)
-    entries: list[Tensor] = []
-    for pair in zip(joint, unimodal, strict=True):
-        a, b = _flat_pair(*pair, dtype)
-        cross = zero if a is None or b is None else torch.dot(a, b)
-        entries += [zero if a is None else torch.dot(a, a), cross, cross, zero if b is None else torch.dot(b, b)]
-    return torch.stack(entries).view(-1, 2, 2) if entries else zero.new_zeros(0, 2, 2)
+    device = tensors[0].device if tensors else device
+    pairs = list(zip(joint, unimodal, strict=True))
+    if not pairs:
+        return torch.zeros(0, 2, 2, dtype=torch.float64, device=device)
+    wide = not _values_are_free(device)
+    products = [_products(*pair, wide, device) for pair in pairs]
+    if not wide:
+        for t, values in enumerate(torch.stack(products).tolist()):
+            if not _exact(*values):
+                products[t] = _products(*pairs[t], True, device)
+    return torch.stack(products).view(-1, 2, 2)
 
 
 def combine(joint: Tensor | None, unimodal: Tensor | None, coefficients: Tensor) -> Tensor | None:
-    """coefficients[0] * joint + coefficients[1] * unimodal of one parameter tensor, in the memory of one of the two.
+    """Compute coefficients[0] * joint + coefficients[1] * unimodal of one parameter tensor.
 
-    joint, unimodal  gradients of one shape and type; None stands for zero.
-    coefficients     [2], on the same device.
+    joint, unimodal  gradients of one shape and type; None stands for zero. The result takes the memory of one of them.
+    coefficients     [2], float64, on the same device.
     """
-    first, second = coefficients.unbind()
+    first, second = coefficients.split(1)  # [1] each
     if joint is None:
         joint, first, second, unimodal = unimodal, second, first, None
     if joint is None:
         return None
-    if joint.dtype in (torch.float16, torch.bfloat16):  # a coefficient rounded to half would cost three digits
-        total = joint.float() * first
-        return (total if unimodal is None else total.addcmul_(unimodal.float(), second)).to(joint.dtype)
-    joint.mul_(first)
-    return joint if unimodal is None else joint.addcmul_(unimodal, second)
+    if _values_are_free(joint.device) and joint.dtype not in _HALF and _ordinary(coefficients.tolist()):
+        joint.mul_(first[0])
+        return joint if unimodal is None else joint.addcmul_(unimodal, second[0])
+    total = joint * first  # float64, since `first` has a dimension; one without would be rounded to the gradient's type
+    return joint.copy_(total) if unimodal is None else torch.addcmul(total, unimodal, second, out=joint)
 
 
-def _flat_pair(a: Tensor | None, b: Tensor | None, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
-    """Both gradients as vectors, their elements in one common order; without a copy where their memory allows it."""
+def _values_are_free(device: torch.device) -> bool:
+    """Whether the host reads a value of a tensor without waiting for the device."""
+    return device.type == "cpu"
+
+
+def _products(a: Tensor | None, b: Tensor | None, wide: bool, device: torch.device) -> Tensor:
+    """a.a, a.b, a.b, b.b of two gradients: [4], float64. `wide`: computed in float64 too."""
+    zero = torch.zeros((), dtype=torch.float64, device=device)
+    a, b = _flat_pair(a, b, wide)
+    joint_square = zero if a is None else torch.dot(a, a)
+    cross = zero if a is None or b is None else torch.dot(a, b)
+    unimodal_square = zero if b is None else torch.dot(b, b)
+    return torch.stack([joint_square, cross, cross, unimodal_square]).double()
+
+
+def _exact(joint_square: float, cross: float, _: float, unimodal_square: float) -> bool:
+    """Whether products computed in float32 are exact enough.
+
+    They are not near the limits of float32, where parts of a sum are lost, and not for nearly opposed gradients, whose
+    sum is small beside its rounding error. A NaN is not exact; float64 gives it again.
+    """
+    return (
+        1e-24 < joint_square < 1e36
+        and 1e-24 < unimodal_square < 1e36
+        and cross > -0.99 * (joint_square * unimodal_square) ** 0.5
+    )
+
+
+def _ordinary(coefficients: Sequence[float]) -> bool:
+    """Whether float32 holds the coefficients."""
+    return all(c == 0 or 1e-30 < abs(c) < 1e30 for c in coefficients)
+
+
+def _flat_pair(a: Tensor | None, b: Tensor | None, wide: bool) -> tuple[Tensor | None, Tensor | None]:
+    """Both gradients as vectors, their elements in one common order; without a copy where type and memory allow it."""
     like = a if a is not None else b
-    if like is None or like.is_contiguous():
-        order = None
-    else:  # channels last, say: the dimensions in the order of the memory
-        strides = like.stride()
-        order = sorted(range(like.dim()), key=lambda d: -strides[d])
+    if like is None:
+        return None, None
+    dtype = torch.float64 if wide or like.dtype in _WIDE else torch.float32
+    # the dimensions in the order of the memory, which differs from their own order for channels last
+    strides = like.stride()
+    order = sorted(range(like.dim()), key=lambda d: -strides[d])
 
     def flat(x: Tensor | None) -> Tensor | None:
         if x is None:
             return None
-        x = x if order is None else x.permute(order)
+        x = x.permute(order)
         return (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x).reshape(-1).to(dtype)
 
     return flat(a), flat(b)

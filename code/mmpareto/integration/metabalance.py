@@ -24,8 +24,9 @@ class MetaBalance(Integrator):
     beta   of the moving averages, 0.9 in the paper; they start at zero, which cancels in the ratio.
 
     The published code stops at the first tensor that one loss does not reach, and divides zero by zero; here such a
-    tensor gets what gradient there is. A step that is not finite leaves the averages as they are. Two backward passes,
-    an average of two norms per parameter tensor, no wait for the device.
+    tensor gets what gradient there is. With a gradient scaler give `loss_scale` to `backward`: otherwise a new scale
+    would weigh new norms against old ones. A step that is not finite leaves the averages as they are. Two backward
+    passes, an average of two norms per parameter tensor, no wait for the device.
 
     Raises ValueError for r outside 0 .. 1 or beta outside 0 .. 1 (1 itself excluded).
     """
@@ -44,7 +45,7 @@ class MetaBalance(Integrator):
 
     def encoder_coefficients(self, encoder: str, gramians: Tensor) -> Tensor:
         """As `coefficients`, with the encoder's own averages."""
-        now = gramians.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()
+        now = gramians.double().diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()
         norms = self._norms.get(encoder)
         if norms is None or norms.shape != now.shape:
             norms = self._norms[encoder] = torch.zeros_like(now)
@@ -53,8 +54,8 @@ class MetaBalance(Integrator):
         joint, unimodal = norms.unbind(1)
         ratio = torch.where((joint > 0) & (unimodal > 0), joint / unimodal, 1.0)
         # an average that fades to nothing, since no unimodal gradient comes any more, is no reason for inf * 0
-        ratio = ratio.clamp(max=torch.finfo(ratio.dtype).max ** 0.5)
-        return torch.stack((torch.ones_like(ratio), self.relax * ratio + 1 - self.relax), dim=1)
+        ratio = ratio.clamp(max=torch.finfo(gramians.dtype).max ** 0.5)
+        return torch.stack((torch.ones_like(ratio), self.relax * ratio + 1 - self.relax), dim=1).to(gramians.dtype)
 
     def state_dict(self) -> dict[str, Any]:
         """{encoder: moving averages of the norms, [T, 2]}."""

@@ -9,7 +9,11 @@ from torch import Tensor
 
 from mmpareto.integration.integrator import Integrator
 from mmpareto.integration.one_pass import positive
-from mmpareto.integration.pareto import minimum_norm_weights
+from mmpareto.integration.pareto import minimum_norm_weights, unit_scale
+
+# The least |h|^2 over the sum of its two parts' squares that counts as a direction. A float32 gradient is rounded to
+# 6e-8 of its size. What is left of exactly opposed gradients is that rounding, which must not grow to full size.
+_FLOOR = 1e-8
 
 Rescale = Literal["tensor", "encoder"]
 
@@ -43,20 +47,22 @@ class MMPareto(Integrator):
 
     def coefficients(self, gramians: Tensor) -> Tensor:
         """[T, 2, 2] -> [T, 2]: gamma for both without conflict, else gamma * enlargement_t * (2 a, 2 (1 - a))."""
-        total = gramians.sum(0, keepdim=True)
+        tensors = gramians.double()
+        total = tensors.sum(0, keepdim=True)
         pareto = 2 * minimum_norm_weights(total)  # [1, 2]
-        enlargement = _enlargement(gramians if self.rescale == "tensor" else total, pareto)
+        enlargement = _enlargement(tensors if self.rescale == "tensor" else total, pareto)
         conflict = total[:, 0, 1] < 0
-        return self.gamma * torch.where(conflict, enlargement * pareto, 1.0).expand(len(gramians), 2)
+        chosen = self.gamma * torch.where(conflict, enlargement * pareto, 1.0)
+        return chosen.to(gramians.dtype).expand(len(gramians), 2)
 
 
 def _enlargement(gramians: Tensor, pareto: Tensor) -> Tensor:
     """max(1, |g_j + g_u| / |h|) for h with the coefficients `pareto` [1, 2]; gramians [T, 2, 2], returns [T, 1]."""
+    gramians = unit_scale(gramians)
     whole = gramians.sum((1, 2))
     # written out: a matrix product of these would be rounded to TF32 where that is switched on
     squares = pareto.square() * gramians.diagonal(dim1=1, dim2=2)
     integrated = squares.sum(1) + 2 * pareto[:, 0] * pareto[:, 1] * gramians[:, 0, 1]
-    # |h|^2 below its own rounding error says nothing; the floor keeps the quotient bounded there
-    integrated = torch.maximum(integrated, 4 * torch.finfo(gramians.dtype).eps * squares.sum(1))
+    integrated = torch.maximum(integrated, _FLOOR * squares.sum(1))
     ratio = whole.clamp(min=0) / torch.where(integrated > 0, integrated, 1.0)
     return ratio.sqrt().clamp(min=1).unsqueeze(1)

@@ -9,22 +9,25 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from mmpareto.integration import graph
 from mmpareto.integration.integrator import EncoderDiagnostics, Integrator
-from mmpareto.integration.partition import Parameters, Partition
-from mmpareto.integration.reduction import filled, set_gradients, start_average
+from mmpareto.integration.partition import Parameters, check_losses
+from mmpareto.integration.reduction import filled, gradients, set_gradients, start_average
 
 
 class OnePassIntegrator(Integrator):
-    """Base of `OneJoint` and `Uniform`: one pass, or two where diagnostics are asked for, with the same result."""
+    """Base of `OneJoint`, `OneUnimodal` and `Uniform`: one pass, or two where diagnostics are asked for, with the same
+    result.
+    """
 
     passes: ClassVar[int] = 1
     encoder_factor: float = 1.0  # of the encoders' gradients
 
-    _begun = False
+    _sums: list[Tensor | None] | None = None  # gradients of the step's micro-batches, in the order of the partition
 
     @abstractmethod
-    def _pass(self, part: Partition, joint_loss: Tensor, unimodal_losses: Mapping[str, Tensor]) -> None:
-        """Adds one micro-batch's gradients to `.grad`."""
+    def _losses(self, joint_loss: Tensor, unimodal_losses: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Losses that reach only the heads, and losses that reach the encoders too."""
 
     def backward(
         self,
@@ -34,28 +37,29 @@ class OnePassIntegrator(Integrator):
         encoders: Mapping[str, Parameters],
         heads: Parameters = (),
         diagnose: bool = False,
+        loss_scale: Tensor | float = 1.0,
     ) -> dict[str, EncoderDiagnostics]:
-        """As `Integrator.backward`; one pass and no diagnostics unless `diagnose`.
+        """See `Integrator.backward`; one pass and no diagnostics unless `diagnose`.
 
         Raises ValueError too where `diagnose` is not what it was for the step's other micro-batches.
         """
         diagnose = diagnose and joint_loss.requires_grad  # a constant has no gradient to measure
         self._check_alike(diagnose)
         if diagnose:
-            return super().backward(joint_loss, unimodal_losses, encoders=encoders, heads=heads)
+            return super().backward(joint_loss, unimodal_losses, encoders=encoders, heads=heads, loss_scale=loss_scale)
         self.accumulate(joint_loss, unimodal_losses, encoders=encoders, heads=heads)
-        self._begun = False
-        part = self._partition
+        part, sums = self._partition, self._sums
         assert part is not None
+        assert sums is not None
+        self.reset()
+        parameters = part.all_parameters
         if self._averages_over_processes():
-            everything = [*part.encoder_parameters, *part.heads]
-            set_gradients(
-                everything, start_average(filled(everything, [p.grad for p in everything]), self.process_group)()
-            )
+            sums = list(start_average(filled(parameters, sums), self.process_group)())
         if self.encoder_factor != 1.0:
-            present = [p.grad for p in part.encoder_parameters if p.grad is not None]
+            present = [gradient for gradient in sums[: len(part.encoder_parameters)] if gradient is not None]
             if present:
                 torch._foreach_mul_(present, self.encoder_factor)
+        set_gradients(parameters, sums)
         return {}
 
     def accumulate(
@@ -67,32 +71,59 @@ class OnePassIntegrator(Integrator):
         heads: Parameters = (),
         diagnose: bool = False,
     ) -> None:
-        """As `Integrator.accumulate`; `diagnose` as it will be in `backward`."""
+        """See `Integrator.accumulate`; `diagnose` as it will be in `backward`."""
         diagnose = diagnose and joint_loss.requires_grad  # a constant has no gradient to measure
         self._check_alike(diagnose)
         if diagnose:
             super().accumulate(joint_loss, unimodal_losses, encoders=encoders, heads=heads)
             return
-        part = self._prepare(joint_loss, unimodal_losses, encoders, heads)
-        if not self._begun:
-            set_gradients([*part.encoder_parameters, *part.heads], None)
-            self._begun = True
         try:
-            self._pass(part, joint_loss, unimodal_losses)
+            self._run_pass(joint_loss, unimodal_losses, encoders, heads)
         except BaseException:
             self.reset()
             raise
 
+    def reset(self) -> None:
+        """Forget the micro-batches taken in since the last `backward`."""
+        super().reset()
+        self._sums = None
+
+    @property
+    def _in_step(self) -> bool:
+        return super()._in_step or self._sums is not None
+
+    def _check(self, joint_loss: Tensor, unimodal_losses: Mapping[str, Tensor]) -> None:
+        check_losses(joint_loss, unimodal_losses)
+
     def _check_alike(self, diagnose: bool) -> None:
         """The two ways gather in different places: a step goes one of them with all its micro-batches."""
-        if self._begun if diagnose else self._joint is not None:
+        if self._sums is not None if diagnose else self._sets is not None:
             self.reset()
             raise ValueError("diagnose must be the same for all micro-batches of a step")
 
-    def reset(self) -> None:
-        """Forgets the micro-batches taken in since the last `backward`."""
-        super().reset()
-        self._begun = False
+    def _run_pass(
+        self,
+        joint_loss: Tensor,
+        unimodal_losses: Mapping[str, Tensor],
+        encoders: Mapping[str, Parameters],
+        heads: Parameters,
+    ) -> None:
+        """Add one micro-batch's gradients to the sums."""
+        self._check(joint_loss, unimodal_losses)
+        of_heads, of_all = self._losses(joint_loss, unimodal_losses)
+        part, of_heads_only = self._prepare(of_heads, of_all, encoders, heads)
+        parameters = part.all_parameters
+        if self._sums is None:
+            self._sums = [None] * len(parameters)
+        try:
+            set_gradients(parameters, self._sums)
+            if part.heads and of_heads:  # first, since the pass through the encoders frees the graph that both share
+                torch.autograd.backward(of_heads, inputs=part.heads, retain_graph=True)
+            torch.autograd.backward(of_all, inputs=parameters)
+            self._sums = gradients(parameters)
+        finally:
+            set_gradients(parameters, None)
+        graph.release(of_heads_only)
 
 
 class OneJoint(OnePassIntegrator):
@@ -106,10 +137,8 @@ class OneJoint(OnePassIntegrator):
         """(1, 0) for every tensor."""
         return torch.stack((gramians.new_ones(len(gramians)), gramians.new_zeros(len(gramians))), dim=1)
 
-    def _pass(self, part: Partition, joint_loss: Tensor, unimodal_losses: Mapping[str, Tensor]) -> None:
-        if part.heads:  # never enters the encoders; before the joint loss, whose pass then frees the graph
-            torch.autograd.backward(list(unimodal_losses.values()), inputs=part.heads, retain_graph=True)
-        torch.autograd.backward([joint_loss], inputs=[*part.encoder_parameters, *part.heads])
+    def _losses(self, joint_loss: Tensor, unimodal_losses: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        return list(unimodal_losses.values()), [joint_loss]
 
 
 class OneUnimodal(OnePassIntegrator):
@@ -124,21 +153,12 @@ class OneUnimodal(OnePassIntegrator):
         """(0, 1) for every tensor."""
         return torch.stack((gramians.new_zeros(len(gramians)), gramians.new_ones(len(gramians))), dim=1)
 
-    def _prepare(
-        self,
-        joint_loss: Tensor,
-        unimodal_losses: Mapping[str, Tensor],
-        encoders: Mapping[str, Parameters],
-        heads: Parameters,
-    ) -> Partition:
+    def _check(self, joint_loss: Tensor, unimodal_losses: Mapping[str, Tensor]) -> None:
         checked = joint_loss if joint_loss.requires_grad else next(iter(unimodal_losses.values()))
-        return super()._prepare(checked, unimodal_losses, encoders, heads)
+        check_losses(checked, unimodal_losses)
 
-    def _pass(self, part: Partition, joint_loss: Tensor, unimodal_losses: Mapping[str, Tensor]) -> None:
-        if part.heads and joint_loss.requires_grad:  # never enters the encoders; first, the other pass frees the graph
-            torch.autograd.backward([joint_loss], inputs=part.heads, retain_graph=True)
-        losses = list(unimodal_losses.values())
-        torch.autograd.backward(losses, inputs=[*part.encoder_parameters, *part.heads])
+    def _losses(self, joint_loss: Tensor, unimodal_losses: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        return [joint_loss] if joint_loss.requires_grad else [], list(unimodal_losses.values())
 
 
 class Uniform(OnePassIntegrator):
@@ -157,9 +177,8 @@ class Uniform(OnePassIntegrator):
         """(gamma, gamma) for every tensor."""
         return gramians.new_full((len(gramians), 2), self.gamma)
 
-    def _pass(self, part: Partition, joint_loss: Tensor, unimodal_losses: Mapping[str, Tensor]) -> None:
-        losses = [joint_loss, *unimodal_losses.values()]
-        torch.autograd.backward(losses, inputs=[*part.encoder_parameters, *part.heads])
+    def _losses(self, joint_loss: Tensor, unimodal_losses: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        return [], [joint_loss, *unimodal_losses.values()]
 
 
 def positive(value: float, name: str) -> float:

@@ -15,20 +15,30 @@ def minimum_norm_weights(gramian: Tensor) -> Tensor:
     Wei & Hu, ICML 2024, Algorithm 1, in conflict). 1/2 where the gradients are equal, zeros included.
 
     The smaller weight comes from its own quotient, since 1 - a would leave it a's rounding error: with norms of 1 and
-    10,000 in float32 the larger gradient's weight would be off by a thousandth.
+    10,000 in float32 the larger gradient's weight would be off by a thousandth. The weights do not depend on the scale
+    of the gradients, which is divided out first.
 
     gramian  [..., 2, 2]; returns [..., 2].
     """
-    squares, cross = gramian.diagonal(dim1=-2, dim2=-1), gramian[..., :1, 1]
+    scaled = unit_scale(gramian)
+    squares, cross = scaled.diagonal(dim1=-2, dim2=-1), scaled[..., :1, 1]
     distance = squares.sum(-1, keepdim=True) - 2 * cross
     shares = ((squares.flip(-1) - cross) / torch.where(distance == 0, 1.0, distance)).clamp(0, 1)
     others = 1 - shares.flip(-1)
-    return torch.where(distance == 0, 0.5, torch.where(shares <= shares.flip(-1), shares, others))
+    weights = torch.where(distance == 0, 0.5, torch.where(shares <= shares.flip(-1), shares, others))
+    return weights.to(gramian.dtype)
 
 
 def minimum_norm_weight(gramian: Tensor) -> Tensor:
     """Weight a of the first gradient alone, see `minimum_norm_weights`: [..., 2, 2] -> [...]."""
     return minimum_norm_weights(gramian)[..., 0]
+
+
+def unit_scale(gramian: Tensor) -> Tensor:
+    """Divide a Gramian [..., 2, 2] by the larger of its two squared norms, in float64; zeros stay zeros."""
+    gramian = gramian.double()
+    largest = gramian.diagonal(dim1=-2, dim2=-1).amax(-1)[..., None, None]
+    return gramian / torch.where(largest == 0, 1.0, largest)
 
 
 class Pareto(Integrator):
@@ -41,4 +51,5 @@ class Pareto(Integrator):
 
     def coefficients(self, gramians: Tensor) -> Tensor:
         """(2 a, 2 (1 - a)) for every tensor."""
-        return (2 * minimum_norm_weights(gramians.sum(0))).expand(len(gramians), 2)
+        total = gramians.double().sum(0)  # a sum in float32 could leave its range
+        return (2 * minimum_norm_weights(total)).to(gramians.dtype).expand(len(gramians), 2)

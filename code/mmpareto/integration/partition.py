@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 # A module, its parameters, or its named parameters
 Parameters = nn.Module | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
+
+
+# wrappers that average or shard gradients by themselves
+_WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel")
+_WRAPPED = (
+    "whose own averaging would mix the two gradient sets; train the bare module: the integrator averages over "
+    "processes by itself"
+)
 
 
 class PartitionError(ValueError):
@@ -31,6 +40,11 @@ class Partition:
     def encoder_parameters(self) -> list[Tensor]:
         """The encoders' parameters, one encoder after the other."""
         return [p for parameters in self.encoders.values() for p in parameters]
+
+    @property
+    def all_parameters(self) -> list[Tensor]:
+        """The encoders' parameters, then the heads'."""
+        return [*self.encoder_parameters, *self.heads]
 
 
 def partition(encoders: Mapping[str, Parameters], heads: Parameters) -> Partition:
@@ -57,6 +71,7 @@ def partition(encoders: Mapping[str, Parameters], heads: Parameters) -> Partitio
             owner[id(parameter)] = place
             if not parameter.is_leaf:
                 raise PartitionError(f"{name} in {place} is no parameter: it was computed by {parameter.grad_fn}")
+            _check_whole(f"{name} in {place}", parameter)
     for key in encoders:
         if not listed[f"encoders[{key!r}]"]:
             raise PartitionError(
@@ -70,10 +85,10 @@ def partition(encoders: Mapping[str, Parameters], heads: Parameters) -> Partitio
     )
 
 
-def check_reached(part: Partition, losses: Sequence[Tensor]) -> None:
-    """Raises PartitionError for a leaf tensor that the losses would give a gradient but that the partition lacks."""
-    listed = {id(p) for p in (*part.encoder_parameters, *part.heads)}
-    for leaf in _leaves(losses):
+def check_reached(part: Partition, leaves: Iterable[Tensor]) -> None:
+    """Raise PartitionError for a leaf tensor that the losses would give a gradient but that the partition lacks."""
+    listed = {id(p) for p in part.all_parameters}
+    for leaf in leaves:
         if id(leaf) not in listed:
             raise PartitionError(
                 f"{_describe(leaf)} gets a gradient from the losses but is listed neither under encoders nor under "
@@ -81,12 +96,50 @@ def check_reached(part: Partition, losses: Sequence[Tensor]) -> None:
             )
 
 
-def _named(given: Parameters, place: str) -> list[tuple[str, Tensor]]:
-    if isinstance(given, DistributedDataParallel):
+def check_placement(part: Partition) -> None:
+    """Raise PartitionError where another wrapper averages or shards the gradients of the same parameters.
+
+    It searches all live objects once (0.1 s), and only where processes train together.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    listed = {id(p) for p in part.all_parameters}
+    for module in _modules():
+        if type(module).__name__ in _WRAPPERS and any(id(p) in listed for p in module.parameters()):
+            raise PartitionError(
+                f"the parameters belong to a model that is wrapped in {type(module).__name__}, {_WRAPPED}"
+            )
+
+
+def check_dense(gradients: Iterable[Tensor | None]) -> None:
+    """Raise ValueError for a sparse gradient."""
+    for gradient in gradients:
+        if gradient is not None and gradient.layout != torch.strided:
+            raise ValueError(
+                f"an encoder's gradient of shape {list(gradient.shape)} is sparse; integration needs dense ones "
+                "(for an embedding: sparse=False)"
+            )
+
+
+def _check_whole(name: str, parameter: Tensor) -> None:
+    """Raise PartitionError for a parameter whose `.grad` is not the whole gradient, or is used before integration."""
+    if is_traceable_wrapper_subclass(parameter):
         raise PartitionError(
-            f"{place} is wrapped in DistributedDataParallel, whose own averaging would mix the two gradient sets; give "
-            "the bare module: the integrator averages over processes by itself"
+            f"{name} is a {type(parameter).__name__}: a sharded (FSDP, tensor parallel) or quantised parameter, whose "
+            "gradient the integrator cannot read as a whole. Give plain parameters: do not call fully_shard or "
+            "parallelize_module on the model; the integrator averages over processes by itself"
         )
+    if getattr(parameter, "_post_accumulate_grad_hooks", None):
+        raise PartitionError(
+            f"{name} has a post-accumulate-grad hook, which would run after each of the two backward passes, before "
+            "the gradients are integrated. Remove it (an optimiser that steps inside the backward pass cannot be "
+            "used), and do its work after `backward`"
+        )
+
+
+def _named(given: Parameters, place: str) -> list[tuple[str, Tensor]]:
+    if type(given).__name__ in _WRAPPERS:
+        raise PartitionError(f"{place} is wrapped in {type(given).__name__}, {_WRAPPED}")
     if isinstance(given, nn.Module):
         return list(given.named_parameters())
     if isinstance(given, Tensor):
@@ -102,29 +155,22 @@ def _named(given: Parameters, place: str) -> list[tuple[str, Tensor]]:
     return pairs
 
 
-def _leaves(losses: Sequence[Tensor]) -> Iterable[Tensor]:
-    """The leaf tensors at the ends of the losses' graphs."""
-    stack: list[Any] = [loss.grad_fn for loss in losses if loss.grad_fn is not None]
-    seen = set(stack)
-    while stack:
-        node = stack.pop()
-        if hasattr(node, "variable"):
-            yield node.variable
-        for following, _ in node.next_functions:
-            if following is not None and following not in seen:
-                seen.add(following)
-                stack.append(following)
+def _modules() -> Iterable[nn.Module]:
+    """All live modules; slow."""
+    return (value for value in gc.get_objects() if issubclass(type(value), nn.Module))
 
 
 def _describe(parameter: Tensor) -> str:
     """A parameter by its name in the outermost module that holds it; by its shape where there is none."""
     shape = f"of shape {list(parameter.shape)}"
-    found: list[tuple[str, str]] = []
-    for module in gc.get_objects():  # slow, and only on the way to an error
-        if issubclass(type(module), nn.Module):
-            found += [(name, type(module).__name__) for name, p in module.named_parameters() if p is parameter]
-    if found:
-        name, owner = max(found, key=lambda pair: pair[0].count("."))
+    holders = [
+        (name, type(module).__name__)
+        for module in _modules()
+        for name, p in module.named_parameters()
+        if p is parameter
+    ]
+    if holders:
+        name, owner = max(holders, key=lambda pair: pair[0].count("."))
         return f"parameter {name} {shape} of the module {owner}"
     return f"a leaf tensor {shape} and type {str(parameter.dtype).removeprefix('torch.')}"
 

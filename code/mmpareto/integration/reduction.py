@@ -45,6 +45,11 @@ def several_processes(group: dist.ProcessGroup | None) -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1
 
 
+def gradients(parameters: Sequence[Tensor]) -> list[Tensor | None]:
+    """`.grad` of each parameter."""
+    return [parameter.grad for parameter in parameters]
+
+
 def set_gradients(parameters: Sequence[Tensor], gradients: Sequence[Tensor | None] | None) -> None:
     """Sets `.grad` of each parameter; None for all of them clears them."""
     for t, parameter in enumerate(parameters):

@@ -58,7 +58,8 @@ class TorchJDWeighting(Integrator):
     The constant c makes two equal gradients give their sum, whatever sum the weighting's weights have, so that
     routines are compared at one learning rate. The Gramian is divided by the mean of its diagonal first: the result is
     homogeneous of degree 1 (a loss scale passes through), and TorchJD's absolute thresholds do not mistake small
-    gradients for none. The exception is `pcd`, which follows the gradients' norms over time.
+    gradients for none. The exception is `pcd`, which follows the gradients' norms over time; with a gradient scaler it
+    needs `loss_scale` in `backward`.
 
     Two backward passes. Most of the weightings solve their problem on the CPU and so wait for the device once per
     encoder and step; none of them can be captured in a CUDA graph. Each encoder has a weighting and a state of its own.

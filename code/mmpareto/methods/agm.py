@@ -13,6 +13,7 @@ from torch import Tensor
 from mmpareto.evaluation.shapley import shapley
 from mmpareto.evaluation.subsets import subsets
 from mmpareto.integration import OneJoint
+from mmpareto.integration.integrator import without_autocast
 from mmpareto.methods.base import Boundary, Losses, Method, Piece, wide
 from mmpareto.models import MultimodalClassifier
 
@@ -62,10 +63,13 @@ class AGM(Method):
     def losses(self, piece: Piece) -> Losses:
         """The joint cross-entropy with its gradient modulated, the unimodal ones as they are."""
         whole = piece.output.joint
-        features = piece.output.features
-        logits = {present: self.fuse(features, present=present) for present in subsets(self.names)[1:-1]}
-        if whole.dtype == torch.float16:  # which ends where kappa does not
-            whole, logits = whole.float(), {present: value.float() for present, value in logits.items()}
+        # In float32: the gradients of the subsets' logits cancel in all features but a modality's own. Their rounding
+        # in half precision, times kappa, would reach the other encoders. kappa may also be too large for float16.
+        with without_autocast(whole.device):
+            features = {name: wide(feature) for name, feature in piece.output.features.items()}
+            if whole.dtype != wide(whole).dtype:
+                whole = self.fuse(features)
+            logits = {present: self.fuse(features, present=present) for present in subsets(self.names)[1:-1]}
         logits |= {frozenset(): torch.zeros_like(whole), frozenset(self.names): whole}
         parts = shapley(self.names, logits)  # {modality: [B, C]}
         with torch.no_grad():

@@ -75,8 +75,11 @@ class GradNorm(Method):
         self._seen = None
         first, weights = self.state["first"], self.state["weights"]
         first.copy_(torch.where(first.isnan(), values, first))
-        moved = moved_weights(weights, (squares / self.processes).sqrt(), values / first, self.alpha, self.rate)
-        weights.copy_(torch.where(moved.isfinite().all(), moved, weights))
+        progress = values / first
+        moved = moved_weights(weights, (squares / self.processes).sqrt(), progress, self.alpha, self.rate)
+        # a first loss of zero has no progress, and sign(NaN) is 0, so `moved` would be finite
+        usable = progress.isfinite().all() & moved.isfinite().all()
+        weights.copy_(torch.where(usable, moved, weights))
 
     def figures(self) -> dict[str, float]:
         """The losses' weights."""

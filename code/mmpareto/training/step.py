@@ -78,7 +78,7 @@ class TrainingStep:
             diagnostics = self._backward(minimised, share * weight, last, diagnose)
             # detached at once: the next piece needs this one's memory
             seen.append((_detached(output), Losses(loss.joint.detach(), _detach(loss.unimodal)), share))
-        norm, diagnostics = self._update(diagnostics)
+        norm = self._update()
         if len(seen) == 1:
             output, loss, _ = seen[0]
             return Step(output.joint, output.unimodal, loss, norm, diagnostics)
@@ -112,32 +112,35 @@ class TrainingStep:
         unimodal = {name: scaled(value) for name, value in loss.unimodal.items()}
         arguments: dict[str, Any] = {"encoders": encoders, "heads": heads, "diagnose": diagnose}
         if last:
-            return self.method.integrator.backward(scaled(loss.joint), unimodal, **arguments)
+            return self.method.integrator.backward(
+                scaled(loss.joint), unimodal, loss_scale=self._loss_scale(), **arguments
+            )
         self.method.integrator.accumulate(scaled(loss.joint), unimodal, **arguments)
         return {}
 
-    def _update(self, diagnostics: dict[str, EncoderDiagnostics]) -> tuple[Tensor, dict[str, EncoderDiagnostics]]:
-        """Lets the method act, clips, steps, gives the gradient's norm; norms in the scale of the losses themselves."""
-        scale = None
+    def _loss_scale(self) -> Tensor | float:
+        """Factor of all losses in this step, on the device."""
+        if self.scaler is None:
+            return 1.0
+        return self.scaler.scale(torch.ones((), device=self.overflows.device)).clone()
+
+    def _update(self) -> Tensor:
+        """Lets the method act, clips, steps; gives the gradient's norm."""
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
-            one = torch.ones((), device=self.overflows.device)
-            scale = self.scaler.scale(one).clone()
         self.method.gradients(self.model)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.clip_grad is not None:
             torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.clip_grad, norm)
-        if self.scaler is None or scale is None:
+        if self.scaler is None:
             self.optimizer.step()
-            return norm, diagnostics
+            return norm
+        scale = self._loss_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.overflows += self.scaler.scale(one) < scale
-        return norm, {
-            name: seen._replace(joint_norm=seen.joint_norm / scale, unimodal_norm=seen.unimodal_norm / scale)
-            for name, seen in diagnostics.items()
-        }
+        self.overflows += torch.as_tensor(self._loss_scale() < scale)
+        return norm
 
 
 class CapturedStep:
