@@ -440,3 +440,16 @@ def test_the_plain_method_is_the_integrator_alone() -> None:
     alone = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     found = gradients(method, model, inputs, label)
     assert all(torch.equal(found[key], gradient) for key, gradient in alone.items())
+
+
+@pytest.mark.parametrize("name", [*OWN, "mmpareto", "pcd", "cr_mogm"])
+def test_a_gradient_scaler_whose_scale_changes_in_every_step_changes_nothing(name: str) -> None:
+    """In float64, where a power of two costs no rounding; GradNorm, which refuses fp16, included."""
+    weights = []
+    for scaler in (None, torch.amp.GradScaler("cpu", init_scale=2.0**4, growth_factor=4.0, growth_interval=1)):
+        method, model = made(name)
+        step = TrainingStep(model, method, torch.optim.SGD(model.parameters(), 0.1), scaler=scaler)
+        for seed in range(4):
+            step(*batch(model, seed=seed), diagnose=True)
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    torch.testing.assert_close(weights[1], weights[0], rtol=1e-9, atol=1e-12)

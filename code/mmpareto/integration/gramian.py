@@ -32,13 +32,13 @@ def gramians(joint: Sequence[Tensor | None], unimodal: Sequence[Tensor | None], 
     pairs = list(zip(joint, unimodal, strict=True))
     if not pairs:
         return torch.zeros(0, 2, 2, dtype=torch.float64, device=device)
+    zero = torch.zeros((), dtype=torch.float64, device=device)
     wide = not _values_are_free(device)
-    products = [_products(*pair, wide, device) for pair in pairs]
+    products = [_products(*_flat_pair(*pair, wide), zero) for pair in pairs]
     if not wide:
-        for t, values in enumerate(torch.stack(products).tolist()):
-            if not _exact(*values):
-                products[t] = _products(*pairs[t], True, device)
-    return torch.stack(products).view(-1, 2, 2)
+        exact = [_exact(*values) for values in _stacked(products).tolist()]
+        products = [p if exact[t] else _products(*_flat_pair(*pairs[t], True), zero) for t, p in enumerate(products)]
+    return _stacked(products).view(-1, 2, 2)
 
 
 def combine(joint: Tensor | None, unimodal: Tensor | None, coefficients: Tensor) -> Tensor | None:
@@ -64,14 +64,18 @@ def _values_are_free(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-def _products(a: Tensor | None, b: Tensor | None, wide: bool, device: torch.device) -> Tensor:
-    """a.a, a.b, a.b, b.b of two gradients: [4], float64. `wide`: computed in float64 too."""
-    zero = torch.zeros((), dtype=torch.float64, device=device)
-    a, b = _flat_pair(a, b, wide)
-    joint_square = zero if a is None else torch.dot(a, a)
-    cross = zero if a is None or b is None else torch.dot(a, b)
-    unimodal_square = zero if b is None else torch.dot(b, b)
-    return torch.stack([joint_square, cross, cross, unimodal_square]).double()
+def _products(a: Tensor | None, b: Tensor | None, zero: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """a.a, a.b and b.b of two vectors."""
+    return (
+        zero if a is None else torch.dot(a, a),
+        zero if a is None or b is None else torch.dot(a, b),
+        zero if b is None else torch.dot(b, b),
+    )
+
+
+def _stacked(products: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+    """[T, 4], float64: the Gramians' entries in order. One kernel for all."""
+    return torch.stack([entry for a, cross, b in products for entry in (a, cross, cross, b)]).double().view(-1, 4)
 
 
 def _exact(joint_square: float, cross: float, _: float, unimodal_square: float) -> bool:

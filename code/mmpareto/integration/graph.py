@@ -41,7 +41,7 @@ def release(graph: Iterable[Node]) -> None:
     packed by saved-tensor hooks (activation checkpointing, `save_on_cpu`) stays until the losses are gone.
     """
     for node in graph:
-        node_class: Hashable = type(node)
+        node_class: Any = type(node)
         for name in _saved_names(node_class):
             saved = getattr(node, name)
             for tensor in saved if isinstance(saved, tuple | list) else (saved,):
