@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import stat
 from pathlib import Path
 from typing import Any
+
+from mmpareto.special_files import special_file
 
 MOST_BYTES = 64 * 2**20
 MOST_DEPTH = 32  # of objects and lists inside each other; the project's own files have 6 at most
@@ -13,9 +14,11 @@ MOST_DIGITS = 19  # of a whole number: those of 64 bits
 
 
 def require_regular(path: Path) -> None:
-    """Raises OSError where there is no file, ValueError where it is a FIFO, a device or a folder: reading may hang."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError("it is no regular file")
+    """Raise OSError where there is no file, ValueError where it is a pipe, a device or a folder: reading may hang."""
+    path.stat()
+    special = special_file(path)
+    if special is not None:
+        raise ValueError(f"it is {special}; expected a regular file")
 
 
 def read_object(path: Path) -> dict[str, Any]:

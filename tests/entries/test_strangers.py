@@ -212,10 +212,10 @@ def test_pipes_and_devices_in_a_run_folder_are_refused(folder: Path) -> None:
     for name in ("config.json", "best.pt"):
         (folder / name).rename(folder / "kept")
         os.mkfifo(folder / name)
-        assert "is no regular file" in refused(evaluate.entry, folder, *CPU)
+        assert "expected a regular file" in refused(evaluate.entry, folder, *CPU)
         (folder / name).unlink()
         (folder / name).symlink_to("/dev/zero")
-        assert "is no regular file" in refused(evaluate.entry, folder, *CPU)
+        assert "expected a regular file" in refused(evaluate.entry, folder, *CPU)
         (folder / name).unlink()
         (folder / "kept").rename(folder / name)
 

@@ -181,7 +181,7 @@ def test_files_of_a_stranger_are_refused_before_they_are_loaded(tmp_path: Path) 
         load_checkpoint(path, CPU, ("model", "epoch"))
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(RunError, match="is no regular file"):
+    with pytest.raises(RunError, match="expected a regular file"):
         load_checkpoint(path, CPU, ("model", "epoch"))
 
 

@@ -12,26 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mmpareto.datasets.base import DatasetError
-
-_SPECIAL = (
-    (stat.S_ISDIR, "a folder"),
-    (stat.S_ISFIFO, "a named pipe"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
-
-
-def special_file(path: Path) -> str | None:
-    """What a path is where it is no regular file, such as "a named pipe"; None for a regular or missing file.
-
-    Symbolic links are followed. Reading a pipe or a device could wait for ever.
-    """
-    try:
-        mode = os.stat(path).st_mode
-    except (OSError, ValueError):  # missing, or a name that no file can have: whoever opens it says so
-        return None
-    return next((name for holds, name in _SPECIAL if holds(mode)), None)
+from mmpareto.special_files import SPECIAL, special_file
 
 
 def refuse_special_file(path: Path) -> None:
@@ -112,22 +93,21 @@ class Folders:
 
     def __init__(self, root: Path) -> None:
         self._root = str(root)
-        self._entries: dict[str, dict[str, os.DirEntry[str]]] = {}
+        self._listed: set[str] = set()
+        self._files: dict[str, str] = {}  # {path of a regular file: "file"}
 
     def kinds(self, paths: Sequence[str]) -> list[str | None]:
         """What paths relative to the root are: "file", "folder", "a named pipe" and the like; None: not there.
 
         Symbolic links are followed.
         """
-        kinds = []
-        for path in paths:
-            folder, _, name = path.rpartition("/")
-            if folder not in self._entries:
-                self._entries[folder] = self._listed(folder)
-            entry = self._entries[folder].get(name)
-            # not listed: the folder may be unreadable, or the disk indifferent to case or Unicode form
-            kinds.append("file" if entry is not None and entry.is_file() else self._kind(path))
-        return kinds
+        for folder in {path.rpartition("/")[0] for path in paths} - self._listed:
+            self._list(folder)
+        # not listed: the folder may be unreadable, or the disk indifferent to case or Unicode form
+        return [
+            self._kind(path) if kind is None else kind
+            for path, kind in zip(paths, map(self._files.get, paths), strict=True)
+        ]
 
     def _kind(self, path: str) -> str | None:
         try:
@@ -136,11 +116,13 @@ class Folders:
             return None
         if stat.S_ISREG(mode):
             return "file"
-        return "folder" if stat.S_ISDIR(mode) else next(name for holds, name in _SPECIAL if holds(mode))
+        return "folder" if stat.S_ISDIR(mode) else next(name for holds, name in SPECIAL if holds(mode))
 
-    def _listed(self, folder: str) -> dict[str, os.DirEntry[str]]:
+    def _list(self, folder: str) -> None:
+        self._listed.add(folder)
+        prefix = f"{folder}/" if folder else ""
         try:
             with os.scandir(os.path.join(self._root, folder)) as entries:
-                return {entry.name: entry for entry in entries}
+                self._files.update({prefix + entry.name: "file" for entry in entries if entry.is_file()})
         except (OSError, ValueError):
-            return {}
+            return

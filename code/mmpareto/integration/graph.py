@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -30,7 +31,8 @@ def nodes(losses: Iterable[Tensor], beyond: Iterable[Node] = ()) -> set[Node]:
 
 def leaves(graph: Iterable[Node]) -> list[Tensor]:
     """The leaf tensors among the nodes: those that a backward pass gives a gradient."""
-    return [node.variable for node in graph if hasattr(node, "variable")]
+    # by name: a function of the user's own may have an attribute `variable` too
+    return [node.variable for node in graph if type(node).__name__ == "AccumulateGrad"]
 
 
 def release(graph: Iterable[Node]) -> None:
@@ -45,8 +47,8 @@ def release(graph: Iterable[Node]) -> None:
         for name in _saved_names(node_class):
             saved = getattr(node, name)
             for tensor in saved if isinstance(saved, tuple | list) else (saved,):
-                if tensor is not None:
-                    _drop(tensor)
+                with suppress(RuntimeError, AttributeError):  # nothing is saved, or hooks hold it
+                    tensor.register_hooks(_drop, _freed)  # PyTorch lets go of a saved tensor when it is packed
 
 
 @cache
@@ -54,11 +56,8 @@ def _saved_names(node_class: Hashable) -> tuple[str, ...]:
     return tuple(name for name in dir(node_class) if name.startswith("_raw_saved_"))
 
 
-def _drop(saved: Any) -> None:
-    try:
-        saved.register_hooks(lambda tensor: None, _freed)  # PyTorch lets go of a saved tensor when it is packed
-    except RuntimeError:  # hooks are there already, or nothing is saved
-        return
+def _drop(tensor: Tensor) -> None:
+    del tensor
 
 
 def _freed(packed: None) -> Tensor:
