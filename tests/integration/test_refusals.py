@@ -64,6 +64,7 @@ def refused_calls(model: LateFusion) -> dict[str, dict[str, Any]]:
     good = {"joint_loss": joint, "unimodal_losses": unimodal, **model.arguments()}
     return {
         "no scalar": good | {"joint_loss": joint.expand(3)},
+        "no tensor": good | {"joint_loss": 1.0},
         "no gradient": good | {"unimodal_losses": {"m0": unimodal["m0"].detach()}},
         "no losses": good | {"unimodal_losses": {}},
         "unlisted": good | {"heads": []},
@@ -77,16 +78,21 @@ def refused_calls(model: LateFusion) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("routine", ROUTINES)
-@pytest.mark.parametrize("reason", ["no scalar", "no gradient", "no losses", "unlisted", "twice", "other parameters"])
+@pytest.mark.parametrize("diagnose", [False, True])
+@pytest.mark.parametrize(
+    "reason", ["no scalar", "no tensor", "no gradient", "no losses", "unlisted", "twice", "other parameters"]
+)
 @pytest.mark.parametrize("call", ["backward", "accumulate"])
-def test_a_refused_call_leaves_no_micro_batch_behind(routine: type[Integrator], reason: str, call: str) -> None:
+def test_a_refused_call_leaves_no_micro_batch_behind(
+    routine: type[Integrator], reason: str, call: str, diagnose: bool
+) -> None:
     model, integrator = LateFusion(2, seed=1), routine()
     integrator.backward(*model.losses(*model.batch(5)), **model.arguments())
     clean = model.gradients()
     model.zero_grad()
-    integrator.accumulate(*model.losses(*model.batch(0)), **model.arguments())
+    integrator.accumulate(*model.losses(*model.batch(0)), **model.arguments(), diagnose=diagnose)
     with pytest.raises((ValueError, TypeError)):
-        getattr(integrator, call)(**refused_calls(model)[reason])
+        getattr(integrator, call)(**refused_calls(model)[reason], diagnose=diagnose)
     assert not model.gradients()
     if routine is MetaBalance:
         integrator = routine()  # the first call counts in its averages
@@ -195,16 +201,19 @@ def _one_process(tmp_path: Path) -> Iterator[None]:
     dist.destroy_process_group()
 
 
+class Model(nn.Module):
+    """Gives the losses by `forward`, as wrappers need it."""
+
+    def __init__(self, inner: LateFusion) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, inputs: dict[str, Tensor], label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.inner.losses(inputs, label)
+
+
 @pytest.mark.usefixtures("_one_process")
 def test_submodules_of_a_distributed_model_are_refused() -> None:
-    class Model(nn.Module):
-        def __init__(self, inner: LateFusion) -> None:
-            super().__init__()
-            self.inner = inner
-
-        def forward(self, inputs: dict[str, Tensor], label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            return self.inner.losses(inputs, label)
-
     model = LateFusion(2, seed=1)
     wrapped = nn.parallel.DistributedDataParallel(Model(model))
     losses = wrapped(*model.batch(0))
@@ -216,6 +225,15 @@ def test_submodules_of_a_distributed_model_are_refused() -> None:
 
 
 @pytest.mark.usefixtures("_one_process")
+def test_a_model_that_is_wrapped_after_the_first_step_is_refused() -> None:
+    model, integrator = LateFusion(2, seed=1), MMPareto()
+    integrator.backward(*model.losses(*model.batch(0)), **model.arguments())
+    wrapped = nn.parallel.DistributedDataParallel(Model(model))
+    with pytest.raises(PartitionError, match="wrapped in DistributedDataParallel"):
+        integrator.backward(*wrapped(*model.batch(0)), **model.arguments())
+
+
+@pytest.mark.usefixtures("_one_process")
 def test_sharded_parameters_are_refused() -> None:
     model = LateFusion(2, seed=1)
     fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
@@ -223,3 +241,18 @@ def test_sharded_parameters_are_refused() -> None:
         MMPareto().backward(
             torch.zeros((), requires_grad=True), {"m0": torch.zeros((), requires_grad=True)}, **model.arguments()
         )
+
+
+@pytest.mark.usefixtures("_one_process")
+@pytest.mark.parametrize("routine", ROUTINES)
+@pytest.mark.parametrize("sharded", ["model", "encoders"])
+def test_sharded_models_are_refused_whose_parameters_are_whole_after_the_forward_pass(
+    routine: type[Integrator], sharded: str
+) -> None:
+    model = LateFusion(2, seed=1)
+    whole = Model(model).double()
+    for module in [whole] if sharded == "model" else list(model.encoders.values()):
+        fully_shard(module, mesh=init_device_mesh("cpu", (1,)), reshard_after_forward=False)
+    losses = whole(*model.batch(0))
+    with pytest.raises(PartitionError, match=r"FSDPModule by fully_shard.*DTensors.*train the bare module"):
+        routine().backward(*losses, **model.arguments())

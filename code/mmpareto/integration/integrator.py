@@ -238,6 +238,9 @@ class Integrator(ABC):
             set_gradients(parameters, sets.unimodal)
             torch.autograd.backward(list(unimodal_losses.values()), inputs=inputs)
             sets.unimodal, sets.heads = gradients(parameters), gradients(part.heads)
+        except RuntimeError:
+            check_placement(part)  # the model may have been wrapped after the first step
+            raise
         finally:
             set_gradients(inputs, None)
         graph.release(first_only)

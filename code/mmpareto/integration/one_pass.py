@@ -43,8 +43,7 @@ class OnePassIntegrator(Integrator):
 
         Raises ValueError too where `diagnose` is not what it was for the step's other micro-batches.
         """
-        diagnose = diagnose and joint_loss.requires_grad  # a constant has no gradient to measure
-        self._check_alike(diagnose)
+        diagnose = self._diagnosed(joint_loss, unimodal_losses, diagnose)
         if diagnose:
             return super().backward(joint_loss, unimodal_losses, encoders=encoders, heads=heads, loss_scale=loss_scale)
         self.accumulate(joint_loss, unimodal_losses, encoders=encoders, heads=heads)
@@ -72,8 +71,7 @@ class OnePassIntegrator(Integrator):
         diagnose: bool = False,
     ) -> None:
         """See `Integrator.accumulate`; `diagnose` as it will be in `backward`."""
-        diagnose = diagnose and joint_loss.requires_grad  # a constant has no gradient to measure
-        self._check_alike(diagnose)
+        diagnose = self._diagnosed(joint_loss, unimodal_losses, diagnose)
         if diagnose:
             super().accumulate(joint_loss, unimodal_losses, encoders=encoders, heads=heads)
             return
@@ -95,11 +93,20 @@ class OnePassIntegrator(Integrator):
     def _check(self, joint_loss: Tensor, unimodal_losses: Mapping[str, Tensor]) -> None:
         check_losses(joint_loss, unimodal_losses)
 
-    def _check_alike(self, diagnose: bool) -> None:
-        """The two ways gather in different places: a step goes one of them with all its micro-batches."""
-        if self._sums is not None if diagnose else self._sets is not None:
+    def _diagnosed(self, joint_loss: Tensor, unimodal_losses: Mapping[str, Tensor], diagnose: bool) -> bool:
+        """Whether this micro-batch takes two passes: not for a joint loss that is a constant.
+
+        The two ways gather in different places: a step goes one of them with all its micro-batches.
+        """
+        try:
+            self._check(joint_loss, unimodal_losses)
+            diagnose = diagnose and joint_loss.requires_grad
+            if self._sums is not None if diagnose else self._sets is not None:
+                raise ValueError("diagnose must be the same for all micro-batches of a step")
+        except BaseException:
             self.reset()
-            raise ValueError("diagnose must be the same for all micro-batches of a step")
+            raise
+        return diagnose
 
     def _run_pass(
         self,
@@ -109,7 +116,6 @@ class OnePassIntegrator(Integrator):
         heads: Parameters,
     ) -> None:
         """Add one micro-batch's gradients to the sums."""
-        self._check(joint_loss, unimodal_losses)
         of_heads, of_all = self._losses(joint_loss, unimodal_losses)
         part, of_heads_only = self._prepare(of_heads, of_all, encoders, heads)
         parameters = part.all_parameters
@@ -154,8 +160,8 @@ class OneUnimodal(OnePassIntegrator):
         return torch.stack((gramians.new_zeros(len(gramians)), gramians.new_ones(len(gramians))), dim=1)
 
     def _check(self, joint_loss: Tensor, unimodal_losses: Mapping[str, Tensor]) -> None:
-        checked = joint_loss if joint_loss.requires_grad else next(iter(unimodal_losses.values()))
-        check_losses(checked, unimodal_losses)
+        constant = isinstance(joint_loss, Tensor) and not joint_loss.requires_grad and unimodal_losses
+        check_losses(next(iter(unimodal_losses.values())) if constant else joint_loss, unimodal_losses)
 
     def _losses(self, joint_loss: Tensor, unimodal_losses: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         return [joint_loss] if joint_loss.requires_grad else [], list(unimodal_losses.values())

@@ -16,10 +16,14 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 Parameters = nn.Module | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
 
 
-# wrappers that average or shard gradients by themselves
-_WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel")
+# classes of modules that average or shard gradients by themselves, and how messages name them
+_WRAPPERS = {
+    "DistributedDataParallel": "DistributedDataParallel",
+    "FullyShardedDataParallel": "FullyShardedDataParallel",
+    "FSDPModule": "FSDPModule by fully_shard, whose parameters are DTensors between two steps",
+}
 _WRAPPED = (
-    "whose own averaging would mix the two gradient sets; train the bare module: the integrator averages over "
+    "which averages gradients itself and would mix the two sets; train the bare module: the integrator averages over "
     "processes by itself"
 )
 
@@ -105,10 +109,9 @@ def check_placement(part: Partition) -> None:
         return
     listed = {id(p) for p in part.all_parameters}
     for module in _modules():
-        if type(module).__name__ in _WRAPPERS and any(id(p) in listed for p in module.parameters()):
-            raise PartitionError(
-                f"the parameters belong to a model that is wrapped in {type(module).__name__}, {_WRAPPED}"
-            )
+        wrapper = _wrapper(module)
+        if wrapper and any(id(p) in listed for p in module.parameters()):
+            raise PartitionError(f"the parameters belong to a model that is wrapped in {wrapper}, {_WRAPPED}")
 
 
 def check_dense(gradients: Iterable[Tensor | None]) -> None:
@@ -138,9 +141,10 @@ def _check_whole(name: str, parameter: Tensor) -> None:
 
 
 def _named(given: Parameters, place: str) -> list[tuple[str, Tensor]]:
-    if type(given).__name__ in _WRAPPERS:
-        raise PartitionError(f"{place} is wrapped in {type(given).__name__}, {_WRAPPED}")
     if isinstance(given, nn.Module):
+        wrapper = _wrapper(given)
+        if wrapper and not any(is_traceable_wrapper_subclass(p) for p in given.parameters()):
+            raise PartitionError(f"{place} is wrapped in {wrapper}, {_WRAPPED}")
         return list(given.named_parameters())
     if isinstance(given, Tensor):
         raise PartitionError(f"{place} is a tensor; give a module or a list of parameters")
@@ -153,6 +157,11 @@ def _named(given: Parameters, place: str) -> list[tuple[str, Tensor]]:
             )
         pairs.append(pair)
     return pairs
+
+
+def _wrapper(module: nn.Module) -> str:
+    """What averages or shards the module's gradients by itself, for a message; "" where nothing does."""
+    return next((_WRAPPERS[base.__name__] for base in type(module).__mro__ if base.__name__ in _WRAPPERS), "")
 
 
 def _modules() -> Iterable[nn.Module]:
