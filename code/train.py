@@ -128,8 +128,13 @@ def train(options: Options, device: torch.device, processes: Processes, signals:
     processes.start_alike(model)
     seed_everything(options.random_seed + processes.rank)  # from here on each draws its own
     session = Session(model, method, optimizer, schedule, step, modalities, device, processes)
-    if checkpoint and not session.restore(run, checkpoint) and processes.main:
-        print("another number of processes than before: the run goes on, but not bit for bit", file=sys.stderr)
+    differences = session.restore(run, checkpoint) if checkpoint else []
+    if differences and processes.main:
+        print(
+            f"warning: this run goes on with {', '.join(differences)}: results may differ in rounding from those of "
+            "a run without the interruption",
+            file=sys.stderr,
+        )
     if processes.main:
         for name in (runs.GRADIENTS, runs.LAYERS):
             run.cut_csv(name, session.epoch)

@@ -235,9 +235,32 @@ def test_previous_becomes_last_when_a_run_goes_on_from_it(whole: Path, short: tu
     assert b"damaged" not in ((folder / "last.pt").read_bytes(), (folder / "previous.pt").read_bytes())
 
 
+def test_going_on_with_other_threads_or_another_machine_is_said(
+    short: tuple[str, ...], whole: Path, tmp_path: Path
+) -> None:
+    saved = torch.load(whole / "last.pt", weights_only=True)
+    threads = torch.get_num_threads()
+    assert saved["arithmetic"]["threads"] == 1  # of the run's own process
+    same = {"threads": threads, "device": "cpu", "torch": str(torch.__version__)}
+    other = {"threads": threads + 3, "device": "NVIDIA H200", "torch": "2.6.0\n", "CPU capability": "none"}
+    flags = (*short, "--num_workers", "0", "--resume", "--ckpt_path")
+    for arithmetic, expected in ((saved["arithmetic"] | same, []), ({}, []), (other, list(other))):
+        folder = Path(shutil.copytree(whole, tmp_path / str(len(list(tmp_path.iterdir())))))
+        content = {key: value for key, value in saved.items() if key != "arithmetic"}  # earlier versions wrote none
+        save_last(RunDirectory(folder), content | ({"arithmetic": arithmetic} if arithmetic else {}))
+        (folder / "results.json").unlink()
+        done = inside(entry.entry, *flags, folder)
+        assert done.returncode == 0, done.stderr
+        lines = [line for line in done.stderr.splitlines() if line.startswith("warning: this run goes on with ")]
+        assert len(lines) == bool(expected)
+        assert all(f"{name} " in lines[0] for name in expected)
+        assert not expected or f"threads {threads} instead of {threads + 3}, device cpu instead of NVIDIA" in lines[0]
+
+
 @pytest.mark.parametrize(
     ("key", "value", "reason"),
     [
+        ("arithmetic", [1], "is of another run"),
         ("epoch", "6", "its epoch is '6', expected int"),
         ("history", [{"epoch": 1}], "its history has not a whole row for each epoch before 7"),
         ("best", {"accuracy": None, "epoch": 1}, "its selected epoch is"),

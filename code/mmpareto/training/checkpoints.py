@@ -97,6 +97,16 @@ def set_process_state(state: Mapping[str, Any], model: nn.Module, device: torch.
         buffer.copy_(state["buffers"][name])
 
 
+def arithmetic(device: torch.device) -> dict[str, Any]:
+    """What decides how this process rounds, beside the program; equal where a run is repeated bit for bit."""
+    return {
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "torch": str(torch.__version__),
+        "CPU capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
 def save_last(run: RunDirectory, content: Mapping[str, Any]) -> None:
     """Writes last.pt; what it was before stays as previous.pt.
 

@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 
+from mmpareto.escape import on_one_line
 from mmpareto.methods import Method
 from mmpareto.models import MultimodalClassifier
 from mmpareto.runs import BEST, PREVIOUS, RunDirectory, RunError
 from mmpareto.selection import rank
 from mmpareto.training.checkpoints import (
     KEYS,
+    arithmetic,
     copy_to_last,
     load_checkpoint,
     process_state,
@@ -107,6 +109,7 @@ class Session:
                     "best": self.best,
                     "seconds": self.seconds,
                     "processes": own,
+                    "arithmetic": arithmetic(self.device),
                 },
             )
 
@@ -115,11 +118,12 @@ class Session:
         if self.processes.main:
             save_best(run, self.model, self.best["epoch"])
 
-    def restore(self, run: RunDirectory, name: str) -> bool:
-        """Goes back to a checkpoint of the run.
+    def restore(self, run: RunDirectory, name: str) -> list[str]:
+        """Load a checkpoint of the run.
 
-        Returns False where it was written by another number of processes: the run goes on, but random numbers and batch
-        norm's statistics of this epoch begin anew.
+        Returns what differs from the process that wrote it and keeps the run from ending bit for bit as without an
+        interruption. With another number of processes random numbers and batch norm's statistics of this epoch begin
+        anew; `arithmetic` has the other differences.
 
         Raises RunError where the checkpoint is missing, damaged or foreign.
         """
@@ -130,7 +134,7 @@ class Session:
             detail = " ".join(str(error).split())[:200]
             raise RunError(f"the checkpoint {run / name} is of another run: {detail}") from error
 
-    def _take_back(self, run: RunDirectory, name: str, saved: Mapping[str, Any]) -> bool:
+    def _take_back(self, run: RunDirectory, name: str, saved: Mapping[str, Any]) -> list[str]:
         self._check_progress(saved)
         self.model.load_state_dict(saved["model"])
         self._check_optimizer(saved["optimizer"])
@@ -144,14 +148,19 @@ class Session:
         self.seconds, self.bounds = saved["seconds"], saved["bounds"]
         self.fits[:] = saved["fits"]
         self._restore_record(saved["record"])
-        alike = len(saved["processes"]) == self.processes.size
-        if alike:
+        before = {"processes": len(saved["processes"]), **saved.get("arithmetic", {})}  # earlier versions saved less
+        now = {"processes": self.processes.size, **arithmetic(self.device)}
+        if before["processes"] == now["processes"]:
             set_process_state(saved["processes"][self.processes.rank], self.model, self.device)
         if self.processes.main:
             self._renew_best(run)
             if name == PREVIOUS:
                 copy_to_last(run)
-        return alike
+        return [
+            f"{key} {now[key]} instead of {on_one_line(str(before[key]))[:100]}"
+            for key in now
+            if key in before and before[key] != now[key]
+        ]
 
     def _check_progress(self, saved: Mapping[str, Any]) -> None:
         """Raises ValueError where the figures on progress are not those that `save` writes."""
