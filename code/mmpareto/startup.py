@@ -8,14 +8,18 @@ library alone, and Python 3.7 can read it, so that an older Python gets a messag
 from __future__ import annotations
 
 import atexit
+import contextlib
 import errno
 import gc
+import getpass
 import importlib.util
 import io
 import os
 import select
+import shutil
 import signal
 import sys
+import tempfile
 from typing import Any, Callable, List, NoReturn, Optional, Sequence  # noqa: UP035  # Python 3.7
 
 PYTHON = (3, 11)
@@ -121,6 +125,27 @@ def _require_environment() -> None:
     sys.exit(2)
 
 
+def _settle_without_home() -> None:
+    """Keep a user without a name or a writable home folder, usual in containers, from errors of packages.
+
+    torch.compile names its cache after the user. librosa ends where it finds no place for a cache.
+    """
+    try:
+        getpass.getuser()
+    except (ImportError, KeyError, OSError):
+        os.environ["LOGNAME"] = f"uid{os.getuid()}"
+    home = os.path.expanduser("~")
+    if os.path.isabs(home) and os.access(home, os.W_OK | os.X_OK):
+        return
+    with contextlib.suppress(OSError):
+        folder = tempfile.mkdtemp(prefix="mmpareto-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        os.environ.setdefault("MPLCONFIGDIR", folder)
+        os.environ.setdefault("NUMBA_CACHE_DIR", folder)
+        if not os.path.isabs(home):
+            os.environ.setdefault("XDG_CACHE_HOME", folder)
+
+
 def _end_at_once(number: int, frame: object) -> None:
     del frame
     os.write(2, f"\n{_name()}: interrupted before it began\n".encode())
@@ -146,5 +171,6 @@ if _is_entry():
     _guard_streams()
     atexit.register(_ignore_signals)  # registered first, it runs last
     _require_environment()
+    _settle_without_home()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end_at_once)  # while packages are imported

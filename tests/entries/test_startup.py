@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import ast
+import atexit
+import getpass
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 from entries.command import ROOT, run
 from reporting.synthetic import make_run
+
+from mmpareto import startup
 
 CODE = ROOT / "code"
 ENTRIES = sorted(path.name for path in CODE.glob("*.py"))
@@ -77,3 +82,23 @@ def test_ctrl_c_while_packages_are_imported_ends_in_a_line() -> None:
     assert process.wait() == 130
     assert b"train.py: interrupted before it began" in said
     assert b"Traceback" not in said
+
+
+def test_a_user_without_a_name_and_a_writable_home_gets_both(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """torch.compile asks for the name, librosa ends without a place for its caches."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "MPLCONFIGDIR", "NUMBA_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, "")  # so that it is restored
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)
+    monkeypatch.setattr(atexit, "register", lambda *_, **__: None)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    startup._settle_without_home()
+    assert getpass.getuser() == "uid2147483641"
+    assert "NUMBA_CACHE_DIR" not in os.environ
+    for home, names in (("/absent", 2), ("absent", 3)):
+        monkeypatch.setenv("HOME", home)
+        startup._settle_without_home()
+        folders = [os.environ.pop(name, "") for name in ("MPLCONFIGDIR", "NUMBA_CACHE_DIR", "XDG_CACHE_HOME")]
+        assert [Path(folder).parent == tmp_path for folder in folders] == [number < names for number in range(3)]
+        assert all(os.access(folder, os.W_OK) for folder in folders[:names])
