@@ -78,10 +78,15 @@ def test_switches_agree_with_the_plain_path(
 
 @pytest.mark.parametrize("name", CAPTURABLE)
 def test_captured_methods_make_the_same_steps(name: str, tmp_path: Path) -> None:
-    """State that a graph lost, or changed in a memory of its own, would show after a few replays."""
+    """State that a graph lost, or changed in a memory of its own, would show after a few replays.
+
+    MMPareto keeps no state. Its direction jumps where rounding turns the sign of a cosine: two runs of the same plain
+    path differed by 0.0038 (one H200). It gets five times that; leaving a step out moves them by 0.029 to 0.49 (CPU).
+    """
     plain, start = (weights_after([], steps, tmp_path, name) for steps in (12, 0))
     captured = weights_after(["--cuda_graph"], 12, tmp_path, name)
-    assert (captured - plain).norm() / (plain - start).norm() < 1e-3
+    tolerance = 0.02 if name == "mmpareto" else 1e-3
+    assert (captured - plain).norm() / (plain - start).norm() < tolerance
 
 
 def test_fast_is_a_set_that_works(tmp_path: Path) -> None:
