@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mmpareto.datasets.files import npy_shape
 from mmpareto.datasets.pickled_arrays import read_pickled_arrays
 
 CONTENT = {"image": np.arange(24, dtype=np.uint8).reshape(2, 3, 4), "label": np.array([5, 0, 2**40])}
@@ -86,6 +87,12 @@ def test_a_plain_array_by_hand_is_read(tmp_path: Path) -> None:
         # what is no dict of arrays
         (b"\x80\x04}(K\x01K\x02u.", "keys are names"),
         (b"\x80\x04}(" + b"K\x01\x85" + b"2\x86" * 40 + b"K\x01u.", "opcode DUP"),
+        (array("O8", OBJECT, (), [5]), "expected a pickled dict of arrays"),
+        (array("O8", OBJECT, (), [{}]), "expected a pickled dict of arrays"),
+        (
+            array("u1", PLAIN, (1,), b"a").partition(b"(K\x01")[0] + b"u.",
+            "expected a pickled dict of arrays",
+        ),  # no state
         (pickle.dumps({"image": 3}), "expected a pickled dict of arrays"),
         (pickle.dumps([1]), "expected a pickled dict of arrays"),
         (pickle.dumps(np.arange(3)), "expected a pickled dict of arrays"),
@@ -104,6 +111,16 @@ def test_a_plain_array_by_hand_is_read(tmp_path: Path) -> None:
 def test_what_numpy_does_not_write_is_refused(tmp_path: Path, pickled: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_pickled_arrays(save(tmp_path / "a.npy", pickled))
+
+
+@pytest.mark.parametrize("header", ["(" * 9000, "-" * 9000 + "1", "{[]: 1}", "{'descr': 5}", "\0"])
+def test_damaged_headers_are_refused(tmp_path: Path, header: str) -> None:
+    (tmp_path / "a.npy").write_bytes(
+        b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header) + 1) + header.encode() + b"\n"
+    )
+    for read in (read_pickled_arrays, npy_shape):
+        with pytest.raises(ValueError, match="a damaged header"):
+            read(tmp_path / "a.npy")
 
 
 def test_flipped_bytes_are_refused_or_harmless(tmp_path: Path) -> None:

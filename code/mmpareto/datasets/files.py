@@ -8,6 +8,7 @@ import stat
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
@@ -30,6 +31,32 @@ def is_hidden(path: Path, root: Path) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(root).parts)
 
 
+def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """The shape, the order of the elements (True: Fortran's) and the type that a .npy file announces.
+
+    Raises ValueError where the header is damaged, or of another version of the format than 1.0 and 2.0.
+    """
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(file)
+    if version not in read_header:
+        raise ValueError(f"version {version[0]}.{version[1]} of the .npy format; expected 1.0 or 2.0")
+    try:
+        return read_header[version](file)
+    except Exception as error:  # NumPy parses it as Python and raises a dozen kinds
+        raise ValueError(f"a damaged header ({' '.join(str(error).split())[:100]})") from error
+
+
+def npy_shape(path: Path) -> tuple[int, ...]:
+    """The shape that a .npy file announces; its data are not read.
+
+    Raises ValueError for a damaged header, OSError where the file cannot be read, DatasetError where it is no regular
+    file.
+    """
+    refuse_special_file(path)
+    with open(path, "rb") as file:
+        return read_npy_header(file)[0]
+
+
 def load_npy(path: Path) -> np.ndarray:
     """The array of numbers in a .npy file; nothing is unpickled, and nothing is allocated before the size is checked.
 
@@ -37,15 +64,8 @@ def load_npy(path: Path) -> np.ndarray:
     read, DatasetError where it is no regular file.
     """
     refuse_special_file(path)
-    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     with open(path, "rb") as file:
-        version = np.lib.format.read_magic(file)
-        if version not in read_header:
-            raise ValueError(f"version {version[0]}.{version[1]} of the .npy format; expected 1.0 or 2.0")
-        try:
-            shape, fortran, dtype = read_header[version](file)
-        except Exception as error:  # NumPy parses it as Python and raises a dozen kinds
-            raise ValueError(f"a damaged header ({' '.join(str(error).split())[:100]})") from error
+        shape, fortran, dtype = read_npy_header(file)
         if dtype.kind not in "biufc":
             raise ValueError(f"an array of {dtype}; expected numbers")
         announced = math.prod(shape) * dtype.itemsize

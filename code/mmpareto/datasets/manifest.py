@@ -17,12 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from mmpareto.datasets.base import SPLITS, DatasetError, Kind, Modality, Split, say
 from mmpareto.datasets.clips import ArrayReader, ClipDataset, FramesReader, ImageReader, Reader, load_array
 from mmpareto.datasets.features import FBANK_FRAMES, fbank_frames
-from mmpareto.datasets.files import Folders, hint, refuse_special_file
+from mmpareto.datasets.files import Folders, hint, npy_shape
 from mmpareto.datasets.items import Items
 from mmpareto.datasets.lists import check_all_inside, check_ids, check_modality, cut, numbered_rows
 from mmpareto.datasets.media import IMAGE_SUFFIXES, SOUND_SUFFIXES, VIDEO_SUFFIXES, read_sound
@@ -187,11 +185,11 @@ def _audio_frames(path: Path) -> int:
     0 for a sound that cannot be used: the check of all clips names it.
     """
     if path.suffix == ".npy":
-        refuse_special_file(path)
         try:
-            return len(np.load(path, mmap_mode="r", allow_pickle=False))
-        except (OSError, ValueError, EOFError, TypeError) as error:
+            shape = npy_shape(path)
+        except (OSError, ValueError) as error:
             raise DatasetError(f"{path}: cannot be read as an array: {error}") from error
+        return shape[0] if shape else 0
     try:
         sound = read_sound(path)
     except UnusableError:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mmpareto.datasets.files import refuse_special_file
+from mmpareto.datasets.files import read_npy_header, refuse_special_file
 
 _MOST_BYTES = 2**30  # the published files have 165 MB
 _MOST_OPCODES = 2000  # they have about 200
@@ -103,9 +103,7 @@ def read_pickled_arrays(path: Path) -> dict[str, np.ndarray]:
     """
     refuse_special_file(path)
     with open(path, "rb") as file:
-        if np.lib.format.read_magic(file) != (1, 0):
-            raise ValueError("expected version 1.0 of the .npy format")
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        shape, _, dtype = read_npy_header(file)
         if dtype != np.dtype(object) or shape != ():
             raise ValueError(f"expected a pickled dict, found an array of {dtype} {shape}")
         start = file.tell()
@@ -117,9 +115,15 @@ def read_pickled_arrays(path: Path) -> dict[str, np.ndarray]:
                 result = _interpret(content)
             except (IndexError, KeyError, TypeError, AttributeError) as error:  # not in the order that NumPy writes
                 raise ValueError(f"a damaged pickle ({type(error).__name__})") from error
-    if type(result) is not dict or not all(type(value) is _Array for value in result.values()):
+    arrays: dict[str, np.ndarray] = {}
+    for key, value in result.items() if type(result) is dict else ():
+        filled = value.content if type(value) is _Array else None
+        if not isinstance(filled, np.ndarray):
+            raise ValueError("expected a pickled dict of arrays")
+        arrays[key] = filled
+    if not arrays:
         raise ValueError("expected a pickled dict of arrays")
-    return {key: array.content for key, array in result.items()}
+    return arrays
 
 
 def _interpret(content: Any) -> Any:
