@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -377,6 +379,25 @@ def test_pictures_that_announce_more_than_any_camera_takes_are_refused(tmp_path:
     for read in (read_image, ImageReader(4).check):
         with pytest.raises(DatasetError, match=r"a\.png: cannot be read as an image: Image size .* exceeds limit"):
             read(file)
+
+
+def test_small_files_that_unpack_to_gigabytes_and_other_formats_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    picture = Image.new("RGB", (64, 64))
+    picture.save(file, "JPEG", progressive=True)
+    data = bytearray(file.read_bytes())
+    size = data.index(b"\xff\xc2") + 5
+    data[size : size + 4] = struct.pack(">HH", 30_000, 30_000)
+    postscript = io.BytesIO()
+    picture.save(postscript, "EPS")  # which Pillow would give to Ghostscript
+    for content, message in ((data, "exceeds limit"), (postscript.getvalue(), "cannot identify")):
+        file.write_bytes(content)
+        assert len(content) < 2**16
+        for read in (read_image, ImageReader(4).check):
+            with pytest.raises(DatasetError, match=rf"a\.png: cannot be read as an image: .*{message}"):
+                read(file)
+    picture.save(file, "GIF", save_all=True, append_images=[Image.new("RGB", (64, 64), "red")] * 2)
+    assert read_image(file).shape == (3, 64, 64)  # the first picture, not a canvas for each
 
 
 def test_pipes_devices_and_folders_are_refused_at_once(tmp_path: Path) -> None:

@@ -37,7 +37,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _STAMP = ".checked.json"
 _NAMED = 50  # clips with problems that a message names; the first three with what is wrong
 _JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
-_HARMLESS_SIZE = 2**16  # bytes of an image file that cannot unpack to much: at most a thousand times as many
+# of Pillow's formats; one of the others starts Ghostscript
+_PICTURES = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 _LARGEST_VIEW = 2**28  # bytes
 _KEPT_TYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # log energies and spectra lie well inside; what is outside is another quantity, or damage
@@ -122,14 +123,13 @@ def read_image(path: Path) -> Tensor:
     """
     refuse_special_file(path)
     try:
-        if path.stat().st_size > _HARMLESS_SIZE:
-            Image.open(path).close()  # reads the header, and refuses pictures beyond Pillow's limit
-        try:
-            if path.suffix.lower() == ".webp":  # whose EXIF data torchvision does not read
-                raise RuntimeError
-            image = decode_image(str(path), mode=ImageReadMode.RGB, apply_exif_orientation=True)
-        except RuntimeError:  # not one of torchvision's formats (.bmp), or damaged
-            with Image.open(path) as picture:
+        # reads the header, and refuses pictures beyond Pillow's limit: a few hundred bytes can unpack to gigabytes
+        with Image.open(path, formats=_PICTURES) as picture:
+            try:
+                if picture.format in ("WEBP", "GIF"):  # torchvision reads no EXIF data there, and all pictures of a GIF
+                    raise RuntimeError
+                image = decode_image(str(path), mode=ImageReadMode.RGB, apply_exif_orientation=True)
+            except RuntimeError:  # not one of torchvision's formats (.bmp), or damaged
                 image = v2.functional.pil_to_tensor(ImageOps.exif_transpose(picture).convert("RGB"))
     except Exception as error:  # Pillow raises SyntaxError, struct.error and others on damaged files
         raise _unreadable(path, "an image", error) from error
@@ -170,7 +170,7 @@ class ImageReader:
         """Opens the image's head; decodes it all where it may be cut off."""
         refuse_special_file(path)
         try:
-            with Image.open(path) as image:
+            with Image.open(path, formats=_PICTURES) as image:
                 image.verify()
             with open(path, "rb") as file:  # nothing in a JPEG's head tells its length
                 jpeg = file.read(2) == _JPEG
