@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from mmpareto.runs import RunDirectory, RunError
-from mmpareto.training.checkpoints import KEYS, load_checkpoint, save_best, save_last
+from mmpareto.training.checkpoints import KEYS, load_checkpoint, random_state, save_best, save_last, set_random_state
 
 CPU = torch.device("cpu")
 
@@ -183,6 +183,14 @@ def test_files_of_a_stranger_are_refused_before_they_are_loaded(tmp_path: Path) 
     os.mkfifo(path)
     with pytest.raises(RunError, match="expected a regular file"):
         load_checkpoint(path, CPU, ("model", "epoch"))
+
+
+@pytest.mark.parametrize("position", [-1, 625, 2**31 - 8, 1.0, True])
+def test_a_random_state_outside_of_its_numbers_is_refused(position: Any) -> None:
+    state = random_state(CPU)
+    state["numpy"]["pos"] = position
+    with pytest.raises(ValueError, match="NumPy's random state is at"):
+        set_random_state(state, CPU)
 
 
 def test_a_damaged_checkpoint_names_what_can_stand_in_for_it(saved: RunDirectory, tmp_path: Path) -> None:

@@ -69,6 +69,8 @@ def set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     numpy = state["numpy"]
+    if type(numpy["pos"]) is not int or not 0 <= numpy["pos"] <= len(numpy["key"]):  # NumPy would read outside of key
+        raise ValueError(f"NumPy's random state is at {numpy['pos']!r:.100}, expected 0 to {len(numpy['key'])}")
     np.random.set_state(
         {
             "bit_generator": "MT19937",
