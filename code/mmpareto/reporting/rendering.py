@@ -21,6 +21,10 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 
+# a matplotlibrc in the working directory may be somebody else's: names are escaped for matplotlib's own text, not for
+# LaTeX, and a hook is a function that it imports
+mpl.rcParams.update({"text.usetex": False, "figure.hooks": []})
+
 __all__ = ["picture", "plt", "png", "write_together"]
 
 _STAGED = ".new-files-"
