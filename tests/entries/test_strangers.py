@@ -208,6 +208,14 @@ def test_strange_json_is_refused(content: bytes, reason: str, folder: Path) -> N
         assert len(said.splitlines()) == 1
 
 
+def test_a_run_folder_has_nothing_downloaded_into_the_folder_that_it_names(folder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    change(folder, dataset="cgmnist", data_root=str(data), model="cnn")
+    assert f"{data} lacks train-images-idx3-ubyte" in refused(evaluate.entry, folder, *CPU)
+    assert not list(data.iterdir())
+
+
 def test_pipes_and_devices_in_a_run_folder_are_refused(folder: Path) -> None:
     for name in ("config.json", "best.pt"):
         (folder / name).rename(folder / "kept")

@@ -33,6 +33,7 @@ DATASETS: dict[str, str] = {
     "modelnet40": "mmpareto.datasets.modelnet40:ModelNet40",
     "manifest": "mmpareto.datasets.manifest:Manifest",
 }
+_OF_BUILD = ("root", "split", "seed", "modalities", "download")  # arguments of a dataset that are no options
 # of these the name does not say what the samples are, but the folder does
 ANY_DATA = frozenset({"manifest"})
 # names that other code uses for the same sets
@@ -87,9 +88,9 @@ def dataset_class(name: str) -> type[MultimodalDataset]:
 
 
 def options(name: str) -> dict[str, Any]:
-    """The options that a dataset takes beside root, split, seed and modalities, with their defaults."""
+    """The options that a dataset takes beside those that `build` names, with their defaults."""
     parameters = inspect.signature(dataset_class(name)).parameters
-    return {key: p.default for key, p in parameters.items() if key not in ("root", "split", "seed", "modalities")}
+    return {key: p.default for key, p in parameters.items() if key not in _OF_BUILD}
 
 
 def build(
@@ -99,6 +100,7 @@ def build(
     *,
     seed: int = 0,
     modalities: Mapping[str, Modality] | None = None,
+    download: bool = True,
     **chosen: Any,
 ) -> MultimodalDataset:
     """Makes one split of a dataset.
@@ -108,6 +110,7 @@ def build(
     split       "train", "val" or "test".
     seed        of the augmentation; the splits themselves never depend on it.
     modalities  what the first run resolved them to (lengths, shapes, means): they are kept, and no file is asked again.
+    download    False: data that are missing are not downloaded into `root`, which a file of somebody else may name.
     chosen      the dataset's own options, see `options`.
 
     Raises DatasetError: unknown name, split or option, or data that is missing, unusable or not of `modalities`.
@@ -121,6 +124,8 @@ def build(
             takes = ", ".join(known) or "none"
             raise DatasetError(f"dataset {name!r} has no option {key!r}; its options: {takes}")
     make: Callable[..., MultimodalDataset] = found
+    if "download" in inspect.signature(found).parameters:
+        chosen["download"] = download
     if modalities is None:
         return make(None if root is None else Path(root), split, seed=seed, **chosen)
     if "modalities" in inspect.signature(found).parameters:

@@ -49,9 +49,12 @@ class CGMNIST(InMemoryImages):
     root      folder with MNIST or with one of the forms that the module names; MNIST is downloaded where it has none.
     split     "train", "val" or "test".
     variance  of the colour around the mean colour, channels in 0 .. 1; Wu et al. and PMR 0.03
+    download  MNIST into the folder, where it has none
     """
 
-    def __init__(self, root: Path | None, split: Split, *, variance: float = 0.03, seed: int = 0) -> None:
+    def __init__(
+        self, root: Path | None, split: Split, *, variance: float = 0.03, seed: int = 0, download: bool = True
+    ) -> None:
         if not 0 <= variance <= 1:
             raise DatasetError(f"cgmnist: the colour variance must lie between 0 and 1, found {variance}")
         if root is None:
@@ -59,7 +62,7 @@ class CGMNIST(InMemoryImages):
         if (root / DESCRIPTION).exists():
             images, labels = _prepared(root, split, variance)
         else:
-            images, labels = load(root, split, variance)
+            images, labels = load(root, split, variance, download)
         super().__init__(
             name="cgmnist",
             images={name: torch.from_numpy(array) for name, array in images.items()},
@@ -76,7 +79,7 @@ def digit_ids(split: Split, count: int) -> list[str]:
     return [f"{split}_{index:05d}" for index in range(count)]
 
 
-def load(root: Path, split: Split, variance: float) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def load(root: Path, split: Split, variance: float, download: bool = True) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """{"gray": uint8 [N, 1, 28, 28], "colour": uint8 [N, 3, 28, 28]} and labels [N] of a split, from the raw files.
 
     Raises DatasetError where they are missing or damaged.
@@ -92,7 +95,7 @@ def load(root: Path, split: Split, variance: float) -> tuple[dict[str, np.ndarra
             means = _mean_colours(painted, gray, labels)
             colour = paint(gray[chosen], colours(labels[chosen], variance, False, _generator(split), means))
     else:
-        gray, labels = read_mnist(root)[part]
+        gray, labels = read_mnist(root, download)[part]
         chosen = _chosen(labels, split)
         colour = paint(gray[chosen], colours(labels[chosen], variance, split == "train", _generator(split)))
     return {"gray": gray[chosen][:, None].copy(), "colour": np.ascontiguousarray(colour)}, labels[chosen]
@@ -137,10 +140,10 @@ def _prepared(root: Path, split: Split, variance: float) -> tuple[dict[str, np.n
 # MNIST's own files
 
 
-def read_mnist(root: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def read_mnist(root: Path, download: bool = True) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """{"train", "test": (images uint8 [N, 28, 28], labels int64 [N])} from the idx files in a folder or below it.
 
-    Plain or gzip; downloaded through torchvision where there are none.
+    Plain or gzip; with `download` they are downloaded through torchvision where there are none.
 
     Raises DatasetError: files missing, damaged, or of another form.
     """
@@ -150,7 +153,7 @@ def read_mnist(root: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         for what in ("image", "label")
     }
     found = {key: _find(root, name) for key, name in wanted.items()}
-    if not any(found.values()):
+    if download and not any(found.values()):
         _download(root)
         found = {key: _find(root, name) for key, name in wanted.items()}
     missing = [wanted[key] for key, path in found.items() if path is None]

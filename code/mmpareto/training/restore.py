@@ -73,7 +73,7 @@ def same_data(run: RunDirectory, options: Options, split: Split) -> MultimodalDa
     Raises DatasetError where it cannot be read, UsageError where its modalities or classes are not those that the run
     was trained on.
     """
-    dataset = build_split(options, split, saved_modalities(run))
+    dataset = build_split(options, split, saved_modalities(run), download=False)
     check_same_data(run, options, dataset)
     return dataset
 

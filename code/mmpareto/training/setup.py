@@ -75,10 +75,13 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def build_split(options: Options, split: Split, modalities: Mapping[str, Modality] | None = None) -> MultimodalDataset:
+def build_split(
+    options: Options, split: Split, modalities: Mapping[str, Modality] | None = None, download: bool = True
+) -> MultimodalDataset:
     """One split of the run's dataset.
 
     modalities  as the run resolved them before (see `datasets.build`).
+    download    False: data that are missing are not downloaded.
 
     Raises DatasetError where its data are missing or unusable.
     """
@@ -88,6 +91,7 @@ def build_split(options: Options, split: Split, modalities: Mapping[str, Modalit
         split,
         seed=options.random_seed,
         modalities=modalities,
+        download=download,
         **options.dataset_options,
     )
 
