@@ -219,3 +219,22 @@ def test_a_damaged_description_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "out" / "dataset.json").write_text(json.dumps([1]))
     with pytest.raises(DatasetError, match="delete the folder and prepare the dataset again"):
         read_description(tmp_path / "out", "made")
+
+
+@pytest.mark.parametrize("name", [".unfinished", ".unfinished/lock", "splits", "text", "pages"])
+def test_links_in_an_output_folder_are_refused(tmp_path: Path, name: str) -> None:
+    clips, other, output = clips_in(tmp_path / "raw", ["a", "b", "c", "d"]), tmp_path / "other", tmp_path / "out"
+    (other / "below").mkdir(parents=True)
+    (other / "mine").write_text("mine")
+    place = output / name
+    place.parent.mkdir(parents=True)
+    (output / ".preparation.json").write_text(json.dumps({"name": "made", "parameters": {}}))
+    place.symlink_to(other)
+    with pytest.raises(DatasetError, match="is a link, and a preparation writes there"):
+        run(output, clips, workers=0)
+    assert sorted(path.name for path in other.iterdir()) == ["below", "mine"]
+    place.unlink()
+    if name.endswith("lock"):
+        os.mkfifo(place)
+        with pytest.raises(DatasetError, match="is a named pipe"):
+            run(output, clips, workers=0)

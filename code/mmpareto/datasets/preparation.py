@@ -25,7 +25,7 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -135,6 +135,7 @@ def prepare(
     check_ids([clip.id for clip in clips], name)
     for modality in modalities:
         check_modality(modality, name)
+    _refuse_links(output, modalities)
     identity = {"name": name, "parameters": dict(parameters)}
     with _exclusive(output, identity):
         beside = _fresh_beside(output / _BESIDE)
@@ -229,6 +230,17 @@ def _check_description(description: Mapping[str, Any], file: Path) -> None:
     together = "".join(classes)
     if len(set(classes)) < len(classes) or "" in classes or CONTROL.search(together) or set("\r\n") & set(together):
         raise ValueError("names of classes that are empty, come twice or hold control characters")
+
+
+def _refuse_links(output: Path, modalities: Iterable[str]) -> None:
+    """Raises DatasetError where something in the folder would be written to, or emptied, elsewhere, or would wait."""
+    lock = output / _BESIDE / _LOCK
+    for path in (output / _BESIDE, lock, output / "splits", *(output / modality for modality in modalities)):
+        if path.is_symlink():
+            raise DatasetError(
+                f"{path}: is a link, and a preparation writes there; delete it, or give another --output"
+            )
+    refuse_special_file(lock)
 
 
 def _fresh_beside(place: Path) -> Path:
