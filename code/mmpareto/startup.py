@@ -15,6 +15,7 @@ import getpass
 import importlib.util
 import io
 import os
+import re
 import select
 import shutil
 import signal
@@ -28,6 +29,8 @@ PACKAGES = ("torch", "torchvision", "numpy", "PIL", "scipy", "sklearn", "tqdm", 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CODE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
+# all control characters but tab, line feed and carriage return
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _streams: List[Any] = []  # noqa: UP006  # of standard output and error
 
 
@@ -92,6 +95,15 @@ class _Stream(io.FileIO):
             return len(data)
 
 
+class _Text(io.TextIOWrapper):
+    """Text that shows control characters as \\x1b and the like: names in files of others must not steer a terminal."""
+
+    def write(self, text: str) -> int:
+        """Write text."""
+        super().write(_CONTROL.sub(lambda match: ascii(match[0])[1:-1], text))
+        return len(text)
+
+
 def _guard_streams() -> None:
     for descriptor in (0, 1, 2):
         try:
@@ -101,7 +113,7 @@ def _guard_streams() -> None:
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         stream, guarded = getattr(sys, name), _Stream(descriptor)
         _streams.append(guarded)
-        text = io.TextIOWrapper(
+        text = _Text(
             io.BufferedWriter(guarded),
             encoding=getattr(stream, "encoding", None) or "utf-8",
             errors="backslashreplace",  # a name that the terminal cannot show must not end a run

@@ -60,6 +60,12 @@ def test_a_report_whose_output_is_closed_or_full_ends_without_a_traceback(tmp_pa
     assert len(full.stderr.splitlines()) == 1
 
 
+def test_control_characters_do_not_reach_the_terminal() -> None:
+    done = run(sys.executable, str(CODE / "report.py"), "runs", "--\x1b[2J\x9bü\tx\x7f")
+    assert done.returncode == 2
+    assert "unrecognized arguments: --\\x1b[2J\\x9bü\tx\\x7f\n" in done.stderr
+
+
 def test_a_reader_that_leaves_ends_nothing() -> None:
     reading, writing = os.pipe()
     os.close(reading)
