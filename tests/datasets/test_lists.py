@@ -30,6 +30,13 @@ def test_rows_are_read_without_blanks_and_byte_order_marks(tmp_path: Path) -> No
     assert read_rows(file) == [["id", "label"], ["a", "1"], ["b,c", "é"]]
 
 
+def test_a_sparse_file_of_a_terabyte_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").touch()
+    os.truncate(tmp_path / "a.csv", 2**40)
+    with pytest.raises(DatasetError, match="larger than 1 GiB"):
+        read_rows(tmp_path / "a.csv")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -16,6 +16,7 @@ from entries.command import inside, refused
 from reporting.synthetic import make_run, write_rows
 
 import report as entry
+from mmpareto.reporting import finished
 
 EVIL = "=cmd|x!A1"
 NAMES = ('$a_{$ <script>alert("1")</script>', EVIL)
@@ -287,3 +288,13 @@ def test_values_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
     done = inside(entry.entry, tmp_path / "runs", "--output", tmp_path / "report")
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "report" / "index.html").exists()
+
+
+def test_a_link_to_a_whole_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finished, "MOST_FOLDERS", 10)
+    for number in range(12):
+        (tmp_path / "disk" / str(number)).mkdir(parents=True)
+    make_run(tmp_path / "runs" / "a")
+    assert inside(entry.entry, tmp_path / "runs").returncode == 0
+    (tmp_path / "runs" / "b").symlink_to(tmp_path / "disk")
+    assert f"{tmp_path / 'runs'} has more than 10 folders below it" in refused(entry.entry, tmp_path / "runs")

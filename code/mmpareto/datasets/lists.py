@@ -24,6 +24,7 @@ _BAD_ID = re.compile(r"""^[.\s]|\s$|^$|[/\\:"\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u
 _TAKEN = ("splits", "dataset.json", "readme.md")
 _LONGEST_ID = 200  # bytes: suffixes follow, and file systems take 255
 _LONGEST_NAME = 255
+_MOST_BYTES = 2**30  # of a list: some millions of clips
 # absolute, of Windows too, or climbing, or with characters that no name should hold
 _BAD_PATH = re.compile(
     r"^[/\\]|^$|^[A-Za-z]:[/\\]|(?:^|[/\\])\.\.(?:[/\\]|$)|[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]",
@@ -46,6 +47,8 @@ def numbered_rows(path: Path) -> tuple[list[list[str]], list[int]]:
     """
     refuse_special_file(path)
     try:
+        if path.stat().st_size > _MOST_BYTES:  # of a sparse file, it may be on the disk as a few bytes
+            raise DatasetError(f"{path}: is larger than {_MOST_BYTES >> 30} GiB; expected a list of clips")
         content = path.read_bytes()
         text = content.decode("utf-8-sig").lstrip("\ufeff")
     except FileNotFoundError as error:

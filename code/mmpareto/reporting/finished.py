@@ -16,6 +16,7 @@ from mmpareto.runs import RunDirectory, RunError
 
 # settings in which the runs of one row may differ
 OWN = ("random_seed", "diagnose_interval", "classes", *RUN_ONLY)
+MOST_FOLDERS = 100_000  # below a folder with runs; a link to / leads to more
 MOST_PERCENT = 1e6  # no accuracy, whatever wrote it
 AGAIN = "train it again with train.py --overwrite, or leave the run out of the report"
 
@@ -139,7 +140,10 @@ def present(path: Path) -> bool:
 
 
 def _walk(path: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Every folder at or below `path`, resolved, with its files; links are followed, no folder comes twice."""
+    """Every folder at or below `path`, resolved, with its files; links are followed, no folder comes twice.
+
+    Raises RunError where there are more than MOST_FOLDERS.
+    """
     seen: set[Path] = set()
     for folder, below, files in os.walk(path, followlinks=True):
         resolved = Path(folder).resolve()
@@ -147,6 +151,8 @@ def _walk(path: Path) -> Iterator[tuple[Path, list[str]]]:
             below.clear()
             continue
         seen.add(resolved)
+        if len(seen) > MOST_FOLDERS:
+            raise RunError(f"{path} has more than {MOST_FOLDERS} folders below it (a link?); give the run directories")
         yield resolved, files
 
 
