@@ -14,6 +14,7 @@ from mmpareto import startup  # first: it checks the environment
 # isort: split
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -75,6 +76,8 @@ def main(arguments: argparse.Namespace) -> None:
     run, split = RunDirectory(arguments.run), arguments.split
     changed = {key: getattr(arguments, key) for key in ("data_root", "batch_size", "num_workers")}
     options = saved_options(run, arguments.allow, **changed)
+    if not os.access(run.path, os.W_OK | os.X_OK):
+        raise RunError(f"cannot write to {run.path}, where the evaluation goes: copy the run, and give the copy's path")
     device = choose_device(arguments.gpu_ids)
     amp = None if options.amp is None else AMP[options.amp]
     data = same_data(run, options, split)
