@@ -16,6 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch._dynamo.exc import BackendCompilerFailed
 
 import train as entry
 from mmpareto import datasets, runs
@@ -468,6 +469,7 @@ def test_a_compiled_forward_pass_makes_the_same_step(monkeypatch: pytest.MonkeyP
         (OSError(28, "No space left on device"), "no room in shared memory"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error."), "/dev/shm"),
         (OSError(24, "Too many open files"), "ulimit -n"),
+        (BackendCompilerFailed(print, RuntimeError("C++ compile error"), None), "train without --compile"),
         (OSError(28, "No space left on device", "runs/x"), None),  # of a disk: the file is named
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), None),
     ],

@@ -170,6 +170,8 @@ def explained(error: Exception, options: Options | None) -> str | None:
             f"{_free('/dev/shm')} free; make it larger (docker run --shm-size 8g, or mount -o remount,size=8g "
             f"/dev/shm), or try fewer --num_workers (0 needs none) or a smaller --batch_size; {goes_on}"
         )
+    if any(kind.__name__ == "BackendCompilerFailed" for kind in type(error).__mro__):  # torch._dynamo is slow to import
+        return f"torch.compile failed ({first}): train without --compile, or mend the C++ compiler; {goes_on}"
     if "DataLoader worker" in text:
         return (
             f"a process that loads data died ({first}); for want of memory, often: try fewer --num_workers; {goes_on}"
