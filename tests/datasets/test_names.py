@@ -10,6 +10,7 @@ import pytest
 from mmpareto.datasets.names import class_text, class_warnings, name_warnings, sample_warnings
 
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+MIXED = "Unicode form, case, spaces, invisible characters or zeros around a number"
 
 
 @pytest.mark.parametrize(
@@ -25,8 +26,11 @@ COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "café") for form in ("NFC",
         (["very happy", "very  happy"], "spaces"),
         (["very happy", "very\u00a0happy"], "spaces"),
         (["veryhappy", "very happy"], "spaces"),
-        (["Very happy", "very\u200b\u00a0happy"], "Unicode form, case, spaces or invisible characters"),
-        ([COMPOSED.upper(), DECOMPOSED], "Unicode form, case, spaces or invisible characters"),
+        (["Very happy", "very\u200b\u00a0happy"], MIXED),
+        ([COMPOSED.upper(), DECOMPOSED], MIXED),
+        (["1", "01"], "zeros around a number"),
+        (["10", "10.0"], "zeros around a number"),
+        (["0", "000"], "zeros around a number"),
     ],
 )
 def test_names_that_look_alike_are_named_with_their_counts(names: list[str], difference: str) -> None:
@@ -36,7 +40,7 @@ def test_names_that_look_alike_are_named_with_their_counts(names: list[str], dif
 
 
 def test_different_names_are_no_reason_to_warn() -> None:
-    assert name_warnings("classes", ["mid", "midd", "1", "10", "é", "e", "日本", "中国"]) == []
+    assert name_warnings("classes", ["mid", "midd", "1", "10", "1.5", "v01", "v1", "é", "e", "日本", "中国"]) == []
 
 
 def test_invisible_characters_are_named_without_a_second_name() -> None:

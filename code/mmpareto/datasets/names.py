@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -25,11 +26,17 @@ def _visible(name: str) -> str:
 
 
 def _skeleton(name: str) -> str:
-    """What is left of a name without Unicode form, case, invisible characters and spaces."""
+    """What is left of a name without Unicode form, case, invisible characters, spaces, and zeros around a number."""
     if not name.isascii():
         name = unicodedata.normalize("NFKC", _visible(name)).casefold()
         name = unicodedata.normalize("NFKC", name)
-    return "".join(name.lower().split())
+    return _plain_number("".join(name.lower().split()))
+
+
+def _plain_number(name: str) -> str:
+    """A whole number without leading zeros and decimals, as spreadsheets write it; any other name as it is."""
+    number = re.fullmatch(r"0*([0-9]+)(\.0+)?", name)
+    return number[1] if number else name
 
 
 def _difference(names: Sequence[str]) -> str:
@@ -46,7 +53,9 @@ def _difference(names: Sequence[str]) -> str:
         return "invisible characters"
     if alike(["".join(name.split()) for name in names]):
         return "spaces"
-    return "Unicode form, case, spaces or invisible characters"
+    if alike([_plain_number(name) for name in names]):
+        return "zeros around a number"
+    return "Unicode form, case, spaces, invisible characters or zeros around a number"
 
 
 def _listed(texts: Iterable[str], count: int) -> str:
