@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 
-# A shell that starts the suite in the background has it ignore SIGINT, and every process that tests start and interrupt
-# would inherit that.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell that starts the suite in the background has it ignore SIGINT, nohup SIGHUP, and every process that tests start
+# and signal would inherit that.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
