@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import resource
 import struct
 import zipfile
 import zlib
@@ -419,3 +420,23 @@ def test_pipes_devices_and_folders_are_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "frames" / "1.jpg")
     with pytest.raises(DatasetError, match="a named pipe"):
         FramesReader(1, 4).check(tmp_path / "frames")
+
+
+class Filler:
+    """Pickled as a call of `bytearray`, which torch.load allows."""
+
+    def __reduce__(self) -> tuple[type, tuple[int]]:
+        return bytearray, (2**33,)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_an_array_that_asks_for_memory_is_refused_before_it_is_taken(tmp_path: Path, legacy: bool) -> None:
+    file = tmp_path / "a.pt"
+    torch.save(Filler(), file, _use_new_zipfile_serialization=not legacy)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DatasetError, match="bytearray, which is no part of a tensor"):
+        load_array(file)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # KiB
+    array = torch.arange(6.0).view(2, 3)
+    torch.save(array, file, _use_new_zipfile_serialization=not legacy)
+    assert torch.equal(load_array(file), array)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import mmap
 import os
 import re
 import zipfile
@@ -32,6 +33,7 @@ from mmpareto.datasets.items import Item, Items
 from mmpareto.datasets.media import IMAGE_SUFFIXES, is_lfs_pointer
 from mmpareto.datasets.preparation import write_text
 from mmpareto.json_files import read_object
+from mmpareto.pickles import is_tensor, require_legacy, require_only
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _STAMP = ".checked.json"
@@ -283,8 +285,14 @@ def _load_tensor(path: Path) -> Tensor:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as records:
             announced = sum(record.file_size for record in records.infolist())
-        if announced > size:  # torch.save compresses nothing
-            raise ValueError(f"its records announce {announced} bytes, the file has {size}")
+            if announced > size:  # torch.save compresses nothing
+                raise ValueError(f"its records announce {announced} bytes, the file has {size}")
+            for record in records.infolist():
+                if record.filename.endswith(".pkl"):
+                    require_only(is_tensor, records.read(record))
+    else:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            require_legacy(is_tensor, content)
     array = torch.load(path, weights_only=True, map_location="cpu")
     if not isinstance(array, Tensor):
         raise TypeError(f"expected a tensor, found {type(array).__name__}")

@@ -13,7 +13,6 @@ import contextlib
 import hashlib
 import io
 import os
-import pickletools
 import random
 import shutil
 import zipfile
@@ -26,6 +25,7 @@ import torch
 from torch import nn
 
 from mmpareto.json_files import require_regular
+from mmpareto.pickles import is_dense, require_only
 from mmpareto.runs import BEST, LAST, PREVIOUS, RunDirectory, RunError, atomically
 
 KEYS = (
@@ -35,16 +35,6 @@ KEYS = (
 FORMAT = 4
 SEAL = b"sha256:"
 SEAL_BYTES = len(SEAL) + 2 * hashlib.sha256().digest_size
-# what the pickled part of a checkpoint may ask for, beside storages
-_PLAIN = frozenset(
-    (
-        "torch._utils _rebuild_tensor_v2",
-        "torch._utils _rebuild_tensor_v3",
-        "torch._utils _rebuild_parameter",
-        "torch Size",
-        "collections OrderedDict",
-    )
-)
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
@@ -205,19 +195,8 @@ def verify(file: IO[bytes]) -> None:
         pickles = [record for record in archive.infolist() if record.filename.endswith(".pkl")]
         if len(pickles) != 1:
             raise ValueError(f"it has {len(pickles)} pickled parts, expected 1")
-        _require_plain(archive.read(pickles[0]))
+        require_only(is_dense, archive.read(pickles[0]))
     file.seek(0)
-
-
-def _require_plain(data: bytes) -> None:
-    """Raises ValueError where a pickle asks for more than tensors, their storages and plain containers."""
-    for opcode, argument, _ in pickletools.genops(data):
-        if opcode.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
-            raise ValueError(f"it asks for objects by {opcode.name}, which torch.save does not")
-        if opcode.name == "GLOBAL":
-            module, _, name = str(argument).partition(" ")
-            if argument not in _PLAIN and not (module == "torch" and name.endswith("Storage")):
-                raise ValueError(f"it asks for {module}.{name}, which is no part of a checkpoint")
 
 
 def load_checkpoint(path: Path, device: torch.device, keys: Sequence[str]) -> dict[str, Any]:
