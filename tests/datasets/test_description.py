@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from mmpareto.datasets import DatasetError
+from mmpareto.datasets import DatasetError, prepared
+from mmpareto.datasets.lists import read_rows
 from mmpareto.datasets.preparation import read_description, write_text
 from mmpareto.datasets.prepared import read_split
 
@@ -65,7 +66,7 @@ def test_ids_of_a_split_stay_inside(tmp_path: Path) -> None:
     for bad, message in (
         ("id,label\n../c1,a\n", r"the id '\.\./c1' cannot be"),
         ("id,label\n/c1,a\n", "the id '/c1' cannot be"),
-        ("id,label\nc1,b\n", "unknown classes b"),
+        ("id,label\nc1,other\n", "unknown classes other"),
         ("id,label\nc1\n", "expected id,label in each line"),
         ("id,label\nc1,a,b\n", "expected id,label in each line"),
     ):
@@ -86,3 +87,26 @@ def test_writing_follows_no_link_and_waits_for_no_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / ".stamp.part")
     write_text(tmp_path / "stamp", "two")
     assert (tmp_path / "stamp").read_text() == "two"
+
+
+def test_the_file_of_a_split_is_read_once_and_again_when_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dataset.json").write_text(json.dumps(WHOLE))
+    (tmp_path / "splits").mkdir()
+    split = tmp_path / "splits" / "train.csv"
+    split.write_text("id,label\nc1,a\n")
+    reads: list[Path] = []
+
+    def counted(path: Path) -> list[list[str]]:
+        reads.append(path)
+        return read_rows(path)
+
+    monkeypatch.setattr(prepared, "read_rows", counted)
+    for _ in range(3):
+        assert read_split(tmp_path, "manifest", "train", {}, ["a"]).ids == ["c1"]
+    assert reads == [split]
+    split.write_text("id,label\nc1,a\nc2,a\n")
+    assert read_split(tmp_path, "manifest", "train", {}, ["a"]).ids == ["c1", "c2"]
+    with pytest.raises(DatasetError, match="unknown classes a"):
+        read_split(tmp_path, "manifest", "train", {}, ["b"])

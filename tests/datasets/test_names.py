@@ -39,6 +39,13 @@ def test_names_that_look_alike_are_named_with_their_counts(names: list[str], dif
     assert f"classes that look alike: {first!a} (39), {second!a} (1) differ in {difference} alone" in warning
 
 
+def test_a_large_group_of_names_that_look_alike_is_cut_short() -> None:
+    names = ["a" * count + "A" * (1000 - count) for count in range(1000)]
+    (warning,) = name_warnings("ids", names)
+    assert warning.count("'") == 2 * 5
+    assert "and 995 more differ in upper and lower case alone" in warning
+
+
 def test_different_names_are_no_reason_to_warn() -> None:
     assert name_warnings("classes", ["mid", "midd", "1", "10", "1.5", "v01", "v1", "é", "e", "日本", "中国"]) == []
 

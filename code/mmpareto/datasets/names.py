@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import itertools
 import re
 import unicodedata
@@ -20,9 +21,14 @@ _BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\u180b\u180c
 )
 
 
+@functools.cache
+def _can_be_seen(character: str) -> bool:
+    return unicodedata.category(character) != "Cf" and character not in _BLANK
+
+
 def _visible(name: str) -> str:
     """A name without zero-width and other invisible characters; spaces stay."""
-    return "".join(c for c in name if unicodedata.category(c) != "Cf" and c not in _BLANK)
+    return "".join(filter(_can_be_seen, name))
 
 
 def _skeleton(name: str) -> str:
@@ -58,9 +64,10 @@ def _difference(names: Sequence[str]) -> str:
     return "Unicode form, case, spaces, invisible characters or zeros around a number"
 
 
-def _listed(texts: Iterable[str], count: int) -> str:
+def _listed(texts: Iterable[str], count: int, separator: str = "; ") -> str:
     """The first of `count` texts, and how many more there are."""
-    return "; ".join(itertools.islice(texts, _NAMED)) + (f"; and {count - _NAMED} more" if count > _NAMED else "")
+    more = [f"and {count - _NAMED} more"] if count > _NAMED else []
+    return separator.join([*itertools.islice(texts, _NAMED), *more])
 
 
 def name_warnings(what: str, names: Collection[str], counts: Mapping[str, int] | None = None) -> list[str]:
@@ -82,8 +89,13 @@ def name_warnings(what: str, names: Collection[str], counts: Mapping[str, int] |
         for name, skeleton in zip(names, skeletons, strict=True):
             if skeleton in repeated:
                 groups.setdefault(skeleton, []).append(name)
-        texts = [f"{', '.join(map(shown, group))} differ in {_difference(group)} alone" for group in groups.values()]
-        warnings.append(f"{what} that look alike: {_listed(texts, len(texts))}; give them one spelling, or other names")
+        texts = (
+            f"{_listed(map(shown, group), len(group), ', ')} differ in {_difference(group)} alone"
+            for group in groups.values()
+        )
+        warnings.append(
+            f"{what} that look alike: {_listed(texts, len(groups))}; give them one spelling, or other names"
+        )
     hidden = [name for name in names if not name.isascii() and _visible(name) != name]
     if hidden:
         warnings.append(f"{what} with invisible characters: {_listed(map(shown, hidden), len(hidden))}; remove them")

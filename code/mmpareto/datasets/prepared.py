@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,12 +79,26 @@ class SoundReader:
 
 
 def read_split(root: Path, name: str, split: Split, parameters: Mapping[str, Any], classes: Sequence[str]) -> Items:
-    """The clips of one split of a prepared dataset.
+    """The clips of one split of a prepared dataset; its file is read once, as long as it stays as it is.
 
     Raises DatasetError where the folder is not prepared, or with other parameters, or its split names unknown classes.
     """
     description = read_description(root, name, parameters)
+    suffixes: dict[str, str] = description["modalities"]
     file = root / "splits" / f"{split}.csv"
+    version: tuple[int, ...] = ()  # of a file that is not there: reading it says so
+    with contextlib.suppress(OSError):
+        state = file.stat()
+        version = (state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+    return _read_rows(root, file, tuple(suffixes.items()), tuple(classes), version)
+
+
+@functools.lru_cache(maxsize=3)  # each split of a manifest asks for the training clips too
+def _read_rows(
+    root: Path, file: Path, suffixes: tuple[tuple[str, str], ...], classes: tuple[str, ...], version: tuple[int, ...]
+) -> Items:
+    """The clips of a split's file, checked."""
+    del version  # of the file: another one is read again
     header, *rows = read_rows(file)
     if header[:2] != ["id", "label"]:
         raise DatasetError(f"{file}: expected the header id,label, found {','.join(header)}")
@@ -90,13 +106,12 @@ def read_split(root: Path, name: str, split: Split, parameters: Mapping[str, Any
         raise DatasetError(f"{file}: expected {','.join(header)} in each line")
     check_ids([row[0] for row in rows], file)
     check_classes([row[1] for row in rows], classes, file)
-    suffixes: dict[str, str] = description["modalities"]
-    places = [(f"{modality}/", suffix) for modality, suffix in suffixes.items()]
+    places = [(f"{modality}/", suffix) for modality, suffix in suffixes]
     paths = (
         (identifier, label, *(folder + identifier + suffix for folder, suffix in places))
         for identifier, label, *_ in rows
     )
-    return Items(root, list(suffixes), paths)
+    return Items(root, [modality for modality, _ in suffixes], paths)
 
 
 def needs_root(root: Path | None, name: str) -> Path:
