@@ -181,6 +181,14 @@ def notes(split: str, selected_on: str, finished: bool, epoch: int, absent: list
     return said
 
 
+def evaluation_json(evaluation: dict[str, Any]) -> bytes:
+    """The content of evaluation_<split>.json.
+
+    On one line: with a line for each cell, confusion matrices of 1,000 classes are larger than `json_files` reads.
+    """
+    return (json.dumps(evaluation, separators=(",", ":"), default=str) + "\n").encode()
+
+
 def write(run: RunDirectory, evaluation: dict[str, Any], classes: list[str]) -> None:
     """evaluation_<split>.json and the figures."""
     from mmpareto.reporting import evaluation_figures as made  # matplotlib takes a second to load
@@ -199,7 +207,7 @@ def write(run: RunDirectory, evaluation: dict[str, Any], classes: list[str]) -> 
         ),
         "reliability": made.reliability_figure(heads),
     }
-    content = {runs.EVALUATION.format(split): (json.dumps(evaluation, indent=2, default=str) + "\n").encode()}
+    content = {runs.EVALUATION.format(split): evaluation_json(evaluation)}
     content |= {f"evaluation_{split}_{name}.png": png(figure) for name, figure in figures.items()}
     write_together(run.path, content)
 

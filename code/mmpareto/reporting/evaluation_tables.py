@@ -7,6 +7,7 @@ from typing import Any
 
 from mmpareto.reporting.tables import text_table
 
+MOST_CLASSES = 50  # to be shown
 MOST_SUBSETS = 32  # to be shown; of more only those of none, one, all but one and all modalities
 
 
@@ -34,12 +35,19 @@ def scores_table(evaluation: Mapping[str, Any]) -> str:
 
 
 def class_table(evaluation: Mapping[str, Any]) -> str:
-    """A row per class: the joint head."""
+    """A row per class: the joint head; of many classes, those of the lowest F1."""
+    classes = evaluation["joint"]["per_class"]
+    shown, note = classes, ""
+    if len(classes) > MOST_CLASSES:
+        with_samples = [row for row in classes if row["f1"] is not None]
+        shown = sorted(with_samples, key=lambda row: row["f1"])[:MOST_CLASSES]
+        file = f"evaluation_{evaluation['split']}.json"
+        note = f"\nthe {len(shown)} classes with the lowest F1 of {len(classes)}; all are in {file}"
     rows = [
         [row["class"], str(row["samples"]), *(_number(row[measure]) for measure in ("recall", "precision", "f1"))]
-        for row in evaluation["joint"]["per_class"]
+        for row in shown
     ]
-    return text_table(["joint head, class", "samples", "recall", "precision", "F1"], rows)
+    return text_table(["joint head, class", "samples", "recall", "precision", "F1"], rows) + note
 
 
 def probe_table(evaluation: Mapping[str, Any]) -> str:
