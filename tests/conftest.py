@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
 import signal
+from collections.abc import Iterator
+
+import pytest
 
 # A shell that starts the suite in the background has it ignore SIGINT, nohup SIGHUP, and every process that tests start
 # and signal would inherit that.
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _end_loader_processes() -> Iterator[None]:
+    """End the processes that a file's tests started; runs within the test process keep theirs in reference cycles."""
+    yield
+    if multiprocessing.active_children():
+        gc.collect()
+    for child in multiprocessing.active_children():
+        child.terminate()
+        child.join(10)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from typing import Any
 
 import torch
 
@@ -11,6 +12,7 @@ from mmpareto.datasets import DatasetError
 from mmpareto.integration import OneJoint
 from mmpareto.methods import Boundary, Losses, Method, Piece
 from mmpareto.methods.gblending import GBlending
+from mmpareto.models import MultimodalClassifier
 
 
 class Counting(Method):
@@ -39,7 +41,8 @@ class Counting(Method):
 
 
 class Stopped(GBlending):
-    """G-Blending whose process gets SIGTERM after so many batches of an estimate; tests set and read both numbers.
+    """G-Blending whose process gets SIGTERM after so many batches of its copies' training; tests set and read both
+    numbers.
 
     unreadable  in the place of the signal, the data cannot be read.
     """
@@ -51,7 +54,8 @@ class Stopped(GBlending):
         super().__init__(estimate_epochs=3, held_out=0.3)
 
     def boundary(self, now: Boundary) -> dict[str, float]:
-        asked = now.trainer.stop  # type: ignore[attr-defined]
+        trainer: Any = now.trainer
+        plain_stop, plain_fit = trainer.stop, trainer.fit
 
         def stop() -> None:
             Stopped.batches += 1
@@ -59,10 +63,17 @@ class Stopped(GBlending):
                 if Stopped.unreadable:
                     raise DatasetError("a clip cannot be read")
                 os.kill(os.getpid(), signal.SIGTERM)
-            asked()
+            plain_stop()
 
-        now.trainer.stop = stop  # type: ignore[attr-defined]
+        def fit(*arguments: Any) -> MultimodalClassifier:
+            trainer.stop = stop
+            try:
+                return plain_fit(*arguments)
+            finally:
+                trainer.stop = plain_stop
+
+        trainer.fit = fit
         try:
             return super().boundary(now)
         finally:
-            now.trainer.stop = asked  # type: ignore[attr-defined]
+            trainer.fit = plain_fit

@@ -18,6 +18,7 @@ import numpy as np
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -41,8 +42,9 @@ def picture(figure: Figure, dpi: int = 120) -> Image.Image:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         warnings.filterwarnings("ignore", ".*layout not applied", UserWarning)
-        figure.canvas.draw()
-    pixels = np.asarray(figure.canvas.buffer_rgba())  # type: ignore[attr-defined]  # Agg's canvas
+        canvas = FigureCanvasAgg(figure)  # whatever backend is set
+        canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())
     plt.close(figure)
     return Image.fromarray(pixels).convert("RGB")
 
