@@ -81,8 +81,9 @@ def numbered_rows(path: Path) -> tuple[list[list[str]], list[int]]:
         raise DatasetError(
             f"{path}: the value {_cut_short(value)} holds a line break; expected a line for each row; take it out"
         )
-    for row in rows:
-        row[:] = map(str.strip, row)
+    if " " in text or not printable:
+        for row in rows:
+            row[:] = map(str.strip, row)
     lines = [line for line, row in enumerate(rows, start=1) if any(row)]
     if not lines:
         raise DatasetError(f"{path}: the file is empty; expected a line for each clip")

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from mmpareto.datasets.base import SPLITS, DatasetError, Kind, Modality, Split, say
 from mmpareto.datasets.clips import ArrayReader, ClipDataset, FramesReader, ImageReader, Reader, load_array
 from mmpareto.datasets.features import FBANK_FRAMES, fbank_frames
-from mmpareto.datasets.files import Folders, hint, npy_shape
+from mmpareto.datasets.files import Folders, hint, npy_shape, without_collection
 from mmpareto.datasets.items import Items
 from mmpareto.datasets.lists import check_all_inside, check_ids, check_modality, cut, numbered_rows
 from mmpareto.datasets.media import IMAGE_SUFFIXES, SOUND_SUFFIXES, VIDEO_SUFFIXES, read_sound
@@ -243,6 +243,7 @@ def read_manifest(
 
 
 @functools.lru_cache(maxsize=1)  # a run asks for its three splits
+@without_collection()
 def _read(
     root: Path,
     val_fraction: float | None,
@@ -350,10 +351,10 @@ def _source(
     """The one kind of files that a column holds; `kinds` as `Folders.kinds` gives them."""
     examples: dict[Source, str] = {}
     videos = False
-    first: dict[str, int] = {}  # clip of each kind and suffix
-    for index, (kind, path) in enumerate(zip(kinds, paths, strict=True)):
-        first.setdefault("folder" if kind == "folder" else f"{kind} {path[path.rfind('.') :]}", index)
-    for index in first.values():
+    suffixes = ["" if kind == "folder" else path[path.rfind(".") :] for kind, path in zip(kinds, paths, strict=True)]
+    together = list(zip(kinds, suffixes, strict=True))
+    first = dict(zip(reversed(together), reversed(range(len(paths))), strict=True))  # clip of each kind and suffix
+    for index in sorted(first.values()):
         identifier, path, kind = ids[index], paths[index], kinds[index]
         if kind not in (None, "file", "folder"):
             raise DatasetError(f"{file}: {identifier}, {modality}: {path} is {kind}; expected a regular file")
