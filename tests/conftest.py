@@ -23,5 +23,5 @@ def _end_loader_processes() -> Iterator[None]:
     if multiprocessing.active_children():
         gc.collect()
     for child in multiprocessing.active_children():
-        child.terminate()
+        child.kill()  # loaders ignore SIGTERM
         child.join(10)
