@@ -131,7 +131,7 @@ def train(options: Options, device: torch.device, processes: Processes, signals:
     differences = session.restore(run, checkpoint) if checkpoint else []
     if differences and processes.main:
         print(
-            f"warning: this run goes on with {', '.join(differences)}: results may differ in rounding from those of "
+            f"warning: this run continues with {', '.join(differences)}: results may differ in rounding from those of "
             "a run without the interruption",
             file=sys.stderr,
         )

@@ -152,7 +152,7 @@ def test_another_preparation_of_the_folder_is_refused_and_nothing_is_touched(tmp
     clips = clips_in(tmp_path / "raw", ["a", "b", "c", "d"])
     run(tmp_path / "out", clips, fps=1)
     before = contents(tmp_path / "out")
-    with pytest.raises(DatasetError, match=r'"fps": 1.*now asked.*"fps": 2'):
+    with pytest.raises(DatasetError, match=r'"fps": 1.*expected.*"fps": 2'):
         run(tmp_path / "out", clips, fps=2)
     with pytest.raises(DatasetError, match="was prepared with fps 1, the flags ask for fps 2"):
         read_description(tmp_path / "out", "made", {"fps": 2})

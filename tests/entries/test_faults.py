@@ -251,7 +251,7 @@ def test_going_on_with_other_threads_or_another_machine_is_said(
         (folder / "results.json").unlink()
         done = inside(entry.entry, *flags, folder)
         assert done.returncode == 0, done.stderr
-        lines = [line for line in done.stderr.splitlines() if line.startswith("warning: this run goes on with ")]
+        lines = [line for line in done.stderr.splitlines() if line.startswith("warning: this run continues with ")]
         assert len(lines) == bool(expected)
         assert all(f"{name} " in lines[0] for name in expected)
         assert not expected or f"threads {threads} instead of {threads + 3}, device cpu instead of NVIDIA" in lines[0]

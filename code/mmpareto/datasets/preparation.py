@@ -195,9 +195,9 @@ def read_description(root: Path, name: str, parameters: Mapping[str, Any] | None
         )
     refuse_special_file(file)
     try:
-        found = read_object(file)
-        other_name, made_with = found["name"], found["parameters"]
-        _check_description(found, file)
+        description = read_object(file)
+        other_name, made_with = description["name"], description["parameters"]
+        _check_description(description, file)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(
             f"{file}: cannot be read ({error}); delete the folder and prepare the dataset again"
@@ -210,7 +210,7 @@ def read_description(root: Path, name: str, parameters: Mapping[str, Any] | None
                 f"{root} was prepared with {key} {made_with.get(key)}, the flags ask for {key} {value}; change the "
                 f"flag, or prepare the dataset again with --{key} {value} into another folder"
             )
-    return found
+    return description
 
 
 def _check_description(description: Mapping[str, Any], file: Path) -> None:
@@ -313,14 +313,14 @@ def _exclusive(output: Path, identity: dict[str, Any]) -> Iterator[None]:
         refuse_special_file(earlier)
         try:
             saved = read_object(earlier)
-            found = {key: saved.get(key) for key in identity}
+            earlier_identity = {key: saved.get(key) for key in identity}
         except ValueError as error:
             raise DatasetError(
                 f"{earlier}: cannot be read ({error}); delete the folder and prepare the dataset again"
             ) from error
-        if found != json.loads(json.dumps(identity)):
+        if earlier_identity != json.loads(json.dumps(identity)):
             raise DatasetError(
-                f"{output} was prepared as {json.dumps(found)}, now asked: {json.dumps(identity)}; "
+                f"{output} was prepared as {json.dumps(earlier_identity)}, expected {json.dumps(identity)}; "
                 "give another --output, or delete the folder"
             )
     output.mkdir(parents=True, exist_ok=True)

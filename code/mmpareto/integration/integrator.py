@@ -295,16 +295,16 @@ class Integrator(ABC):
         scale = loss_scale.to(device, torch.float64) if isinstance(loss_scale, Tensor) else float(loss_scale)
         with torch.no_grad(), without_autocast(device):  # an autocast region around `backward` would refuse float64
             gram = gramians(joint, unimodal, device) / scale**2
-            chosen = self.encoder_coefficients(encoder, gram)
-            if chosen.shape != (len(parameters), 2):
+            coefficients = self.encoder_coefficients(encoder, gram)
+            if coefficients.shape != (len(parameters), 2):
                 raise ValueError(
-                    f"{type(self).__name__}.coefficients gave shape {list(chosen.shape)}; expected [T, 2] = "
+                    f"{type(self).__name__}.coefficients gave shape {list(coefficients.shape)}; expected [T, 2] = "
                     f"{[len(parameters), 2]}"
                 )
-            chosen = chosen.double()
+            coefficients = coefficients.double()
             for t, parameter in enumerate(parameters):
-                parameter.grad = combine(joint[t], unimodal[t], chosen[t])
-            return diagnose(gram, chosen)
+                parameter.grad = combine(joint[t], unimodal[t], coefficients[t])
+            return diagnose(gram, coefficients)
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:

@@ -52,8 +52,8 @@ class MMPareto(Integrator):
         pareto = 2 * minimum_norm_weights(total)  # [1, 2]
         enlargement = _enlargement(tensors if self.rescale == "tensor" else total, pareto)
         conflict = total[:, 0, 1] < 0
-        chosen = self.gamma * torch.where(conflict, enlargement * pareto, 1.0)
-        return chosen.to(gramians.dtype).expand(len(gramians), 2)
+        coefficients = self.gamma * torch.where(conflict, enlargement * pareto, 1.0)
+        return coefficients.to(gramians.dtype).expand(len(gramians), 2)
 
 
 def _enlargement(gramians: Tensor, pareto: Tensor) -> Tensor:

@@ -188,12 +188,12 @@ def identifier(name: str) -> str:
 
 def unique_identifiers(names: Sequence[str]) -> dict[str, str]:
     """{name: identifier}, no two of them alike, also where file names have no case."""
-    chosen: dict[str, str] = {}
+    file_names: dict[str, str] = {}
     for name in names:
         candidates = (identifier(name) + (f"-{number}" if number > 1 else "") for number in itertools.count(1))
-        taken = {other.lower() for other in chosen.values()}
-        chosen[name] = next(candidate for candidate in candidates if candidate.lower() not in taken)
-    return chosen
+        taken = {other.lower() for other in file_names.values()}
+        file_names[name] = next(candidate for candidate in candidates if candidate.lower() not in taken)
+    return file_names
 
 
 def _encoded(text: str) -> bytes:

@@ -85,7 +85,7 @@ class Board:
         except Exception as error:  # of whatever kind
             self._failed.add(writer)
             print(
-                f"train.py: curves for {writer} cannot be written ({_reason(error)}); training goes on without them, "
+                f"train.py: curves for {writer} cannot be written ({_reason(error)}); training continues without them, "
                 "metrics.csv has every epoch",
                 file=sys.stderr,
             )
