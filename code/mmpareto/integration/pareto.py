@@ -25,8 +25,7 @@ def minimum_norm_weights(gramian: Tensor) -> Tensor:
     distance = squares.sum(-1, keepdim=True) - 2 * cross
     shares = ((squares.flip(-1) - cross) / torch.where(distance == 0, 1.0, distance)).clamp(0, 1)
     others = 1 - shares.flip(-1)
-    weights = torch.where(distance == 0, 0.5, torch.where(shares <= shares.flip(-1), shares, others))
-    return weights.to(gramian.dtype)
+    return torch.where(distance == 0, 0.5, torch.where(shares <= shares.flip(-1), shares, others))
 
 
 def minimum_norm_weight(gramian: Tensor) -> Tensor:
@@ -35,8 +34,7 @@ def minimum_norm_weight(gramian: Tensor) -> Tensor:
 
 
 def unit_scale(gramian: Tensor) -> Tensor:
-    """Divide a Gramian [..., 2, 2] by the larger of its two squared norms, in float64; zeros stay zeros."""
-    gramian = gramian.double()
+    """Divide a Gramian [..., 2, 2] by the larger of its two squared norms; zeros stay zeros."""
     largest = gramian.diagonal(dim1=-2, dim2=-1).amax(-1)[..., None, None]
     return gramian / torch.where(largest == 0, 1.0, largest)
 
