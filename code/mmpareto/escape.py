@@ -26,9 +26,8 @@ _LATEX = {
     ">": r"$>$",
     "|": r"\textbar{}",
     '"': r"\textquotedbl{}",
-    **{
-        character: f"{{{character}}}" for character in "[]*`'"
-    },  # `\\` before a row takes [ and * for its own; ligatures
+    # `\\` before a row takes [ and * for its own; quotes become ligatures
+    **{character: f"{{{character}}}" for character in "[]*`'"},
 }
 
 

@@ -177,8 +177,9 @@ def read_mnist(root: Path, download: bool = True) -> dict[str, tuple[np.ndarray,
 
 def _find(root: Path, name: str) -> Path | None:
     dotted = name.replace("-idx", ".idx")  # a name that also circulates
-    places = (path for n in (name, dotted) for suffix in ("", ".gz") for path in sorted(root.rglob(n + suffix)))
-    return next(places, None)
+    # in the folder or two folders below it, where downloads put them; a whole disk is not searched
+    patterns = (below + n + suffix for below in ("", "*/", "*/*/") for n in (name, dotted) for suffix in ("", ".gz"))
+    return next((path for pattern in patterns for path in sorted(root.glob(pattern))), None)
 
 
 def _download(root: Path) -> None:

@@ -24,23 +24,14 @@ from mmpareto.runs import RunDirectory, RunError
 POLL = 0.1  # seconds between two looks at a process
 GRACE = 10.0  # seconds from SIGTERM to SIGKILL
 WARNING = 90  # seconds before the time limit of a Slurm job at which it stops, to be queued again
-LOCK_PATIENCE = (
-    60.0  # seconds in which a job waits for another one that holds its run: Slurm kills a job after KillWait
-)
+# seconds in which a job waits for another one that holds its run: Slurm kills a job after KillWait
+LOCK_PATIENCE = 60.0
 RESULT_PATIENCE = 20.0  # seconds in which a shared disk may show the result of a job that has ended
-GPU_PARAMETERS = frozenset(
-    {"gpus_per_node", "gpus_per_task", "num_gpus", "gres"}
-)  # of submitit: how a job asks for GPUs
-ORDINARY_REASONS = (
-    "None",
-    "",
-    "Resources",
-    "Priority",
-    "BeginTime",
-    "Dependency",
-    "Prolog",
-    "Cleaning",
-    "JobArrayTaskLimit",
+# of submitit: how a job asks for GPUs
+GPU_PARAMETERS = frozenset({"gpus_per_node", "gpus_per_task", "num_gpus", "gres"})
+# for which a job waits and then starts
+ORDINARY_REASONS = frozenset(
+    {"None", "", "Resources", "Priority", "BeginTime", "Dependency", "Prolog", "Cleaning", "JobArrayTaskLimit"}
 )
 
 
@@ -241,7 +232,7 @@ class _SubmittedJob:
     def _say_why_it_waits(self) -> None:
         """Says once which reason Slurm gives for a job that cannot start as it is."""
         reason = self._job.get_info("cache").get("Reason", "None")
-        if reason not in (*ORDINARY_REASONS, self._reason):
+        if reason not in ORDINARY_REASONS | {self._reason}:
             self._reason = reason
             tqdm.write(f"{self._run.name}: job {self._job.job_id} waits in Slurm's queue, reason {reason}")
 
