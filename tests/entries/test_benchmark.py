@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -65,11 +69,24 @@ def test_waits_of_the_published_procedure(conflict: bool) -> None:
     assert calls.waits == sum(waits(count, conflict) for count in tensors)
 
 
-def test_rows_hold_passes_waits_and_ratios() -> None:
-    rows = steps.measure(
-        replace(TINY, bf16=True, channels_last=True), ("plain sum", "published", "mmpareto"), 2, torch.device("cpu")
-    )
-    by_way = {row["way"]: row for row in rows}
+@pytest.fixture(scope="module")
+def process() -> Iterator[ProcessPoolExecutor]:
+    """A process that measures, as in benchmark.py: the allocator keeps gigabytes of what the models took."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
+        yield executor
+
+
+def measured(
+    process: ProcessPoolExecutor, setting: steps.Setting, ways: Sequence[str], repetitions: int
+) -> dict[str, dict[str, Any]]:
+    """{way: row of `steps.measure`}."""
+    rows = process.submit(steps.measure, setting, ways, repetitions, torch.device("cpu")).result()
+    return {row["way"]: row for row in rows}
+
+
+def test_rows_hold_passes_waits_and_ratios(process: ProcessPoolExecutor) -> None:
+    setting = replace(TINY, bf16=True, channels_last=True)
+    by_way = measured(process, setting, ("plain sum", "published", "mmpareto"), 2)
     assert {way: row["backward_passes"] for way, row in by_way.items()} == {
         "plain sum": 1,
         "published": 3,  # joint, each modality's own, their sum
@@ -79,17 +96,17 @@ def test_rows_hold_passes_waits_and_ratios() -> None:
     # the data decide which encoders are in conflict, so rounding does
     assert by_way["published"]["waits"] in {waits(60, first) + waits(60, second) for first, second in BRANCHES}
     assert by_way["plain sum"]["over_plain_sum"] == [1, 1, 1]
-    assert all(row["milliseconds"] > 0 and row["peak_megabytes"] > 0 for row in rows)
+    assert all(row["milliseconds"] > 0 and row["peak_megabytes"] > 0 for row in by_way.values())
 
 
-def test_methods_beside_the_plain_sum() -> None:
+def test_methods_beside_the_plain_sum(process: ProcessPoolExecutor) -> None:
     ways = [
         "plain sum",
         "gradnorm",
         "metabalance",
         *["ensemble", "unimodal", "ogm", "ogm_ge", "pmr", "agm", "mmcosine", "mslr"],
     ]
-    rows = {row["way"]: row for row in steps.measure(TINY, ways, 1, torch.device("cpu"))}
+    rows = measured(process, TINY, ways, 1)
     passes = {way: row["backward_passes"] for way, row in rows.items()}
     assert passes == dict.fromkeys(ways, 1) | {"metabalance": 2}
     assert not any(row["waits"] for row in rows.values())
