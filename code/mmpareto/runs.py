@@ -140,6 +140,13 @@ class RunDirectory:
         except (OSError, ValueError) as error:
             raise RunError(f"{self / name} cannot be read ({error}); is {self.path} a run directory?") from error
 
+    def read_config(self) -> dict[str, Any]:
+        """The run's settings by flag, in one flat mapping.
+
+        Raises RunError where the file is missing or no mapping.
+        """
+        return self.read_json(CONFIG)
+
     def read_results(self) -> dict[str, Any]:
         """The scores of a finished run.
 

@@ -169,7 +169,7 @@ def _read(folder: Path) -> FinishedRun:
             content[name] = {}
             continue
         try:
-            content[name] = run.read_json(name)
+            content[name] = run.read_config() if name == runs.CONFIG else run.read_json(name)
         except RunError as error:
             raise RunError(f"{run / name} is damaged ({error.__cause__}); {AGAIN}") from error
         missing = [key for key in needed if key not in content[name]]
