@@ -37,9 +37,17 @@ def ready(name: str, flags: list[str], folder: Path) -> tuple[Method, Multimodal
 
 
 def weights_after(flags: list[str], steps: int, folder: Path, name: str = "mmpareto") -> torch.Tensor:
-    """The weights after some steps on batches of 16, the last one smaller, with a decay of the learning rate."""
+    """The weights after some steps on batches of 16, the last one smaller, with a decay of the learning rate.
+
+    A bias in front of batch norm has no gradient but rounding errors. Adam with its own eps of 1e-8 takes steps of full
+    length in their direction; a larger eps keeps them small. On a CPU, plain against channels_last: 0.048 of the way
+    with 1e-8, 4.4e-5 with 1e-3, and 0.14 where a step is left out.
+    """
     method, model, options = ready(name, flags, folder)
     optimizer, _ = make_optimizer(model, options)
+    for group in optimizer.param_groups:
+        if "eps" in group:
+            group["eps"] = 1e-3
     step = make_step(model, method, optimizer, options, GPU)
     assert isinstance(step, CapturedStep) == options.cuda_graph
     generator = torch.Generator().manual_seed(0)
@@ -58,7 +66,7 @@ def weights_after(flags: list[str], steps: int, folder: Path, name: str = "mmpar
     ("reference", "flags", "tolerance"),
     [
         ([], ["--cuda_graph"], 1e-3),
-        (["--optimizer", "adamw"], ["--optimizer", "adamw", "--cuda_graph"], 1e-3),  # measured: 3.5e-5
+        (["--optimizer", "adamw"], ["--optimizer", "adamw", "--cuda_graph"], 1e-3),
         ([], ["--channels_last"], 1e-2),
         ([], ["--compile"], 1e-2),
         ([], ["--tf32"], 5e-2),  # measured, with MMPareto: 0.018
