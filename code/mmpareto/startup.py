@@ -158,6 +158,18 @@ def _settle_without_home() -> None:
             os.environ.setdefault("XDG_CACHE_HOME", folder)
 
 
+def _refuse_matplotlibrc() -> None:
+    """End where matplotlib would wait for ever: its import reads a matplotlibrc in the working directory."""
+    name = "matplotlibrc"
+    if os.path.exists(name) and not os.path.isfile(name) and not os.path.isdir(name):  # it passes over folders
+        print(
+            f"{_name()}: {os.path.abspath(name)} is not a regular file, and matplotlib would read it: remove it, or "
+            "start in another folder",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+
+
 def _end_at_once(number: int, frame: object) -> None:
     del frame
     os.write(2, f"\n{_name()}: interrupted before it began\n".encode())
@@ -183,6 +195,7 @@ if _is_entry():
     _guard_streams()
     atexit.register(_ignore_signals)  # registered first, it runs last
     _require_environment()
+    _refuse_matplotlibrc()
     _settle_without_home()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end_at_once)  # while packages are imported

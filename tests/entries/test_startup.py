@@ -90,6 +90,14 @@ def test_ctrl_c_while_packages_are_imported_ends_in_a_line() -> None:
     assert b"Traceback" not in said
 
 
+def test_a_pipe_that_matplotlib_would_wait_for_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "matplotlibrc")
+    done = run(sys.executable, CODE / "report.py", "--help", cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"report.py: {tmp_path / 'matplotlibrc'} is not a regular file" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_a_user_without_a_name_and_a_writable_home_gets_both(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """torch.compile asks for the name, librosa ends without a place for its caches."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
