@@ -23,7 +23,7 @@ TRAIN = str(ROOT / "code" / "train.py")
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     data = tmp_path_factory.mktemp("data")
-    vectors(data, 402)  # 201 to train on: the last of 26 batches holds one sample, the other process has none
+    vectors(data, 401)  # 201 to train on: the last of 26 batches holds one sample, the other process has none
     return ("--dataset", "manifest", "--data_root", str(data), "--batch_size", "8", "--gpu_ids", "cpu", "--epochs", "4")
 
 
@@ -127,3 +127,22 @@ def test_bad_input_of_several_processes(flags: tuple[str, ...], in_two: Path) ->
     again = run(*TORCHRUN, TRAIN, *flags, "--ckpt_path", in_two)
     assert again.returncode != 0
     assert "holds a finished run" in again.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flag", ["--epochs", "--data_root"])
+def test_a_rank_with_other_flags_or_other_data_is_refused_by_name(
+    flag: str, flags: tuple[str, ...], tmp_path: Path
+) -> None:
+    vectors(tmp_path / "data", 100)
+    value, found = {
+        "--epochs": ("5", "rank 1 has --epochs 5, rank 0 has 4;"),
+        "--data_root": (tmp_path / "data", "rank 1 has samples of train 50, rank 0 has 201;"),
+    }[flag]
+    script = f'if [ "$RANK" = 1 ]; then set -- "$@" {flag} "{value}"; fi; exec "$@"'
+    command = ("sh", "-c", script, "sh", sys.executable, TRAIN, *flags, "--ckpt_path", tmp_path / "run")
+    done = run(*TORCHRUN, "--no-python", *command, OMP_NUM_THREADS="1")
+    assert done.returncode != 0
+    assert found in done.stderr
+    assert "all processes of a run need the same flags and the same data" in done.stderr
+    assert not (tmp_path / "run").exists()

@@ -17,7 +17,7 @@ from mmpareto.integration import MMPareto
 from mmpareto.methods import METHODS as REGISTERED
 from mmpareto.methods import Boundary, Method, build_method
 from mmpareto.models import MakeFusion, MultimodalClassifier
-from mmpareto.options import parse
+from mmpareto.options import UsageError, parse
 from mmpareto.training.data import Loader
 from mmpareto.training.epochs import EpochRecord, score, train_epoch
 from mmpareto.training.processes import Processes
@@ -148,7 +148,7 @@ def work(rank: int, folder: str) -> None:
 def everything(processes: Processes) -> dict[str, Any]:
     return {
         **{case: trained(processes, *flags) for case, flags in CASES.items()},
-        **{function.__name__: function(processes) for function in (naive, agree, buffers, stopped)},
+        **{function.__name__: function(processes) for function in (naive, agree, buffers, stopped, unequal)},
     }
 
 
@@ -254,3 +254,20 @@ def stopped(processes: Processes) -> tuple[int, int]:
 def test_a_request_to_stop_reaches_all_processes_while_they_score(two: list[dict[str, Any]]) -> None:
     """At the same place, although the other process has no sample of the last batch."""
     assert [own["stopped"] for own in two] == [(3, 3), (3, 2)]
+
+
+def unequal(processes: Processes) -> list[str]:
+    processes.refuse_differences({"--epochs": 3, "classes": ["a", "b"]})
+    messages = []
+    for values in ({"--epochs": 3 + processes.rank}, {"--epochs": 3, "samples of val": 20 - processes.rank}):
+        with pytest.raises(UsageError) as refused:
+            processes.refuse_differences(values)
+        messages.append(str(refused.value))
+    return messages
+
+
+def test_processes_with_other_flags_or_data_are_refused_by_name_on_all(two: list[dict[str, Any]]) -> None:
+    assert two[0]["unequal"] == two[1]["unequal"]
+    flags, data = two[0]["unequal"]
+    assert flags.startswith("rank 1 has --epochs 4, rank 0 has 3; all processes of a run need the same flags")
+    assert data.startswith("rank 1 has samples of val 19, rank 0 has 20;")
