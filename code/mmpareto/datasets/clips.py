@@ -24,8 +24,6 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
-from torchvision.transforms import v2
 
 from mmpareto.datasets.base import DatasetError, Modality, MultimodalDataset, Sample, Split
 from mmpareto.datasets.files import hint, is_hidden, load_npy, refuse_special_file
@@ -123,6 +121,9 @@ def read_image(path: Path) -> Tensor:
 
     Raises DatasetError where it cannot be decoded whole.
     """
+    from torchvision.io import ImageReadMode, decode_image  # takes two seconds to load, which arrays need not spend
+    from torchvision.transforms.v2.functional import pil_to_tensor
+
     refuse_special_file(path)
     try:
         # reads the header, and refuses pictures beyond Pillow's limit: a few hundred bytes can unpack to gigabytes
@@ -132,7 +133,7 @@ def read_image(path: Path) -> Tensor:
                     raise RuntimeError
                 image = decode_image(str(path), mode=ImageReadMode.RGB, apply_exif_orientation=True)
             except RuntimeError:  # not one of torchvision's formats (.bmp), or damaged
-                image = v2.functional.pil_to_tensor(ImageOps.exif_transpose(picture).convert("RGB"))
+                image = pil_to_tensor(ImageOps.exif_transpose(picture).convert("RGB"))
     except Exception as error:  # Pillow raises SyntaxError, struct.error and others on damaged files
         raise _unreadable(path, "an image", error) from error
     return (image.to(torch.int32) >> 8).to(torch.uint8) if image.dtype == torch.uint16 else image
@@ -149,6 +150,8 @@ class ImageReader:
             raise DatasetError(f"image_size must be 1 or more, found {size}")
         self.size = size
         self.augment = augment
+        from torchvision.transforms import v2  # in the training process, so that workers are forked with it
+
         self._augment = v2.Compose([v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()])
 
     @property
@@ -158,9 +161,11 @@ class ImageReader:
 
     def picture(self, path: Path, generator: torch.Generator | None) -> Tensor:
         """One image file as uint8 [3, size, size]."""
+        from torchvision.transforms.v2.functional import resize
+
         image = read_image(path)
         if generator is None or not self.augment:
-            return v2.functional.resize(image, [self.size, self.size], antialias=True)
+            return resize(image, [self.size, self.size], antialias=True)
         with _drawing_from(generator):
             return self._augment(image)
 

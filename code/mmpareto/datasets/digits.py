@@ -6,6 +6,7 @@ stratified splits: 1,197 train, 200 validation, 400 test.
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,44 @@ from mmpareto.datasets.base import DatasetError, Modality, Split
 from mmpareto.datasets.colouring import colours, paint
 from mmpareto.datasets.in_memory import InMemoryImages
 
-VALIDATION, TEST = 200, 400
-_SPLIT_SEED = 0  # the splits and colours are part of the dataset: they do not move with a run's seed
+_COLOUR_SEED = 0  # colours are part of the dataset: they do not move with a run's seed
+# the split of each image, a letter each (r: train, v: val, t: test): scikit-learn's `train_test_split` with stratified
+# classes and seed 0, 400 of all for test, then 200 of the rest for validation. Stored, for importing it takes seconds.
+_SPLITS = (
+    "rvvvrrrvrrrrrrrvrrrrrtrrtrrrtvrrrrttrtrtrrtrrtrrrvvtrrrrrtrrrrrrrrrrrrvrrrrtrttvrtrrvvrtvrvrrvrttrrtrrttrtrrrrtr"
+    "rrrrrtrtvrrrrrvvrvrttrtrvrrrvrrvrrrrtrrrrrrrrrvtrrrrrrrrrrtrvtrrrrrrrrrrrvtrtrvrrrrrvttvrrtvttrrrrrttrtrrrrrrvrr"
+    "vrvtrvrtrrrrtrrrtrrtrttrrrrrtvtrvrrrrrrrtvrtrrrrrrrttvrtrrrtrrtrrrrrrtrrrrtrrrrrtttttrrrtrtrvrrrvrrvrrtrtrrvrrvt"
+    "rrvtrrrrtttrrrrrrvrrvrrrrrrrtrrvrrrvtrtrtrrttrrrrrttrrrrrtrrrtrrrrrtrtrtrrtrrtrrrtrrtrrtrtrrrvtvttrrvrrrtrtrvrrr"
+    "rrrrtrtvrvrrrrrrrrrrrrrrtrvrrrvrrtrrrrvrrrrrrtrrttrttrrrrrrvrrrtrrvrrrrrtrrrrrtttvrrrrrrrrtrrrrrrrvrrrrrrtrrtrrr"
+    "vrvrrtrtttrrrtrrrrrvrrrrrrrtrrrrrtvrrrrvrvvrtrrrtrtrrrrrtrvtrrrrvvrrrrrrrrrrvtrtvtrrrvrrrtrvtvvrrrrrrrrrrrttrrrr"
+    "rvrtrrrrrvrrvrrrrrrrrvtrrrrrtttrttrrvtvrrrrrtrrtrvvrrrrrrrrtvvtrrrtrrtrrtrrrrtrrrrrvvrrrtrvrrrtttrtrtrrrrrrrrrrt"
+    "rrttttrvrvtvrrvttrtrrttrtrrttrvrrrrrtrtrrrvrrrrrrrrrrrrvrrrrrvrrrrrrttttrtrrtrvrrtrrrrrrvvvrtrrvrrrrrtrrtrtvrrrr"
+    "rrvttrrvrtvrtrrvrrrvrrtrrrrtrrtvrtrrrvrrrttrrrrtttrvrtrtrrvrrrrrtrrrvrvrvvtvrtrrrttrrrrrrtrvtttrtrrrrtrvvrttrttt"
+    "rttrtrtrtrvrrrrttrvtrrtrrrrtrttrrrrrvvrtrtrtvtrrtrrrvrrrrrrrrrrrrtrrrrrrrtvrrrtrtrtrrrrrtrtrrtrrrrrttrrvrvrrtvtr"
+    "rtrtrrrrvrrrrrrvtvtrvtrrrvrrtrtttrrrrtrtrttrrrrtttrrrttrrrvrtrrrrrvtrrrrtrrrrrrrrrrrtrvvvvrtvrrrrtvrttrrtvrrrrrr"
+    "ttrrrrrrvrtrrrrrrrrrvtrrvrrrrttvtrrrtttvrvrrrvrrrrrrvrrtrrrrtrrrttrrrrtrrrrrrrvrtrrrrrvtrrrrrrvrrvtttrrrtrrrtrrr"
+    "rrrtrrttttrrrvrrrrrrtvrtrrrttrrtrrrrrrrrrrrrrvrrrrrtrvvrrvrrtttvrrrrrrrtrrrrvvrrttrrrtvrrrrtvrrrtrtrrrvrtrtrrrrt"
+    "vrrrrrrrrrttrrttrrtrtrrrvvtvtrvtrrrrrtrrttvvrrrtrtrrrtrrttrrrrrrttrrrrrvrttrtrrrrrrrtttrrrrrrrrtrrrvrrtrtrrvrrtt"
+    "rrrvrrtrtrrrrrtrvrrrrrtrtrrvtrrrvrtrrrtrtvtvvttrrtrrrrrvvvtrttrrrrtrvtrrrrrvrtrrrrtrrrrtrrvrtrrrtrtrtrrrrttrvrrr"
+    "trrrrrvrtrvtrrvrtvrrrvrttrtrrrrrrrrvttrrrrrrrrtrtrrrrrtrrrrrrrtrrtrrrrtrrrrtrrtvrrrrrrrtrrtttrrrtrtrrtrrrvrtrtrt"
+    "rrrrr"
+)
+
+
+def scanned_digits() -> tuple[np.ndarray, np.ndarray]:
+    """scikit-learn's digits: images float64 [1797, 8, 8], values 0 to 16, and labels int64 [1797].
+
+    Its file is read without importing scikit-learn, which takes two seconds.
+    """
+    package = importlib.util.find_spec("sklearn")
+    file = Path(package.origin if package and package.origin else "").parent / "datasets" / "data" / "digits.csv.gz"
+    if not file.is_file():  # another release may store it elsewhere
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        return digits.images, digits.target
+    values = np.loadtxt(file, delimiter=",")
+    return values[:, :-1].reshape(-1, 8, 8), values[:, -1].astype(np.int64)
 
 
 class Digits(InMemoryImages):
@@ -32,21 +69,14 @@ class Digits(InMemoryImages):
     def __init__(self, root: Path | None, split: Split, *, variance: float = 0.02, seed: int = 0) -> None:
         if not 0 <= variance <= 1:
             raise DatasetError(f"digits: the colour variance must lie between 0 and 1, found {variance}")
-        from sklearn.datasets import load_digits  # takes a second to load
-        from sklearn.model_selection import train_test_split
+        images, targets = scanned_digits()
+        chosen = np.flatnonzero(np.array(list(_SPLITS)) == {"train": "r", "val": "v", "test": "t"}[split])
+        labels = targets[chosen]
 
-        raw = load_digits()
-        rest, test = train_test_split(
-            np.arange(len(raw.target)), test_size=TEST, stratify=raw.target, random_state=_SPLIT_SEED
-        )
-        train, val = train_test_split(rest, test_size=VALIDATION, stratify=raw.target[rest], random_state=_SPLIT_SEED)
-        chosen = np.sort({"train": train, "val": val, "test": test}[split])
-        labels = raw.target[chosen]
-
-        small = torch.from_numpy(raw.images[chosen]).float().unsqueeze(1) * (255 / 16)  # [N, 1, 8, 8]
+        small = torch.from_numpy(images[chosen]).float().unsqueeze(1) * (255 / 16)  # [N, 1, 8, 8]
         gray = torch.nn.functional.interpolate(small, size=(28, 28), mode="bilinear", align_corners=False)
         gray = gray.round().to(torch.uint8)
-        generator = np.random.default_rng([_SPLIT_SEED, ("train", "val", "test").index(split)])
+        generator = np.random.default_rng([_COLOUR_SEED, ("train", "val", "test").index(split)])
         colour = colours(labels, variance, split == "train", generator)
         super().__init__(
             name="digits",

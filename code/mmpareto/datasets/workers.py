@@ -6,6 +6,7 @@ import math
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -20,7 +21,9 @@ Job = TypeVar("Job")
 
 
 # libraries that workers need and that take seconds to load: loaded once, before the workers are forked
-_PRELOADED = ("torch", "torchvision.transforms.v2", "torchaudio.compliance.kaldi", "av")
+_PRELOADED = ("torch", "torchaudio.compliance.kaldi", "av")
+# takes as long as all of those: only where this process has loaded it, as the readers of images do
+_PRELOADED_IF_LOADED = "torchvision.transforms.v2"
 
 
 def cores() -> int:
@@ -73,7 +76,8 @@ def clean_context() -> BaseContext:
     from multiprocessing import forkserver  # not on Windows
 
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(_PRELOADED))
+    loaded = [_PRELOADED_IF_LOADED] if _PRELOADED_IF_LOADED in sys.modules else []
+    context.set_forkserver_preload([*_PRELOADED, *loaded])
     # Slurm sends SIGTERM to all processes, a terminal that is closed SIGHUP: the server and the tracker, which ignores
     # SIGTERM itself, must outlast them. They inherit the block, and what came to us meanwhile arrives when we lift it.
     # The tracker first: starting it lifts a block of SIGTERM.
