@@ -26,11 +26,11 @@ from mmpareto.flag_values import count, file_path, not_negative
 # dataset -> the module that prepares it; imported when asked for. Such a module has add_arguments(parser) for flags of
 # its own, and prepare(args) -> preparation.Outcome; its docstring's first line is its help.
 PREPARATIONS: dict[str, str] = {
-    "cgmnist": "mmpareto.datasets.cgmnist_preparation",
-    "cremad": "mmpareto.datasets.cremad_preparation",
-    "kinetics-sounds": "mmpareto.datasets.kinetics_sounds_preparation",
-    "modelnet40": "mmpareto.datasets.modelnet40_preparation",
-    "manifest": "mmpareto.datasets.manifest_preparation",
+    "cgmnist": "mmpareto.preparation.cgmnist",
+    "cremad": "mmpareto.preparation.cremad",
+    "kinetics-sounds": "mmpareto.preparation.kinetics_sounds",
+    "modelnet40": "mmpareto.preparation.modelnet40",
+    "manifest": "mmpareto.preparation.manifest",
 }
 
 
@@ -81,7 +81,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"prepare.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+        print("\ninterrupted; the same command continues from here", file=sys.stderr)
         return 130
     print(outcome.text)
     if outcome.unusable_percent > args.max_unusable:

@@ -37,7 +37,7 @@ def read_object(path: Path) -> dict[str, Any]:
         content = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_int=_integer)
         if not isinstance(content, dict):
             raise ValueError("it holds no values by name")
-        if _deeper_than(content, MOST_DEPTH):
+        if _depth(content) > MOST_DEPTH:
             raise ValueError(too_deep)
         # half a surrogate pair is text that cannot be printed; a path may hold bytes that are no UTF-8
         json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogateescape")
@@ -60,13 +60,8 @@ def _integer(text: str) -> int:
     return int(text)
 
 
-def _deeper_than(content: Any, most: int) -> bool:
-    level = [content]
-    for _ in range(most):
-        level = [
-            inner
-            for value in level
-            if isinstance(value, dict | list)
-            for inner in (value.values() if isinstance(value, dict) else value)
-        ]
-    return bool(level)
+def _depth(content: Any) -> int:
+    """How many objects and lists are inside each other."""
+    if not isinstance(content, dict | list):
+        return 0
+    return 1 + max(map(_depth, content.values() if isinstance(content, dict) else content), default=0)

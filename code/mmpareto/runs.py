@@ -11,15 +11,13 @@ evaluation_<split>.json, evaluation_<split>_*.png  what evaluate.py found
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import json
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -29,6 +27,7 @@ import torch
 
 from mmpareto.escape import csv_text, write_csv_rows
 from mmpareto.json_files import read_object, require_regular
+from mmpareto.writing import atomically, lock, write_text
 
 CONFIG, ENVIRONMENT, METRICS, GRADIENTS = "config.json", "environment.json", "metrics.csv", "gradients.csv"
 LAYERS = "layers.csv"
@@ -69,7 +68,7 @@ class RunDirectory:
         """
         self._lock = os.open(self.path, os.O_RDONLY)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(self._lock)
         except BlockingIOError as error:
             raise RunError(f"another process is training in {self.path}; wait for it or name another folder") from error
         except OSError:  # some network file systems lock no folders
@@ -80,17 +79,14 @@ class RunDirectory:
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Writes `name`, whole or not at all."""
-        text = json.dumps(content, indent=2, default=str) + "\n"
-        with atomically(self / name) as file:
-            file.write(text.encode())
+        write_text(self / name, json.dumps(content, indent=2, default=str) + "\n")
 
     def write_csv(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes `name` with the rows' keys as header, whole or not at all."""
         buffer = io.StringIO(newline="")
         if rows:
             _write_rows(buffer, rows, header=True)
-        with atomically(self / name) as file:
-            file.write(buffer.getvalue().encode())
+        write_text(self / name, buffer.getvalue())
 
     def append_csv(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Adds rows to `name`; `read_csv` passes over a last line that a crash cut off."""
@@ -208,21 +204,6 @@ def _write_rows(file: TextIO, rows: Sequence[Mapping[str, Any]], header: bool) -
     """Rows of a CSV file, in which no name is a formula; `read_csv` gives the names back."""
     if rows:
         write_csv_rows(file, [*[list(rows[0])] * header, *([row[name] for name in rows[0]] for row in rows)])
-
-
-@contextmanager
-def atomically(path: Path) -> Iterator[io.BufferedWriter]:
-    """A file that appears at `path` whole, flushed to the disk, or not at all."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    beside.unlink(missing_ok=True)
-    try:
-        with open(beside, "xb") as file:  # x: a link of that name is not followed
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def environment(device: torch.device, processes: int = 1) -> dict[str, Any]:

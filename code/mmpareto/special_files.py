@@ -1,4 +1,4 @@
-"""What is no regular file: folders, pipes, sockets and devices. Reading one could wait for ever."""
+"""What kind of file a path is. Only regular files are read: reading a pipe or a device could wait for ever."""
 
 from __future__ import annotations
 
@@ -6,22 +6,28 @@ import os
 import stat
 from pathlib import Path
 
-SPECIAL = (
-    (stat.S_ISDIR, "a folder"),
-    (stat.S_ISFIFO, "a named pipe"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
+_KINDS = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def file_kind(path: Path) -> str | None:
+    """ "file" for a regular file, "a folder", "a named pipe", "a socket" or "a device"; None where nothing is there.
+
+    Symbolic links are followed.
+    """
+    try:
+        return _KINDS[stat.S_IFMT(os.stat(path).st_mode)]
+    except (OSError, ValueError):  # missing, or a name that no file can have: whoever opens it says so
+        return None
 
 
 def special_file(path: Path) -> str | None:
-    """What a path is where it is no regular file, such as "a named pipe"; None for a regular or missing file.
-
-    Symbolic links are followed. Reading a pipe or a device could wait for ever.
-    """
-    try:
-        mode = os.stat(path).st_mode
-    except (OSError, ValueError):  # missing, or a name that no file can have: whoever opens it says so
-        return None
-    return next((name for holds, name in SPECIAL if holds(mode)), None)
+    """The kind of a path that is no regular file, such as "a named pipe"; None for a regular or missing file."""
+    kind = file_kind(path)
+    return None if kind == "file" else kind

@@ -118,9 +118,9 @@ def test_batches_come_without_a_call_for_each_sample(tmp_path: Path) -> None:
     ("spoil", "message"),
     [
         (lambda f: f.unlink(), "lacks train-labels-idx1-ubyte"),
-        (lambda f: f.write_bytes(b""), "is no idx file of bytes in 1 dimension"),
-        (lambda f: f.write_bytes(f.read_bytes()[:-3]), r"holds 397 bytes, its header announces \[400\]"),
-        (lambda f: f.write_bytes(b"<html>not found</html>"), "is no idx file"),
+        (lambda f: f.write_bytes(b""), "is no whole idx file of bytes in 1 dimension"),
+        (lambda f: f.write_bytes(f.read_bytes()[:-3]), "is no whole idx file"),
+        (lambda f: f.write_bytes(b"<html>not found</html>"), "is no whole idx file"),
         (lambda f: write_idx(f, np.zeros(399, np.uint8)), "400 images, but 399 labels"),
         (lambda f: write_idx(f, np.full(400, 10, np.uint8)), "expected labels 0 to 9"),
     ],
@@ -138,22 +138,22 @@ def test_damaged_files_are_named(tmp_path: Path, spoil: object, message: str) ->
 
 
 @pytest.mark.parametrize(
-    ("shape", "held", "message"),
-    [
-        ((2**32 - 1,), 10, "more than the file can hold"),
-        ((100,), 10, "holds 10 bytes, its header announces"),
-        ((10,), 1000, "holds more bytes, its header announces"),
-    ],
+    ("shape", "held"), [((2**32 - 1,), 10), ((100,), 10), ((10,), 1000), ((2**31, 2), 10), ((10, 1), 10)]
 )
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_idx_files_are_read_no_further_than_they_announce(
-    tmp_path: Path, shape: tuple[int], held: int, message: str, suffix: str
-) -> None:
-    content = bytes((0, 0, 8, 1)) + struct.pack(">I", *shape) + bytes(held)
+def test_idx_files_hold_what_they_announce(tmp_path: Path, shape: tuple[int, ...], held: int, suffix: str) -> None:
+    content = bytes((0, 0, 8, len(shape))) + struct.pack(f">{len(shape)}I", *shape) + bytes(held)
     file = tmp_path / f"a{suffix}"
     file.write_bytes(gzip.compress(content) if suffix else content)
-    with pytest.raises(DatasetError, match=message if suffix or held > shape[0] else "more than the file can hold"):
+    with pytest.raises(DatasetError, match="is no whole idx file of bytes in 1 dimension"):
         read_idx(file, 1)
+
+
+def test_a_small_file_that_unpacks_to_gigabytes_is_refused(tmp_path: Path) -> None:
+    header = bytes((0, 0, 8, 1)) + struct.pack(">I", 2**29)
+    (tmp_path / "a.gz").write_bytes(gzip.compress(header) + gzip.compress(bytes(2**24), 1) * 32)
+    with pytest.raises(DatasetError, match="is no whole idx file"):
+        read_idx(tmp_path / "a.gz", 1)
 
 
 def test_damaged_gzip_and_pipes_are_named(tmp_path: Path) -> None:

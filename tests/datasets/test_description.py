@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mmpareto.datasets import DatasetError, prepared
-from mmpareto.datasets.lists import read_rows
-from mmpareto.datasets.preparation import read_description, write_text
-from mmpareto.datasets.prepared import read_split
+from mmpareto.datasets.lists import read_table
+from mmpareto.datasets.prepared import read_description, read_split
+from mmpareto.writing import write_text
 
 WHOLE = {"name": "manifest", "parameters": {}, "modalities": {"x": ".npy"}, "classes": ["a"]}
 
@@ -67,8 +68,8 @@ def test_ids_of_a_split_stay_inside(tmp_path: Path) -> None:
         ("id,label\n../c1,a\n", r"the id '\.\./c1' cannot be"),
         ("id,label\n/c1,a\n", "the id '/c1' cannot be"),
         ("id,label\nc1,other\n", "unknown classes other"),
-        ("id,label\nc1\n", "expected id,label in each line"),
-        ("id,label\nc1,a,b\n", "expected id,label in each line"),
+        ("id,label\nc1\n", "line 2 has 1 values, the header 2; expected id,label"),
+        ("id,label\nc1,a,b\n", "line 2 has 3 values, the header 2"),
     ):
         split.write_text(bad)
         with pytest.raises(DatasetError, match=message):
@@ -81,10 +82,11 @@ def test_ids_of_a_split_stay_inside(tmp_path: Path) -> None:
 
 def test_writing_follows_no_link_and_waits_for_no_pipe(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
-    (tmp_path / ".stamp.part").symlink_to("mine")
+    beside = tmp_path / f".stamp.{os.getpid()}.part"
+    beside.symlink_to("mine")
     write_text(tmp_path / "stamp", "one")
     assert (tmp_path / "mine").read_text() == "mine"
-    os.mkfifo(tmp_path / ".stamp.part")
+    os.mkfifo(beside)
     write_text(tmp_path / "stamp", "two")
     assert (tmp_path / "stamp").read_text() == "two"
 
@@ -98,11 +100,11 @@ def test_the_file_of_a_split_is_read_once_and_again_when_it_changes(
     split.write_text("id,label\nc1,a\n")
     reads: list[Path] = []
 
-    def counted(path: Path) -> list[list[str]]:
+    def counted(path: Path, columns: Sequence[str]) -> Any:
         reads.append(path)
-        return read_rows(path)
+        return read_table(path, columns)
 
-    monkeypatch.setattr(prepared, "read_rows", counted)
+    monkeypatch.setattr(prepared, "read_table", counted)
     for _ in range(3):
         assert read_split(tmp_path, "manifest", "train", {}, ["a"]).ids == ["c1"]
     assert reads == [split]

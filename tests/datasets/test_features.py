@@ -9,9 +9,9 @@ import pytest
 import scipy.signal
 from datasets.make_media import tone
 
+from mmpareto.datasets.base import UnusableError
 from mmpareto.datasets.features import fbank, stft, write_features
 from mmpareto.datasets.media import Sound
-from mmpareto.datasets.preparation import UnusableError
 
 
 def plain_fbank(samples: np.ndarray, rate: int, bins: int = 128) -> np.ndarray:

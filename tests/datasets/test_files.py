@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mmpareto.datasets import DatasetError
-from mmpareto.datasets.files import load_npy, other_spelling, refuse_special_file, special_file
+from mmpareto.datasets.files import hint, load_npy, refuse_special_file, special_file
 
 
 def test_only_regular_files_and_links_to_them_pass(tmp_path: Path) -> None:
@@ -89,10 +89,10 @@ def test_a_name_in_another_spelling_is_named(tmp_path: Path) -> None:
     composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
     (tmp_path / decomposed).mkdir()
     (tmp_path / decomposed / "Noël.wav").write_bytes(b"")
-    hint = other_spelling(tmp_path / composed / "Noël.wav")
-    assert "differ in Unicode form (NFC or NFD) alone" in hint
-    assert "cafe\\u0301" in hint
-    assert "differ in upper or lower case alone" in other_spelling(tmp_path / decomposed / "noël.WAV")
-    assert "differ in upper or lower case alone" in other_spelling(tmp_path / composed / "noël.WAV")
-    assert other_spelling(tmp_path / decomposed / "other.wav") == ""
-    assert other_spelling(tmp_path / decomposed / "Noël.wav") == ""
+    text = hint(tmp_path / composed / "Noël.wav")
+    assert "differ in Unicode form (NFC or NFD) alone" in text
+    assert "cafe\\u0301" in text
+    assert "differ in upper or lower case alone" in hint(tmp_path / decomposed / "noël.WAV")
+    assert "differ in upper or lower case alone" in hint(tmp_path / composed / "noël.WAV")
+    assert hint(tmp_path / decomposed / "other.wav") == ""
+    assert hint(tmp_path / decomposed / "Noël.wav") == ""

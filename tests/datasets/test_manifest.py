@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,15 @@ from PIL import Image
 
 import prepare as entry
 from mmpareto.datasets import SPLITS, DatasetError, build, manifest
-from mmpareto.datasets.av_preparation import refuse_pointers
+from mmpareto.datasets.base import UnusableError
 from mmpareto.datasets.clips import ImageReader
 from mmpareto.datasets.features import fbank
-from mmpareto.datasets.lists import numbered_rows
+from mmpareto.datasets.lists import read_table
 from mmpareto.datasets.manifest import in_order, read_manifest
-from mmpareto.datasets.manifest_preparation import make
 from mmpareto.datasets.media import read_sound
-from mmpareto.datasets.preparation import Clip, UnusableError
+from mmpareto.preparation.audio_visual import refuse_pointers
+from mmpareto.preparation.common import Clip
+from mmpareto.preparation.manifest import make
 
 Rows = list[dict[str, Any]]
 
@@ -239,11 +240,11 @@ def test_a_manifest_is_read_once_for_its_splits_and_again_when_it_changes(
     rows = write_manifest(tmp_path, val=True)
     reads: list[Path] = []
 
-    def counted(path: Path) -> tuple[list[list[str]], list[int]]:
+    def counted(path: Path, columns: Sequence[str]) -> Any:
         reads.append(path)
-        return numbered_rows(path)
+        return read_table(path, columns)
 
-    monkeypatch.setattr(manifest, "numbered_rows", counted)
+    monkeypatch.setattr(manifest, "read_table", counted)
     for split in SPLITS:
         made(tmp_path, split)
     assert len(reads) == 1

@@ -12,8 +12,8 @@ from datasets.make_media import brightness, lfs_pointer, tone, write_video, writ
 from datasets.real import real
 from PIL import Image
 
+from mmpareto.datasets.base import UnusableError
 from mmpareto.datasets.media import read_frames, read_sound, write_frames
-from mmpareto.datasets.preparation import UnusableError
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 16000, 44100])

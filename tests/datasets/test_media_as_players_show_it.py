@@ -16,9 +16,9 @@ from datasets.make_media import tone, write_sound, write_tracks, write_video, wr
 from PIL import Image
 
 from mmpareto.datasets import build
+from mmpareto.datasets.base import UnusableError
 from mmpareto.datasets.features import fbank, fbank_frames
 from mmpareto.datasets.media import Sound, read_frames, read_sound
-from mmpareto.datasets.preparation import UnusableError
 
 # each turn with a picture's rows and columns as they are shown: 90 and 270 are clockwise
 TURNS: dict[str, tuple[tuple[int, int, int, int], Any]] = {
@@ -297,7 +297,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
     for name, kind in (("a", "a named pipe"), ("b", "a folder"), ("c", "a device"), ("d", "a named pipe")):
         with pytest.raises(UnusableError, match="no regular file") as caught:
             read_sound(tmp_path / f"{name}.wav")
-        assert caught.value.detail.endswith(f"{name}.wav is {kind}")
+        assert caught.value.detail.endswith(f"{name}.wav: is {kind}; expected a regular file")
 
 
 def test_lists_of_other_files_are_no_media(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ from datasets.real import real
 from PIL import Image
 
 from mmpareto.datasets import DatasetError, build
+from mmpareto.datasets.base import UnusableError
 from mmpareto.datasets.clips import ClipDataset
 from mmpareto.datasets.meshes import read_mesh
-from mmpareto.datasets.modelnet40 import CLASSES, renders
-from mmpareto.datasets.modelnet40_preparation import ELEVATION, files_of, render
-from mmpareto.datasets.preparation import UnusableError
+from mmpareto.datasets.modelnet40 import CLASSES, files_of, renders
+from mmpareto.preparation.modelnet40 import ELEVATION, render
 
 STYLES = {"white": "{}.obj_whiteshaded_v{:04d}.png", "shaded": "{}.obj.shaded_v{:03d}.png"}
 

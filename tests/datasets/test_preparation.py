@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 
 from mmpareto.datasets import DatasetError
-from mmpareto.datasets.preparation import Clip, Outcome, UnusableError, prepare, read_description
+from mmpareto.datasets.base import UnusableError
+from mmpareto.datasets.prepared import read_description
+from mmpareto.preparation.common import Clip, Outcome, prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = {"text": ".txt", "pages": ""}

@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 from datasets.test_preparation import KINDS, ROOT, clips_in, contents, run
 
-from mmpareto.datasets import DatasetError, preparation
-from mmpareto.datasets.preparation import Clip, Outcome, read_description
+from mmpareto.datasets import DatasetError
+from mmpareto.datasets.prepared import read_description
+from mmpareto.preparation import common as preparation
+from mmpareto.preparation.common import Clip, Outcome
 
 TEXTS = ["a", "b", "c", "d"]
 
@@ -65,7 +67,7 @@ def test_side_cars_of_macos_are_in_nobodys_way(tmp_path: Path) -> None:
 
 def test_a_kill_in_the_very_first_write(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "..preparation.json.part").write_text('{"na')
+    (tmp_path / "out" / "..preparation.json.12345.part").write_text('{"na')
     clips = clips_in(tmp_path / "raw", TEXTS)
     assert run(tmp_path / "out", clips).prepared == 4
     run(tmp_path / "whole", clips)

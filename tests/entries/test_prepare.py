@@ -29,8 +29,8 @@ import prepare as entry
 import train as training
 from mmpareto.datasets import SPLITS, DatasetError, build
 from mmpareto.datasets.cremad import CLASSES as EMOTIONS
-from mmpareto.datasets.kinetics_sounds_preparation import find_clips
 from mmpareto.datasets.lists import read_rows
+from mmpareto.preparation.kinetics_sounds import find_clips
 
 SMALL = ("--epochs", "1", "--batch_size", "6", "--image_size", "32", "--num_workers", "1")
 QUICK = ("--encoder", "audio=cnn")
@@ -253,7 +253,7 @@ def test_an_interrupted_preparation_says_so_and_goes_on(crema: Path, prepared: P
     os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: to the workers too
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command goes on from here" in said
+    assert "the same command continues from here" in said
     assert "Traceback" not in said
     assert not (out / "dataset.json").exists()
     # a clip's picture comes last
@@ -328,7 +328,7 @@ def test_kinetics_sounds_from_clips_to_a_run(tmp_path: Path) -> None:
     for bad, message in (
         (("--train_list", tmp_path / "bad.txt", "--test_list", test_list), "has the unknown class '31'"),
         (("--train_list", test_list, "--test_list", test_list), "come more than once"),
-        (("--annotations", tmp_path / "short.csv"), "expected 5 values in each line, found 'train'"),
+        (("--annotations", tmp_path / "short.csv"), "line 2 has 1 values, the header 5"),
         (("--annotations", with_val, "--val_fraction", "0.2"), "the annotations have a validation split"),
         (("--annotations", tmp_path / "bad.csv"), "time_start and time_end must be seconds"),
         ((), "give either --train_list and --test_list, or --annotations"),
@@ -349,7 +349,7 @@ def test_a_clip_is_the_file_of_its_name_else_of_its_id(tmp_path: Path) -> None:
 
 def test_the_published_lists() -> None:
     from mmpareto.datasets.cremad import read_list
-    from mmpareto.datasets.kinetics_sounds_preparation import published_list
+    from mmpareto.preparation.kinetics_sounds import published_list
 
     assert len(read_list(real("lists", "cremad_train.csv"))) == 6698
     assert len(read_list(real("lists", "cremad_test.csv"))) == 744

@@ -18,13 +18,14 @@ import evaluate
 import study
 import train
 from mmpareto.datasets import DatasetError
-from mmpareto.datasets.preparation import read_description, write_text
+from mmpareto.datasets.prepared import read_description
 from mmpareto.options import parse
 from mmpareto.reporting.figures import save
 from mmpareto.runs import RunDirectory
 from mmpareto.training.checkpoints import save_best
 from mmpareto.training.restore import saved_options
 from mmpareto.training.setup import build_split, make_model
+from mmpareto.writing import write_text
 
 CPU = ("--gpu_ids", "cpu")
 

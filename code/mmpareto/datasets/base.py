@@ -27,9 +27,17 @@ class DatasetError(Exception):
     """A dataset cannot be used as asked; the message says what was found, what was expected and what to do."""
 
 
+class UnusableError(DatasetError):
+    """A clip's media cannot be used. `reason`: a few words that clips are counted by; `detail`: names the file."""
+
+    def __init__(self, reason: str, detail: object = "") -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, str(detail)
+
+
 @functools.lru_cache(maxsize=64)  # once, not for each of three splits
 def say(text: str) -> None:
-    """Prints a line to standard error: once, and from the first of several processes alone."""
+    """Print a line to standard error: once, and from the first of several processes only."""
     if os.environ.get("RANK", "0") == "0":
         print(text, file=sys.stderr)
 

@@ -14,10 +14,9 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
-import math
-import struct
 import zlib
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import numpy as np
 import torch
@@ -28,15 +27,14 @@ from mmpareto.datasets.files import load_npy, refuse_special_file
 from mmpareto.datasets.in_memory import InMemoryImages
 from mmpareto.datasets.lists import cut
 from mmpareto.datasets.pickled_arrays import read_pickled_arrays
-from mmpareto.datasets.preparation import DESCRIPTION, read_description
+from mmpareto.datasets.prepared import DESCRIPTION, read_description
 
 CLASSES = [str(digit) for digit in range(10)]
 VAL_FRACTION = 0.1  # of the 60,000 training digits
 PUBLISHED = "mnist_10color_jitter_var_*.npy"
 _SEED = 0  # splits and colours are part of the dataset: they do not move with a run's seed
 _STREAMS = {"train": 0, "val": 1, "test": 2}
-_MOST_PACKED = 1032  # bytes that one byte of a .gz can unpack to
-_MOST_BYTES = 2**30  # MNIST's largest file has 47 MB
+_MOST_BYTES = 2**28  # of an idx file; MNIST's largest has 47 MB
 _GRAY = Modality("image", (1, 28, 28), (0.1307,), (0.3081,))
 _COLOUR = Modality("image", (3, 28, 28))
 
@@ -108,8 +106,8 @@ def _generator(split: Split) -> np.random.Generator:
 def _chosen(labels: np.ndarray, split: Split) -> np.ndarray:
     if split == "test":
         return np.arange(len(labels))
-    stay, off = cut(labels.tolist(), VAL_FRACTION, _SEED, "cgmnist: validation")
-    return np.array(stay if split == "train" else off)
+    train, val = cut(range(len(labels)), labels.tolist(), VAL_FRACTION, _SEED, "cgmnist: validation")
+    return np.array(train if split == "train" else val)
 
 
 def _prepared(root: Path, split: Split, variance: float) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -122,19 +120,24 @@ def _prepared(root: Path, split: Split, variance: float) -> tuple[dict[str, np.n
         except (OSError, ValueError) as error:
             raise DatasetError(f"{file}: cannot be read ({error}); prepare the dataset again") from error
     labels = arrays.pop("label")
-    if labels.dtype != np.int64 or labels.ndim != 1 or not len(labels) or labels.min() < 0 or labels.max() > 9:
-        raise DatasetError(
-            f"{root / 'label' / f'{split}.npy'}: expected int64 labels 0 to 9, found {labels.dtype} "
-            f"{list(labels.shape)} or labels outside; prepare the dataset again"
-        )
+    _check_labels(labels, root / "label" / f"{split}.npy")
     for name, modality in (("gray", _GRAY), ("colour", _COLOUR)):
-        if arrays[name].shape != (len(labels), *modality.shape) or arrays[name].dtype != np.uint8:
-            found = f"{arrays[name].dtype} {list(arrays[name].shape)}"
+        array, expected = arrays[name], (len(labels), *modality.shape)
+        if array.shape != expected or array.dtype != np.uint8:
             raise DatasetError(
-                f"{root / name / f'{split}.npy'}: expected uint8 {[len(labels), *modality.shape]}, found {found}; "
-                "prepare the dataset again"
+                f"{root / name / f'{split}.npy'}: expected uint8 {list(expected)}, found {array.dtype} "
+                f"{list(array.shape)}; prepare the dataset again"
             )
     return arrays, labels
+
+
+def _check_labels(labels: np.ndarray, source: object) -> None:
+    """Raise DatasetError unless these are labels int64 [N], 0 to 9."""
+    if labels.dtype != np.int64 or labels.ndim != 1 or not len(labels) or labels.min() < 0 or labels.max() > 9:
+        raise DatasetError(
+            f"{source}: expected labels 0 to 9, int64 [N], found {labels.dtype} {list(labels.shape)} or other labels; "
+            "make the file again"
+        )
 
 
 # MNIST's own files
@@ -147,31 +150,28 @@ def read_mnist(root: Path, download: bool = True) -> dict[str, tuple[np.ndarray,
 
     Raises DatasetError: files missing, damaged, or of another form.
     """
-    wanted = {
-        (part, what): f"{prefix}-{what}s-idx{3 if what == 'image' else 1}-ubyte"
+    names = {
+        (part, content): f"{prefix}-{content}s-idx{dimensions}-ubyte"
         for part, prefix in (("train", "train"), ("test", "t10k"))
-        for what in ("image", "label")
+        for content, dimensions in (("image", 3), ("label", 1))
     }
-    found = {key: _find(root, name) for key, name in wanted.items()}
-    if download and not any(found.values()):
+    files = {key: path for key, name in names.items() if (path := _find(root, name))}
+    if download and not files:
         _download(root)
-        found = {key: _find(root, name) for key, name in wanted.items()}
-    missing = [wanted[key] for key, path in found.items() if path is None]
+        files = {key: path for key, name in names.items() if (path := _find(root, name))}
+    missing = [name for key, name in names.items() if key not in files]
     if missing:
         raise DatasetError(f"cgmnist: {root} lacks {', '.join(missing)} (plain or .gz); add them, or empty the folder")
     parts = {}
     for part in ("train", "test"):
-        images_file, labels_file = (found[part, what] for what in ("image", "label"))
-        assert images_file is not None
-        assert labels_file is not None
-        images, labels = read_idx(images_file, 3), read_idx(labels_file, 1)
+        images_file, labels_file = files[part, "image"], files[part, "label"]
+        images, labels = read_idx(images_file, 3), read_idx(labels_file, 1).astype(np.int64)
         if images.shape[1:] != (28, 28):
             raise DatasetError(f"{images_file}: expected images of 28 x 28, found {list(images.shape)}")
         if len(images) != len(labels):
             raise DatasetError(f"{images_file}: {len(images)} images, but {len(labels)} labels in {labels_file}")
-        if len(labels) == 0 or labels.max() > 9:
-            raise DatasetError(f"{labels_file}: expected labels 0 to 9")
-        parts[part] = (images, labels.astype(np.int64))
+        _check_labels(labels, labels_file)
+        parts[part] = (images, labels)
     return parts
 
 
@@ -199,31 +199,23 @@ def _download(root: Path) -> None:
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
     """The uint8 array of an idx file, plain or gzip.
 
-    Raises DatasetError where it is damaged, cut off, or has another type or number of dimensions.
+    Raises DatasetError where it is damaged, cut off, too large, or has another type or number of dimensions.
     """
+    from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor
+
     refuse_special_file(path)
-    packed = path.suffix == ".gz"
-    most = path.stat().st_size * (_MOST_PACKED if packed else 1)
     try:
-        with gzip.open(path, "rb") if packed else open(path, "rb") as file:
-            header = file.read(4 + 4 * dimensions)
-            if len(header) < 4 + 4 * dimensions or header[:4] != bytes((0, 0, 8, dimensions)):
-                raise DatasetError(
-                    f"{path}: is no idx file of bytes in {dimensions} dimension(s); fetch the file again"
-                )
-            shape = struct.unpack(f">{dimensions}I", header[4:])
-            announced = math.prod(shape)
-            if announced > min(most, _MOST_BYTES):
-                raise DatasetError(
-                    f"{path}: its header announces {list(shape)}, more than the file can hold; fetch it again"
-                )
-            data = file.read(announced + 1)  # not all that there is: a small .gz can unpack to any size
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file, NamedTemporaryFile() as unpacked:
+            unpacked.write(file.read(_MOST_BYTES))  # a small .gz can unpack to any size
+            unpacked.flush()
+            array = read_sn3_pascalvincent_tensor(unpacked.name).numpy()
     except (OSError, EOFError, zlib.error) as error:
         raise DatasetError(f"{path}: cannot be read ({error}); fetch the file again") from error
-    if len(data) != announced:
-        held = "more" if len(data) > announced else f"{len(data)}"
-        raise DatasetError(f"{path}: holds {held} bytes, its header announces {list(shape)}; fetch it again")
-    return np.frombuffer(data, np.uint8).reshape(shape).copy()
+    except Exception:  # torchvision asserts, and indexes what is not there
+        array = np.empty(())
+    if array.dtype != np.uint8 or array.ndim != dimensions:
+        raise DatasetError(f"{path}: is no whole idx file of bytes in {dimensions} dimension(s); fetch the file again")
+    return array
 
 
 # the published coloured arrays
@@ -241,12 +233,11 @@ def read_published(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         parts = {}
         for part in ("train", "test"):
             images, labels = arrays[f"{part}_image"], arrays[f"{part}_label"].astype(np.int64)
-            if labels.ndim != 1 or not len(labels) or labels.min() < 0 or labels.max() > 9:
-                raise ValueError(f"{part}_label: expected labels 0 to 9")
+            _check_labels(labels, f"{part}_label")
             if images.dtype != np.uint8 or images.shape != (len(labels), 28, 28, 3):
                 raise ValueError(f"{part}_image: expected uint8 [N, 28, 28, 3], found {images.dtype} {images.shape}")
             parts[part] = (images, labels)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, DatasetError) as error:
         raise DatasetError(
             f"{path}: is no coloured MNIST as published ({error}); expected a pickled dict of train_image, "
             "train_label, test_image and test_label"

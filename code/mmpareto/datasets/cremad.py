@@ -15,12 +15,18 @@ from pathlib import Path
 
 from mmpareto.datasets.base import DatasetError, Modality, Split, say
 from mmpareto.datasets.clips import ArrayReader, ClipDataset, Reader, load_array
-from mmpareto.datasets.features import FBANK_FRAMES, MEL_BINS, AudioFeatures
+from mmpareto.datasets.features import (
+    FBANK_FRAMES,
+    MEL_BINS,
+    AudioFeatures,
+    SoundReader,
+    audio_reader,
+    audio_visual_readers,
+)
 from mmpareto.datasets.files import is_hidden
 from mmpareto.datasets.items import Item, Items
 from mmpareto.datasets.lists import check_classes, check_unique, cut, read_rows
-from mmpareto.datasets.preparation import DESCRIPTION, UNFINISHED
-from mmpareto.datasets.prepared import SoundReader, audio_reader, audio_visual_readers, needs_root, read_split
+from mmpareto.datasets.prepared import DESCRIPTION, UNFINISHED, read_split, require_root
 
 CLASSES = ["ANG", "DIS", "FEA", "HAP", "NEU", "SAD"]
 CLIP_NAME = re.compile(r"(\d{4})_([A-Z]{3})_(ANG|DIS|FEA|HAP|NEU|SAD)_([A-Z]{2}|X)")
@@ -51,11 +57,11 @@ class CREMAD(ClipDataset):
         seed: int = 0,
         modalities: Mapping[str, Modality] | None = None,
     ) -> None:
-        root = needs_root(root, "cremad")
+        root = require_root(root, "cremad")
         readers = audio_visual_readers(audio_features, frames, image_size)
         visual = next((root / name for name in ("visual", "Image-01-FPS") if (root / name).is_dir()), None)
-        made_here = any((root / name).exists() for name in (DESCRIPTION, UNFINISHED))
-        if made_here or visual is None:
+        prepared = any((root / name).exists() for name in (DESCRIPTION, UNFINISHED))
+        if prepared or visual is None:
             items: Items | list[Item] = read_split(root, "cremad", split, {"audio_features": audio_features}, CLASSES)
         else:
             items, readers["audio"] = _circulating(root, visual, split, audio_features, (modalities or {}).get("audio"))
@@ -66,7 +72,7 @@ class CREMAD(ClipDataset):
 def read_list(path: Path) -> list[tuple[str, str]]:
     """(clip, emotion) of each line of a list file, which may have a header.
 
-    Raises DatasetError: names that are no CREMA-D clips, unknown emotions, a label that is not the name's own.
+    Raises DatasetError: names that are no CREMA-D clips, unknown emotions, a label that is not in the name.
     """
     rows = read_rows(path)
     if rows[0][1:2] and rows[0][1] not in CLASSES and not re.match(r"\d", rows[0][0]):  # a header
@@ -89,25 +95,20 @@ def read_list(path: Path) -> list[tuple[str, str]]:
     return pairs
 
 
-def _lists(root: Path) -> dict[str, Path]:
-    places = [root / folder / f"{split}.csv" for folder in (".", "splits") for split in ("train", "val", "test")]
-    return {path.stem: path for path in reversed(places) if path.exists()}
-
-
 def _circulating(
     root: Path, visual: Path, split: Split, audio_features: AudioFeatures, resolved: Modality | None
 ) -> tuple[list[Item], Reader]:
     """Clips and audio reader of a folder that other code made."""
-    lists = _lists(root)
-    if "train" not in lists or "test" not in lists:
+    files = [root / folder / f"{name}.csv" for folder in ("splits", ".") for name in ("train", "val", "test")]
+    pairs = {path.stem: read_list(path) for path in {path.stem: path for path in files if path.exists()}.values()}
+    if "train" not in pairs or "test" not in pairs:
         raise DatasetError(f"cremad: {root} has no train.csv and test.csv; put the published lists there")
-    pairs = {name: read_list(path) for name, path in lists.items()}
     check_unique([clip for part in pairs.values() for clip, _ in part], f"cremad: the lists in {root}")
     if "val" not in pairs:
-        stay, off = cut([label for _, label in pairs["train"]], VAL_FRACTION, SPLIT_SEED, "cremad: validation")
-        pairs |= {"train": [pairs["train"][i] for i in stay], "val": [pairs["train"][i] for i in off]}
+        labels = [label for _, label in pairs["train"]]
+        pairs["train"], pairs["val"] = cut(pairs["train"], labels, VAL_FRACTION, SPLIT_SEED, "cremad: validation")
         if split == "val":
-            say(f"cremad: no val.csv; {len(off)} clips are cut from train, stratified by class")
+            say(f"cremad: no val.csv; {len(pairs['val'])} clips are cut from train, stratified by class")
     audio, suffix = _audio_files(root)
     reader: Reader
     if suffix == ".wav":
@@ -118,17 +119,17 @@ def _circulating(
     items = [
         Item(clip, label, {"audio": audio / (clip + suffix), "visual": visual / clip}) for clip, label in pairs[split]
     ]
-    there = [item for item in items if all(path.exists() for path in item.paths.values())]
-    if not there:
-        raise DatasetError(f"cremad: {root}: none of the {len(items)} clips of {lists.get(split, 'val')} is there")
-    if len(there) < len(items):
-        kept = {item.id for item in there}
-        gone = [item.id for item in items if item.id not in kept]
-        say(f"cremad: {split}: {len(gone)} of {len(items)} listed clips are not in {root}: {', '.join(gone[:5])}")
-    return there, reader
+    absent = [item.id for item in items if not all(path.exists() for path in item.paths.values())]
+    absent_ids = set(absent)
+    if len(absent) == len(items):
+        raise DatasetError(f"cremad: {root}: none of the {len(items)} clips of the split {split} is there")
+    if absent:
+        say(f"cremad: {split}: {len(absent)} of {len(items)} listed clips are not in {root}: {', '.join(absent[:5])}")
+    return [item for item in items if item.id not in absent_ids], reader
 
 
 def _audio_files(root: Path) -> tuple[Path, str]:
+    """The folder of the sounds or features, and their suffix."""
     for folder, suffix in (("audio", ".pt"), ("audio", ".npy"), ("AudioWAV", ".wav")):
         if any(not is_hidden(path, root) for path in (root / folder).glob(f"*{suffix}")):
             return root / folder, suffix
@@ -136,7 +137,7 @@ def _audio_files(root: Path) -> tuple[Path, str]:
 
 
 def _array_reader(first: Path, audio_features: AudioFeatures, resolved: Modality | None) -> ArrayReader:
-    """Read other people's features: log energies, or normalised features, whose least value is far higher.
+    """A reader of features from other code: log energies, or normalised features, whose least value is far higher.
 
     resolved  what an earlier run found; None: the file `first` decides.
     """

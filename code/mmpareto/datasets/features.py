@@ -1,4 +1,4 @@
-"""Features of sounds: Kaldi's log filter bank (`fbank`) and log-magnitude spectra (`stft`).
+"""Features of sounds, and their readers: Kaldi's log filter bank (`fbank`) and log-magnitude spectra (`stft`).
 
 Shapes: L audio frames, M mel bins.
 """
@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from mmpareto.datasets.media import Sound
-from mmpareto.datasets.preparation import UnusableError
+from mmpareto.datasets.base import DatasetError, Modality, UnusableError
+from mmpareto.datasets.clips import ArrayReader, FramesReader, Reader, spectrogram_reader
+from mmpareto.datasets.media import Sound, read_sound
 
 AudioFeatures = Literal["fbank", "stft"]
 
@@ -20,6 +23,8 @@ FBANK_FRAMES = 1024  # L: 10.24 s at 10 ms a frame
 # (x + 4.503877) / (2 * 5.141276), the recipe for MMPareto's features; applied on the device
 FBANK_MEAN, FBANK_STD = -4.503877, 2 * 5.141276
 STFT_SHAPE = (257, 188)
+# log(1e-7) is -16.1; the greatest magnitude of 512 samples of full scale is below e^6
+_STFT_RANGE = (-17.0, 10.0)
 _STFT_RATE, _STFT_SECONDS, _STFT_WINDOW, _STFT_HOP = 22050, 3, 512, 353
 WINDOW_SECONDS, SHIFT_SECONDS = 0.025, 0.010  # of fbank features
 
@@ -38,16 +43,14 @@ def fbank(sound: Sound, frames: int | None = FBANK_FRAMES) -> np.ndarray:
 
     Raises UnusableError where the sound is shorter than one window.
     """
-    import torch
     from torchaudio.compliance import kaldi
 
     waveform = torch.from_numpy(sound.mono())
     if len(waveform) < WINDOW_SECONDS * sound.rate:
         raise UnusableError("sound too short", f"{len(waveform)} samples at {sound.rate} Hz, under 25 ms")
+    waveform = waveform - waveform.mean()
     if frames is not None:  # no further than the last window reaches; the mean is that of the whole
-        waveform = (waveform - waveform.mean())[: int((frames * SHIFT_SECONDS + 0.1) * sound.rate)]
-    else:
-        waveform = waveform - waveform.mean()
+        waveform = waveform[: int((frames * SHIFT_SECONDS + 0.1) * sound.rate)]
     features = kaldi.fbank(
         waveform[None],
         htk_compat=True,
@@ -76,10 +79,48 @@ def stft(sound: Sound) -> np.ndarray:
 
 
 def write_features(sound: Sound, kind: AudioFeatures, path: Path, frames: int | None = FBANK_FRAMES) -> None:
-    """Writes a sound's features as .npy in float16; `frames` cuts fbank, see there.
+    """Write a sound's features as .npy in float16; `frames` cuts fbank, see there.
 
     Their values lie between -17 and 25, where float16 is exact to 0.01, a thousandth of the spread that the
     normalisation divides by. `fbank` is stored without padding: a CREMA-D clip takes 65 kB, not 512.
     """
     features = fbank(sound, frames) if kind == "fbank" else stft(sound)
     np.save(path, features.astype(np.float16), allow_pickle=False)
+
+
+def audio_visual_readers(audio_features: AudioFeatures, frames: int, image_size: int) -> dict[str, Reader]:
+    """Readers of `audio` ([1, 1024, 128] for fbank, [1, 257, 188] for stft) and `visual` [frames, 3, size, size]."""
+    return {"audio": audio_reader(audio_features), "visual": FramesReader(frames, image_size)}
+
+
+def audio_reader(audio_features: AudioFeatures, frames: int = FBANK_FRAMES) -> ArrayReader:
+    """The reader of features that `write_features` stored; `frames` is the L of fbank."""
+    if audio_features == "fbank":
+        return spectrogram_reader(frames, MEL_BINS, FBANK_MEAN, FBANK_STD)
+    if audio_features == "stft":
+        return ArrayReader(Modality("spectrogram", (1, *STFT_SHAPE)), limits=_STFT_RANGE)
+    raise DatasetError(f"audio_features must be fbank or stft, found {audio_features!r}")
+
+
+class SoundReader:
+    """Features of sound files, computed when they are read.
+
+    features  fbank or stft.
+    frames    length L of fbank features: longer sounds are cut, shorter ones padded.
+    """
+
+    def __init__(self, features: AudioFeatures, frames: int = FBANK_FRAMES) -> None:
+        self.features = features
+        self.modality = audio_reader(features, frames).modality
+
+    def read(self, path: Path, generator: torch.Generator | None) -> Tensor:
+        """float32 [1, L, 128] or [1, 257, 188]."""
+        del generator  # nothing is augmented
+        _, length, bins = self.modality.shape
+        sound = read_sound(path)
+        array = torch.from_numpy(fbank(sound, length) if self.features == "fbank" else stft(sound))
+        return torch.cat([array, array.new_zeros(length - len(array), bins)])[None]
+
+    def check(self, path: Path) -> None:
+        """Decode the sound."""
+        self.read(path, None)

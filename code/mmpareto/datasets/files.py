@@ -1,28 +1,26 @@
-"""Files as they lie on disk: pipes and devices refused, .npy checked against its size, names in another spelling."""
+"""Files on disk: refuse pipes and devices, check .npy against its size, find names in another spelling."""
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import math
 import os
-import stat
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from mmpareto.datasets.base import DatasetError
-from mmpareto.special_files import SPECIAL, special_file
+from mmpareto.datasets.base import UnusableError
+from mmpareto.special_files import file_kind, special_file
 
 
 def refuse_special_file(path: Path) -> None:
-    """Raises DatasetError where a path is a folder, a named pipe, a socket or a device."""
+    """Raise UnusableError where a path is a folder, a named pipe, a socket or a device."""
     special = special_file(path)
     if special is not None:
-        raise DatasetError(f"{path}: is {special}; expected a regular file")
+        raise UnusableError("no regular file", f"{path}: is {special}; expected a regular file")
 
 
 def is_hidden(path: Path, root: Path) -> bool:
@@ -78,84 +76,50 @@ def load_npy(path: Path) -> np.ndarray:
     return array.reshape(shape, order="F" if fortran else "C")
 
 
-def other_spelling(path: Path) -> str:
-    """A hint where a missing path is on disk with names that differ in Unicode form or case alone; else "".
+def hint(path: Path) -> str:
+    """The end of a sentence where a missing path is on disk with names that differ in Unicode form or case; else "".
 
     Programs and disks write é as one character (NFC) or as e and an accent (NFD): both look alike.
     """
-    place, differs = Path(path.anchor), ""
+    place, difference = Path(path.anchor), ""
     for part in path.parts[1 if path.anchor else 0 :]:
         if os.path.lexists(place / part):
             place /= part
             continue
         try:
-            names = os.listdir(place)
+            names = {name: unicodedata.normalize("NFC", name) for name in os.listdir(place)}
         except OSError:
             return ""
         composed = unicodedata.normalize("NFC", part)
-        same_form = [name for name in names if unicodedata.normalize("NFC", name) == composed]
-        same_but_case = [name for name in names if unicodedata.normalize("NFC", name).casefold() == composed.casefold()]
+        same_form = [name for name, form in names.items() if form == composed]
+        same_but_case = [name for name, form in names.items() if form.casefold() == composed.casefold()]
         if not same_but_case:
             return ""
-        differs = "Unicode form (NFC or NFD)" if same_form and "case" not in differs else "upper or lower case"
+        difference = "Unicode form (NFC or NFD)" if same_form and "case" not in difference else "upper or lower case"
         place /= (same_form or same_but_case)[0]
-    if not differs:
+    if not difference:
         return ""
-    return f"on disk it is {str(place)!a}: the names differ in {differs} alone; rename one of the two"
+    return f" (on disk it is {str(place)!a}: the names differ in {difference} alone; rename one of the two)"
 
 
-def hint(path: Path) -> str:
-    """`other_spelling` as the end of a sentence, with its punctuation; else ""."""
-    text = other_spelling(path)
-    return f" ({text})" if text else ""
-
-
-@contextlib.contextmanager
-def without_collection() -> Iterator[None]:
-    """Switch the garbage collector off: it would walk through a million new rows again and again."""
-    was_enabled = gc.isenabled()
-    gc.disable()
+def version(path: Path) -> tuple[int, ...]:
+    """Numbers that change when a file does; none where it is missing."""
     try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-class Folders:
-    """What lies in the folders below a root; each is listed once, where asking for each file takes 20 times as long."""
+def file_kinds(root: Path, paths: Sequence[str]) -> list[str | None]:
+    """`file_kind` of paths relative to a root.
 
-    def __init__(self, root: Path) -> None:
-        self._root = str(root)
-        self._listed: set[str] = set()
-        self._files: dict[str, str] = {}  # {path of a regular file: "file"}
-
-    def kinds(self, paths: Sequence[str]) -> list[str | None]:
-        """What paths relative to the root are: "file", "folder", "a named pipe" and the like; None: not there.
-
-        Symbolic links are followed.
-        """
-        for folder in {path.rpartition("/")[0] for path in paths} - self._listed:
-            self._list(folder)
-        kinds = list(map(self._files.get, paths))
-        if None in kinds:  # the folder may be unreadable, or the disk indifferent to case or Unicode form
-            return [self._kind(path) if kind is None else kind for path, kind in zip(paths, kinds, strict=True)]
-        return kinds
-
-    def _kind(self, path: str) -> str | None:
-        try:
-            mode = os.stat(os.path.join(self._root, path)).st_mode
-        except (OSError, ValueError):
-            return None
-        if stat.S_ISREG(mode):
-            return "file"
-        return "folder" if stat.S_ISDIR(mode) else next(name for holds, name in SPECIAL if holds(mode))
-
-    def _list(self, folder: str) -> None:
-        self._listed.add(folder)
+    Each folder is listed once: to ask for each file takes 20 times as long.
+    """
+    files: set[str] = set()
+    for folder in {path.rpartition("/")[0] for path in paths}:
         prefix = f"{folder}/" if folder else ""
-        try:
-            with os.scandir(os.path.join(self._root, folder)) as entries:
-                self._files.update({prefix + entry.name: "file" for entry in entries if entry.is_file()})
-        except (OSError, ValueError):
-            return
+        with contextlib.suppress(OSError, ValueError), os.scandir(root / folder) as entries:
+            files.update(prefix + entry.name for entry in entries if entry.is_file())
+    # what is not listed may be in an unreadable folder, or on a disk indifferent to case or Unicode form
+    return ["file" if path in files else file_kind(root / path) for path in paths]

@@ -9,43 +9,19 @@ from pathlib import Path
 
 from mmpareto.datasets.base import Split
 from mmpareto.datasets.clips import ClipDataset
-from mmpareto.datasets.features import AudioFeatures
-from mmpareto.datasets.prepared import audio_visual_readers, needs_root, read_split
+from mmpareto.datasets.features import AudioFeatures, audio_visual_readers
+from mmpareto.datasets.prepared import read_split, require_root
 
 # in the order of the published lists' labels, 0 to 30
+# fmt: off
 CLASSES = [
-    "blowing_nose",
-    "blowing_out_candles",
-    "bowling",
-    "chopping_wood",
-    "dribbling_basketball",
-    "laughing",
-    "mowing_lawn",
-    "playing_accordion",
-    "playing_bagpipes",
-    "playing_bass_guitar",
-    "playing_clarinet",
-    "playing_drums",
-    "playing_guitar",
-    "playing_harmonica",
-    "playing_keyboard",
-    "playing_organ",
-    "playing_piano",
-    "playing_saxophone",
-    "playing_trombone",
-    "playing_trumpet",
-    "playing_violin",
-    "playing_xylophone",
-    "ripping_paper",
-    "shoveling_snow",
-    "shuffling_cards",
-    "singing",
-    "stomping_grapes",
-    "tap_dancing",
-    "tapping_guitar",
-    "tapping_pen",
-    "tickling",
+    "blowing_nose", "blowing_out_candles", "bowling", "chopping_wood", "dribbling_basketball", "laughing",
+    "mowing_lawn", "playing_accordion", "playing_bagpipes", "playing_bass_guitar", "playing_clarinet", "playing_drums",
+    "playing_guitar", "playing_harmonica", "playing_keyboard", "playing_organ", "playing_piano", "playing_saxophone",
+    "playing_trombone", "playing_trumpet", "playing_violin", "playing_xylophone", "ripping_paper", "shoveling_snow",
+    "shuffling_cards", "singing", "stomping_grapes", "tap_dancing", "tapping_guitar", "tapping_pen", "tickling",
 ]
+# fmt: on
 
 
 class KineticsSounds(ClipDataset):
@@ -68,7 +44,7 @@ class KineticsSounds(ClipDataset):
         image_size: int = 224,
         seed: int = 0,
     ) -> None:
-        root = needs_root(root, "kinetics-sounds")
+        root = require_root(root, "kinetics-sounds")
         readers = audio_visual_readers(audio_features, frames, image_size)
         items = read_split(root, "kinetics-sounds", split, {"audio_features": audio_features}, CLASSES)
         super().__init__("kinetics-sounds", split, items, readers, CLASSES, seed)

@@ -10,33 +10,30 @@ where no clip has the split val, validation is cut from train.
 from __future__ import annotations
 
 import functools
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from mmpareto.datasets.base import SPLITS, DatasetError, Kind, Modality, Split, say
+from mmpareto.datasets.base import SPLITS, DatasetError, Kind, Modality, Split, UnusableError, say
 from mmpareto.datasets.clips import ArrayReader, ClipDataset, FramesReader, ImageReader, Reader, load_array
-from mmpareto.datasets.features import FBANK_FRAMES, fbank_frames
-from mmpareto.datasets.files import Folders, hint, npy_shape, without_collection
+from mmpareto.datasets.features import FBANK_FRAMES, SoundReader, audio_reader, fbank_frames
+from mmpareto.datasets.files import file_kinds, hint, npy_shape, version
 from mmpareto.datasets.items import Items
-from mmpareto.datasets.lists import check_all_inside, check_ids, check_modality, cut, numbered_rows
+from mmpareto.datasets.lists import check_ids, check_inside, check_modality, cut, read_table
 from mmpareto.datasets.media import IMAGE_SUFFIXES, SOUND_SUFFIXES, VIDEO_SUFFIXES, read_sound
-from mmpareto.datasets.preparation import DESCRIPTION, UnusableError, read_description
-from mmpareto.datasets.prepared import SoundReader, audio_reader, needs_root, read_split
+from mmpareto.datasets.prepared import DESCRIPTION, read_description, read_split, require_root
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MANIFEST = "manifest.csv"
 VAL_FRACTION, SPLIT_SEED = 0.1, 0
 _COLUMNS = ("id", "split", "label")
 _SPLIT_NAMES: dict[str, Split] = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     "test": "test",
 }
 
@@ -52,12 +49,12 @@ _SUFFIXES: dict[str, Source] = {
 
 @dataclass(frozen=True)
 class Listed:
-    """What a manifest says.
+    """The content of a manifest.
 
     clips    by split.
     sources  of each modality.
     classes  in their order.
-    missing  ids of clips of which a file is not there.
+    missing  ids of clips that lack a file.
     """
 
     clips: dict[Split, Items]
@@ -90,15 +87,15 @@ class Manifest(ClipDataset):
         seed: int = 0,
         modalities: Mapping[str, Modality] | None = None,
     ) -> None:
-        root = needs_root(root, "manifest")
+        root = require_root(root, "manifest")
         if audio_frames is not None and audio_frames < 1:
             raise DatasetError(f"audio_frames must be 1 or more, found {audio_frames}")
         if (root / DESCRIPTION).exists():
             description = read_description(root, "manifest")
             sources, classes = _prepared_sources(root, description), description["classes"]
             items, train = (read_split(root, "manifest", part, {}, classes) for part in (split, "train"))
-            sources = {name: "features" if source == "sound" else source for name, source in sources.items()}
-            sources = {name: "frames" if source == "video" else source for name, source in sources.items()}
+            stored = {"sound": "features", "video": "frames"}
+            sources = {name: stored.get(source, source) for name, source in sources.items()}
         else:
             listed = read_manifest(root)
             sources, classes = dict(listed.sources), listed.classes
@@ -115,8 +112,8 @@ class Manifest(ClipDataset):
             ("audio_frames", audio_frames, ("sound", "features")),
         ):
             if value is not None and not set(kinds) & set(sources.values()):
-                held = ", ".join(f"{name} ({source})" for name, source in sources.items())
-                raise DatasetError(f"{option} is for {' or '.join(kinds)}, and {root} holds {held}; leave it out")
+                content = ", ".join(f"{name} ({source})" for name, source in sources.items())
+                raise DatasetError(f"{option} is for {' or '.join(kinds)}, and {root} holds {content}; leave it out")
         resolved = modalities or {}
         readers = {
             name: _reader(name, source, train, image_size, frames, audio_frames, resolved.get(name))
@@ -152,7 +149,7 @@ def _reader(
     audio_frames: int | None,
     resolved: Modality | None,
 ) -> Reader:
-    """The reader of a modality whose training clips are `train`; `resolved` is what an earlier run took from them."""
+    """The reader of a modality whose training clips are `train`; `resolved`: the modality of an earlier run."""
     size = 224 if image_size is None else image_size
     if source == "image":
         return ImageReader(size)
@@ -172,10 +169,10 @@ def _longest(paths: tuple[Path, ...]) -> int:
     longest = 1
     with ThreadPoolExecutor(4) as pool:
         for frames in pool.map(_audio_frames, paths):
-            longest = max(longest, min(frames, FBANK_FRAMES))
-            if longest == FBANK_FRAMES:
+            longest = max(longest, frames)
+            if longest >= FBANK_FRAMES:
                 pool.shutdown(cancel_futures=True)
-                break
+                return FBANK_FRAMES
     return longest
 
 
@@ -224,113 +221,104 @@ def read_manifest(
     sounds_of_videos: Sequence[str] = (),
     missing_ok: bool = False,
 ) -> Listed:
-    """Reads `root/manifest.csv`; once for all splits, as long as the file stays as it is.
+    """Read `root/manifest.csv`, again only when the file changes.
 
     val_fraction      of train, which is cut off as validation where the file has none (None: 0.1); `seed` of the cut.
-    sounds_of_videos  modalities whose videos are there for their sound tracks.
-    missing_ok        files that are not there are left to the caller.
+    sounds_of_videos  modalities whose videos are read for their sound tracks.
+    missing_ok        clips that lack a file are named in the result instead of refused.
 
     Raises DatasetError: columns, splits or paths that are missing, of another form, or lead out of the folder; ids that
     come twice; a column of several kinds; classes without training clips; arguments that would do nothing.
     """
     file = root / MANIFEST
-    try:
-        state = file.stat()
-    except OSError as error:
-        raise DatasetError(f"{root} has no {MANIFEST}; docs/datasets.md shows how to write it") from error
-    version = (state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
-    return _read(root, val_fraction, seed, tuple(sounds_of_videos), missing_ok, version)
+    if not file.exists():
+        raise DatasetError(f"{root} has no {MANIFEST}; docs/datasets.md shows how to write it")
+    return _read_manifest(root, val_fraction, seed, tuple(sounds_of_videos), missing_ok, version(file))
 
 
 @functools.lru_cache(maxsize=1)  # a run asks for its three splits
-@without_collection()
-def _read(
+def _read_manifest(
     root: Path,
     val_fraction: float | None,
     seed: int,
     sounds_of_videos: tuple[str, ...],
     missing_ok: bool,
-    version: tuple[int, ...],
+    file_version: tuple[int, ...],
 ) -> Listed:
-    del version  # of the file: another one is read again
+    del file_version  # a part of the cache's key
     file = root / MANIFEST
-    (header, *rows), (_, *lines) = numbered_rows(file)
-    modalities = [name for name in header if name not in _COLUMNS]
-    if not set(_COLUMNS) <= set(header) or len(modalities) < 2 or len(set(header)) < len(header):
+    table = read_table(file, _COLUMNS)
+    modalities = [name for name in table.columns if name not in _COLUMNS]
+    if len(modalities) < 2:
         raise DatasetError(
-            f"{file}: expected the columns id,split,label and one for each of two or more modalities, found "
-            f"{','.join(header)}"
+            f"{file}: expected the columns {','.join(_COLUMNS)} and one for each of two or more modalities, found "
+            f"{','.join(table.columns)}"
         )
-    if not rows:
-        raise DatasetError(f"{file}: names no clips")
     for name in modalities:
         check_modality(name, file)
-    unknown = [name for name in sounds_of_videos if name not in modalities]
-    if unknown:
-        raise DatasetError(f"{file}: there is no modality {unknown[0]!r}; they are {', '.join(modalities)}")
-    for line, row in zip(lines, rows, strict=True):
-        if len(row) != len(header):
-            raise DatasetError(f"{file}: line {line} has {len(row)} values, the header {len(header)}")
-    columns = {name: [row[place] for row in rows] for place, name in enumerate(header)}
-    ids, labels = columns["id"], columns["label"]
-    check_ids(ids, file)
-    if "" in labels:
-        raise DatasetError(f"{file}: {ids[labels.index('')]} has no label")
-    for name in set(columns["split"]):
-        if name.lower() not in _SPLIT_NAMES:
-            identifier = ids[columns["split"].index(name)]
-            raise DatasetError(f"{file}: {identifier} has the split {name!r}; expected train, val or test")
-    splits = [_SPLIT_NAMES[name.lower()] for name in columns["split"]]
-    for split in ("train", "test"):
-        if split not in splits:
-            raise DatasetError(f"{file}: no clip has the split {split}; every dataset needs train and test")
-    indices: dict[Split, list[int]] = {split: [] for split in SPLITS}
-    for index, split in enumerate(splits):
-        indices[split].append(index)
-    untrained = Counter(labels)
-    for label in {labels[index] for index in indices["train"]}:
-        del untrained[label]
-    if untrained:
-        shown = ", ".join(f"{label} ({number} clips)" for label, number in sorted(untrained.items())[:5])
-        raise DatasetError(
-            f"{file}: no training clips of the class(es) {shown}; add some, or look for a typing error in the label"
-        )
-    if indices["val"] and val_fraction is not None:
-        raise DatasetError(f"{file} has clips of the split val: leave --val_fraction out, or take the split out")
-    if not indices["val"]:
-        train = indices["train"]
+    for name in sounds_of_videos:
+        if name not in modalities:
+            raise DatasetError(f"{file}: there is no modality {name!r}; they are {', '.join(modalities)}")
+    _check_clips(table, file)
+    if (table["split"] == "val").any():
+        if val_fraction is not None:
+            raise DatasetError(f"{file} has clips of the split val: leave --val_fraction out, or take the split out")
+    else:
+        train = table[table["split"] == "train"]
         part = VAL_FRACTION if val_fraction is None else val_fraction
-        stay, off = cut([labels[index] for index in train], part, seed, f"{file}: validation")
-        indices |= {"train": [train[i] for i in stay], "val": [train[i] for i in off]}
-        say(f"manifest: no clip has the split val; {len(off)} of {len(train)} are cut from train, stratified by class")
-    paths = {}
+        _, val = cut(train.index.tolist(), train["label"].tolist(), part, seed, f"{file}: validation")
+        table.loc[val, "split"] = "val"
+        say(f"manifest: no clip has the split val; {len(val)} of {len(train)} are cut from train, stratified by class")
+    ids = table["id"].tolist()
     for name in modalities:
-
-        def place(index: int, name: str = name) -> str:
-            return f"{file}: {ids[index]}, {name}"
-
-        paths[name] = check_all_inside(columns[name], root, place)
-    folders = Folders(root)
+        table[name] = [
+            check_inside(path, root, f"{file}: {identifier}, {name}")
+            for identifier, path in zip(ids, table[name].tolist(), strict=True)
+        ]
     sources: dict[str, Source] = {}
     missing: set[str] = set()
     for name in modalities:
-        kinds = folders.kinds(paths[name])
-        absent = [index for index, kind in enumerate(kinds) if kind is None]
-        missing.update(ids[index] for index in absent)
-        if absent and not missing_ok:
-            raise DatasetError(
-                f"{file}: {_absent_text(root, name, [paths[name][index] for index in absent], len(ids))}"
-            )
-        sources[name] = _source(file, name, ids, paths[name], kinds, name in sounds_of_videos)
+        files = table[["id", name]].set_axis(["id", "path"], axis="columns")
+        files["kind"] = file_kinds(root, files["path"].tolist())
+        absent = files[files["kind"].isna()]
+        missing.update(absent["id"])
+        if len(absent) and not missing_ok:
+            raise DatasetError(f"{file}: {_absent_text(root, name, absent['path'].tolist(), len(table))}")
+        sources[name] = _source(file, name, files, name in sounds_of_videos)
     clips = {
-        split: Items(root, modalities, ((ids[i], labels[i], *(paths[name][i] for name in modalities)) for i in chosen))
-        for split, chosen in indices.items()
+        split: Items(root, part["id"].tolist(), part["label"].tolist(), {m: part[m].tolist() for m in modalities})
+        for split in SPLITS
+        for part in [table[table["split"] == split]]
     }
-    return Listed(clips, sources, in_order(set(labels)), frozenset(missing))
+    return Listed(clips, sources, in_order(set(table["label"])), frozenset(missing))
+
+
+def _check_clips(table: pd.DataFrame, file: Path) -> None:
+    """Check ids, labels and splits of a manifest; give the splits their own names, such as val for dev."""
+    if table.empty:
+        raise DatasetError(f"{file}: names no clips")
+    check_ids(table["id"].tolist(), file)
+    unlabelled = table.loc[table["label"] == "", "id"]
+    if len(unlabelled):
+        raise DatasetError(f"{file}: {unlabelled.iloc[0]} has no label")
+    splits = table["split"].str.lower().map(_SPLIT_NAMES)
+    for identifier, name in table.loc[splits.isna(), ["id", "split"]].itertuples(index=False):
+        raise DatasetError(f"{file}: {identifier} has the split {name!r}; expected train, val or test")
+    table["split"] = splits
+    for split in ("train", "test"):
+        if not (splits == split).any():
+            raise DatasetError(f"{file}: no clip has the split {split}; every dataset needs train and test")
+    untrained = table.loc[~table["label"].isin(table.loc[splits == "train", "label"]), "label"]
+    if len(untrained):
+        counts = untrained.value_counts().sort_index().head(5)
+        shown = ", ".join(f"{label} ({number} clips)" for label, number in counts.items())
+        raise DatasetError(
+            f"{file}: no training clips of the class(es) {shown}; add some, or look for a typing error in the label"
+        )
 
 
 def _absent_text(root: Path, modality: str, absent: list[str], count: int) -> str:
-    """Says which files of a modality are not there, and where one is on disk under a name that looks alike."""
+    """Name missing files of a modality, and where one is on disk under a name that looks alike."""
     shown = ", ".join(f"{root / path}{hint(root / path)}" for path in absent[:3])
     if any("\\" in path for path in absent):
         shown += "; paths have / between folders, not \\"
@@ -340,26 +328,21 @@ def _absent_text(root: Path, modality: str, absent: list[str], count: int) -> st
     )
 
 
-def _source(
-    file: Path,
-    modality: str,
-    ids: Sequence[str],
-    paths: Sequence[str],
-    kinds: Sequence[str | None],
-    sound_of_video: bool,
-) -> Source:
-    """The one kind of files that a column holds; `kinds` as `Folders.kinds` gives them."""
+def _source(file: Path, modality: str, files: pd.DataFrame, sound_of_video: bool) -> Source:
+    """The one kind of files that a column holds; `files` has the columns id, path and kind (see `file_kinds`)."""
+    suffixes = [
+        "" if kind == "a folder" else path[path.rfind(".") :]
+        for path, kind in zip(files["path"].tolist(), files["kind"].tolist(), strict=True)
+    ]
     examples: dict[Source, str] = {}
     videos = False
-    suffixes = ["" if kind == "folder" else path[path.rfind(".") :] for kind, path in zip(kinds, paths, strict=True)]
-    together = list(zip(kinds, suffixes, strict=True))
-    first = dict(zip(reversed(together), reversed(range(len(paths))), strict=True))  # clip of each kind and suffix
-    for index in sorted(first.values()):
-        identifier, path, kind = ids[index], paths[index], kinds[index]
-        if kind not in (None, "file", "folder"):
+    first_of_each = files[~files.assign(suffix=suffixes).duplicated(["kind", "suffix"])]
+    for identifier, path, kind in first_of_each.itertuples(index=False):
+        absent = not isinstance(kind, str)
+        if not absent and kind not in ("file", "a folder"):
             raise DatasetError(f"{file}: {identifier}, {modality}: {path} is {kind}; expected a regular file")
-        source = "frames" if kind == "folder" else _SUFFIXES.get(Path(path).suffix.lower())
-        if source is None and kind is None:  # a folder, perhaps
+        source = "frames" if kind == "a folder" else _SUFFIXES.get(Path(path).suffix.lower())
+        if source is None and absent:  # a folder, perhaps
             continue
         if source is None:
             raise DatasetError(
@@ -370,21 +353,22 @@ def _source(
             source, videos = "sound", True
         examples.setdefault(source, path)
     if not examples:
+        example = file.parent / files["path"].iloc[0]
         raise DatasetError(
-            f"{file}: not one file of the modality {modality} is there, such as {file.parent / paths[0]}"
-            f"{hint(file.parent / paths[0])}"
+            f"{file}: not one file of the modality {modality} is there, such as {example}{hint(example)}"
         )
     if len(examples) > 1:
         shown = ", ".join(f"{source} ({path})" for source, path in examples.items())
         raise DatasetError(
             f"{file}: the modality {modality} holds several kinds of files: {shown}; give each its column"
         )
+    (source,) = examples
     if sound_of_video and not videos:
         raise DatasetError(
-            f"{file}: --sound names {modality}, which holds no videos but {next(iter(examples))}; it is for videos "
-            "that are there for their sound"
+            f"{file}: --sound names {modality}, which holds no videos but {source}; it is for videos that are read for "
+            "their sound"
         )
-    return next(iter(examples))
+    return source
 
 
 def in_order(labels: set[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Sound and frames out of media files, with PyAV.
+"""Read sound and frames from media files with PyAV.
 
 Times are the container's own: a frame is chosen by its presentation time stamp, never by its number.
 """
@@ -18,9 +18,9 @@ import numpy as np
 from av.stream import Disposition, Stream
 from PIL import Image
 
+from mmpareto.datasets.base import UnusableError
 from mmpareto.datasets.containers import missing_part
-from mmpareto.datasets.files import special_file
-from mmpareto.datasets.preparation import UnusableError
+from mmpareto.datasets.files import refuse_special_file
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".flv", ".avi", ".mov", ".m4v", ".mpg")
 SOUND_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac")
@@ -55,27 +55,22 @@ class Sound:
 
 def is_lfs_pointer(path: Path) -> bool:
     """Whether a file is what git leaves in place of a large file that git-lfs has not fetched (about 130 bytes)."""
-    if not path.is_file() or path.stat().st_size > 1024:
-        return False
-    with open(path, "rb") as file:
-        return file.read(len(_LFS_MAGIC)) == _LFS_MAGIC
+    return path.is_file() and path.stat().st_size <= 1024 and path.read_bytes().startswith(_LFS_MAGIC)
 
 
 def refuse_pointer(path: Path) -> None:
-    """Raises UnusableError for a git-lfs pointer."""
+    """Raise UnusableError for a git-lfs pointer."""
     if is_lfs_pointer(path):
         raise UnusableError("git-lfs pointer", f"{path}; run `git lfs install` and `git lfs pull` in the clone")
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[av.container.InputContainer]:
-    """The container; everything that a damaged file can cause is raised as UnusableError."""
-    special = special_file(path)
-    if special is not None:
-        raise UnusableError("no regular file", f"{path} is {special}")
+    """The open container. Raises UnusableError for everything that a damaged file can cause."""
+    refuse_special_file(path)
     try:
         if path.stat().st_size == 0:
-            raise UnusableError("empty file", str(path))
+            raise UnusableError("empty file", path)
         refuse_pointer(path)
         missing = missing_part(path)
         if missing:
@@ -94,22 +89,22 @@ def _default_stream(container: av.container.InputContainer, kind: Literal["audio
 
     Cover art is no video.
     """
-    best: Stream | None = None
-    best_rank = (False, 0)
-    for stream in container.streams:
+
+    def size(stream: Stream) -> int:
+        """Channels or pixels; 0 where the stream cannot be used."""
         if stream.codec_context is None:  # FFmpeg has no decoder for it
-            continue
+            return 0
         if isinstance(stream, av.AudioStream) and kind == "audio":
-            size = stream.channels if stream.rate else 0
-        elif isinstance(stream, av.VideoStream) and kind == "video":
+            return stream.channels if stream.rate else 0
+        if isinstance(stream, av.VideoStream) and kind == "video":
             cover = stream.disposition & (Disposition.attached_pic | Disposition.timed_thumbnails)
-            size = 0 if cover else max(stream.width * stream.height, 1)
-        else:
-            continue
-        rank = (bool(stream.disposition & Disposition.default), size)
-        if size and rank > best_rank:
-            best, best_rank = stream, rank
-    return best
+            return 0 if cover else max(stream.width * stream.height, 1)
+        return 0
+
+    def rank(stream: Stream) -> tuple[bool, int]:
+        return bool(stream.disposition & Disposition.default), size(stream)
+
+    return max(filter(size, container.streams), key=rank, default=None)
 
 
 def _decoded(path: Path, kind: Literal["audio", "video"]) -> Iterator[av.AudioFrame | av.VideoFrame]:
@@ -120,7 +115,7 @@ def _decoded(path: Path, kind: Literal["audio", "video"]) -> Iterator[av.AudioFr
     with _opened(path) as container:
         stream = _default_stream(container, kind)
         if stream is None:
-            raise UnusableError("no sound track" if kind == "audio" else "no picture", str(path))
+            raise UnusableError("no sound track" if kind == "audio" else "no picture", path)
         if isinstance(stream, av.VideoStream):
             stream.codec_context.options = {"max_pixels": str(Image.MAX_IMAGE_PIXELS)}
         last, packets = Fraction(0), 0
@@ -158,47 +153,47 @@ def read_sound(path: Path) -> Sound:
     """
     blocks: list[np.ndarray] = []
     rate = channels = samples = 0
-    setup: tuple[str, str, int] | None = None
-    resampler: av.AudioResampler | None = None
-
-    def add(frame: av.AudioFrame | None) -> None:
-        """Appends what the resampler gives for a frame; None: what it still holds."""
-        nonlocal samples
-        assert resampler is not None
-        for converted in resampler.resample(frame):
-            block = converted.to_ndarray()
-            if not converted.format.is_planar:
-                block = block.reshape(-1, converted.layout.nb_channels).T
-            if len(block) != channels:
-                block = np.broadcast_to(block.mean(axis=0, dtype=np.float32), (channels, block.shape[1]))
-            blocks.append(block)
-            samples += block.size
+    for frame in _resampled(path):
+        block = frame.to_ndarray()
+        if not frame.format.is_planar:
+            block = block.reshape(-1, frame.layout.nb_channels).T
+        rate, channels = rate or frame.sample_rate, channels or len(block)
+        if len(block) != channels:
+            block = np.broadcast_to(block.mean(axis=0, dtype=np.float32), (channels, block.shape[1]))
+        blocks.append(block)
+        samples += block.size
         if samples > _MOST_SAMPLES:
             raise UnusableError("sound too long", f"{path}: more than {_MOST_SAMPLES} samples; cut it")
+    if not samples:
+        raise UnusableError("empty sound track", path)
+    whole = np.concatenate(blocks, axis=1)
+    if not np.isfinite(whole).all():
+        raise UnusableError("sound that is not finite", path)
+    if not whole.any():
+        raise UnusableError("silent sound", f"{path}: all samples are zero")
+    return Sound(whole, rate)
 
+
+def _resampled(path: Path) -> Iterator[av.AudioFrame]:
+    """The frames of a sound as float32, all at the rate of the first one."""
+    setup: tuple[str, str, int] | None = None
+    resampler: av.AudioResampler | None = None
+    rate = 0
     for frame in _decoded(path, "audio"):
         assert isinstance(frame, av.AudioFrame)
-        if setup != (frame.format.name, frame.layout.name, frame.sample_rate):
-            setup = (frame.format.name, frame.layout.name, frame.sample_rate)
+        frame_setup = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if resampler is None or setup != frame_setup:
             if not _LOWEST_RATE <= frame.sample_rate <= _HIGHEST_RATE:
                 limits = f"expected {_LOWEST_RATE} to {_HIGHEST_RATE} Hz"
                 raise UnusableError("impossible sample rate", f"{path}: {frame.sample_rate} Hz; {limits}")
             if resampler is not None:
-                add(None)
-            rate, channels = rate or frame.sample_rate, channels or frame.layout.nb_channels
+                yield from resampler.resample(None)  # what it still holds
+            setup, rate = frame_setup, rate or frame.sample_rate
             planar = frame.layout.nb_channels < _MANY_CHANNELS
             resampler = av.AudioResampler(format="fltp" if planar else "flt", rate=rate)
-        add(frame)
+        yield from resampler.resample(frame)
     if resampler is not None:
-        add(None)
-    whole = np.concatenate(blocks, axis=1) if blocks else np.zeros((1, 0), np.float32)
-    if not whole.shape[1]:
-        raise UnusableError("empty sound track", str(path))
-    if not np.isfinite(whole).all():
-        raise UnusableError("sound that is not finite", str(path))
-    if not whole.any():
-        raise UnusableError("silent sound", f"{path}: all samples are zero")
-    return Sound(whole, rate)
+        yield from resampler.resample(None)
 
 
 def read_frames(path: Path, fps: float) -> Iterator[tuple[Fraction, np.ndarray]]:
@@ -211,25 +206,25 @@ def read_frames(path: Path, fps: float) -> Iterator[tuple[Fraction, np.ndarray]]
     """
     step = 1 / Fraction(fps).limit_denominator(1000)
     shown: tuple[Fraction, av.VideoFrame] | None = None
-    due = end = earlier = Fraction(0)  # earlier: the length of what was joined before, where the stamps begin again
+    due = end = offset = Fraction(0)  # offset: the length of what was joined before, where the stamps begin again
     for frame in _decoded(path, "video"):
         assert isinstance(frame, av.VideoFrame)
         if frame.pts is None or frame.time_base is None:
             continue
-        time = frame.pts * frame.time_base + earlier
-        if shown is not None and time < shown[0] - 1:
-            earlier, time = earlier + end - time, end
+        time = frame.pts * frame.time_base + offset
+        if shown is None:
+            due = time
+        elif time < shown[0] - 1:
+            offset, time = offset + end - time, end
         end = time + Fraction(frame.duration or 0) * frame.time_base
         if max(time - shown[0] if shown else 0, end - time) > _LONGEST_GAP:
             raise UnusableError("time stamps that jump", f"{path}: a frame is shown for more than {_LONGEST_GAP} s")
-        if shown is None:
-            due = time
         while shown is not None and due < time:
             yield shown[0], _upright(shown[1])
             due += step
         shown = time, frame
     if shown is None:
-        raise UnusableError("no frames", str(path))
+        raise UnusableError("no frames", path)
     while due <= shown[0] or due < end:
         yield shown[0], _upright(shown[1])
         due += step
@@ -251,14 +246,13 @@ def _upright(frame: av.VideoFrame) -> np.ndarray:
 
 
 def write_frames(path: Path, folder: Path, fps: float, short_side: int | None = None) -> int:
-    """Writes a video's frames (see `read_frames`) as `folder/frame_00001.jpg`, ...; returns their number.
+    """Write a video's frames (see `read_frames`) as `folder/frame_00001.jpg`, ...; return their number.
 
-    short_side  frames whose shorter side is longer are brought to it, in pixels; None: as they are.
+    short_side  frames whose shorter side is longer are resized to it, in pixels; None: as they are.
     """
     folder.mkdir()
     number = 0
-    for _, picture in read_frames(path, fps):
-        number += 1
+    for number, (_, picture) in enumerate(read_frames(path, fps), start=1):
         image = Image.fromarray(picture)
         if short_side is not None and min(image.size) > short_side:
             scale = short_side / min(image.size)

@@ -1,4 +1,4 @@
-"""Meshes out of .off files; what a file announces is compared with what it holds."""
+"""Read meshes from .off files; compare what a file announces with what it holds."""
 
 from __future__ import annotations
 
@@ -7,21 +7,19 @@ from pathlib import Path
 
 import numpy as np
 
-from mmpareto.datasets.files import special_file
-from mmpareto.datasets.preparation import UnusableError
+from mmpareto.datasets.base import UnusableError
+from mmpareto.datasets.files import refuse_special_file
 
 
 def read_mesh(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Vertices float64 [V, 3], centred and scaled to the unit sphere, and triangles int64 [F, 3] of an .off file.
 
-    Polygons are cut into triangles that share their first corner. Headers with the counts glued to the magic word
-    (`OFF3514 3546 0`), which half of ModelNet40 has, comments, and colours behind the numbers are read too.
+    Polygons are cut into triangles that share their first corner. Comments, colours behind the numbers, and headers
+    with the counts glued to the magic word (`OFF3514 3546 0`), which half of ModelNet40 has, are accepted.
 
     Raises UnusableError: damage, no faces, vertices that are not finite, no extent.
     """
-    special = special_file(path)
-    if special is not None:
-        raise UnusableError("no regular file", f"{path} is {special}")
+    refuse_special_file(path)
     try:
         vertices, faces = _parsed(path.read_bytes())
     except OSError as error:
@@ -29,28 +27,26 @@ def read_mesh(path: Path) -> tuple[np.ndarray, np.ndarray]:
     except (ValueError, OverflowError) as error:
         raise UnusableError("damaged mesh", f"{path}: {error}") from error
     if not len(vertices) or not len(faces):
-        raise UnusableError("mesh without faces", str(path))
+        raise UnusableError("mesh without faces", path)
     if faces.min() < 0 or faces.max() >= len(vertices):
         raise UnusableError("damaged mesh", f"{path}: a face names a vertex that is not there")
-    if not np.isfinite(vertices).all():
-        raise UnusableError("mesh with vertices that are not finite", str(path))
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         vertices = vertices - (vertices.min(axis=0) / 2 + vertices.max(axis=0) / 2)
         radius = np.linalg.norm(vertices, axis=1).max()
     if radius == 0:
-        raise UnusableError("mesh without extent", str(path))
+        raise UnusableError("mesh without extent", path)
     if not np.isfinite(radius):
-        raise UnusableError("mesh with vertices that are not finite", f"{path}: too far apart for float64")
+        raise UnusableError("mesh with vertices that are not finite", f"{path}, or too far apart for float64")
     return vertices / radius, faces
 
 
 def _parsed(data: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices and triangles as they stand in the file.
+    """Vertices and triangles as the file holds them.
 
-    Raises ValueError or OverflowError where they are not those that the header announces.
+    Raises ValueError or OverflowError where they differ from what the header announces.
     """
     text = data.decode("utf-8-sig", errors="replace")
-    lines = [words for words in (line.partition("#")[0].split() for line in text.splitlines()) if words]
+    lines = list(filter(None, (line.partition("#")[0].split() for line in text.splitlines())))
     if not lines or not lines[0][0].startswith("OFF"):
         raise ValueError("does not begin with OFF")
     header = [word for word in (lines[0][0].removeprefix("OFF"), *lines[0][1:]) if word]

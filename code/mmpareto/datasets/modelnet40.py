@@ -10,7 +10,7 @@ object, 30 degrees apart:
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -18,52 +18,19 @@ from mmpareto.datasets.base import DatasetError, Split
 from mmpareto.datasets.clips import ClipDataset, ImageReader
 from mmpareto.datasets.files import is_hidden
 from mmpareto.datasets.items import Item, Items
-from mmpareto.datasets.lists import check_unique, cut
-from mmpareto.datasets.preparation import DESCRIPTION, read_description
-from mmpareto.datasets.prepared import needs_root, read_split
+from mmpareto.datasets.lists import check_ids, cut
+from mmpareto.datasets.prepared import DESCRIPTION, read_description, read_split, require_root
 
+# fmt: off
 CLASSES = [
-    "airplane",
-    "bathtub",
-    "bed",
-    "bench",
-    "bookshelf",
-    "bottle",
-    "bowl",
-    "car",
-    "chair",
-    "cone",
-    "cup",
-    "curtain",
-    "desk",
-    "door",
-    "dresser",
-    "flower_pot",
-    "glass_box",
-    "guitar",
-    "keyboard",
-    "lamp",
-    "laptop",
-    "mantel",
-    "monitor",
-    "night_stand",
-    "person",
-    "piano",
-    "plant",
-    "radio",
-    "range_hood",
-    "sink",
-    "sofa",
-    "stairs",
-    "stool",
-    "table",
-    "tent",
-    "toilet",
-    "tv_stand",
-    "vase",
-    "wardrobe",
-    "xbox",
+    "airplane", "bathtub", "bed", "bench", "bookshelf", "bottle", "bowl", "car", "chair", "cone", "cup", "curtain",
+    "desk", "door", "dresser", "flower_pot", "glass_box", "guitar", "keyboard", "lamp", "laptop", "mantel", "monitor",
+    "night_stand", "person", "piano", "plant", "radio", "range_hood", "sink", "sofa", "stairs", "stool", "table",
+    "tent", "toilet", "tv_stand", "vase", "wardrobe", "xbox",
 ]
+# fmt: on
+Part = Literal["train", "test"]
+PARTS: tuple[Part, ...] = ("train", "test")
 VIEWS = 12  # of MVCNN's renders
 VAL_FRACTION, SPLIT_SEED = 0.2, 0
 # the file names of MVCNN's two renders, and the number of their first view
@@ -90,7 +57,7 @@ class ModelNet40(ClipDataset):
         augment: bool = False,
         seed: int = 0,
     ) -> None:
-        root = needs_root(root, "modelnet40")
+        root = require_root(root, "modelnet40")
         check_views(views)
         names = {f"view{view}" for view in views}
         if (root / DESCRIPTION).exists():
@@ -112,13 +79,12 @@ class ModelNet40(ClipDataset):
             items: Items | list[Item] = read_split(root, "modelnet40", split, {}, classes)
         else:
             objects = renders(root, views)
-            classes = class_names(root, [item for part in objects.values() for item in part])
-            if split == "test":
-                items = objects["test"]
-            else:
-                train = objects["train"]
-                stay, off = cut([item.label for item in train], VAL_FRACTION, SPLIT_SEED, f"{root}: validation")
-                items = [train[i] for i in (stay if split == "train" else off)]
+            classes = class_names(root, [item.label for part in objects.values() for item in part])
+            items = objects["test"]
+            if split != "test":
+                labels = [item.label for item in objects["train"]]
+                train, val = cut(objects["train"], labels, VAL_FRACTION, SPLIT_SEED, f"{root}: validation")
+                items = train if split == "train" else val
         readers = {f"view{view}": ImageReader(image_size, augment) for view in views}
         super().__init__("modelnet40", split, items, readers, classes, seed)
         self.check(root)
@@ -132,53 +98,50 @@ def check_views(views: Sequence[int]) -> None:
         )
 
 
-def class_names(root: Path, items: Sequence[Item]) -> list[str]:
-    """The classes of some objects in ModelNet40's order, which is the alphabet's.
+def class_names(root: Path, labels: Iterable[str]) -> list[str]:
+    """The classes of some objects in ModelNet40's order, the alphabetical one.
 
     Raises DatasetError for folders that are none of the 40 classes.
     """
-    found = {item.label for item in items}
-    unknown = sorted(found - set(CLASSES))
+    labels = set(labels)
+    unknown = sorted(labels - set(CLASSES))
     if unknown:
         raise DatasetError(f"{root}: {', '.join(unknown[:5])} is no class of ModelNet40; known: {', '.join(CLASSES)}")
-    return [label for label in CLASSES if label in found]
+    return [label for label in CLASSES if label in labels]
 
 
-def files_of(root: Path, suffix: str) -> list[tuple[Literal["train", "test"], str, Path]]:
+def files_of(root: Path, suffix: str) -> list[tuple[Part, str, Path]]:
     """(part, class, file) of all files <class>/<train|test>/*suffix below a folder, in alphabetical order.
 
     Raises DatasetError where there are none in train or in test.
     """
-    found: list[tuple[Literal["train", "test"], str, Path]] = []
-    for path in sorted(root.glob(f"*/*/*{suffix}")):
-        if is_hidden(path, root):
-            continue
-        if path.parent.name == "train":
-            found.append(("train", path.parent.parent.name, path))
-        elif path.parent.name == "test":
-            found.append(("test", path.parent.parent.name, path))
-    for part in ("train", "test"):
-        if not any(entry[0] == part for entry in found):
+    files: list[tuple[Part, str, Path]] = [
+        (part, path.parent.parent.name, path)
+        for path in sorted(root.glob(f"*/*/*{suffix}"))
+        for part in PARTS
+        if path.parent.name == part and not is_hidden(path, root)
+    ]
+    for part in PARTS:
+        if not any(entry[0] == part for entry in files):
             raise DatasetError(
                 f"{root}: no files <class>/{part}/*{suffix}; expected ModelNet40's folders, such as airplane/train"
             )
-    return found
+    return files
 
 
-def renders(root: Path, views: Sequence[int], missing_ok: bool = False) -> dict[Literal["train", "test"], list[Item]]:
+def renders(root: Path, views: Sequence[int], missing_ok: bool = False) -> dict[Part, list[Item]]:
     """The objects of a folder of MVCNN's renders, with the wanted views of each.
 
     missing_ok  objects that lack a wanted view come without paths.
 
     Raises DatasetError: no renders, objects that lack a wanted view, object names that come twice.
     """
-    objects: dict[tuple[Literal["train", "test"], str, str], dict[int, Path]] = {}
+    objects: dict[tuple[Part, str, str], dict[int, Path]] = {}
     for part, label, path in files_of(root, ".png"):
         for style, first in _STYLES:
-            named = style.fullmatch(path.name)
-            if named:
-                known = objects.setdefault((part, label, named[1]), {})
-                other = known.setdefault(int(named[2]) - first, path)
+            if match := style.fullmatch(path.name):
+                files = objects.setdefault((part, label, match[1]), {})
+                other = files.setdefault(int(match[2]) - first, path)
                 if other is not path:
                     raise DatasetError(f"{path.parent}: {other.name} and {path.name} are the same view of an object")
     if not objects:
@@ -186,14 +149,14 @@ def renders(root: Path, views: Sequence[int], missing_ok: bool = False) -> dict[
             f"{root}: the .png files are not named as MVCNN's renders are, <object>.obj_whiteshaded_v0000.png or "
             "<object>.obj.shaded_v001.png"
         )
-    items: dict[Literal["train", "test"], list[Item]] = {"train": [], "test": []}
-    for (part, label, name), found in objects.items():
-        missing = [view for view in views if view not in found]
+    items: dict[Part, list[Item]] = {part: [] for part in PARTS}
+    for (part, label, name), files in objects.items():
+        missing = [view for view in views if view not in files]
         if missing and not missing_ok:
             raise DatasetError(
-                f"{root}: {label}/{part}/{name} has no view {missing[0]} (views there: {', '.join(map(str, found))}); "
+                f"{root}: {label}/{part}/{name} has no view {missing[0]} (views there: {', '.join(map(str, files))}); "
                 "add it, take the object out, or let prepare.py modelnet40 leave such objects out"
             )
-        items[part].append(Item(name, label, {} if missing else {f"view{view}": found[view] for view in views}))
-    check_unique([item.id for part in items.values() for item in part], root)
+        items[part].append(Item(name, label, {} if missing else {f"view{view}": files[view] for view in views}))
+    check_ids([item.id for part in PARTS for item in items[part]], root)
     return items

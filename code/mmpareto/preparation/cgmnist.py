@@ -1,6 +1,6 @@
-"""Prepares CG-MNIST: MNIST's idx files, or a published coloured MNIST, as arrays that load in a moment.
+"""Prepare CG-MNIST: MNIST's idx files, or a published coloured MNIST, as arrays that load fast.
 
-train.py reads the raw files as well; this saves it colouring them, and keeps the colours for other programs:
+train.py reads the raw files as well; prepared files need no colouring, and keep the colours for other programs:
 {gray,colour,label}/{train,val,test}.npy, uint8 [N, channels, 28, 28] and int64 [N].
 """
 
@@ -15,21 +15,21 @@ import numpy as np
 from mmpareto.datasets.base import SPLITS
 from mmpareto.datasets.cgmnist import CLASSES, digit_ids, load
 from mmpareto.datasets.files import load_npy
-from mmpareto.datasets.preparation import Clip, Outcome
-from mmpareto.datasets.preparation import prepare as prepare_clips
 from mmpareto.flag_values import fraction
+from mmpareto.preparation.common import Clip, Outcome
+from mmpareto.preparation.common import prepare as prepare_clips
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of this preparation."""
+    """Add the flags of this preparation."""
     parser.add_argument(
         "--variance", type=fraction, default=0.03, metavar="X", help="of the colours (default: 0.03; 0.02 is used too)"
     )
 
 
 def prepare(args: argparse.Namespace) -> Outcome:
-    """Prepares the dataset as the flags say; a split's digits share a file for each modality."""
-    load(args.source, "test", args.variance)  # raw files that are not there, or damaged, are said before any work
+    """Prepare the dataset as the flags say; a split's digits share a file for each modality."""
+    load(args.source, "test", args.variance)  # raises before any work where raw files are missing or damaged
     clips = [Clip(split, split, "", {"mnist": args.source}) for split in SPLITS]
     return prepare_clips(
         args.output,
@@ -46,7 +46,7 @@ def prepare(args: argparse.Namespace) -> Outcome:
 
 
 def make(clip: Clip, folder: Path, *, variance: float) -> None:
-    """Writes the arrays of one split."""
+    """Write the arrays of one split."""
     images, labels = load(clip.source["mnist"], clip.split, variance)
     for name, array in {**images, "label": labels}.items():
         np.save(folder / f"{name}.npy", array, allow_pickle=False)

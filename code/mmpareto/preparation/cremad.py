@@ -1,9 +1,9 @@
-"""Prepares CREMA-D from a clone of its repository (AudioWAV/*.wav, VideoFlash/*.flv; videos that were converted, to
+"""Prepare CREMA-D from a clone of its repository (AudioWAV/*.wav, VideoFlash/*.flv; videos that were converted, to
 .mp4 say, are read as well).
 
 Splits:
   published  of two list files, --train_list and --test_list; validation is cut from train. All 91 actors are in all
-             splits: accuracies tell how well known faces and voices are read, and flatter.
+             splits: accuracies are those for known faces and voices, higher than for new ones.
   random     80 / 10 / 10 % of the clips, stratified by emotion; the actors are in all splits here too.
   speaker    80 / 10 / 10 % of the actors; none is in two splits.
 """
@@ -16,20 +16,20 @@ from pathlib import Path
 
 import numpy as np
 
-from mmpareto.datasets.av_preparation import VAL_FRACTION, add_media_arguments, prepare_clips
 from mmpareto.datasets.base import SPLITS, DatasetError, Split
 from mmpareto.datasets.cremad import CLASSES, CLIP_NAME, read_list
 from mmpareto.datasets.files import is_hidden
 from mmpareto.datasets.lists import check_unique, cut
 from mmpareto.datasets.media import VIDEO_SUFFIXES, is_lfs_pointer
-from mmpareto.datasets.preparation import Clip, Outcome
 from mmpareto.flag_values import file_path
+from mmpareto.preparation.audio_visual import VAL_FRACTION, add_media_arguments, prepare_clips
+from mmpareto.preparation.common import Clip, Outcome
 
 PARTS = (0.8, 0.1, 0.1)  # of random and speaker
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of this preparation."""
+    """Add the flags of this preparation."""
     add_media_arguments(parser)
     parser.add_argument(
         "--split", choices=("published", "random", "speaker"), default="published", help="(default: published)"
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def prepare(args: argparse.Namespace) -> Outcome:
-    """Prepares the dataset as the flags say."""
+    """Prepare the dataset as the flags say."""
     sounds = _files(args.source, "AudioWAV", (".wav",))
     videos = _files(args.source, "VideoFlash", (".flv", *VIDEO_SUFFIXES))
     if args.split == "published":
@@ -58,7 +58,7 @@ def prepare(args: argparse.Namespace) -> Outcome:
         Clip(
             name,
             split,
-            name.split("_")[2],
+            _emotion(name),
             {"audio": sounds[name], "visual": videos[name]} if name in sounds and name in videos else {},
         )
         for split, names in listed.items()
@@ -73,7 +73,7 @@ def prepare(args: argparse.Namespace) -> Outcome:
 def published(
     train_list: Path | None, test_list: Path | None, val_fraction: float, seed: int
 ) -> dict[Split, list[str]]:
-    """The splits of two list files, validation cut from train."""
+    """The splits of two list files; validation is cut from train."""
     if train_list is None or test_list is None:
         raise DatasetError(
             "--split published needs --train_list and --test_list (data/cremad/README.md says where they are); "
@@ -81,20 +81,22 @@ def published(
         )
     train, test = read_list(train_list), read_list(test_list)
     check_unique([clip for clip, _ in train + test], f"{train_list} and {test_list} together")
-    stay, off = cut([label for _, label in train], val_fraction, seed, f"{train_list}: validation")
-    return {"train": [train[i][0] for i in stay], "val": [train[i][0] for i in off], "test": [c for c, _ in test]}
+    names = [clip for clip, _ in train]
+    stay, val = cut(names, [_emotion(name) for name in names], val_fraction, seed, f"{train_list}: validation")
+    return {"train": stay, "val": val, "test": [clip for clip, _ in test]}
 
 
 def random_split(names: list[str], seed: int) -> dict[Split, list[str]]:
     """80 / 10 / 10 % of the clips, stratified by emotion."""
-    labels = [name.split("_")[2] for name in names]
-    rest, test = cut(labels, PARTS[2], seed, "cremad: test")
-    train, val = cut([labels[i] for i in rest], PARTS[1] / (PARTS[0] + PARTS[1]), seed, "cremad: validation")
-    return {
-        "train": [names[rest[i]] for i in train],
-        "val": [names[rest[i]] for i in val],
-        "test": [names[i] for i in test],
-    }
+    rest, test = cut(names, [_emotion(name) for name in names], PARTS[2], seed, "cremad: test")
+    train, val = cut(
+        rest, [_emotion(name) for name in rest], PARTS[1] / (PARTS[0] + PARTS[1]), seed, "cremad: validation"
+    )
+    return {"train": train, "val": val, "test": test}
+
+
+def _emotion(name: str) -> str:
+    return name.split("_")[2]
 
 
 def speaker_split(names: list[str], seed: int) -> dict[Split, list[str]]:
@@ -111,7 +113,7 @@ def speaker_split(names: list[str], seed: int) -> dict[Split, list[str]]:
 def _files(source: Path, folder: str, suffixes: Sequence[str]) -> dict[str, Path]:
     """{clip: file} of a folder of the clone; where a clip has several files, the one with the first of `suffixes`.
 
-    A git-lfs pointer stands back behind a file with another suffix: somebody has converted what was there.
+    A file with another suffix wins over a git-lfs pointer: somebody has converted the original.
     """
     place = source / folder
     if not place.is_dir():

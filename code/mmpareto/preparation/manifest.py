@@ -1,7 +1,7 @@
-"""Prepares a dataset that a manifest.csv describes: frames out of videos, features out of sounds, once and for all.
+"""Prepare a dataset that a manifest.csv describes: frames of videos, features of sounds, once and for all.
 
 The folder --source holds manifest.csv (see docs/datasets.md). Videos become frames, sounds become log-mel features;
-images, folders of frames and arrays are copied. A video that is there for its sound track is named with --sound:
+images, folders of frames and arrays are copied. A video that is listed for its sound track is named with --sound:
 
     id,split,label,voice,face
     a1,train,happy,clips/a1.mp4,clips/a1.mp4          with --sound voice
@@ -17,38 +17,29 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mmpareto.datasets.av_preparation import TOOLS, add_frame_size, refuse_pointers
-from mmpareto.datasets.base import DatasetError
+from mmpareto.datasets.base import DatasetError, UnusableError
 from mmpareto.datasets.clips import frame_files, load_array, read_image
 from mmpareto.datasets.features import write_features
-from mmpareto.datasets.files import refuse_special_file
-from mmpareto.datasets.manifest import SPLIT_SEED, VAL_FRACTION, Source, read_manifest
+from mmpareto.datasets.manifest import VAL_FRACTION, Source, read_manifest
 from mmpareto.datasets.media import read_sound, refuse_pointer, write_frames
-from mmpareto.datasets.preparation import Clip, Outcome, UnusableError
-from mmpareto.datasets.preparation import prepare as prepare_clips
-from mmpareto.flag_values import count_or_zero, fraction, positive
+from mmpareto.flag_values import positive
+from mmpareto.preparation.audio_visual import TOOLS, add_frame_size, refuse_pointers
+from mmpareto.preparation.common import Clip, Outcome, add_cut_arguments
+from mmpareto.preparation.common import prepare as prepare_clips
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of this preparation."""
+    """Add the flags of this preparation."""
     parser.add_argument("--fps", type=positive, metavar="X", help="frames a second of videos (default: 1)")
     add_frame_size(parser)
     parser.add_argument(
         "--sound", nargs="+", default=[], metavar="MODALITY", help="modalities whose videos are read for their sound"
     )
-    parser.add_argument(
-        "--val_fraction",
-        type=fraction,
-        metavar="X",
-        help="of train, as validation, where the manifest has none (default: 0.1)",
-    )
-    parser.add_argument(
-        "--split_seed", type=count_or_zero, default=SPLIT_SEED, metavar="N", help="of the cut (default: 0)"
-    )
+    add_cut_arguments(parser, f"of train, as validation, where the manifest has none (default: {VAL_FRACTION})")
 
 
 def prepare(args: argparse.Namespace) -> Outcome:
-    """Prepares the dataset as the flags say."""
+    """Prepare the dataset as the flags say."""
     listed = read_manifest(args.source, args.val_fraction, args.split_seed, args.sound, missing_ok=True)
     clips = [
         Clip(item.id, split, item.label, {} if item.id in listed.missing else item.paths)
@@ -63,15 +54,14 @@ def prepare(args: argparse.Namespace) -> Outcome:
             raise DatasetError(
                 f"--{useless[0]} is for videos that are seen; {args.source} has {', '.join(listed.sources.values())}"
             )
-    fps = 1.0 if args.fps is None else args.fps
-    frames = {"fps": fps, "frame_size": args.frame_size}
+    frames = {"fps": 1.0 if args.fps is None else args.fps, "frame_size": args.frame_size}
     return prepare_clips(
         args.output,
         name="manifest",
         clips=clips,
         classes=listed.classes,
         modalities=suffixes,
-        make=functools.partial(make, sources=listed.sources, suffixes=suffixes, fps=fps, frame_size=args.frame_size),
+        make=functools.partial(make, sources=listed.sources, suffixes=suffixes, **frames),
         parameters={
             "sources": listed.sources,
             **frames,
@@ -89,8 +79,8 @@ def _suffix(source: Source, modality: str, clips: list[Clip]) -> str:
         return ""
     if source == "sound":
         return ".npy"
-    found = {clip.source[modality].suffix for clip in clips if clip.source}
-    return found.pop() if len(found) == 1 else {"image": ".png", "array": ".npy"}[source]
+    suffixes = {clip.source[modality].suffix for clip in clips if clip.source}
+    return suffixes.pop() if len(suffixes) == 1 else {"image": ".png", "array": ".npy"}[source]
 
 
 def make(
@@ -102,7 +92,7 @@ def make(
     fps: float,
     frame_size: int | None,
 ) -> None:
-    """Writes a clip's files."""
+    """Write a clip's files."""
     for modality, source in sources.items():
         path, place = clip.source[modality], folder / (modality + suffixes[modality])
         refuse_pointer(path)
@@ -114,34 +104,28 @@ def make(
             elif source == "frames":
                 place.mkdir()
                 for file in frame_files(path):
-                    _open_image(file)
-                    shutil.copyfile(file, place / file.name)
+                    _copy_image(file, place / file.name)
             elif source == "image":
-                _open_image(path)
                 _copy_image(path, place)
             else:
                 _copy_array(path, place)
+        except UnusableError:
+            raise
         except DatasetError as error:
-            raise UnusableError(f"unusable {source}", str(error)) from error
-
-
-def _open_image(path: Path) -> None:
-    refuse_special_file(path)
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except Exception as error:  # Pillow raises SyntaxError, struct.error and others on damaged files
-        raise UnusableError("unreadable image", f"{path}: {error}") from error
+            raise UnusableError(f"unusable {source}", error) from error
 
 
 def _copy_image(path: Path, place: Path) -> None:
+    """Copy an image that can be decoded whole, or save it in another format."""
+    image = read_image(path)
     if path.suffix == place.suffix:
         shutil.copyfile(path, place)
     else:
-        Image.fromarray(read_image(path).permute(1, 2, 0).numpy()).save(place)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(place)
 
 
 def _copy_array(path: Path, place: Path) -> None:
+    """Copy an array that can be read, or save it in another format."""
     array = load_array(path)
     if path.suffix == place.suffix:
         shutil.copyfile(path, place)

@@ -1,4 +1,4 @@
-"""Prepares Kinetics-Sounds from a folder of Kinetics-400 clips, flat or in class folders.
+"""Prepare Kinetics-Sounds from a folder of Kinetics-400 clips, flat or in class folders.
 
 Which clips, in one of two ways:
   --train_list, --test_list  the published lists: youtubeid_start_end,seconds,label with labels 0 to 30
@@ -15,14 +15,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpareto.datasets.av_preparation import VAL_FRACTION, add_media_arguments, prepare_clips
 from mmpareto.datasets.base import SPLITS, DatasetError, Split
 from mmpareto.datasets.files import is_hidden
 from mmpareto.datasets.kinetics_sounds import CLASSES
-from mmpareto.datasets.lists import check_classes, check_unique, cut, read_rows
+from mmpareto.datasets.lists import check_unique, cut, read_rows, read_table
 from mmpareto.datasets.media import VIDEO_SUFFIXES
-from mmpareto.datasets.preparation import Clip, Outcome
 from mmpareto.flag_values import file_path
+from mmpareto.preparation.audio_visual import VAL_FRACTION, add_media_arguments, prepare_clips
+from mmpareto.preparation.common import Clip, Outcome
 
 _ID = 11  # characters of a YouTube id
 _COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
@@ -32,7 +32,7 @@ Listed = dict[Split, list[tuple[str, str]]]  # split -> (clip, class)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of this preparation."""
+    """Add the flags of this preparation."""
     add_media_arguments(parser)
     parser.add_argument("--train_list", type=file_path, metavar="FILE", help="the published training list")
     parser.add_argument("--test_list", type=file_path, metavar="FILE", help="the published test list")
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def prepare(args: argparse.Namespace) -> Outcome:
-    """Prepares the dataset as the flags say."""
+    """Prepare the dataset as the flags say."""
     lists = args.train_list and args.test_list and not args.annotations
     if not lists and (not args.annotations or args.train_list or args.test_list):
         raise DatasetError("give either --train_list and --test_list, or --annotations")
@@ -48,22 +48,20 @@ def prepare(args: argparse.Namespace) -> Outcome:
         listed: Listed = {"train": published_list(args.train_list), "test": published_list(args.test_list)}
     else:
         listed = annotated(args.annotations)
-    named = [clip for pairs in listed.values() for clip, _ in pairs]
-    check_unique(named, "the lists together")
+    check_unique([clip for pairs in listed.values() for clip, _ in pairs], "the lists together")
     val_fraction = None
     if "val" in listed and args.val_fraction is not None:
         raise DatasetError("--val_fraction: the annotations have a validation split; leave the flag or the file out")
     if "val" not in listed:
         val_fraction = VAL_FRACTION if args.val_fraction is None else args.val_fraction
         labels = [label for _, label in listed["train"]]
-        stay, off = cut(labels, val_fraction, args.split_seed, "kinetics-sounds: validation")
-        train = listed["train"]
-        listed |= {"train": [train[i] for i in stay], "val": [train[i] for i in off]}
-    found = find_clips(args.source)
+        train, val = cut(listed["train"], labels, val_fraction, args.split_seed, "kinetics-sounds: validation")
+        listed |= {"train": train, "val": val}
+    files = find_clips(args.source)
     clips = []
     for split in SPLITS:
         for clip, label in listed[split]:
-            path = found.get(clip) or found.get(clip[:_ID])
+            path = files.get(clip) or files.get(clip[:_ID])
             clips.append(Clip(clip, split, label, {"audio": path, "visual": path} if path else {}))
     how = {
         "lists": "published" if lists else "annotations",
@@ -93,26 +91,19 @@ def annotated(paths: Sequence[Path]) -> Listed:
     """The clips of the 31 classes in Kinetics' annotation files."""
     listed: Listed = {}
     for path in paths:
-        header, *rows = read_rows(path)
-        if not set(_COLUMNS) <= set(header):
-            raise DatasetError(f"{path}: expected the columns {','.join(_COLUMNS)}, found {','.join(header)}")
-        for row in rows:
-            if len(row) < len(header):
-                raise DatasetError(f"{path}: expected {len(header)} values in each line, found {','.join(row)!r}")
-            values = dict(zip(header, row, strict=False))
-            label = values["label"].strip('"').replace(" ", "_")
-            if label not in CLASSES:
-                continue
-            if values.get("split") not in _SPLITS:
-                raise DatasetError(f"{path}: unknown split {values.get('split')!r}; known: {', '.join(_SPLITS)}")
+        table = read_table(path, _COLUMNS)
+        table["label"] = table["label"].str.strip('"').str.replace(" ", "_")
+        rows = table.loc[table["label"].isin(CLASSES), list(_COLUMNS)]
+        for label, identifier, *times, split in rows.itertuples(index=False):
+            if split not in _SPLITS:
+                raise DatasetError(f"{path}: unknown split {split!r}; known: {', '.join(_SPLITS)}")
             try:
-                start, end = (int(float(values[key])) for key in ("time_start", "time_end"))
+                start, end = (int(float(time)) for time in times)
             except (ValueError, OverflowError) as error:
                 raise DatasetError(
-                    f"{path}: time_start and time_end must be seconds, found {','.join(row)!r}"
+                    f"{path}: time_start and time_end must be seconds, found {','.join(times)!r} for {identifier}"
                 ) from error
-            clip = f"{values['youtube_id']}_{start:06d}_{end:06d}"
-            listed.setdefault(_SPLITS[values["split"]], []).append((clip, label))
+            listed.setdefault(_SPLITS[split], []).append((f"{identifier}_{start:06d}_{end:06d}", label))
     if "test" not in listed and "val" in listed:
         listed["test"] = listed.pop("val")
     if "train" not in listed or "test" not in listed:
@@ -120,7 +111,6 @@ def annotated(paths: Sequence[Path]) -> Listed:
             f"{', '.join(map(str, paths))}: need clips of the 31 classes in train and in validate or test, found "
             f"{', '.join(listed) or 'none'}"
         )
-    check_classes([label for pairs in listed.values() for _, label in pairs], CLASSES, str(paths[0]))
     return listed
 
 
@@ -135,10 +125,10 @@ def find_clips(source: Path) -> dict[str, Path]:
         for path in source.rglob("*")
         if path.suffix.lower() in VIDEO_SUFFIXES and len(path.stem) >= _ID and not is_hidden(path, source)
     ]
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for path in sorted(videos, key=lambda path: (len(path.stem), path)):
         for name in (path.stem, path.stem[:_ID]):
-            found.setdefault(name, path)
-    if not found:
+            files.setdefault(name, path)
+    if not files:
         raise DatasetError(f"{source}: no videos ({', '.join(VIDEO_SUFFIXES)}) whose names begin with a YouTube id")
-    return found
+    return files

@@ -1,4 +1,4 @@
-"""What the preparations of sound-and-picture datasets share: flags, and the making of a clip."""
+"""What the preparations of sound-and-picture datasets share: flags, and how a clip is made."""
 
 from __future__ import annotations
 
@@ -10,31 +10,25 @@ from pathlib import Path
 from mmpareto.datasets.base import DatasetError
 from mmpareto.datasets.features import AudioFeatures, write_features
 from mmpareto.datasets.media import is_lfs_pointer, read_sound, write_frames
-from mmpareto.datasets.preparation import Clip, Outcome, prepare
-from mmpareto.flag_values import count, count_or_zero, fraction, positive
+from mmpareto.flag_values import count, positive
+from mmpareto.preparation.common import Clip, Outcome, add_cut_arguments, prepare
 
 VAL_FRACTION = 0.1
 TOOLS = ("av", "librosa", "numpy", "pillow", "torchaudio")
 
 
 def add_media_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of what is taken from a clip, and of how validation is cut."""
+    """Add the flags of what is taken from a clip, and of how validation is cut."""
     parser.add_argument(
         "--audio_features", choices=("fbank", "stft"), default="fbank", help="MMPareto's or OGM-GE's (default: fbank)"
     )
     parser.add_argument("--fps", type=positive, default=1.0, metavar="X", help="frames a second (default: 1)")
     add_frame_size(parser)
-    parser.add_argument(
-        "--val_fraction",
-        type=fraction,
-        metavar="X",
-        help=f"of train, as validation, where it is cut from train (default: {VAL_FRACTION})",
-    )
-    parser.add_argument("--split_seed", type=count_or_zero, default=0, metavar="N", help="of the cuts (default: 0)")
+    add_cut_arguments(parser, f"of train, as validation, where it is cut from train (default: {VAL_FRACTION})")
 
 
 def add_frame_size(parser: argparse.ArgumentParser) -> None:
-    """The flag of the size in which frames are stored."""
+    """Add the flag of the size in which frames are stored."""
     parser.add_argument(
         "--frame_size",
         type=count,
@@ -45,15 +39,15 @@ def add_frame_size(parser: argparse.ArgumentParser) -> None:
 
 
 def make(clip: Clip, folder: Path, *, audio_features: AudioFeatures, fps: float, frame_size: int | None = None) -> None:
-    """Writes `audio.npy` and `visual/` of a clip with the sources "audio" and "visual"."""
+    """Write `audio.npy` and `visual/` of a clip with the sources "audio" and "visual"."""
     write_features(read_sound(clip.source["audio"]), audio_features, folder / "audio.npy")
     write_frames(clip.source["visual"], folder / "visual", fps, frame_size)
 
 
 def refuse_pointers(clips: Sequence[Clip], source: Path) -> None:
-    """Raises DatasetError where all media are git-lfs pointers: the clone was made without git-lfs."""
+    """Raise DatasetError where all media are git-lfs pointers: the clone was made without git-lfs."""
     files = [path for clip in clips for path in clip.source.values() if path.is_file()]
-    if files and all(is_lfs_pointer(path) for path in files):
+    if files and all(map(is_lfs_pointer, files)):
         raise DatasetError(
             f"{source} holds git-lfs pointers of 130 bytes instead of media (such as {files[0]}); "
             f"install git-lfs, then: git -C {source} lfs install && git -C {source} lfs pull"
@@ -63,7 +57,7 @@ def refuse_pointers(clips: Sequence[Clip], source: Path) -> None:
 def prepare_clips(
     args: argparse.Namespace, name: str, clips: Sequence[Clip], classes: Sequence[str], splits: dict[str, object]
 ) -> Outcome:
-    """Prepares clips with the sources "audio" and "visual"; `splits` says how they were split, for dataset.json."""
+    """Prepare clips with the sources "audio" and "visual"; `splits` says how they were split, for dataset.json."""
     refuse_pointers(clips, args.source)
     media = {"audio_features": args.audio_features, "fps": args.fps, "frame_size": args.frame_size}
     return prepare(

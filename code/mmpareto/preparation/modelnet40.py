@@ -1,4 +1,4 @@
-"""Prepares ModelNet40: renders views of the .off files, or takes them from MVCNN's renders.
+"""Prepare ModelNet40: render views of the .off files, or take them from MVCNN's renders.
 
 --source holds <class>/<train|test>/<object>.off, or MVCNN's .png files in the same folders. Rendering needs pyvista
 (pip install pyvista) and no display: objects are centred, scaled to the unit sphere and seen from 30
@@ -8,6 +8,7 @@ degrees above, the camera 30 degrees further round at each view; white material 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import os
 from collections.abc import Sequence
@@ -18,14 +19,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mmpareto.datasets.base import DatasetError, Split
-from mmpareto.datasets.files import is_hidden, refuse_special_file
-from mmpareto.datasets.items import Item
+from mmpareto.datasets.base import DatasetError, UnusableError
+from mmpareto.datasets.clips import opened_image
+from mmpareto.datasets.files import is_hidden
 from mmpareto.datasets.lists import cut
 from mmpareto.datasets.meshes import read_mesh
 from mmpareto.datasets.modelnet40 import (
-    CLASSES,
-    SPLIT_SEED,
     VAL_FRACTION,
     VIEWS,
     check_views,
@@ -33,16 +32,16 @@ from mmpareto.datasets.modelnet40 import (
     files_of,
     renders,
 )
-from mmpareto.datasets.preparation import Clip, Outcome, UnusableError
-from mmpareto.datasets.preparation import prepare as prepare_clips
-from mmpareto.flag_values import count, count_or_zero, fraction
+from mmpareto.flag_values import count, count_or_zero
+from mmpareto.preparation.common import Clip, Outcome, add_cut_arguments
+from mmpareto.preparation.common import prepare as prepare_clips
 
 ELEVATION = 30.0  # degrees above the horizon
 _DISTANCE, _ANGLE = 2.732, 45.0  # of the camera from the centre; its angle of view, in which the unit sphere just fits
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of this preparation."""
+    """Add the flags of this preparation."""
     parser.add_argument(
         "--views",
         type=count_or_zero,
@@ -52,36 +51,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="views of an object, 0 to 11, each a modality (default: 0 6, front and rear)",
     )
     parser.add_argument("--image_size", type=count, default=224, metavar="N", help="side in pixels (default: 224)")
-    parser.add_argument(
-        "--val_fraction",
-        type=fraction,
-        default=VAL_FRACTION,
-        metavar="X",
-        help="of train, as validation (default: 0.2)",
-    )
-    parser.add_argument(
-        "--split_seed", type=count_or_zero, default=SPLIT_SEED, metavar="N", help="of the cut (default: 0)"
-    )
+    add_cut_arguments(parser, f"of train, as validation (default: {VAL_FRACTION})", VAL_FRACTION)
 
 
 def prepare(args: argparse.Namespace) -> Outcome:
-    """Prepares the dataset as the flags say."""
+    """Prepare the dataset as the flags say."""
     check_views(args.views)
     meshes = any(not is_hidden(path, args.source) for path in args.source.glob("*/*/*.off"))
     if meshes:
         if util.find_spec("pyvista") is None:
             raise DatasetError("rendering .off files needs pyvista: pip install pyvista")
-        found = [(part, Item(path.stem, label, {"mesh": path})) for part, label, path in files_of(args.source, ".off")]
+        files = files_of(args.source, ".off")
+        clips = [Clip(path.stem, part, label, {"mesh": path}) for part, label, path in files]
     else:
-        found = [(part, item) for part, items in renders(args.source, args.views, True).items() for item in items]
-    classes = class_names(args.source, [item for _, item in found])
-    clips = [Clip(item.id, part, item.label, item.paths) for part, item in found]
-    train = [i for i, clip in enumerate(clips) if clip.split == "train"]
-    _, off = cut([clips[i].label for i in train], args.val_fraction, args.split_seed, f"{args.source}: validation")
-    val: Split = "val"
-    for position in off:
-        clip = clips[train[position]]
-        clips[train[position]] = Clip(clip.id, val, clip.label, clip.source)
+        objects = renders(args.source, args.views, missing_ok=True)
+        clips = [Clip(item.id, part, item.label, item.paths) for part, items in objects.items() for item in items]
+    classes = class_names(args.source, [clip.label for clip in clips])
+    train = [clip for clip in clips if clip.split == "train"]
+    what = f"{args.source}: validation"
+    _, val = cut(train, [clip.label for clip in train], args.val_fraction, args.split_seed, what)
+    val_ids = {clip.id for clip in val}
+    clips = [dataclasses.replace(clip, split="val") if clip.id in val_ids else clip for clip in clips]
     parameters = {
         "views": list(args.views),
         "image_size": args.image_size,
@@ -93,7 +83,7 @@ def prepare(args: argparse.Namespace) -> Outcome:
         args.output,
         name="modelnet40",
         clips=clips,
-        classes=[label for label in CLASSES if label in classes],
+        classes=classes,
         modalities={f"view{view}": ".png" for view in args.views},
         make=functools.partial(make, views=tuple(args.views), size=args.image_size),
         parameters=parameters,
@@ -103,7 +93,7 @@ def prepare(args: argparse.Namespace) -> Outcome:
 
 
 def make(clip: Clip, folder: Path, *, views: Sequence[int], size: int) -> None:
-    """Writes an object's views as `folder/view<k>.png`."""
+    """Write an object's views as `folder/view<k>.png`."""
     if "mesh" in clip.source:
         vertices, faces = read_mesh(clip.source["mesh"])
         for view, picture in zip(views, render(vertices, faces, views, size), strict=True):
@@ -111,15 +101,14 @@ def make(clip: Clip, folder: Path, *, views: Sequence[int], size: int) -> None:
         return
     for name, path in clip.source.items():
         try:
-            refuse_special_file(path)
-            with Image.open(path) as image:
+            with opened_image(path) as image:
                 image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC).save(folder / f"{name}.png")
-        except Exception as error:  # Pillow raises SyntaxError, struct.error and others on damaged files
-            raise UnusableError("unreadable image", f"{path}: {error}") from error
+        except DatasetError as error:
+            raise UnusableError("unreadable image", error) from error
 
 
 def camera(view: int) -> np.ndarray:
-    """Where the camera of a view stands, [3]; it looks at the origin, z upwards."""
+    """The position of a view's camera, [3]; it looks at the origin, z upwards."""
     azimuth, elevation = np.radians(360 / VIEWS * view), np.radians(ELEVATION)
     direction = [np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)]
     return _DISTANCE * np.array(direction)

@@ -1,0 +1,1 @@
+"""Preparation: raw downloads -> prepared datasets, which `mmpareto.datasets` reads."""
