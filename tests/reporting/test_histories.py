@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from reporting.synthetic import make_run
 
+from mmpareto.reporting.drawing import averaged
 from mmpareto.reporting.finished import find
-from mmpareto.reporting.histories import History, across, history, step_edges
+from mmpareto.reporting.histories import History, history
 from mmpareto.runs import RunError
 
 
@@ -19,21 +21,22 @@ def read(folder: Path) -> History:
 
 
 def test_mean_over_runs_not_over_values() -> None:
-    # first bin: run means 1.5 and 4; second: only the first run; third: none
-    first = (np.array([0.0, 1.0, 2.0, 3.0]), np.array([1.0, 2.0, 10.0, np.nan]))
-    second = (np.array([1.0]), np.array([4.0]))
-    position, mean, deviation = across([first, second], np.array([-0.5, 1.5, 3.5, 5.5]))
-    assert position.tolist() == pytest.approx([2 / 3, 2.0])
-    assert mean.tolist() == [2.75, 10.0]
-    assert deviation[0] == pytest.approx(np.std([1.5, 4.0], ddof=1))
-    assert np.isnan(deviation[1])
+    # of two bins: run means 1.5 and 4 in the first, only the first run in the second; NaN is left out
+    lines = [(0, 0.0, 1.0), (0, 1.0, 2.0), (0, 2.0, 10.0), (0, 3.0, np.nan), (1, 1.0, 4.0)]
+    values = pd.DataFrame(lines, columns=["run", "x", "value"]).assign(panel="gray", place=0)
+    means = averaged(values, most=2).loc[("gray", 0)]
+    assert means["x"].tolist() == [0.75, 2.0]
+    assert means["mean"].tolist() == [2.75, 10.0]
+    assert means["deviation"].iloc[0] == pytest.approx(np.std([1.5, 4.0], ddof=1))
+    assert np.isnan(means["deviation"].iloc[1])
 
 
 def test_bins_of_steps() -> None:
-    assert step_edges([np.array([0.0, 1.0, 2.0])]).tolist() == [-0.5, 0.5, 1.5, 2.5]
-    many = step_edges([np.arange(1000.0)])
-    assert len(many) == 201
-    assert (many[0], many[-1]) == (-0.5, 999.5)
+    values = pd.DataFrame({"x": np.arange(1000.0), "value": 1.0, "panel": "gray", "place": 0, "run": 0})
+    assert averaged(values[:3], most=200)["x"].tolist() == [0.0, 1.0, 2.0]
+    many = averaged(values, most=200)["x"]
+    assert len(many) == 200
+    assert (many.iloc[0], many.iloc[-1]) == (2.0, 997.0)
 
 
 def test_steps_and_epochs(tmp_path: Path) -> None:
@@ -41,10 +44,11 @@ def test_steps_and_epochs(tmp_path: Path) -> None:
     run = read(make_run(tmp_path / "run", epochs=2, steps=2, joint=50.0, cosines=cosines))
     assert run.epochs["epoch"].tolist() == [1.0, 2.0]
     assert run.epochs["val_accuracy_joint"].tolist() == [25.0, 50.0]
-    assert run.steps["gray"]["cosine"].tolist() == cosines["gray"]
-    assert run.steps["colour"]["conflict"].tolist() == [1.0, 0.0, 0.0, 0.0]
-    assert run.steps["colour"]["epoch"].tolist() == [1.0, 1.0, 2.0, 2.0]
-    assert run.layers == {}
+    gray, colour = (run.steps[run.steps["encoder"] == name] for name in ("gray", "colour"))
+    assert gray["cosine"].tolist() == cosines["gray"]
+    assert colour["conflict"].tolist() == [1.0, 0.0, 0.0, 0.0]
+    assert colour["epoch"].tolist() == [1.0, 1.0, 2.0, 2.0]
+    assert run.layers.empty
     assert run.confusion is None
 
 
@@ -57,7 +61,9 @@ def test_conflict_of_layers_is_weighted_by_steps(tmp_path: Path) -> None:
         "2,gray,conv1.weight,10,1.0,-0.1\n"
         "2,gray,conv2.weight,0,nan,nan\n"
     )
-    assert read(folder).layers == {"gray": {"conv1.weight": pytest.approx(25 / 40), "conv2.weight": 0.0}}
+    layers = read(folder).layers
+    assert layers[["encoder", "layer"]].to_numpy().tolist() == [["gray", "conv1.weight"], ["gray", "conv2.weight"]]
+    assert layers["rate"].tolist() == [pytest.approx(25 / 40), 0.0]
 
 
 def test_confusion_of_the_selected_model(tmp_path: Path) -> None:
@@ -92,7 +98,8 @@ def test_confusion_of_the_selected_model(tmp_path: Path) -> None:
         ("metrics.csv", "", "cannot be read as a table"),
         ("metrics.csv", "epoch,val_accuracy_joint,val_accuracy_gray,val_accuracy_colour\n1,2,3,4\n", "has 1 epochs"),
         ("gradients.csv", "epoch,step,encoder,cosine\n", "has no column"),
-        ("gradients.csv", "{header}\n1,0,gray\n", "line 2 has not as many cells"),
+        ("gradients.csv", "{header}\n1,0,gray\n", "column cosine holds what is no number"),
+        ("gradients.csv", "{header}\n1,0,gray,0.5,1,1,1,0,7\n", "more cells than the header"),
         ("gradients.csv", "{header}\n1,0,gray,x,1,1,1,0\n", "column cosine holds what is no number"),
     ],
 )

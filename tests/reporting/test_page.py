@@ -16,10 +16,11 @@ from reporting.synthetic import make_run
 from mmpareto.reporting import page
 from mmpareto.reporting.comparison import rows_of
 from mmpareto.reporting.comparison_figures import learning_curves, method_figures
-from mmpareto.reporting.drawing import Curves, plt
+from mmpareto.reporting.drawing import Curves, collect
 from mmpareto.reporting.finished import find
-from mmpareto.reporting.gradient_figures import cosine
+from mmpareto.reporting.gradient_figures import conflict_rate, cosine, tensor_label
 from mmpareto.reporting.histories import history
+from mmpareto.reporting.rendering import plain_log_ticks, plt
 from mmpareto.reporting.summary import summaries
 from mmpareto.runs import RunError
 
@@ -110,6 +111,7 @@ def test_page_is_complete_in_itself(tmp_path: Path) -> None:
     assert "4 finished runs are compared. 1 not finished: left out." in text
     assert "pareto/half" in reader.text
     assert "44.5 ± 0.7" in reader.text
+    assert "not set" not in text
 
 
 def test_names_are_no_markup(tmp_path: Path) -> None:
@@ -173,7 +175,8 @@ def test_many_rows_are_split_over_figures(tmp_path: Path) -> None:
         assert axes[0].get_ylim()[1] > max(line.get_ydata().max() for one in axes for line in one.lines)
         for one, names in zip(axes, shown, strict=True):
             assert len({line.get_color() for line in one.lines}) == len(one.lines) == len(names)
-    measured = list(cosine("digits", curves, ["gray"]))  # of the second part there is nothing but the baseline
+    steps = collect(curves, lambda history: history.steps).rename(columns={"encoder": "panel"})
+    measured = list(cosine("digits", curves, steps))  # of the second part there is nothing but the baseline
     assert [each.name for each in measured] == ["cosine"]
     for each in (first, second, *measured):
         plt.close(each.figure)
@@ -200,3 +203,33 @@ def test_names_tell_runs_apart() -> None:
     assert page.short_names(paths[:1]) == {paths[0]: "c/seed0"}
     assert page.short_names([Path("/a"), Path("/a/b")]) == {Path("/a"): "a", Path("/a/b"): "b"}
     assert page.identifier("pack.age:Cl ass") == "pack-age-Cl-ass"
+
+
+def test_bands_stay_within_0_and_100_percent(tmp_path: Path) -> None:
+    for seed, cosines in enumerate(([-1.0, 1.0, 1.0], [1.0, 1.0, 1.0], [1.0, 1.0, 1.0])):
+        make_run(tmp_path / f"m{seed}", seed=seed, epochs=1, steps=3, cosines={"gray": cosines, "colour": cosines})
+    (row,) = rows_of(find([tmp_path])[0])
+    curves = [Curves(row, [history(run) for run in row.runs], 0)]
+    steps = collect(curves, lambda history: history.steps).rename(columns={"encoder": "panel"})
+    (drawn,) = conflict_rate("digits", curves, steps)
+    (band,) = drawn.figure.axes[0].collections
+    heights = band.get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == (0.0, pytest.approx(100 / 9 + 100 / 3 * 3**-0.5))
+    plt.close(drawn.figure)
+
+
+@pytest.mark.parametrize("limits", [(0.62, 0.81), (0.3, 9.0), (1e-4, 50.0)])
+def test_a_logarithmic_axis_has_plain_numbers(limits: tuple[float, float]) -> None:
+    figure, axes = plt.subplots()
+    axes.set(yscale="log", ylim=limits)
+    plain_log_ticks(axes.yaxis)
+    figure.canvas.draw()
+    labels = [text.get_text().replace("\N{MINUS SIGN}", "-") for text in axes.yaxis.get_ticklabels(which="both")]
+    assert len([label for label in labels if label and limits[0] <= float(label) <= limits[1]]) >= 3
+    plt.close(figure)
+
+
+def test_tensors_of_a_sequential_are_layers() -> None:
+    assert tensor_label("0.weight") == "layer 0 weight"
+    assert tensor_label("4.1.bias") == "layer 4.1 bias"
+    assert tensor_label("conv1.weight") == "conv1.weight"

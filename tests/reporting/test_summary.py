@@ -60,6 +60,31 @@ def test_markdown(tmp_path: Path) -> None:
     assert "- not over all of the seeds 0, 1, 2, but those named: one_joint (0)\n" in text
 
 
+def test_the_highest_mean_is_bold_only_if_its_difference_is_significant(tmp_path: Path) -> None:
+    for seed, (uniform, pareto) in enumerate(((40.0, 47.0), (42.0, 41.0), (44.0, 43.0))):
+        make_run(tmp_path / f"u{seed}", "uniform", seed, uniform)
+        make_run(tmp_path / f"p{seed}", "pareto", seed, pareto)
+    (summary,) = made(tmp_path)
+    assert (summary.best, summary.bold) == ([False, True], [False, False])
+    assert "pareto has the highest joint mean" in summary.verdict
+    assert "its difference of +1.7 points from uniform is not significant (p (Holm) 0.596, 3 seeds)" in summary.verdict
+    text = as_markdown([summary])
+    assert summary.verdict.split(";")[0] in text
+    assert "**" not in text + as_latex([summary]).replace("textbf", "**")
+    for seed in range(3):
+        make_run(tmp_path / f"m{seed}", "mmpareto", seed, 20.0 + (0.0, 2.1, 3.9)[seed])
+    (with_lower,) = summaries(find([tmp_path])[0], baseline="pareto")
+    assert with_lower.bold == [False, False, False]  # uniform does not differ from pareto, the baseline
+
+
+def test_columns_without_values_are_left_out(tmp_path: Path) -> None:
+    make_run(tmp_path / "o", "one_joint", 0, 30.0)
+    make_run(tmp_path / "m", "mmpareto", 1, 30.0)
+    (summary,) = made(tmp_path)
+    assert list(summary.table) == ["method", "seeds", "joint", "gray alone", "colour alone"]
+    assert "no difference from a baseline could be tested" in made(tmp_path / "m")[0].verdict
+
+
 def test_csv(tmp_path: Path) -> None:
     rows = {row["method"]: row for row in csv.DictReader(io.StringIO(as_csv(three_methods(tmp_path))))}
     assert float(rows["uniform"]["joint_mean"]) == pytest.approx(42.0)
@@ -128,7 +153,7 @@ def test_settings_unlike_those_of_other_methods_are_named(tmp_path: Path) -> Non
     make_run(tmp_path / "o", "one_joint", 0, 30.0)
     (most,) = made(tmp_path)
     assert [row.label for row in most.rows] == ["one_joint", "uniform", "mmpareto, epochs 9"]
-    assert usual_settings(most.runs)["epochs"] == 3
+    assert usual_settings(most.runs)["epochs"] == "3"
 
 
 def test_runs_made_on_unlike_machines_are_told(tmp_path: Path) -> None:
@@ -138,13 +163,13 @@ def test_runs_made_on_unlike_machines_are_told(tmp_path: Path) -> None:
         environment["started"] = f"2026-11-2{4 + seed}T23:59:00+00:00"
         (folder / "environment.json").write_text(json.dumps(environment))
     (summary,) = made(tmp_path)
-    note, origin = summary.notes()
-    assert origin == "begun from 2026-11-24 to 2026-11-26; device cpu, PyTorch 2.11.0"
+    (note,) = summary.notes
+    assert summary.origin == "begun from 2026-11-24 to 2026-11-26; device cpu, PyTorch 2.11.0"
     assert note.endswith("the same CPU threads, which may move accuracies: 1 (2 runs), 2 (1 run)")
     (folder / "environment.json").unlink()
-    notes = made(tmp_path)[0].notes()
-    assert [re.findall("the same (.*), which", note)[0] for note in notes[:-1]] == ["device", "CPU threads", "PyTorch"]
-    assert notes[-1] == "begun from 2026-11-24 to 2026-11-25"
+    notes = made(tmp_path)[0].notes
+    assert [re.findall("the same (.*), which", note)[0] for note in notes] == ["device", "CPU threads", "PyTorch"]
+    assert made(tmp_path)[0].origin == "begun from 2026-11-24 to 2026-11-25"
     assert "cpu (2 runs), not recorded (1 run)" in notes[0]
     assert notes[1] in as_markdown([summary, *made(tmp_path)], ["half"])
     assert "- half" in as_markdown([summary], ["half"])
@@ -157,7 +182,7 @@ def test_a_modality_that_learned_nothing_is_named(tmp_path: Path) -> None:
     make_run(tmp_path / "m", "mmpareto", 0, trained=(99.0, 50.0, 52.0), classes=["cat", "dog"])
     make_run(tmp_path / "o", "one_joint", 0, trained=(99.0, 1.0, 1.0))  # of an unknown number of classes
     (summary,) = made(tmp_path)
-    (uniform, *mmpareto) = sorted((note for note in summary.notes() if "learned nothing" in note), reverse=True)
+    (uniform, *mmpareto) = sorted((note for note in summary.notes if "learned nothing" in note), reverse=True)
     assert uniform == (
         "uniform: colour learned nothing in 2 of 3 runs: in the selected epoch its own head guesses on the training "
         "data (11.0 to 15.0 % right)"

@@ -13,9 +13,10 @@ from reporting.synthetic import make_run
 
 from mmpareto.reporting.comparison import rows_of
 from mmpareto.reporting.comparison_figures import accuracy_over_values, drawings
-from mmpareto.reporting.drawing import Curves, plt
+from mmpareto.reporting.drawing import Curves
 from mmpareto.reporting.finished import find
 from mmpareto.reporting.histories import history
+from mmpareto.reporting.rendering import plt
 from mmpareto.reporting.summary import as_csv, as_markdown, summaries
 from mmpareto.reporting.sweeps import sweeps, tuned
 from mmpareto.runs import RunError

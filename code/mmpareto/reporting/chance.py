@@ -1,51 +1,45 @@
-"""Modalities that learned nothing: heads that guess on the very data that they are trained on."""
+"""Modalities that learned nothing: heads that guess on the data that they are trained on."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+
+import pandas as pd
 
 from mmpareto import runs
 from mmpareto.reporting.comparison import Row
 from mmpareto.reporting.finished import FinishedRun
-from mmpareto.reporting.histories import table
+from mmpareto.reporting.histories import read_table
 
 MARGIN = 5.0  # points above 100 / classes that count as guessing
 
 
 def at_chance(run: FinishedRun) -> dict[str, float]:
-    """{modality: accuracy of its own head on the training data}, in percent, of those that guess.
+    """{modality: accuracy of its own head on the training data, in percent} of the modalities that guess.
 
-    In the epoch whose checkpoint was selected; an accuracy up to MARGIN points above 100 / classes is a guess. Nothing
-    is said of a run that does not tell its classes or these accuracies.
+    In the selected epoch; an accuracy up to MARGIN points above 100 / classes is a guess. Empty if the run does not
+    record its classes or these accuracies.
     """
     classes, selected = run.config.get("classes"), run.results.get("selected_epoch")
     if not classes or selected is None:
         return {}
-    header, lines = table(run.path / runs.METRICS)
-    rows = (dict(zip(header, line, strict=False)) for line in lines)
-    row = next((row for row in rows if row.get("epoch") == str(selected)), {})
-    found = {name: _number(row.get(f"train_accuracy_{name}")) for name in run.modalities}
-    return {name: value for name, value in found.items() if value <= 100 / len(classes) + MARGIN}
+    metrics = read_table(run.path / runs.METRICS).apply(pd.to_numeric, errors="coerce")
+    epoch = metrics[metrics.get("epoch") == selected].head(1)
+    columns = {name: f"train_accuracy_{name}" for name in run.modalities}
+    accuracies = {name: float(epoch[column].mean()) for name, column in columns.items() if column in epoch}
+    return {name: value for name, value in accuracies.items() if value <= 100 / len(classes) + MARGIN}
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
     """A sentence for each row and modality of which some runs learned nothing."""
-    said = []
+    sentences = []
     for row in rows:
-        guesses = [at_chance(run) for run in row.runs]
-        for name in dict.fromkeys(name for own in guesses for name in own):
-            values = [own[name] for own in guesses if name in own]
-            span = f"{min(values):.1f}" + (f" to {max(values):.1f}" if len(values) > 1 else "")
-            said.append(
-                f"{row.label}: {name} learned nothing in {len(values)} of {len(row.runs)} runs: in the selected epoch "
+        guesses = pd.DataFrame([at_chance(run) for run in row.runs])
+        for name, column in guesses.items():
+            low, high, count = column.min(), column.max(), column.count()
+            span = f"{low:.1f}" + (f" to {high:.1f}" if count > 1 else "")
+            sentences.append(
+                f"{row.label}: {name} learned nothing in {count} of {len(row.runs)} runs: in the selected epoch "
                 f"its own head guesses on the training data ({span} % right)"
             )
-    return said
-
-
-def _number(text: str | None) -> float:
-    try:
-        return float(text or "nan")
-    except ValueError:
-        return math.nan
+    return sentences

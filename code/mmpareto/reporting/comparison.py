@@ -1,17 +1,21 @@
-"""Runs of several methods and seeds side by side: mean and deviation, nothing averaged that does not belong."""
+"""Runs of several methods and seeds side by side: mean and deviation over the seeds of equal settings."""
 
 from __future__ import annotations
 
 import statistics
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from mmpareto.escape import markdown_text
-from mmpareto.reporting.finished import OWN, FinishedRun
+from mmpareto.reporting.finished import VARYING, FinishedRun
 
 SELECTED_ON_TEST = "SELECTED ON TEST"
+_NO_VALUES = ("n/a", "not measured", "-", "baseline")
+_NOT_SET = "not set"
 
 
 @dataclass(frozen=True)
@@ -27,9 +31,29 @@ class Row:
     repeated: tuple[FinishedRun, ...] = ()
 
     @property
+    def method(self) -> str:
+        """The method's name."""
+        return self.runs[0].method
+
+    @property
+    def selected_on_test(self) -> bool:
+        """Whether the checkpoints were selected on the test split."""
+        return self.runs[0].selected_on_test
+
+    @property
     def joint(self) -> list[float]:
         """Joint test accuracy of each seed."""
         return [run.joint for run in self.runs]
+
+    @property
+    def mean(self) -> float:
+        """Mean joint test accuracy over the seeds."""
+        return statistics.mean(self.joint)
+
+    @property
+    def by_seed(self) -> pd.Series:
+        """Joint test accuracy by seed."""
+        return pd.Series(self.joint, index=self.seeds, dtype=float)
 
     def accuracies(self, modality: str) -> list[float]:
         """Test accuracy of a modality's own head for each seed."""
@@ -40,64 +64,62 @@ class Row:
         """The seeds, ascending."""
         return [run.seed for run in self.runs]
 
+    @property
+    def repetition(self) -> str:
+        """A sentence on the runs that are in no mean; empty if there are none."""
+        seeds = ", ".join(dict.fromkeys(str(run.seed) for run in self.repeated))
+        return f"{self.label}: {len(self.repeated)} further runs of seeds {seeds} are in no mean" if seeds else ""
 
-def rows_of(found: Sequence[FinishedRun]) -> list[Row]:
+
+def rows_of(runs: Sequence[FinishedRun]) -> list[Row]:
     """Runs grouped by all settings but the seed, sorted by dataset and mean joint accuracy.
 
     Of several runs with the same settings and seed, the first by path counts.
     """
     groups: dict[str, list[FinishedRun]] = {}
-    for run in sorted(found, key=lambda run: (run.seed, str(run.path))):
+    for run in sorted(runs, key=lambda run: (run.seed, str(run.path))):
         groups.setdefault(run.group, []).append(run)
+    labels = _labels([members[0] for members in groups.values()], runs)
     rows = []
-    labels = _labels([members[0] for members in groups.values()], found)
     for label, members in zip(labels, groups.values(), strict=True):
         first = {run.seed: run for run in reversed(members)}
-        chosen = tuple(first[seed] for seed in sorted(first))
-        rows.append(Row(label, chosen, tuple(run for run in members if run not in chosen)))
-    return sorted(rows, key=lambda row: (row.runs[0].dataset, statistics.mean(row.joint), row.label))
+        rows.append(Row(label, tuple(first[seed] for seed in sorted(first)), _others(members, first.values())))
+    return sorted(rows, key=lambda row: (row.runs[0].dataset, row.mean, row.label))
 
 
-def repeated(row: Row) -> str:
-    """A sentence on the runs of a row that are in no mean; empty where there are none."""
-    seeds = ", ".join(dict.fromkeys(str(run.seed) for run in row.repeated))
-    return f"{row.label}: {len(row.repeated)} further runs of seeds {seeds} are in no mean" if row.repeated else ""
+def printed(runs: Sequence[FinishedRun]) -> str:
+    """A Markdown table with a line per row, and below it what is in no mean.
 
-
-def comparison(found: Sequence[FinishedRun]) -> list[dict[str, str]]:
-    """A row per method and settings: seeds, test accuracy in percent (mean and deviation), conflict rate.
-
-    The joint accuracy comes first, then each modality's own; "n/a" where the runs of a dataset have no such modality.
-    Runs whose settings differ in more than the seed stand in rows of their own, what differs beside the method's name;
-    so do settings that are not those of most other methods' runs.
-    Rows of a dataset are sorted by their mean joint accuracy.
+    Test accuracy in percent, the joint one first, then each modality's own ("n/a" if the runs have no such modality);
+    conflict rate of each encoder. Columns without any number are left out.
     """
-    return _comparison(rows_of(found))
-
-
-def _comparison(rows: Sequence[Row]) -> list[dict[str, str]]:
-    names = modalities_of(run for row in rows for run in (*row.runs, *row.repeated))
-    return [
-        {
-            "dataset": row.runs[0].dataset,
-            "method": row.label,
-            "seeds": str(len(row.runs)),
-            "joint": spread(row.joint),
-            **{f"{name} alone": spread(row.accuracies(name)) for name in names},
-            **{
-                f"conflict, {name}": _rate(
-                    [(run.results["integration"].get(name) or {}).get("conflict_rate") for run in row.runs]
-                )
-                for name in names
-            },
-        }
+    rows = rows_of(runs)
+    names = modalities_of(runs)
+    lines = [
+        {"dataset": row.runs[0].dataset, "method": row.label, "seeds": str(len(row.runs)), "joint": spread(row.joint)}
+        | {f"{name} alone": spread(row.accuracies(name)) for name in names}
+        | {f"conflict, {name}": _rate([run.conflict_rate(name) for run in row.runs]) for name in names}
         for row in rows
     ]
+    table = without_empty_columns(pd.DataFrame(lines)).map(markdown_text).rename(columns=markdown_text)
+    return "\n\n".join([markdown_table(table), *(markdown_text(row.repetition) for row in rows if row.repeated)])
 
 
-def modalities_of(found: Iterable[FinishedRun]) -> list[str]:
+def without_empty_columns(table: pd.DataFrame) -> pd.DataFrame:
+    """A table without the columns in which no row has a value."""
+    empty = [name for name, column in table.items() if column.isin(_NO_VALUES).all()]
+    return table.drop(columns=[name for name in empty if name not in ("dataset", "method")])
+
+
+def markdown_table(table: pd.DataFrame) -> str:
+    """A table of escaped text in Markdown, its numbers aligned right."""
+    alignment = ["left" if name in ("dataset", "method") else "right" for name in table]
+    return table.to_markdown(index=False, disable_numparse=True, colalign=alignment)
+
+
+def modalities_of(runs: Iterable[FinishedRun]) -> list[str]:
     """The names of all modalities, in the order in which the runs have them."""
-    return list(dict.fromkeys(name for run in found for name in run.modalities))
+    return list(dict.fromkeys(name for run in runs for name in run.modalities))
 
 
 def spread(values: Sequence[float]) -> str:
@@ -107,170 +129,153 @@ def spread(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
 
 
-def differences(run: FinishedRun, others: Iterable[FinishedRun], aside: Sequence[str] = ()) -> list[str]:
-    """The settings, with their values, in which a run differs from any of the others; seed, selection and those
-    `aside` left out.
-    """
-    own = settings(run)
-    differing = _differing(own, [settings(other) for other in others])
-    return [_setting(own, key) for key in differing if key not in aside]
-
-
 def settings(run: FinishedRun) -> dict[str, Any]:
-    """Settings by their flags: a run's own ones left out, options of method, dataset and encoder by their names.
+    """Settings by their flags: without VARYING, with the options of method, dataset and encoder by their names.
 
-    An option that is called as a flag is, momentum of PMR say, has the name method_momentum.
+    An option with the same name as a flag, for example momentum of PMR, has the name method_momentum.
     """
     flat: dict[str, Any] = {}
     for key, value in run.config.items():
-        if key in (*OWN, "method", "dataset", "selected_on"):
+        if key in (*VARYING, "method", "dataset", "selected_on"):
             continue
         if isinstance(value, Mapping):
-            flat |= {_name(run, key, name): inner for name, inner in value.items()}
+            flat |= {_option_name(run, key, name): inner for name, inner in value.items()}
         else:
             flat[key] = value
     return flat
 
 
-def own_options(run: FinishedRun) -> dict[str, Any]:
+def method_options(run: FinishedRun) -> dict[str, Any]:
     """The options of a run's method, by their names in `settings`."""
     options = run.config.get("method_options") or {}
-    return {_name(run, "method_options", name): value for name, value in options.items()}
+    return {_option_name(run, "method_options", name): value for name, value in options.items()}
 
 
-def worded(value: Any) -> Any:
+def worded(value: Any) -> str:
     """A value in a sentence: "none" for an empty text."""
-    return "none" if value == "" else value
+    return "none" if value == "" else str(value)
 
 
-def usual_settings(found: Sequence[FinishedRun]) -> dict[str, Any]:
+def settings_table(runs: Sequence[FinishedRun]) -> pd.DataFrame:
+    """Settings as text: a line per run, by its path; a column per setting, "not set" if a run does not have it."""
+    lines = [{key: worded(value) for key, value in settings(run).items()} for run in runs]
+    return pd.DataFrame(lines, index=[run.path for run in runs], dtype=object).fillna(_NOT_SET)
+
+
+def differences(run: FinishedRun, others: Iterable[FinishedRun], ignored: Sequence[str] = ()) -> list[str]:
+    """The settings, with their values, in which a run differs from any of the others, without the ignored ones."""
+    table = settings_table([run, *others])
+    differing = table.columns[(table != table.iloc[0]).any()]
+    return [f"{key} {table[key].iloc[0]}" for key in differing if key not in ignored]
+
+
+def usual_settings(runs: Sequence[FinishedRun]) -> dict[str, str]:
     """The settings, with their values, that more than half of the runs share; options of methods only if all do."""
-    options = _options(found)
+    table = settings_table(runs)
+    options = {name for run in runs for name in method_options(run)}
     return {
         key: value
-        for key, value in _usual(found).items()
-        if value is not _MISSING
-        and (key not in options or all(settings(run).get(key, _MISSING) == value for run in found))
+        for key, value in _usual(table).items()
+        if value not in (_NOT_SET, "None") and (key not in options or (table[key] == value).all())
     }
 
 
-def circumstances(found: Sequence[FinishedRun]) -> list[str]:
-    """A sentence for each thing beside the settings in which runs differ although it may move accuracies: device,
-    threads, processes, version of PyTorch and of the code, folder of the data.
-    """
+def circumstances(runs: Sequence[FinishedRun]) -> list[str]:
+    """A sentence for each property of the environment that may move accuracies and in which runs differ.
 
-    each = [_circumstances(run) | {"folder of the data": run.config.get("data_root")} for run in found]
-    said = []
-    for what in each[0] if each else ():
-        counts = Counter("not recorded" if own[what] is None else str(own[what]) for own in each)
+    These are the device, threads, processes, version of PyTorch and of the code, and the folder of the data.
+    """
+    sentences = []
+    for name, column in _circumstances(runs).drop(columns="platform").items():
+        counts = column.value_counts()
         if len(counts) > 1:
-            listed = ", ".join(f"{value} ({number} run{'s' * (number > 1)})" for value, number in counts.most_common())
-            said.append(f"not all runs were made with the same {what}, which may move accuracies: {listed}")
-    return said
+            listed = ", ".join(f"{value} ({number} run{'s' * (number > 1)})" for value, number in counts.items())
+            sentences.append(f"not all runs were made with the same {name}, which may move accuracies: {listed}")
+    return sentences
 
 
-def origin(found: Sequence[FinishedRun]) -> str:
+def origin(runs: Sequence[FinishedRun]) -> str:
     """A sentence on when and with what runs were made, as far as it is recorded and the same for all."""
-    each = [_circumstances(run) | {"platform": run.environment.get("platform")} for run in found]
-    same = {what: value for what, value in each[0].items() if all(own[what] == value for own in each)} if each else {}
-    alike = ", ".join(f"{what} {value}" for what, value in same.items() if value is not None)
-    days = sorted({str(run.environment["started"])[:10] for run in found if run.environment.get("started")})
+    table = _circumstances(runs).drop(columns="folder of the data")
+    shared = [f"{name} {column.iloc[0]}" for name, column in table.items() if column.nunique() == 1]
+    days = sorted({str(run.environment["started"])[:10] for run in runs if run.environment.get("started")})
     begun = "" if not days else f"begun on {days[0]}" if len(days) == 1 else f"begun from {days[0]} to {days[-1]}"
-    return "; ".join(filter(None, (begun, alike)))
+    return "; ".join(filter(None, (begun, ", ".join(text for text in shared if not text.endswith(_NOT_RECORDED)))))
 
 
-def printed(found: Sequence[FinishedRun]) -> str:
-    """The comparison as a Markdown table, and what is in no mean of it."""
-    rows = rows_of(found)
-    return "\n\n".join([_markdown(_comparison(rows)), *map(markdown_text, filter(None, map(repeated, rows)))])
+_NOT_RECORDED = "not recorded"
 
 
-def _markdown(rows: Sequence[dict[str, str]]) -> str:
-    header = list(rows[0])
-    body = [[markdown_text(row[key]) for key in header] for row in rows]
-    lines = [list(map(markdown_text, header)), [":--", ":--", *("--:" for _ in header[2:])], *body]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _circumstances(runs: Sequence[FinishedRun]) -> pd.DataFrame:
+    """A line per run, a column per property that is no setting and may move accuracies, as text."""
+    lines = []
+    for run in runs:
+        environment = run.environment
+        versions, git = ((environment.get(key) or {}) for key in ("versions", "git"))
+        commit = f"{git['commit'][:10]}{' with changes' * bool(git.get('changed'))}" if git.get("commit") else None
+        device = environment.get("gpu") or str(environment.get("device") or "").partition(":")[0]
+        lines.append(
+            {
+                "device": device or None,
+                "CPU threads": environment.get("threads"),
+                "processes": environment.get("processes"),
+                "PyTorch": versions.get("torch"),
+                "commit of the code": commit,
+                "platform": environment.get("platform"),
+                "folder of the data": run.config.get("data_root"),
+            }
+        )
+    return pd.DataFrame(lines, dtype=object).map(lambda value: _NOT_RECORDED if value is None else str(value))
 
 
-_MISSING = object()
+def _labels(firsts: Sequence[FinishedRun], runs: Sequence[FinishedRun]) -> list[str]:
+    """The labels of rows, by the first run of each.
 
-
-def _circumstances(run: FinishedRun) -> dict[str, Any]:
-    """What is no setting and may move accuracies, by its name; None where it was not recorded."""
-    made = run.environment
-    versions, git = ((made.get(key) or {}) for key in ("versions", "git"))
-    commit = (git.get("commit") or "")[:10] and git["commit"][:10] + " with changes" * bool(git.get("changed"))
-    return {
-        "device": made.get("gpu") or (str(made["device"]).partition(":")[0] if "device" in made else None),
-        "CPU threads": made.get("threads"),
-        "processes": made.get("processes"),
-        "PyTorch": versions.get("torch"),
-        "commit of the code": commit or None,
-    }
-
-
-def _labels(firsts: Sequence[FinishedRun], found: Sequence[FinishedRun]) -> list[str]:
-    """The labels of rows, by the first run of each: the method, the settings in which these runs differ from others of
-    the method on the same dataset, and those in which they differ from other methods, unless more than half of the
-    dataset's runs have them so.
+    A label is the method, the settings in which these runs differ from others of the method on the same dataset, and
+    those in which they differ from other methods, unless more than half of the dataset's runs have the same value.
     """
-    by_dataset: dict[str, list[tuple[FinishedRun, dict[str, Any]]]] = {}
-    for run in found:
-        by_dataset.setdefault(run.dataset, []).append((run, settings(run)))
-    usual = {dataset: _usual([run for run, _ in pairs]) for dataset, pairs in by_dataset.items()}
-    options = {dataset: _options([run for run, _ in pairs]) for dataset, pairs in by_dataset.items()}
+    by_dataset: dict[str, list[FinishedRun]] = {}
+    for run in runs:
+        by_dataset.setdefault(run.dataset, []).append(run)
+    tables = {dataset: settings_table(members) for dataset, members in by_dataset.items()}
     labels = []
     for run in firsts:
-        own, pairs = settings(run), by_dataset[run.dataset]
-        among = _differing(own, [values for other, values in pairs if other.method == run.method])
-        across = _differing(own, [values for other, values in pairs if other.method != run.method])
-        shared = usual[run.dataset]
+        table, members = tables[run.dataset], by_dataset[run.dataset]
+        values: pd.Series = table.loc[run.path]
+        same_method = pd.Series([other.method == run.method for other in members], index=table.index)
+        differs = table != values
+        options = {name for other in members for name in method_options(other)}
+        usual = _usual(table)
         unusual = [
             key
-            for key in across
-            if key not in options[run.dataset] and not (key in shared and own.get(key, _MISSING) == shared[key])
+            for key in table.columns[differs[~same_method].any()]
+            if key not in options and usual.get(key) != values[key]
         ]
-        marks = [SELECTED_ON_TEST] if run.selected_on_test else []
-        labels.append(", ".join([run.method, *(_setting(own, k) for k in dict.fromkeys([*among, *unusual])), *marks]))
+        keys = dict.fromkeys([*table.columns[differs[same_method].any()], *unusual])
+        marks = [SELECTED_ON_TEST] * run.selected_on_test
+        labels.append(", ".join([run.method, *(f"{key} {values[key]}" for key in keys), *marks]))
     return labels
 
 
-def _usual(found: Sequence[FinishedRun]) -> dict[str, Any]:
-    """The values of settings that more than half of the runs share; _MISSING where so many do not have it."""
-    each = [settings(run) for run in found]
-    usual = {}
-    for key in dict.fromkeys(key for own in each for key in own):
-        values = [own.get(key, _MISSING) for own in each]
-        for value in values[: len(values) // 2 + 1]:  # one of these, where there is one
-            if 2 * values.count(value) > len(values):
-                usual[key] = value
-                break
-    return usual
+def _usual(table: pd.DataFrame) -> dict[str, str]:
+    """The values of settings that more than half of the runs share."""
+    modes = {str(key): column.mode()[0] for key, column in table.items()}
+    return {key: mode for key, mode in modes.items() if (table[key] == mode).mean() > 0.5}
 
 
-def _options(found: Sequence[FinishedRun]) -> set[str]:
-    """The names of all options of methods."""
-    return {name for run in found for name in own_options(run)}
-
-
-def _name(run: FinishedRun, key: str, name: str) -> str:
-    """What an entry of a setting that holds several is called."""
+def _option_name(run: FinishedRun, key: str, name: str) -> str:
+    """The name of an entry of a setting that holds several."""
     kind, plural, _ = key.partition("_options")
     if not plural:
         return f"{key} {name}"
     return f"{kind}_{name}" if name in run.config else name
 
 
-def _differing(own: Mapping[str, Any], theirs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The settings whose value is not that of all others."""
-    keys = dict.fromkeys(key for each in (own, *theirs) for key in each)
-    return [key for key in keys if any(each.get(key, _MISSING) != own.get(key, _MISSING) for each in theirs)]
-
-
-def _setting(own: Mapping[str, Any], key: str) -> str:
-    return f"{key} {worded(own.get(key, 'not set'))}"
+def _others(runs: Iterable[FinishedRun], chosen: Iterable[FinishedRun]) -> tuple[FinishedRun, ...]:
+    paths: set[Path] = {run.path for run in chosen}
+    return tuple(run for run in runs if run.path not in paths)
 
 
 def _rate(values: Sequence[float | None]) -> str:
-    present = [value for value in values if value is not None]
-    return f"{100 * statistics.mean(present):.1f} %" if present else "not measured"
+    measured = [value for value in values if value is not None]
+    return f"{100 * statistics.mean(measured):.1f} %" if measured else "not measured"

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mmpareto.escape import figure_text
@@ -15,31 +17,36 @@ from mmpareto.reporting.rendering import plt
 
 MOST = 24  # characters of a name
 MOST_CLASSES = 60  # names along an axis
-MOST_NUMBERS = 12  # classes up to which a confusion matrix's cells hold their figures
+MOST_NUMBERS = 12  # classes up to which a confusion matrix shows its numbers
+
+
+def draw_confusion(
+    axes: Axes, counts: np.ndarray, classes: Sequence[str], *, most_names: int, fontsize: float, length: int
+) -> None:
+    """Draw a confusion matrix normalised by row: of each class's samples, the percentage predicted as each class.
+
+    counts      [C, C]; row the class, column the prediction. Rows without samples stay empty.
+    most_names  names along an axis at most; length: characters of a name at most
+    """
+    totals = counts.sum(1, keepdims=True)
+    share = np.divide(100 * counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
+    every = math.ceil(len(classes) / most_names)
+    sns.heatmap(share, vmin=0, vmax=100, cmap="Blues", square=True, cbar=False, ax=axes)
+    names = [figure_text(name, length) for name in classes[::every]]
+    ticks = np.arange(0, len(classes), every) + 0.5
+    axes.set_xticks(ticks, names, rotation=90 if max(map(len, names)) > 3 else 0, fontsize=fontsize)
+    axes.set_yticks(ticks, names, rotation=0, fontsize=fontsize)
 
 
 def confusion_figure(confusion: Sequence[Sequence[int]], classes: Sequence[str], title: str) -> Figure:
-    """A confusion matrix normalised by row: of each class's samples, the percentage predicted as each class.
-
-    confusion  C x C counts; row the class, column the prediction. Rows without samples stay empty.
-    """
-    counts = np.array(confusion, dtype=float)
-    totals = counts.sum(1, keepdims=True)
-    share = np.divide(100 * counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
+    """A confusion matrix, see `draw_confusion`; of few classes with its numbers."""
     size = min(12.0, 3.5 + 0.3 * len(classes))
     figure, axes = plt.subplots(figsize=(size + 0.8, size), layout="constrained")
-    picture = axes.imshow(share, vmin=0, vmax=100, cmap="Blues")
-    figure.colorbar(picture, ax=axes, shrink=0.8, label="percent of the class")
     fontsize = max(4, min(9, 200 // min(len(classes), MOST_CLASSES)))
-    every = math.ceil(len(classes) / MOST_CLASSES)
-    ticks, names = range(0, len(classes), every), [figure_text(name, MOST) for name in classes[::every]]
-    axes.set_xticks(ticks, names, rotation=90 if max(map(len, names)) > 3 else 0, fontsize=fontsize)
-    axes.set_yticks(ticks, names, fontsize=fontsize)
+    counts = np.array(confusion, dtype=float)
+    draw_confusion(axes, counts, classes, most_names=MOST_CLASSES, fontsize=fontsize, length=MOST)
+    figure.colorbar(axes.collections[0], ax=axes, shrink=0.8, label="percent of the class")
     axes.set(xlabel="predicted", ylabel="class", title=figure_text(title))
-    if len(classes) <= MOST_NUMBERS:
-        for row, column in np.argwhere(share > 0):
-            colour = "white" if share[row, column] > 60 else "black"
-            axes.text(column, row, f"{share[row, column]:.0f}", ha="center", va="center", color=colour, fontsize=8)
     return figure
 
 

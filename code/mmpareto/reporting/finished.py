@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,26 +15,27 @@ from mmpareto.options import RUN_ONLY
 from mmpareto.runs import RunDirectory, RunError
 
 # settings in which the runs of one row may differ
-OWN = ("random_seed", "diagnose_interval", "classes", *RUN_ONLY)
+VARYING = ("random_seed", "diagnose_interval", "classes", *RUN_ONLY)
 MOST_FOLDERS = 100_000  # below a folder with runs; a link to / leads to more
-MOST_PERCENT = 1e6  # no accuracy, whatever wrote it
-AGAIN = "train it again with train.py --overwrite, or leave the run out of the report"
+MOST_PERCENT = 1e6  # larger numbers are no accuracies
+RETRAIN = "train it again with train.py --overwrite, or leave the run out of the report"
 
-
-# what values must be that a report computes with or sorts by
-_KINDS: tuple[tuple[str, str, Any], ...] = (
-    (runs.CONFIG, "data_root", str | None),
-    (runs.CONFIG, "classes", list | None),
-    (runs.RESULTS, "dataset", str),
-    (runs.RESULTS, "method", str),
-    (runs.RESULTS, "selected_on", str),
-    (runs.RESULTS, "selected_epoch", int | None),
-)
+# the fields that a report uses, and their types
+_REQUIRED: dict[str, dict[str, type]] = {
+    runs.CONFIG: {"dataset": str, "method": str, "random_seed": int, "selected_on": str},
+    runs.RESULTS: {"dataset": str, "method": str, "seed": int, "selected_on": str, "test": dict, "integration": dict},
+    runs.ENVIRONMENT: {},
+}
+_OPTIONAL: dict[str, dict[str, type]] = {
+    runs.CONFIG: {"data_root": str, "classes": list, "method_options": dict},
+    runs.RESULTS: {"selected_epoch": int},
+    runs.ENVIRONMENT: {"versions": dict, "git": dict},
+}
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run's settings and results, and what it was made with (empty where that was not recorded)."""
+    """Settings and results of a run, and its environment (empty if it was not recorded)."""
 
     path: Path
     config: dict[str, Any]
@@ -43,12 +44,12 @@ class FinishedRun:
 
     @property
     def group(self) -> str:
-        """What runs must share to be averaged: data, and settings but the seed and where and how fast it ran."""
-        return repr([self.dataset, *sorted((key, value) for key, value in self.config.items() if key not in OWN)])
+        """What runs must share to be averaged: data, and all settings except VARYING."""
+        return repr([self.dataset, *sorted((key, value) for key, value in self.config.items() if key not in VARYING)])
 
     @property
     def dataset(self) -> str:
-        """What the data are known by: the dataset's name, that of a manifest with its folder's."""
+        """The dataset's name; that of a manifest has its folder's name added."""
         return datasets.title(self.results["dataset"], self.config.get("data_root"))
 
     @property
@@ -78,12 +79,12 @@ class FinishedRun:
 
     @property
     def validation(self) -> float | None:
-        """Joint validation accuracy in percent of the selected checkpoint; None where the results have no number."""
+        """Joint validation accuracy in percent of the selected checkpoint; None if the results have no number."""
         return self._on_validation("accuracy")
 
     @property
     def validation_loss(self) -> float:
-        """Joint validation loss of the selected checkpoint; infinite where the results have no number."""
+        """Joint validation loss of the selected checkpoint; infinite if the results have no number."""
         loss = self._on_validation("loss")
         return math.inf if loss is None else loss
 
@@ -95,18 +96,22 @@ class FinishedRun:
         return value if math.isfinite(value) else None
 
     def accuracy(self, modality: str) -> float | None:
-        """Test accuracy in percent of a modality's own head; None where the run has no such modality."""
+        """Test accuracy in percent of a modality's own head; None if the run has no such modality."""
         score = self.results["test"]["unimodal"].get(modality)
         return None if score is None else score["accuracy"]
+
+    def conflict_rate(self, modality: str) -> float | None:
+        """Share of the measured steps in conflict, 0 to 1, in a modality's encoder; None if nothing was measured."""
+        return (self.results["integration"].get(modality) or {}).get("conflict_rate")
 
 
 def find(paths: Iterable[Path]) -> tuple[list[FinishedRun], list[Path]]:
     """The finished runs at or below the given folders, and the folders of those that are not finished.
 
-    Raises RunError where a folder is missing or holds no run, and where a run's files cannot be used.
+    Raises RunError if a folder is missing or holds no run, or if a run's files cannot be used.
     """
-    finished, unfinished = [], []
-    seen: set[Path] = set()
+    finished: dict[Path, FinishedRun] = {}
+    unfinished: dict[Path, None] = {}
     for path in paths:
         if not path.is_dir():
             raise RunError(f"{path} is no folder; give run directories, or a folder that holds some")
@@ -115,83 +120,76 @@ def find(paths: Iterable[Path]) -> tuple[list[FinishedRun], list[Path]]:
             if runs.CONFIG in files:
                 folders.append(folder)
             elif runs.RESULTS in files:
-                raise RunError(f"{folder} has a {runs.RESULTS} and no {runs.CONFIG} beside it; {AGAIN}")
+                raise RunError(f"{folder} has a {runs.RESULTS} and no {runs.CONFIG} beside it; {RETRAIN}")
         if not folders:
             raise RunError(f"there is no run in {path}: no folder in it has a {runs.CONFIG}")
         for folder in sorted(folders):
-            if folder in seen:
-                continue
-            seen.add(folder)
-            if RunDirectory(folder).finished:
-                finished.append(_read(folder))
-            else:
-                unfinished.append(folder)
-    return finished, unfinished
+            if not RunDirectory(folder).finished:
+                unfinished[folder] = None
+            elif folder not in finished:
+                finished[folder] = _read(folder)
+    return list(finished.values()), list(unfinished)
 
 
 def present(path: Path) -> bool:
     """Whether there is a file at this path.
 
-    Raises RunError where it is no regular file: reading a pipe would wait for its writer, a device may never end.
+    Raises RunError if it is no regular file: reading a pipe would wait for its writer, a device may never end.
     """
     if os.path.lexists(path) and not path.is_file():
-        raise RunError(f"{path} is no regular file; {AGAIN}")
+        raise RunError(f"{path} is no regular file; {RETRAIN}")
     return path.exists()
 
 
 def _walk(path: Path) -> Iterator[tuple[Path, list[str]]]:
     """Every folder at or below `path`, resolved, with its files; links are followed, no folder comes twice.
 
-    Raises RunError where there are more than MOST_FOLDERS.
+    Raises RunError if there are more than MOST_FOLDERS.
     """
-    seen: set[Path] = set()
-    for folder, below, files in os.walk(path, followlinks=True):
+    visited: set[Path] = set()
+    for folder, subfolders, files in os.walk(path, followlinks=True):
         resolved = Path(folder).resolve()
-        if resolved in seen:
-            below.clear()
+        if resolved in visited:
+            subfolders.clear()
             continue
-        seen.add(resolved)
-        if len(seen) > MOST_FOLDERS:
+        visited.add(resolved)
+        if len(visited) > MOST_FOLDERS:
             raise RunError(f"{path} has more than {MOST_FOLDERS} folders below it (a link?); give the run directories")
         yield resolved, files
 
 
 def _read(folder: Path) -> FinishedRun:
     """A finished run, its files checked for what a report needs."""
-    run = RunDirectory(folder)
-    content: dict[str, dict[str, Any]] = {}
-    for name, needed in (
-        (runs.CONFIG, ("dataset", "method", "random_seed", "selected_on")),
-        (runs.RESULTS, ("dataset", "method", "seed", "selected_on", "test", "integration")),
-        (runs.ENVIRONMENT, ()),
-    ):
-        if not present(run / name) and not needed:
-            content[name] = {}
-            continue
-        try:
-            content[name] = run.read_config() if name == runs.CONFIG else run.read_json(name)
-        except RunError as error:
-            raise RunError(f"{run / name} is damaged ({error.__cause__}); {AGAIN}") from error
-        missing = [key for key in needed if key not in content[name]]
-        if missing:
-            raise RunError(f"{run / name} has no {missing[0]!r}: an older version wrote it; {AGAIN}")
-    _check_scores(run / runs.RESULTS, content[runs.RESULTS])
-    for own, theirs in (("dataset", "dataset"), ("method", "method"), ("seed", "random_seed")):
-        if content[runs.RESULTS][own] != content[runs.CONFIG][theirs]:
-            raise RunError(f"{run / runs.RESULTS} and {runs.CONFIG} beside it are of different runs ({own}); {AGAIN}")
-    for name, key in ((runs.CONFIG, "method_options"), (runs.ENVIRONMENT, "versions"), (runs.ENVIRONMENT, "git")):
-        part = content[name].get(key)
-        if not isinstance(part, Mapping | None):
-            raise RunError(f"{run / name} is damaged: its {key} is {_shown(part)}, no values by name; {AGAIN}")
-    for name, key, kinds in _KINDS:
-        value = content[name].get(key)
-        if not isinstance(value, kinds):
-            raise RunError(f"{run / name} is damaged: its {key} is {_shown(value)}; {AGAIN}")
-    return FinishedRun(folder, _plain(content[runs.CONFIG]), content[runs.RESULTS], content[runs.ENVIRONMENT])
+    config, results, environment = (_read_file(RunDirectory(folder), name) for name in _REQUIRED)
+    path = folder / runs.RESULTS
+    _check_scores(path, results)
+    for key, setting in (("dataset", "dataset"), ("method", "method"), ("seed", "random_seed")):
+        if results[key] != config[setting]:
+            raise RunError(f"{path} and {runs.CONFIG} beside it are of different runs ({key}); {RETRAIN}")
+    return FinishedRun(folder, _plain(config), results, environment)
+
+
+def _read_file(run: RunDirectory, name: str) -> dict[str, Any]:
+    """The content of a file of a run, the types of its fields checked."""
+    if not present(run / name) and not _REQUIRED[name]:
+        return {}
+    try:
+        content = run.read_config() if name == runs.CONFIG else run.read_json(name)
+    except RunError as error:
+        raise RunError(f"{run / name} is damaged ({error.__cause__}); {RETRAIN}") from error
+    for key in _REQUIRED[name]:
+        if key not in content:
+            raise RunError(f"{run / name} has no {key!r}: an older version wrote it; {RETRAIN}")
+    optional = {key: kind for key, kind in _OPTIONAL[name].items() if content.get(key) is not None}
+    for key, kind in (_REQUIRED[name] | optional).items():
+        if type(content[key]) is not kind:
+            value = shortened(repr(content[key]), 80)
+            raise RunError(f"{run / name} is damaged: its {key} is {value}, expected {kind.__name__}; {RETRAIN}")
+    return content
 
 
 def _plain(value: Any) -> Any:
-    """Settings in which 1.0 is 1: one number, however it was given."""
+    """Settings in which 1.0 is 1: a number is the same however it was written."""
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -199,22 +197,16 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _check_scores(path: Path, results: Mapping[str, Any]) -> None:
-    """Raises RunError where test scores are missing or no numbers."""
+def _check_scores(path: Path, results: dict[str, Any]) -> None:
+    """Raises RunError if test scores or conflict rates are missing or no numbers."""
     try:
         scores = {"joint": results["test"]["joint"], **results["test"]["unimodal"]}
-        values = {name: score["accuracy"] for name, score in scores.items()}
-        measured = {name: (part or {}).get("conflict_rate") for name, part in results["integration"].items()}
+        values = {f"accuracy of {name}": score["accuracy"] for name, score in scores.items()}
+        rates = {f"conflict rate of {k}": (v or {}).get("conflict_rate") for k, v in results["integration"].items()}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise RunError(
-            f"{path} has no test scores by name ({error}): damaged, or of an older version; {AGAIN}"
+            f"{path} has no test scores by name ({error}): damaged, or of an older version; {RETRAIN}"
         ) from error
-    for name, value in (values | {f"conflict rate of {k}": v for k, v in measured.items() if v is not None}).items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MOST_PERCENT:
-            raise RunError(f"{path}: {name} is {_shown(value)}, no finite number; {AGAIN}")
-    if isinstance(results["seed"], bool) or not isinstance(results["seed"], int):
-        raise RunError(f"{path}: seed is {_shown(results['seed'])}, no integer; {AGAIN}")
-
-
-def _shown(value: Any) -> str:
-    return shortened(repr(value), 80)
+    for name, value in (values | {name: rate for name, rate in rates.items() if rate is not None}).items():
+        if type(value) not in (int, float) or not abs(value) <= MOST_PERCENT:
+            raise RunError(f"{path}: {name} is {shortened(repr(value), 80)}, no finite number; {RETRAIN}")

@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
-import io
-import statistics
-from collections.abc import Sequence
+import csv
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from mmpareto.escape import latex_text, markdown_text, write_csv_rows
+import pandas as pd
+
+from mmpareto.escape import csv_cell, latex_text, markdown_text
 from mmpareto.reporting import chance
 from mmpareto.reporting.comparison import (
     Row,
     circumstances,
     differences,
+    markdown_table,
     modalities_of,
     origin,
-    repeated,
     rows_of,
     settings,
     spread,
+    without_empty_columns,
+    worded,
 )
 from mmpareto.reporting.finished import FinishedRun
-from mmpareto.reporting.significance import BASELINE, PairedTest, baseline_method, mean_ranks, paired_tests
+from mmpareto.reporting.significance import BASELINE, LEVEL, PairedTest, baseline_method, mean_ranks, paired_tests
 from mmpareto.reporting.sweeps import tuned
 from mmpareto.runs import RunError
+
+JOINT = 2  # the column of the joint accuracy
 
 
 @dataclass(frozen=True)
 class Summary:
     """A dataset's rows, with a test each.
 
-    baseline  method of the rows that others are tested against; None where there is none
+    baseline  method of the rows that others are tested against; None if there is none
     choices   a sentence for each method on the values that validation chose
     tuned     the flags whose values were chosen
     """
@@ -53,81 +58,116 @@ class Summary:
     @property
     def best(self) -> list[bool]:
         """For each row, whether its joint mean is the highest; rows selected on test count only among themselves."""
-        honest = [row for row in self.rows if not row.runs[0].selected_on_test] or list(self.rows)
-        highest = max(statistics.mean(row.joint) for row in honest)
-        return [row in honest and statistics.mean(row.joint) == highest for row in self.rows]
+        candidates = [row for row in self.rows if not row.selected_on_test] or list(self.rows)
+        highest = max(row.mean for row in candidates)
+        return [row in candidates and row.mean == highest for row in self.rows]
 
     @property
-    def header(self) -> list[str]:
-        """The columns' names."""
-        return ["method", "seeds", "joint", *(f"{name} alone" for name in self.modalities), *_COLUMNS]
+    def bold(self) -> list[bool]:
+        """For each row, whether its joint mean is the highest and differs significantly from the baseline's.
+
+        A baseline's mean is bold if every row that is tested against it differs significantly.
+        """
+        return [best and self._significant(i) for i, best in enumerate(self.best)]
+
+    def _significant(self, i: int) -> bool:
+        """Whether row i differs significantly from the baseline or, being the baseline, from all rows tested."""
+        if self.tests[i].reason != BASELINE:
+            return self.tests[i].significant
+        others = [test.significant for test in self.tests if test.baseline is self.rows[i] and test.p is not None]
+        return bool(others) and all(others)
 
     @property
-    def cells(self) -> list[list[str]]:
-        """A line of text per row."""
-        return [
-            [
-                row.label,
-                str(len(row.runs)),
-                spread(row.joint),
-                *(spread(row.accuracies(name)) for name in self.modalities),
-                "n/a" if rank is None else f"{rank:.1f}",
-                *_tested(test),
-            ]
-            for row, rank, test in zip(self.rows, mean_ranks(self.rows), self.tests, strict=True)
-        ]
+    def verdict(self) -> str:
+        """A sentence on the row with the highest joint mean, and whether its difference is significant."""
+        i = self.best.index(True)
+        row, test = self.rows[i], self.tests[i]
+        highest = f"{row.label} has the highest joint mean, {spread(row.joint)} %"
+        if test.reason == BASELINE:
+            which = "all" if self._significant(i) else "not all"
+            return f"{highest}, and is the baseline; {which} rows differ from it significantly."
+        if test.baseline is None or test.p is None or test.corrected is None:
+            return f"{highest}; no difference from a baseline could be tested."
+        amount = f"{test.difference:+.1f} points from {test.baseline.label}"
+        not_significant = "" if test.significant else "not "
+        numbers = f"p (Holm) {_p_text(test.corrected)}, {len(test.seeds)} seeds"
+        return f"{highest}; its difference of {amount} is {not_significant}significant ({numbers})."
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """The rows as text; columns without any value are left out."""
+        lines = []
+        for row, rank, test in zip(self.rows, mean_ranks(self.rows), self.tests, strict=True):
+            difference = "n/a" if test.difference is None else f"{test.difference:+.1f}"
+            is_baseline = test.reason == BASELINE
+            lines.append(
+                {"method": row.label, "seeds": str(len(row.runs)), "joint": spread(row.joint)}
+                | {f"{name} alone": spread(row.accuracies(name)) for name in self.modalities}
+                | {"rank": "n/a" if rank is None else f"{rank:.1f}"}
+                | {"difference": BASELINE if is_baseline else difference}
+                | {"p": "-" if is_baseline else _p_text(test.p)}
+                | {"p (Holm)": "-" if is_baseline else _p_text(test.corrected)}
+            )
+        return without_empty_columns(pd.DataFrame(lines))
 
     @property
     def caption(self) -> str:
         """What the numbers are."""
-        parts = [
+        text = (
             "Test accuracy in percent of the joint head and of each modality's own head: mean ± sample standard "
-            "deviation over seeds, a single seed without deviation. Bold: the highest joint mean, runs selected on "
-            "test left aside. Rank: the place by joint accuracy among the rows of one seed, 1 the best, as a mean "
-            "over the seeds that all rows have; rows selected on test have none."
-        ]
-        if self.baseline is None:
-            parts.append("There is no baseline in these runs, so nothing is tested.")
-        else:
-            tested = sum(test.p is not None for test in self.tests)
-            parts.append(
-                f"Difference: joint accuracy less that of {self.baseline} with the same settings"
-                f"{', what was chosen on validation aside' * bool(self.choices)}, in points, mean over the seeds that "
-                f"both have. p: two-sided paired t-test over these seeds. p (Holm): corrected for the "
-                f"{tested} tests of this table. n/a: fewer than two common seeds, or no such baseline."
+            "deviation over seeds, a single seed without deviation. "
+        )
+        if "rank" in self.table:
+            text += (
+                "Rank: the place by joint accuracy among the rows of one seed, 1 the best, as a mean over the seeds "
+                "that all rows have; rows selected on test have none. "
             )
-        return " ".join(parts)
-
-    def notes(self) -> list[str]:
-        """What cannot be seen in the table: why a row was not tested, what is in no mean, what else runs differ in."""
-        return self._notes
+        if self.baseline is None:
+            return f"{text}There is no baseline in these runs, so nothing is tested and nothing is bold."
+        if "difference" not in self.table:
+            return (
+                f"{text}No row has two seeds in common with a baseline row, so nothing is tested and nothing is bold."
+            )
+        return (
+            f"{text}Bold: the highest joint mean, if p (Holm) is below {LEVEL}, runs selected on test left aside. "
+            f"Difference: joint accuracy less that of {self.baseline} with the same settings"
+            f"{' (except what was chosen on validation)' * bool(self.choices)}, in points, mean over the seeds that "
+            "both have. p: two-sided paired t-test over these seeds. p (Holm): corrected for the "
+            f"{sum(test.p is not None for test in self.tests)} tests of this table. n/a: fewer than two common seeds, "
+            "or no such baseline."
+        )
 
     @cached_property
-    def _notes(self) -> list[str]:
-        said = list(self.choices)
-        said += [
+    def notes(self) -> list[str]:
+        """Warnings that the table does not show: rows not tested, runs in no mean, other differences of runs."""
+        notes = [
             f"{row.label}: not tested, {test.reason}"
             for row, test in zip(self.rows, self.tests, strict=True)
             if test.p is None and test.reason not in ("", BASELINE)
         ]
-        everyone = sorted({seed for row in self.rows for seed in row.seeds})
-        fewer = [f"{row.label} ({', '.join(map(str, row.seeds))})" for row in self.rows if row.seeds != everyone]
+        seeds = sorted({seed for row in self.rows for seed in row.seeds})
+        fewer = [f"{row.label} ({', '.join(map(str, row.seeds))})" for row in self.rows if row.seeds != seeds]
         if fewer:
-            said.append(
-                f"not over all of the seeds {', '.join(map(str, everyone))}, but those named: {'; '.join(fewer)}"
-            )
+            notes.append(f"not over all of the seeds {', '.join(map(str, seeds))}, but those named: {'; '.join(fewer)}")
         for row in self.rows:
             if row.repeated:
-                said.append(repeated(row))
-            if row.runs[0].selected_on_test:
-                said.append(f"{row.label}: checkpoints selected on the test split, so the accuracy is too favourable")
-        said += chance.notes(self.rows)
-        averaged = [run for row in self.rows for run in row.runs]
-        return [*said, *circumstances(averaged), *filter(None, [origin(averaged)])]
+                notes.append(row.repetition)
+            if row.selected_on_test:
+                notes.append(f"{row.label}: checkpoints selected on the test split, so the accuracy is too favourable")
+        return [*notes, *chance.notes(self.rows), *circumstances(self._averaged)]
+
+    @property
+    def origin(self) -> str:
+        """See `comparison.origin`."""
+        return origin(self._averaged)
+
+    @property
+    def _averaged(self) -> list[FinishedRun]:
+        return [run for row in self.rows for run in row.runs]
 
 
 def summaries(
-    found: Sequence[FinishedRun],
+    runs: Sequence[FinishedRun],
     baseline: str | None = None,
     tune: Sequence[str] = (),
     tune_seeds: Sequence[int] = (),
@@ -135,86 +175,76 @@ def summaries(
     """A summary per dataset, in alphabetical order.
 
     tune        flags of which each method has the values that are best on validation; runs with others are left out
-    tune_seeds  the seeds whose validation accuracies count for that; all where none is given
+    tune_seeds  the seeds whose validation accuracies count for that; all if none is given
 
-    Raises RunError where the baseline asked for, or a flag to tune, is in none of them, or where nothing can be chosen.
+    Raises RunError if no run has the requested baseline or a flag to tune, or if nothing can be chosen.
     """
-    baseline_method(found, baseline)
-    known = dict.fromkeys(name for run in found for name in settings(run))
+    baseline_method(runs, baseline)
+    known = dict.fromkeys(name for run in runs for name in settings(run))
     for flag in tune:
         if flag not in known:
             raise RunError(f"no run has a setting {flag!r}; they have: {', '.join(known)}")
-    made = []
-    for dataset in sorted({run.dataset for run in found}):
-        own, choices = tuned([run for run in found if run.dataset == dataset], tune, tune_seeds)
-        there = baseline is None or any(run.method == baseline for run in own)
-        method = baseline_method(own, baseline) if there else None
-        rows = rows_of(own)
+    parts = []
+    for dataset in sorted({run.dataset for run in runs}):
+        members, choices = tuned([run for run in runs if run.dataset == dataset], tune, tune_seeds)
+        has_baseline = baseline is None or any(run.method == baseline for run in members)
+        method = baseline_method(members, baseline) if has_baseline else None
+        rows = rows_of(members)
         tests = paired_tests(rows, method, tune)
-        names = tuple(modalities_of(own))
-        made.append(Summary(dataset, tuple(rows), tuple(tests), names, method, tuple(choices), tuple(tune)))
-    return made
+        names = tuple(modalities_of(members))
+        parts.append(Summary(dataset, tuple(rows), tuple(tests), names, method, tuple(choices), tuple(tune)))
+    return parts
 
 
 def marks(run: FinishedRun, summary: Summary) -> list[str]:
     """What a reader of the list of runs must know of one."""
-    said = []
-    if run.selected_on_test:
-        said.append("selected on test")
+    remarks = ["selected on test"] * run.selected_on_test
     differing = differences(run, [other for other in summary.runs if other.method == run.method])
     if differing:
-        said.append(f"differs from others of its method: {', '.join(differing)}")
-    said += [f"{name} learned nothing" for name in chance.at_chance(run)]
+        remarks.append(f"differs from others of its method: {', '.join(differing)}")
+    remarks += [f"{name} learned nothing" for name in chance.at_chance(run)]
     if any(run is repeated for row in summary.rows for repeated in row.repeated):
-        said.append("its seed is counted already: in no mean")
-    return said
+        remarks.append("its seed is counted already: in no mean")
+    return remarks
 
 
-def as_markdown(made: Sequence[Summary], unfinished: Sequence[str] = ()) -> str:
+def as_markdown(parts: Sequence[Summary], unfinished: Sequence[str] = ()) -> str:
     """A section per dataset; names of unfinished runs at the end."""
-    parts = []
-    for summary in made:
-        body = [[markdown_text(cell) for cell in line] for line in summary.cells]
-        for line, best in zip(body, summary.best, strict=True):
-            line[_JOINT] = f"**{line[_JOINT]}**" if best else line[_JOINT]
-        header = [markdown_text(name) for name in summary.header]
-        lines = [header, [":--", *("--:" for _ in header[1:])], *body]
-        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        notes = "".join(f"\n- {markdown_text(note)}" for note in summary.notes())
-        caption = markdown_text(summary.caption)
-        parts.append(f"## {markdown_text(summary.dataset)}\n\n{table}\n\n{caption}\n" + (f"{notes}\n" if notes else ""))
+    sections = []
+    for summary in parts:
+        table = markdown_table(_escaped(summary, markdown_text, "**{}**"))
+        items = [*summary.choices, *summary.notes, *filter(None, [summary.origin])]
+        paragraphs = [f"## {markdown_text(summary.dataset)}", markdown_text(summary.verdict), table]
+        sections += [*paragraphs, markdown_text(summary.caption), _markdown_list(items)]
     if unfinished:
-        parts.append(
-            "## Not finished, left out\n" + "".join(f"\n- {markdown_text(name)}" for name in unfinished) + "\n"
-        )
-    return "\n".join(parts)
+        sections += ["## Not finished, left out", _markdown_list(unfinished)]
+    return "\n\n".join(filter(None, sections)) + "\n"
 
 
-def as_csv(made: Sequence[Summary]) -> str:
-    """A line per dataset and row, numbers in full; empty cells where there is no number.
+def as_csv(parts: Sequence[Summary]) -> str:
+    """A line per dataset and row, numbers in full; empty cells if there is no number.
 
-    Of tuned flags the values are in columns of their own, chosen_<flag>, empty where a method has no such flag.
+    Values of tuned flags are in columns of their own, chosen_<flag>, empty if a method has no such flag.
     """
-    modalities = list(dict.fromkeys(name for summary in made for name in summary.modalities))
-    flags = list(dict.fromkeys(flag for summary in made for flag in summary.tuned))
-    lines: list[dict[str, Any]] = []
-    for summary in made:
-        for row, rank, test, best in zip(
-            summary.rows, mean_ranks(summary.rows), summary.tests, summary.best, strict=True
-        ):
-            line = {
+    modalities = list(dict.fromkeys(name for summary in parts for name in summary.modalities))
+    lines = []
+    for summary in parts:
+        ranks = mean_ranks(summary.rows)
+        for row, test, rank, best in zip(summary.rows, summary.tests, ranks, summary.best, strict=True):
+            flags = settings(row.runs[0])
+            line: dict[str, Any] = {
                 "dataset": summary.dataset,
-                "method": row.runs[0].method,
+                "method": row.method,
                 "label": row.label,
-                "selected_on": "test" if row.runs[0].selected_on_test else "val",
+                "selected_on": "test" if row.selected_on_test else "val",
                 "n_seeds": len(row.runs),
                 "seeds": " ".join(map(str, row.seeds)),
                 "best": int(best),
-                **{f"chosen_{flag}": settings(row.runs[0]).get(flag) for flag in flags},
-                **_numbers("joint", row.joint),
+                **{f"chosen_{flag}": worded(flags[flag]) if flag in flags else "" for flag in summary.tuned},
             }
-            for name in modalities:
-                line |= _numbers(name, row.accuracies(name))
+            for name, values in {"joint": row.joint, **{name: row.accuracies(name) for name in modalities}}.items():
+                scores = pd.Series(values, dtype=float)
+                line |= {f"{name}_mean": scores.mean(), f"{name}_std": scores.std()}
             lines.append(
                 line
                 | {
@@ -226,52 +256,35 @@ def as_csv(made: Sequence[Summary]) -> str:
                     "p_holm": test.corrected,
                 }
             )
-    buffer = io.StringIO(newline="")
-    write_csv_rows(buffer, [list(lines[0]), *([line[name] for name in lines[0]] for line in lines)])
-    return buffer.getvalue()
+    table = pd.DataFrame(lines).map(csv_cell).rename(columns=csv_cell)
+    return table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
 
 
-def as_latex(made: Sequence[Summary]) -> str:
+def as_latex(parts: Sequence[Summary]) -> str:
     r"""A table environment per dataset, for \usepackage{booktabs}."""
-    parts = ["% needs \\usepackage{booktabs}\n"]
-    for summary in made:
-        body = [[latex_text(cell) for cell in line] for line in summary.cells]
-        for line, best in zip(body, summary.best, strict=True):
-            line[_JOINT] = rf"\textbf{{{line[_JOINT]}}}" if best else line[_JOINT]
-        lines = [
-            r"\begin{table}",
-            r"  \centering",
-            rf"  \caption{{{latex_text(f'{summary.dataset}. {summary.caption}')}}}",
-            rf"  \begin{{tabular}}{{l{'r' * (len(summary.header) - 1)}}}",
-            r"    \toprule",
-            rf"    {' & '.join(map(latex_text, summary.header))} \\",
-            r"    \midrule",
-            *(rf"    {' & '.join(line)} \\" for line in body),
-            r"    \bottomrule",
-            r"  \end{tabular}",
-            *(rf"  \par\smallskip{{\footnotesize {latex_text(note)}}}" for note in summary.notes()),
-            r"\end{table}",
-        ]
-        parts.append("\n".join(lines) + "\n")
-    return "\n".join(parts)
+    environments = ["% needs \\usepackage{booktabs}\n"]
+    for summary in parts:
+        table = _escaped(summary, latex_text, r"\textbf{{{}}}")
+        tabular = table.to_latex(index=False, escape=False, column_format="l" + "r" * (table.shape[1] - 1))
+        caption = latex_text(f"{summary.dataset}. {summary.verdict} {summary.caption}")
+        notes = [*summary.choices, *summary.notes, *filter(None, [summary.origin])]
+        below = "".join(f"\\par\\smallskip{{\\footnotesize {latex_text(note)}}}\n" for note in notes)
+        environments.append(f"\\begin{{table}}\n\\centering\n\\caption{{{caption}}}\n{tabular}{below}\\end{{table}}\n")
+    return "\n".join(environments)
 
 
-_COLUMNS = ("rank", "difference", "p", "p (Holm)")
-_JOINT = 2
+def _escaped(summary: Summary, escape: Callable[[str], str], bold: str) -> pd.DataFrame:
+    """The table with every cell and name escaped, and bold means."""
+    table = summary.table.map(escape).rename(columns=escape)
+    for i, is_bold in enumerate(summary.bold):
+        if is_bold:
+            table.iloc[i, JOINT] = bold.format(table.iloc[i, JOINT])
+    return table
 
 
-def _tested(test: PairedTest) -> list[str]:
-    if test.reason == BASELINE:
-        return [BASELINE, "-", "-"]
-    return ["n/a" if test.difference is None else f"{test.difference:+.1f}", _p(test.p), _p(test.corrected)]
+def _markdown_list(items: Sequence[str]) -> str:
+    return "\n".join(f"- {markdown_text(item)}" for item in items)
 
 
-def _p(value: float | None) -> str:
+def _p_text(value: float | None) -> str:
     return "n/a" if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _numbers(name: str, values: Sequence[float]) -> dict[str, float | None]:
-    return {
-        f"{name}_mean": statistics.mean(values) if values else None,
-        f"{name}_std": statistics.stdev(values) if len(values) > 1 else None,
-    }
