@@ -169,9 +169,9 @@ def confusion(dataset: str, scored: Sequence[tuple[Curves, Confusion]]) -> Drawi
     for axes in grid.flat[len(scored) :]:
         axes.set_visible(False)
     for axes, (each, pooled) in zip(grid.flat, scored, strict=False):
-        draw_confusion(axes, pooled.counts, pooled.classes, most_names=MOST_CLASSES, fontsize=7, length=12)
+        image = draw_confusion(axes, pooled.counts, pooled.classes, most_names=MOST_CLASSES, length=12)
         axes.set_title(figure_text(each.row.label, 36), fontsize=9, color=each.colour)
-    figure.colorbar(grid[0, 0].collections[0], ax=grid, shrink=0.7, label="percent of the class")
+    figure.colorbar(image, ax=grid, shrink=0.7, label="percent of the class")
     figure.supxlabel("predicted", fontsize=10)
     figure.supylabel("class", fontsize=10)
     counts = [sum(history.confusion is not None for history in each.histories) for each, _ in scored]

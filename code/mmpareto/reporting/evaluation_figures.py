@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from mmpareto.escape import figure_text
 from mmpareto.reporting.evaluation_tables import shown_subsets, subset_name
@@ -21,21 +21,34 @@ MOST_NUMBERS = 12  # classes up to which a confusion matrix shows its numbers
 
 
 def draw_confusion(
-    axes: Axes, counts: np.ndarray, classes: Sequence[str], *, most_names: int, fontsize: float, length: int
-) -> None:
+    axes: Axes,
+    counts: np.ndarray,
+    classes: Sequence[str],
+    *,
+    most_names: int = MOST_CLASSES,
+    most_numbers: int = 0,
+    fontsize: float = 7,
+    length: int = MOST,
+) -> AxesImage:
     """Draw a confusion matrix normalised by row: of each class's samples, the percentage predicted as each class.
 
-    counts      [C, C]; row the class, column the prediction. Rows without samples stay empty.
-    most_names  names along an axis at most; length: characters of a name at most
+    counts        [C, C]; row the class, column the prediction. Rows without samples stay empty.
+    most_names    names along an axis at most; length: characters of a name at most
+    most_numbers  classes up to which cells show their numbers
     """
     totals = counts.sum(1, keepdims=True)
     share = np.divide(100 * counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
     every = math.ceil(len(classes) / most_names)
-    sns.heatmap(share, vmin=0, vmax=100, cmap="Blues", square=True, cbar=False, ax=axes)
+    image = axes.imshow(share, vmin=0, vmax=100, cmap="Blues")
     names = [figure_text(name, length) for name in classes[::every]]
-    ticks = np.arange(0, len(classes), every) + 0.5
+    ticks = np.arange(0, len(classes), every)
     axes.set_xticks(ticks, names, rotation=90 if max(map(len, names)) > 3 else 0, fontsize=fontsize)
-    axes.set_yticks(ticks, names, rotation=0, fontsize=fontsize)
+    axes.set_yticks(ticks, names, fontsize=fontsize)
+    if len(classes) <= most_numbers:
+        for row, column in np.argwhere(share > 0):
+            colour = "white" if share[row, column] > 60 else "black"
+            axes.text(column, row, f"{share[row, column]:.0f}", ha="center", va="center", color=colour, fontsize=8)
+    return image
 
 
 def confusion_figure(confusion: Sequence[Sequence[int]], classes: Sequence[str], title: str) -> Figure:
@@ -44,8 +57,8 @@ def confusion_figure(confusion: Sequence[Sequence[int]], classes: Sequence[str],
     figure, axes = plt.subplots(figsize=(size + 0.8, size), layout="constrained")
     fontsize = max(4, min(9, 200 // min(len(classes), MOST_CLASSES)))
     counts = np.array(confusion, dtype=float)
-    draw_confusion(axes, counts, classes, most_names=MOST_CLASSES, fontsize=fontsize, length=MOST)
-    figure.colorbar(axes.collections[0], ax=axes, shrink=0.8, label="percent of the class")
+    image = draw_confusion(axes, counts, classes, most_numbers=MOST_NUMBERS, fontsize=fontsize)
+    figure.colorbar(image, ax=axes, shrink=0.8, label="percent of the class")
     axes.set(xlabel="predicted", ylabel="class", title=figure_text(title))
     return figure
 
