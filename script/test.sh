@@ -7,5 +7,6 @@ cd "$ROOT"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m mypy
+unset PYTHONDONTWRITEBYTECODE # else each process that tests start compiles the package again
 # two processes of one thread each: a file's tests stay in one of them, and the entries', the longest, come first
 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} "$PYTHON" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 from alive import gone
-from entries.command import ROOT, run, train
+from entries.command import ROOT, inside, run
 from entries.test_faults import OFTEN, assert_same, rows, vectors, wait_for
+
+import train as entry
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 TRAIN = str(ROOT / "code" / "train.py")
@@ -24,7 +26,8 @@ TRAIN = str(ROOT / "code" / "train.py")
 def flags(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     data = tmp_path_factory.mktemp("data")
     vectors(data, 401)  # 201 to train on: the last of 26 batches holds one sample, the other process has none
-    return ("--dataset", "manifest", "--data_root", str(data), "--batch_size", "8", "--gpu_ids", "cpu", "--epochs", "4")
+    flags = ("--dataset", "manifest", "--data_root", str(data), "--batch_size", "8", "--gpu_ids", "cpu")
+    return (*flags, "--num_workers", "0", "--epochs", "4")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +50,7 @@ def in_two(flags: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_two_processes_make_the_run_of_one(flags: tuple[str, ...], in_two: Path, tmp_path: Path) -> None:
-    done = train(*flags, "--ckpt_path", tmp_path / "one", OMP_NUM_THREADS="1")
+    done = inside(entry.entry, *flags, "--ckpt_path", tmp_path / "one")
     assert done.returncode == 0, done.stderr
     mine, theirs = rows(in_two / "metrics.csv"), rows(tmp_path / "one" / "metrics.csv")
     assert len(mine) == len(theirs) == 4
@@ -88,7 +91,8 @@ def test_a_dead_rank_ends_the_job_soon_and_a_restart_goes_on(
     restarts: int, flags: tuple[str, ...], in_two: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    command = (TRAIN, *flags, *OFTEN, "--ckpt_path", folder, "--resume", "auto")
+    workers = ("--num_workers", str(1 - restarts))  # in the slower of the two
+    command = (TRAIN, *flags, *OFTEN, *workers, "--ckpt_path", folder, "--resume", "auto")
     process = started(*TORCHRUN, "--max_restarts", str(restarts), *command)
     wait_for((folder / "previous.pt").exists, process)
     killed, victims = time.monotonic(), ranks(process)
@@ -107,7 +111,8 @@ def test_a_dead_rank_ends_the_job_soon_and_a_restart_goes_on(
 
 
 @needs_proc
-@pytest.mark.parametrize("whom", ["all", pytest.param("one rank", marks=pytest.mark.slow)])
+@pytest.mark.slow  # signals to one process, and the end of a job of two, are tested faster
+@pytest.mark.parametrize("whom", ["all", "one rank"])
 def test_a_signal_to_torchrun_or_to_one_rank_writes_a_checkpoint(
     whom: str, flags: tuple[str, ...], in_two: Path, tmp_path: Path
 ) -> None:
@@ -123,6 +128,7 @@ def test_a_signal_to_torchrun_or_to_one_rank_writes_a_checkpoint(
     assert_same(folder, in_two)
 
 
+@pytest.mark.slow
 def test_bad_input_of_several_processes(flags: tuple[str, ...], in_two: Path) -> None:
     again = run(*TORCHRUN, TRAIN, *flags, "--ckpt_path", in_two)
     assert again.returncode != 0

@@ -12,9 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
-from entries.command import ROOT
+from entries.command import ROOT, inside
 
 import experiment
+import train
 from mmpareto.experiments.grid import expand
 
 SHORT = ("--batch_size", "256", "--methods", "one_joint")
@@ -100,8 +101,12 @@ def test_damaged_results_hide_no_failure(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_what_fast_switched_on_is_no_other_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--methods", "uniform", "--epochs", "1", "--gpu_ids", "cpu", "--output", str(tmp_path)]
-    assert again(capsys, *flags, "--fast")[0] == 0
+    """The run is trained in this process."""
+    same = ("--epochs", "1", "--gpu_ids", "cpu")
+    (run,) = expand(["uniform"], ["digits"], [0], [], [], tmp_path, tmp_path).runs
+    done = inside(train.entry, "--method", "uniform", *same, "--fast", "--ckpt_path", run.folder)
+    assert done.returncode == 0, done.stderr
+    flags = ("--methods", "uniform", *same, "--output", tmp_path)
     status, out, _ = again(capsys, *flags, "--fast")
     assert status == 0
     assert "1 finished, 0 to resume, 0 to begin\n" in out

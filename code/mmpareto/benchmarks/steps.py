@@ -173,7 +173,7 @@ class Contender:
             self._finish()
             return torch.cuda.max_memory_allocated(self.device) - before
         activities = [torch.profiler.ProfilerActivity.CPU]
-        with torch.profiler.profile(activities=activities, profile_memory=True, acc_events=True) as profile:
+        with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
             self.step()
         held = peak = 0
         for event in profile.profiler.kineto_results.events():
