@@ -113,9 +113,10 @@ def _checked(path: Path, table: pd.DataFrame, numbers: Sequence[str], names: Seq
             raise RunError(f"{path} has no column {name!r}: damaged, or of an older version; {RETRAIN}")
     columns = {}
     for name in names:
-        if max(map(len, table[name].unique()), default=0) > MOST_CHARACTERS:
+        texts = {cell: csv_text(cell) for cell in table[name].unique()}
+        if max(map(len, texts), default=0) > MOST_CHARACTERS:
             raise RunError(f"{path} is damaged: column {name} holds a name of more than {MOST_CHARACTERS} characters")
-        columns[name] = table[name].map(csv_text)
+        columns[name] = table[name].map(texts)
     for name in numbers:
         try:
             values = table[name].astype(float)
