@@ -20,7 +20,8 @@ import evaluate
 import prepare as entry
 import train as training
 
-SMALL = ("--epochs", "1", "--batch_size", "6", "--num_workers", "1")
+SMALL = ("--epochs", "1", "--batch_size", "6", "--num_workers", "0")
+WITH_WORKER = ("--epochs", "1", "--batch_size", "6", "--num_workers", "1")
 
 
 def prepare(*arguments: str | Path) -> str:
@@ -40,14 +41,15 @@ def trained(folder: Path, *flags: str | Path) -> set[str]:
 def test_cgmnist(tmp_path: Path) -> None:
     write_mnist(tmp_path / "raw", ".gz")
     modalities = {"gray", "colour"}
-    assert trained(tmp_path / "a", "--dataset", "CG-MNIST", "--data_root", tmp_path / "raw", *SMALL) == modalities
+    flags = ("--epochs", "1", "--batch_size", "48")
+    assert trained(tmp_path / "a", "--dataset", "CG-MNIST", "--data_root", tmp_path / "raw", *flags) == modalities
     said = prepare("cgmnist", "--source", tmp_path / "raw", "--output", tmp_path / "out")
     assert "all                                  450        0        0" in said
-    assert trained(tmp_path / "b", "--dataset", "cgmnist", "--data_root", tmp_path / "out", *SMALL) == modalities
+    assert trained(tmp_path / "b", "--dataset", "cgmnist", "--data_root", tmp_path / "out", *flags) == modalities
     one, other = (json.loads((tmp_path / name / "results.json").read_text()) for name in "ab")
     assert one["test"] == other["test"]  # prepared or not, it is the same dataset
     said = refused(
-        training.entry, "--dataset", "cgmnist", "--data_root", tmp_path / "out", "--variance", "0.02", *SMALL
+        training.entry, "--dataset", "cgmnist", "--data_root", tmp_path / "out", "--variance", "0.02", *flags
     )
     assert "prepared with variance 0.03, the flags ask for variance 0.02" in said
 
@@ -100,7 +102,8 @@ def test_a_manifest_with_four_modalities(tmp_path: Path, prepared: bool) -> None
         sound = np.load(root / "sound" / "clip0.npy")
         assert sound.shape == (38, 128)  # 0.4 s: 1 + (6400 - 400) // 160
         assert sound.dtype == np.float16
-    flags = ("--dataset", "manifest", "--image_size", "16", "--encoder", "sound=cnn", "--data_root", root, *SMALL)
+    flags = ("--dataset", "manifest", "--image_size", "16", "--encoder", "sound=cnn", "--data_root", root)
+    flags += WITH_WORKER
     assert trained(tmp_path / "run", *flags) == {"sound", "sight", "photo", "sensor"}
 
 
@@ -177,7 +180,7 @@ class Mine(MultimodalDataset):
         return {"inputs": {"left": left, "right": right}, "label": label, "id": str(index)}
 '''
     )
-    flags = ("--dataset", "mine:Mine", "--noise", "0.2", "--ckpt_path", tmp_path / "run", *SMALL)
+    flags = ("--dataset", "mine:Mine", "--noise", "0.2", "--ckpt_path", tmp_path / "run", *WITH_WORKER)
     done = train(*flags, PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "noise 0.2" in done.stdout

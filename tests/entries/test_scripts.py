@@ -116,17 +116,14 @@ def test_check_requirements_agrees_with_what_is_installed(tmp_path: Path, requir
     assert bool(done.stdout.strip()) != satisfied
 
 
-@pytest.mark.parametrize("start", ["elsewhere", "code"])
-def test_launchers_run_from_any_folder(tmp_path: Path, start: str) -> None:
-    script = Path("script/mmpareto.sh") if start == "code" else ROOT / "script" / "mmpareto.sh"
-    cwd = ROOT / "code" if start == "code" else tmp_path
-    done = run("sh", script, "--epochs", "1", "--ckpt_path", tmp_path / "run", cwd=cwd)
+def test_a_launcher_trains(tmp_path: Path) -> None:
+    done = run("sh", "script/mmpareto.sh", "--epochs", "1", "--ckpt_path", tmp_path / "run", cwd=ROOT / "code")
     assert done.returncode == 0, done.stderr
     assert "method    mmpareto" in done.stdout
     assert (tmp_path / "run" / "results.json").exists()
 
 
-def test_each_launcher_runs_its_command(tmp_path: Path) -> None:
+def test_each_launcher_runs_its_command_from_any_folder(tmp_path: Path) -> None:
     """With a Python that prints its arguments in the place of a run: what each launcher would start."""
     expected = {
         "one_joint_loss": "train.py --method one_joint",
@@ -142,7 +139,8 @@ def test_each_launcher_runs_its_command(tmp_path: Path) -> None:
     )
     (tmp_path / "python3").chmod(0o755)
     for script, command in expected.items():
-        done = run("sh", ROOT / "script" / f"{script}.sh", "--flag", "two words", PYTHON=str(tmp_path / "python3"))
+        command_line = ("sh", ROOT / "script" / f"{script}.sh", "--flag", "two words")
+        done = run(*command_line, cwd=tmp_path, PYTHON=str(tmp_path / "python3"))
         assert done.stdout.strip() == f"{ROOT}/code/{command} --flag two words"
 
 
