@@ -1,12 +1,12 @@
-"""Prepares a dataset: a raw download -> the folder that train.py reads.
+"""Prepare a dataset: a raw download -> the folder that train.py reads.
 
     python code/prepare.py cremad --source CREMA-D --output data/cremad --split speaker
     python code/prepare.py modelnet40 --source ModelNet40 --output data/modelnet40
     python code/prepare.py --help                 # the datasets
     python code/prepare.py cremad --help          # a dataset's flags
 
-The same command goes on where it was cut short. Exit status: 0 done; 1 done, but more clips than --max_unusable percent
-are unusable; 2 cannot be done; 130 interrupted.
+The same command continues where it was cut short. Exit status: 0 done; 1 done, but more clips than --max_unusable
+percent are unusable; 2 cannot be done; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _parser(name: str) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs a command line; the result is the exit status."""
+    """Run a command line; the result is the exit status."""
     names = ", ".join(PREPARATIONS)
     if not argv or argv[0] in ("-h", "--help"):
         print(f"{__doc__}\ndatasets: {names}")

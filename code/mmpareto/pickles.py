@@ -1,4 +1,4 @@
-"""What the pickled part of a file of `torch.save` asks for, checked before it is loaded.
+"""Check what the pickled part of a file of `torch.save` asks for, before it is loaded.
 
 `torch.load(weights_only=True)` runs no code, but it makes what it is asked for: `bytearray(8 * 2**30)` takes 8 GiB.
 """

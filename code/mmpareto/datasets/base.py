@@ -1,4 +1,4 @@
-"""What every dataset offers: its modalities, its classes, and samples as {"inputs", "label", "id"}.
+"""The contract of datasets: modalities, classes, and samples as {"inputs", "label", "id"}.
 
 Shapes: B batch, F frames of a clip, L audio frames, M mel bins, H x W pixels.
 """
@@ -60,12 +60,12 @@ class Batch(TypedDict):
 
 @dataclass(frozen=True)
 class Modality:
-    """What one modality's input is.
+    """The form of one modality's input.
 
     kind   "image" [channels, H, W], "frames" [F, channels, H, W], "spectrogram" [1, L, M] or "vector" [features].
     shape  of one sample, without the batch dimension.
     mean, std  per channel, in units of the input after scaling to 0 .. 1 where it is stored as uint8. They are applied
-           on the device (see `to_device`), so that workers and the bus carry bytes. None: left as it is.
+           on the device (see `to_device`), so that workers and the bus carry bytes. None: not applied.
     """
 
     kind: Kind
@@ -80,9 +80,9 @@ class Modality:
 
 
 def modality_from(saved: Mapping[str, Any]) -> Modality:
-    """A modality out of what `dataclasses.asdict` and JSON made of it.
+    """The modality that `dataclasses.asdict` and JSON saved.
 
-    Raises KeyError, TypeError or ValueError where it is something else.
+    Raises KeyError, TypeError or ValueError where `saved` is something else.
     """
     kind, shape, statistics = saved["kind"], saved["shape"], (saved["mean"], saved["std"])
     if kind not in get_args(Kind) or not all(type(size) is int and size > 0 for size in shape):
@@ -97,9 +97,9 @@ class MultimodalDataset(Dataset[Sample]):
     A subclass sets `name`, `modalities`, `classes` and `labels` and implements `__len__` and `__getitem__`. A small set
     that is held in memory implements `__getitems__` as well, and returns a `Batch` from it: no Python per sample.
 
-    Random augmentation draws from `self.generator(index)` alone: its seed is made of the run's seed, the epoch and the
+    Random augmentation draws from `self.generator(index)` only: its seed is made of the run's seed, the epoch and the
     index, so that a run repeats exactly for any number of worker processes. Where `augmenting` is False, training
-    samples are read as those of the other splits are.
+    samples are read like those of the other splits.
     """
 
     name: str
@@ -125,7 +125,7 @@ class MultimodalDataset(Dataset[Sample]):
         return ()
 
     def set_epoch(self, epoch: int) -> None:
-        """Makes the augmentation of this epoch (0, 1, ...) the current one, in all worker processes."""
+        """Select the augmentation of this epoch (0, 1, ...) in all worker processes."""
         self._epoch.fill_(epoch)
 
     def generator(self, index: int) -> torch.Generator:
@@ -135,7 +135,7 @@ class MultimodalDataset(Dataset[Sample]):
 
 
 def collate(samples: Sequence[Sample] | Batch) -> Batch:
-    """Stacks samples into a batch; a batch that `__getitems__` already made passes through."""
+    """Stack samples into a batch; a batch from `__getitems__` passes through."""
     if isinstance(samples, dict):
         return samples
     return {
@@ -152,7 +152,7 @@ def to_device(
     device: torch.device | str,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Tensor]:
-    """Moves a batch's inputs to `device` and makes them what the model sees.
+    """Move a batch's inputs to `device` and bring them into the form that the model takes.
 
     uint8 is scaled to 0 .. 1; then each channel's mean is subtracted and the result divided by its std.
 
@@ -168,7 +168,7 @@ def to_device(
         if value.dtype != dtype:
             value = value.to(dtype)
         elif not plain:
-            value = value.clone()  # never the caller's own tensor
+            value = value.clone()  # never the caller's tensor
         # in place: on a CPU a new tensor of this size costs more than the arithmetic
         if not plain:
             mean, std = _statistics(modality, scale, value.device, dtype)

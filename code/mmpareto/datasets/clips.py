@@ -46,7 +46,7 @@ _LOG_RANGE = (-40.0, 40.0)
 
 
 class Reader(Protocol):
-    """Reads one modality."""
+    """Reader of one modality."""
 
     @property
     def modality(self) -> Modality:

@@ -1,4 +1,4 @@
-"""Whether a media file is cut off, by what its container says of its own size. Decoders do not tell.
+"""Find media files that are cut off, by the size that their container announces. Decoders do not report it.
 
 Only the structure is read: RIFF (.wav, .avi), MP4, Matroska (.mkv, .webm), Flash, Ogg, and MP3 with a Xing header.
 """
@@ -18,7 +18,7 @@ _END_OF_STREAM = 4
 
 
 def missing_part(path: Path) -> str:
-    """What is missing of a media file, in words; "" where nothing is, or where its container does not tell."""
+    """A text about what a media file lacks; "" where it is whole, or its container announces no size."""
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         head = file.read(12)
@@ -38,7 +38,7 @@ def missing_part(path: Path) -> str:
 
 
 def _end_of_riff(file: BinaryIO, size: int) -> int:
-    """Where the last RIFF chunk ends; a large .avi has several."""
+    """The end of the last RIFF chunk; a large .avi has several."""
     end = 0
     while end < size:
         file.seek(end)
@@ -53,7 +53,7 @@ def _end_of_riff(file: BinaryIO, size: int) -> int:
 
 
 def _end_of_mp4(file: BinaryIO, size: int) -> int:
-    """Where the last box of an MP4 file ends."""
+    """The end of the last box of an MP4 file."""
     end = 0
     while end < size:
         file.seek(end)
@@ -68,7 +68,7 @@ def _end_of_mp4(file: BinaryIO, size: int) -> int:
 
 
 def _end_of_matroska(file: BinaryIO) -> int:
-    """Where the segment of a Matroska file ends; 0 where it was written to a pipe."""
+    """The end of the segment of a Matroska file; 0 where it was written to a pipe."""
 
     def number() -> int | None:
         first = file.read(1)
@@ -90,7 +90,7 @@ def _end_of_matroska(file: BinaryIO) -> int:
 
 
 def _end_of_flash(file: BinaryIO, size: int) -> int:
-    """Where the last tag of a Flash file ends, its length behind it included."""
+    """The end of the last tag of a Flash file, with the length behind it."""
     file.seek(5)
     end = int.from_bytes(file.read(4), "big") + 4
     while end < size:
@@ -103,7 +103,7 @@ def _end_of_flash(file: BinaryIO, size: int) -> int:
 
 
 def _missing_of_ogg(file: BinaryIO, size: int) -> str:
-    """What is missing of an Ogg file: its last page is whole and says that it is the last one."""
+    """`missing_part` of an Ogg file: its last page must be whole and marked as the last one."""
     file.seek(max(size - _LAST_PAGE, 0))
     tail = file.read()
     start = tail.rfind(b"OggS")
@@ -115,7 +115,7 @@ def _missing_of_ogg(file: BinaryIO, size: int) -> str:
 
 
 def _end_of_mp3(file: BinaryIO) -> int:
-    """Where an MP3 file ends whose first frame has a Xing header (also called Info); 0 for all else."""
+    """The end of an MP3 file whose first frame has a Xing header (also called Info); 0 for all others."""
     file.seek(0)
     head = file.read(10)
     start = 0

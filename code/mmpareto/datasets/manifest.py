@@ -129,12 +129,12 @@ def _prepared_sources(root: Path, description: Mapping[str, Any]) -> dict[str, s
     Raises DatasetError where dataset.json does not name a source of each modality.
     """
     sources = description["parameters"].get("sources")
-    known = {*_SUFFIXES.values(), "frames"}
+    kinds = {*_SUFFIXES.values(), "frames"}
     if not isinstance(sources, dict) or sources.keys() != description["modalities"].keys():
         sources = {}
-    if not sources or not all(isinstance(source, str) and source in known for source in sources.values()):
+    if not sources or not all(isinstance(source, str) and source in kinds for source in sources.values()):
         raise DatasetError(
-            f"{root / DESCRIPTION}: expected one of {', '.join(sorted(known))} as source of each modality; prepare the "
+            f"{root / DESCRIPTION}: expected one of {', '.join(sorted(kinds))} as source of each modality; prepare the "
             "dataset again"
         )
     return sources
@@ -177,7 +177,7 @@ def _longest(paths: tuple[Path, ...]) -> int:
 
 
 def _audio_frames(path: Path) -> int:
-    """Feature frames of a sound as it is decoded, for headers may only estimate its length; or of stored features.
+    """Feature frames of a decoded sound, because headers may only estimate its length; or of stored features.
 
     0 for a sound that cannot be used: the check of all clips names it.
     """
@@ -195,8 +195,8 @@ def _audio_frames(path: Path) -> int:
 
 
 def array_modality(path: Path) -> Modality:
-    """What arrays like this one are: a vector [N], a spectrogram [L, M] or [1, L, M], an image [C, H, W], or frames
-    [F, C, H, W]. Values stay as they are; bytes are scaled to 0 .. 1.
+    """The modality of arrays like this one: a vector [N], a spectrogram [L, M] or [1, L, M], an image [C, H, W], or
+    frames [F, C, H, W]. Values stay as they are; bytes are scaled to 0 .. 1.
 
     Raises DatasetError for other shapes.
     """

@@ -128,9 +128,9 @@ def _decoded(path: Path, kind: Literal["audio", "video"]) -> Iterator[av.AudioFr
         if not any(name in container.format.name.split(",") for name in _WITH_LENGTH):
             return
         announced = (container.duration or 0) / av.time_base
-        held = float(last) - min((container.start_time or 0) / av.time_base, 0.0)
-        if held < _HALF * announced and (packets > 1 or announced > 1):  # one frame may not say how long it is shown
-            raise UnusableError("cut-off file", f"{path} holds {held:.1f} s, its header announces {announced:.1f} s")
+        length = float(last) - min((container.start_time or 0) / av.time_base, 0.0)
+        if length < _HALF * announced and (packets > 1 or announced > 1):  # one frame may not say how long it is shown
+            raise UnusableError("cut-off file", f"{path} holds {length:.1f} s, its header announces {announced:.1f} s")
 
 
 def _frames_of(packet: av.Packet[Any]) -> Sequence[av.AudioFrame | av.VideoFrame]:

@@ -64,10 +64,10 @@ class ModelNet40(ClipDataset):
             description = read_description(root, "modelnet40")
             missing = sorted(names - set(description["modalities"]))
             if missing:
-                wanted = " ".join(map(str, views))
+                numbers = " ".join(map(str, views))
                 raise DatasetError(
                     f"{root} was prepared with {', '.join(description['modalities'])}, the flags ask for "
-                    f"{', '.join(missing)}; prepare it again with --views {wanted} into another folder"
+                    f"{', '.join(missing)}; prepare it again with --views {numbers} into another folder"
                 )
             side = description["parameters"]["image_size"]
             if image_size > side:
@@ -91,7 +91,7 @@ class ModelNet40(ClipDataset):
 
 
 def check_views(views: Sequence[int]) -> None:
-    """Raises DatasetError unless these are two or more different views of the twelve."""
+    """Raise DatasetError unless these are two or more different views of the twelve."""
     if len(views) < 2 or len(set(views)) < len(views) or not set(views) <= set(range(VIEWS)):
         raise DatasetError(
             f"views must be two or more different numbers from 0 to {VIEWS - 1}, found {','.join(map(str, views))}"

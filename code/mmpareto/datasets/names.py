@@ -3,40 +3,30 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import itertools
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
 RARE = 2  # samples in train up to which a class may be a typing error
-_NAMED = 5  # names or groups that a warning shows
+_LISTED = 5  # names or groups that a warning lists
 _SHOWN = 20  # classes up to which the samples of each are shown
-# without width, though letters or marks to Unicode
-_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\u180b\u180c\u180d\u180f") | frozenset(
-    map(chr, [*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)])
+# characters without width that are letters or marks to Unicode
+_BLANK = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\u180b-\u180d\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]"
 )
-
-
-@functools.cache
-def _can_be_seen(character: str) -> bool:
-    return unicodedata.category(character) != "Cf" and character not in _BLANK
 
 
 def _visible(name: str) -> str:
     """A name without zero-width and other invisible characters; spaces stay."""
-    return "".join(filter(_can_be_seen, name))
+    return "".join(character for character in _BLANK.sub("", name) if unicodedata.category(character) != "Cf")
 
 
-def _skeleton(name: str) -> str:
-    """What is left of a name without Unicode form, case, invisible characters, spaces, and zeros around a number."""
-    if not name.isascii():
-        name = unicodedata.normalize("NFKC", _visible(name)).casefold()
-        name = unicodedata.normalize("NFKC", name)
-    return _plain_number("".join(name.lower().split()))
+def _without_spaces(name: str) -> str:
+    return "".join(name.split())
 
 
 def _plain_number(name: str) -> str:
@@ -45,53 +35,56 @@ def _plain_number(name: str) -> str:
     return number[1] if number else name
 
 
+def _skeleton(name: str) -> str:
+    """A name without Unicode form, case, invisible characters, spaces, and zeros around a number."""
+    if not name.isascii():
+        name = unicodedata.normalize("NFKC", _visible(name)).casefold()
+        name = unicodedata.normalize("NFKC", name)
+    return _plain_number(_without_spaces(name.lower()))
+
+
+_SIMPLIFIED: dict[str, Callable[[str], str]] = {
+    "Unicode form (NFC, NFD)": lambda name: unicodedata.normalize("NFC", name),
+    "upper and lower case": str.casefold,
+    "invisible characters": _visible,
+    "spaces": _without_spaces,
+    "zeros around a number": _plain_number,
+}
+
+
 def _difference(names: Sequence[str]) -> str:
-    """What names of one skeleton differ in."""
-
-    def alike(simplified: Sequence[str]) -> bool:
-        return len(set(simplified)) == 1
-
-    if alike([unicodedata.normalize("NFC", name) for name in names]):
-        return "Unicode form (NFC, NFD)"
-    if alike([name.casefold() for name in names]):
-        return "upper and lower case"
-    if alike([_visible(name) for name in names]):
-        return "invisible characters"
-    if alike(["".join(name.split()) for name in names]):
-        return "spaces"
-    if alike([_plain_number(name) for name in names]):
-        return "zeros around a number"
+    """The difference of names with the same skeleton."""
+    for difference, simplified in _SIMPLIFIED.items():
+        if len(set(map(simplified, names))) == 1:
+            return difference
     return "Unicode form, case, spaces, invisible characters or zeros around a number"
 
 
 def _listed(texts: Iterable[str], count: int, separator: str = "; ") -> str:
-    """The first of `count` texts, and how many more there are."""
-    more = [f"and {count - _NAMED} more"] if count > _NAMED else []
-    return separator.join([*itertools.islice(texts, _NAMED), *more])
+    """The first of `count` texts, and the number of the others."""
+    others = [f"and {count - _LISTED} more"] if count > _LISTED else []
+    return separator.join([*itertools.islice(texts, _LISTED), *others])
 
 
 def name_warnings(what: str, names: Collection[str], counts: Mapping[str, int] | None = None) -> list[str]:
     """Warnings for names that look alike, or hold characters that cannot be seen.
 
     what    the names are, in the plural.
-    names   each one once.
+    names   without repetitions.
     counts  samples of each name, shown with it.
     """
 
     def shown(name: str) -> str:  # with escapes, so that the difference can be seen
         return ascii(name) + (f" ({counts[name]})" if counts is not None else "")
 
-    skeletons = [_skeleton(name) for name in names]
+    by_skeleton: dict[str, list[str]] = {}
+    for name in names:
+        by_skeleton.setdefault(_skeleton(name), []).append(name)
+    groups = [group for group in by_skeleton.values() if len(group) > 1]
     warnings = []
-    if len(set(skeletons)) < len(skeletons):
-        repeated = {skeleton for skeleton, times in Counter(skeletons).items() if times > 1}
-        groups: dict[str, list[str]] = {}
-        for name, skeleton in zip(names, skeletons, strict=True):
-            if skeleton in repeated:
-                groups.setdefault(skeleton, []).append(name)
+    if groups:
         texts = (
-            f"{_listed(map(shown, group), len(group), ', ')} differ in {_difference(group)} alone"
-            for group in groups.values()
+            f"{_listed(map(shown, group), len(group), ', ')} differ in {_difference(group)} alone" for group in groups
         )
         warnings.append(
             f"{what} that look alike: {_listed(texts, len(groups))}; give them one spelling, or other names"
@@ -163,10 +156,11 @@ def sample_warnings(
     labels  {split: class index of each sample}.
     ids     {split: id of each sample}; empty where they are not known.
     """
-    together = [identifier for part in ids.values() for identifier in part]
-    distinct = dict.fromkeys(together)
+    times = Counter(identifier for part in ids.values() for identifier in part)
+    repeated = [identifier for identifier, number in times.items() if number > 1]
     warnings = class_warnings(classes, class_counts(classes, labels))
-    if len(distinct) < len(together):
-        twice = [identifier for identifier, times in Counter(together).items() if times > 1]
-        warnings.append(f"ids that are in two splits: {_listed(map(ascii, twice), len(twice))}; take them out of one")
-    return warnings + name_warnings("ids", distinct) + name_warnings("modalities", modalities)
+    if repeated:
+        warnings.append(
+            f"ids that are in two splits: {_listed(map(ascii, repeated), len(repeated))}; take them out of one"
+        )
+    return warnings + name_warnings("ids", times) + name_warnings("modalities", modalities)

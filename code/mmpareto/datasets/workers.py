@@ -1,4 +1,4 @@
-"""Processes that read data: started clean, ended with their parent, and free to die without stopping the rest."""
+"""Processes that read data: they start clean, end with their parent, and can die without stopping the others."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ def cpu_quotas(proc: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sy
 
 
 def clean_context() -> BaseContext:
-    """Starts processes as forks of a clean server process, which this call starts and which loads heavy libraries once.
+    """Start processes as forks of a clean server process, which this call starts and which loads heavy libraries once.
 
-    A fork of a training process can stand still for ever: its threads (OpenMP, gloo, CUDA, a progress bar's) may hold a
-    lock at that moment, and no thread lives on in the child to give it back. Where there is no such server (Windows),
-    each process starts from nothing. Scripts must guard their entry with `if __name__ == "__main__"`, as
-    multiprocessing asks, and what a process is given must be picklable.
+    A fork of a training process can deadlock: its threads (OpenMP, gloo, CUDA, a progress bar's) may hold a lock at
+    that moment, and no thread exists in the child to release it. Without such a server (Windows) each process starts
+    from nothing. Scripts must guard their entry with `if __name__ == "__main__"`, and the arguments of a process must
+    be picklable.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
@@ -92,10 +92,10 @@ def clean_context() -> BaseContext:
 
 
 def settle_in(on_sigterm: Callable[..., None] | None = None) -> None:
-    """What a process started in `clean_context` does first.
+    """Set up a process that was started in `clean_context`.
 
-    It ignores SIGINT and SIGHUP, takes SIGTERM again (by `on_sigterm`, by default its end) and ends when its parent
-    does: the server process lives as long as any of its forks, so the parent is watched itself.
+    It ignores SIGINT and SIGHUP, accepts SIGTERM again (`on_sigterm`; by default the process ends) and ends when its
+    parent does: the server process lives as long as any of its forks, so the parent itself is watched.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "SIGHUP"):  # not on Windows
@@ -123,7 +123,7 @@ class Died:
 def run_in_processes(
     function: Callable[[Job], Any], jobs: Iterable[Job], processes: int
 ) -> Iterator[tuple[Job, Any | Died]]:
-    """Calls `function` on each job, in `processes` processes, and gives (job, result) as they become ready.
+    """Call `function` on each job, in `processes` processes, and give (job, result) as they become ready.
 
     A process that dies (out of memory, a fault in a codec) gives `Died` for its job, and another takes its place:
     `concurrent.futures` and `multiprocessing.Pool` would stop, or wait for ever. Workers end with their parent.
@@ -142,20 +142,19 @@ def run_in_processes(
         theirs.close()  # so that the end of the process is seen as the end of the pipe
         return ours, process
 
-    def give(connection: Connection, process: BaseProcess) -> None:
+    def give_job(worker: tuple[Connection, BaseProcess] | None = None) -> None:
+        """Give the next job to a worker, or to a new one."""
         for job in waiting:
+            connection, process = worker or start()
             connection.send(job)
             busy[connection] = (process, job)
             return
-        idle.append((connection, process))
+        if worker is not None:
+            idle.append(worker)
 
     try:
-        for job in waiting:
-            connection, process = start()
-            connection.send(job)
-            busy[connection] = (process, job)
-            if len(busy) == processes:
-                break
+        for _ in range(processes):
+            give_job()
         while busy:
             for ready in wait(list(busy)):
                 assert isinstance(ready, Connection)
@@ -166,9 +165,9 @@ def run_in_processes(
                     process.join()
                     ready.close()
                     yield job, Died(_cause(process.exitcode))
-                    give(*start())
+                    give_job()
                 else:
-                    give(ready, process)
+                    give_job((ready, process))
                     yield job, result
     finally:
         for process, _ in busy.values():

@@ -105,8 +105,8 @@ def speaker_split(names: list[str], seed: int) -> dict[Split, list[str]]:
     if len(actors) < len(SPLITS):
         raise DatasetError(f"--split speaker needs at least 3 actors, found {len(actors)}")
     order = np.random.default_rng(seed).permutation(actors).tolist()
-    held = max(round(PARTS[2] * len(actors)), 1)
-    parts = {"train": order[2 * held :], "val": order[held : 2 * held], "test": order[:held]}
+    count = max(round(PARTS[2] * len(actors)), 1)
+    parts = {"train": order[2 * count :], "val": order[count : 2 * count], "test": order[:count]}
     return {split: [name for name in names if name[:4] in parts[split]] for split in SPLITS}
 
 
