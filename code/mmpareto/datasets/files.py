@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -100,6 +101,18 @@ def hint(path: Path) -> str:
     if not difference:
         return ""
     return f" (on disk it is {str(place)!a}: the names differ in {difference} alone; rename one of the two)"
+
+
+@contextlib.contextmanager
+def without_collection() -> Iterator[None]:
+    """Switch the garbage collector off: it would walk through a million new values again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def version(path: Path) -> tuple[int, ...]:

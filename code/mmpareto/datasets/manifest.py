@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mmpareto.datasets.base import SPLITS, DatasetError, Kind, Modality, Split, UnusableError, say
 from mmpareto.datasets.clips import ArrayReader, ClipDataset, FramesReader, ImageReader, Reader, load_array
 from mmpareto.datasets.features import FBANK_FRAMES, SoundReader, audio_reader, fbank_frames
-from mmpareto.datasets.files import file_kinds, hint, npy_shape, version
+from mmpareto.datasets.files import file_kinds, hint, npy_shape, version, without_collection
 from mmpareto.datasets.items import Items
 from mmpareto.datasets.lists import check_ids, check_inside, check_modality, cut, read_table
 from mmpareto.datasets.media import IMAGE_SUFFIXES, SOUND_SUFFIXES, VIDEO_SUFFIXES, read_sound
@@ -237,6 +237,7 @@ def read_manifest(
 
 
 @functools.lru_cache(maxsize=1)  # a run asks for its three splits
+@without_collection()
 def _read_manifest(
     root: Path,
     val_fraction: float | None,
