@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from alive import gone
 from entries.command import ROOT, inside, run
-from entries.test_faults import OFTEN, assert_same, rows, vectors, wait_for
+from entries.test_faults import OFTEN, assert_same, batches_done, rows, vectors, wait_for
 
 import train as entry
 
@@ -77,9 +77,9 @@ def started(*command: str | Path) -> subprocess.Popen[str]:
     )
 
 
-def ranks(process: subprocess.Popen[str]) -> list[int]:
+def ranks(process: subprocess.Popen[str], script: str = TRAIN) -> list[int]:
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return [pid for pid in map(int, children) if TRAIN in Path(f"/proc/{pid}/cmdline").read_text()]
+    return [pid for pid in map(int, children) if script in Path(f"/proc/{pid}/cmdline").read_text()]
 
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="asks /proc which processes there are")
@@ -152,3 +152,36 @@ def test_a_rank_with_other_flags_or_other_data_is_refused_by_name(
     assert found in done.stderr
     assert "all processes of a run need the same flags and the same data" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+IMPATIENT = """
+from datetime import timedelta
+import train
+from mmpareto import startup
+from mmpareto.training import processes
+processes.TIMEOUT = timedelta(seconds=15)  # instead of 10 minutes
+if __name__ == "__main__":  # loader processes import this
+    startup.run(train.entry)
+"""
+
+
+@needs_proc
+@pytest.mark.faults
+def test_a_rank_that_is_stopped_for_ever_ends_the_run_after_the_timeout(
+    flags: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "code"))
+    folder, script = tmp_path / "run", tmp_path / "impatient.py"
+    script.write_text(IMPATIENT)
+    process = started(*TORCHRUN, script, *flags[:-1], "100000", "--ckpt_path", folder)
+    wait_for((folder / "previous.pt").exists, process)
+    victims = ranks(process, str(script))
+    os.kill(victims[1], signal.SIGSTOP)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "train.py: another process of the job is gone" in said
+    assert "Timed out" in said
+    assert "--resume goes on from it" in said
+    assert "(exitcode: 2) local_rank: 0" in said
+    assert gone(victims)
+    assert batches_done(folder)[0] >= 1
