@@ -345,7 +345,7 @@ def entry(argv: Sequence[str]) -> int:
         print("study.py: out of memory; try a smaller --batch_size", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted; nothing was written", file=sys.stderr)
+        print("\ninterrupted; nothing half-written is left behind", file=sys.stderr)
         return 130
     return 0
 
