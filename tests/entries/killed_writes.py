@@ -1,23 +1,33 @@
-"""Trains in forked processes, the k-th of them killed at its k-th write of a file and then resumed; see test_faults.py.
+"""Runs commands in forked processes, each sent a signal at its k-th write of a file.
 
-python killed_writes.py FOLDER FLAG ...      prints how many writes there are; FOLDER/k holds the k-th run
+See test_faults.py and test_kills.py.
+
+python killed_writes.py FOLDER FLAG ...      trains; prints how many writes there are; FOLDER/k holds the k-th run
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
 from collections.abc import Callable
 from itertools import count
+from mmap import mmap
 from typing import Any
 
-import mmpareto.reporting.figures  # noqa: F401  # imported once, not in each process
-import train
+from mmpareto import startup
+
+MODULES = ("mmpareto.datasets.manifest", "mmpareto.reporting.figures", "torch._dynamo", "torch.utils.tensorboard")
+writes = mmap(-1, 1)  # of the last command that ended by itself; shared with the processes
 
 
-def status(flags: list[str], kill_at: int) -> int:
-    """The exit status of train.py, killed (a negative number) just before it calls one of three functions again."""
+def status(command: str, flags: list[str], kill_at: int, number: int = signal.SIGKILL) -> int:
+    """The exit status of a command, sent a signal just before it calls one of three functions for the `kill_at`th time.
+
+    Negative where it died by a signal.
+    """
+    entry = importlib.import_module(command).entry
     process = os.fork()
     if process:
         return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
@@ -25,23 +35,30 @@ def status(flags: list[str], kill_at: int) -> int:
 
     def counted(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
-            if next(calls) == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
+            writes[0] = next(calls)
+            if writes[0] == kill_at:
+                os.kill(os.getpid(), number)
             return function(*arguments, **named)
 
         return call
 
     for name in ("fsync", "replace", "link"):
         setattr(os, name, counted(getattr(os, name)))
-    os._exit(train.entry(flags))
+    sys.argv = [f"{command}.py", *flags]
+    try:
+        startup.run(entry)
+    except SystemExit as ending:
+        os._exit(ending.code if isinstance(ending.code, int) else 1)
 
 
 if __name__ == "__main__":
+    for module in MODULES:
+        importlib.import_module(module)  # once, not in each process
     for k in count(1):
         flags = [*sys.argv[2:], "--resume", "auto", "--ckpt_path", f"{sys.argv[1]}/{k}"]
-        ended = status(flags, k)
+        ended = status("train", flags, k)
         if ended == 0:
             print(f"writes: {k - 1}", flush=True)
             break
-        if ended != -signal.SIGKILL or status(flags, 0) != 0:
+        if ended != -signal.SIGKILL or status("train", flags, 0) != 0:
             sys.exit(f"write {k}: {ended}")

@@ -398,6 +398,7 @@ def test_the_entry_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.faults
+@pytest.mark.timeout(1500)
 def test_kills_at_any_moment_leave_nothing_half_written(tmp_path: Path) -> None:
     """The same command, killed again and again in different ways, ends with the folder of the uninterrupted one."""
     rows = []
