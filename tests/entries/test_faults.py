@@ -87,10 +87,11 @@ def vectors(root: Path, clips: int = 60) -> None:
 
 @pytest.fixture(scope="module")
 def short(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
-    """Flags of a run of 6 epochs of 25 batches."""
+    """Flags of a run of 6 epochs of 25 batches, which the training process loads itself."""
     data = tmp_path_factory.mktemp("data")
     vectors(data, 400)
-    return ("--dataset", "manifest", "--data_root", str(data), "--batch_size", "8", "--gpu_ids", "cpu", "--epochs", "6")
+    flags = ("--dataset", "manifest", "--data_root", str(data), "--batch_size", "8", "--gpu_ids", "cpu")
+    return (*flags, "--num_workers", "0", "--epochs", "6")
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +101,22 @@ def whole(short: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> P
     done = train(*short, "--ckpt_path", folder, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     return folder
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """In this process as in those that it starts, for the same sums to the last bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def trained(*flags: str | Path) -> subprocess.CompletedProcess[str]:
+    """A run that ends well, in this process; it keeps its folder locked."""
+    done = inside(entry.entry, *flags)
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 def batches_done(folder: Path) -> tuple[int, int]:
@@ -122,25 +139,21 @@ def test_a_killed_run_goes_on_at_the_very_batch(short: tuple[str, ...], whole: P
     assert not list(folder.glob(".*"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_signals_write_a_checkpoint_and_say_how_to_go_on(
-    number: signal.Signals, short: tuple[str, ...], whole: Path, tmp_path: Path
-) -> None:
+def test_signals_write_a_checkpoint_and_say_how_to_go_on(short: tuple[str, ...], whole: Path, tmp_path: Path) -> None:
+    """One after the other, to the processes that load data as well."""
     folder = tmp_path / "run"
-    process = start(*short, "--ckpt_path", folder)
-    wait_for((folder / "last.pt").exists, process)
-    os.killpg(process.pid, number)
-    if number == signal.SIGINT:  # torchrun passes on what the terminal has already sent: one request
+    for stops, number in enumerate((signal.SIGTERM, signal.SIGINT, signal.SIGHUP)):
+        process = start(*short, "--num_workers", "1", "--ckpt_path", folder, "--resume", "auto")
+        wait_for(lambda: (folder / "last.pt").exists() and batches_done(folder)[0] > stops + 1, process)  # noqa: B023
         os.killpg(process.pid, number)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 128 + number, said
-    assert f"stopped by {number.name}" in said
-    assert "--resume goes on" in said
-    assert "Traceback" not in said
-    if number != signal.SIGTERM:  # the same code from here on
-        return
-    resumed = train(*short, "--ckpt_path", folder, "--resume", OMP_NUM_THREADS="1")
-    assert resumed.returncode == 0, resumed.stderr
+        if number == signal.SIGINT:  # torchrun passes on what the terminal has already sent: one request
+            os.killpg(process.pid, number)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 128 + number, said
+        assert f"stopped by {number.name}" in said
+        assert "--resume goes on" in said
+        assert "Traceback" not in said
+    trained(*short, "--ckpt_path", folder, "--resume")
     assert_same(folder, whole)
 
 
@@ -185,15 +198,12 @@ def test_damaged_and_foreign_checkpoints_are_refused_and_the_one_before_is_offer
     torch.save(other, mixed / "last.pt")
     message = refused(entry.entry, *longer, "--ckpt_path", mixed, "--resume")
     assert f"the checkpoint {mixed / 'last.pt'} is of another run" in message
-    done = train(*longer, "--ckpt_path", broken, "--resume")
-    assert done.returncode == 2
-    assert re.search(said, done.stderr)
-    assert "Traceback" not in done.stderr
+    assert re.search(said, refused(entry.entry, *longer, "--ckpt_path", broken, "--resume"))
     assert (broken / "last.pt").read_bytes() == cases["truncated"]
-    for folder, checkpoint in ((broken, "previous.pt"), (parted, "last.pt")):
-        done = train(*longer, "--ckpt_path", folder, "--resume", checkpoint, OMP_NUM_THREADS="1")
-        assert done.returncode == 0, done.stderr
-    assert_same(broken, parted)
+    healed = shutil.copytree(broken, tmp_path / "healed")  # a run directory stays locked until its process ends
+    for folder, checkpoint in ((healed, "previous.pt"), (parted, "last.pt")):
+        trained(*longer, "--ckpt_path", folder, "--resume", checkpoint)
+    assert_same(healed, parted)
 
 
 def test_a_damaged_best_checkpoint_is_written_again_from_the_model_that_was_selected_or_refused(
@@ -209,10 +219,9 @@ def test_a_damaged_best_checkpoint_is_written_again_from_the_model_that_was_sele
         (folder / "best.pt").write_bytes(b"damaged")
         return folder
 
-    flags = (*short, "--num_workers", "0", "--resume", "--ckpt_path")
+    flags = (*short, "--resume", "--ckpt_path")
     folder = damaged(6)  # the epoch of last.pt
-    done = inside(entry.entry, *flags, folder)
-    assert done.returncode == 0, done.stderr
+    trained(*flags, folder)
     renewed = torch.load(folder / "best.pt", weights_only=True)
     assert renewed["epoch"] == 6
     assert all(torch.equal(renewed["model"][key], saved["model"][key]) for key in saved["model"])
@@ -227,7 +236,7 @@ def test_previous_becomes_last_when_a_run_goes_on_from_it(whole: Path, short: tu
     folder = Path(shutil.copytree(whole, tmp_path / "run"))
     (folder / "last.pt").write_bytes(b"damaged")
     (folder / "results.json").unlink()
-    flags = (*short[:-1], "100000", "--num_workers", "0", "--ckpt_path", folder)
+    flags = (*short[:-1], "100000", "--ckpt_path", folder)
     process = start(*flags, "--resume", "previous.pt")
     wait_for(lambda: list(folder.glob("events.*")) and (folder / "last.pt").read_bytes() != b"damaged", process)
     os.killpg(process.pid, signal.SIGKILL)
@@ -243,14 +252,13 @@ def test_going_on_with_other_threads_or_another_machine_is_said(
     assert saved["arithmetic"]["threads"] == 1  # of the run's own process
     same = {"threads": threads, "device": "cpu", "torch": str(torch.__version__)}
     other = {"threads": threads + 3, "device": "NVIDIA H200", "torch": "2.6.0\n", "CPU capability": "none"}
-    flags = (*short, "--num_workers", "0", "--resume", "--ckpt_path")
+    flags = (*short, "--resume", "--ckpt_path")
     for arithmetic, expected in ((saved["arithmetic"] | same, []), ({}, []), (other, list(other))):
         folder = Path(shutil.copytree(whole, tmp_path / str(len(list(tmp_path.iterdir())))))
         content = {key: value for key, value in saved.items() if key != "arithmetic"}  # earlier versions wrote none
         save_last(RunDirectory(folder), content | ({"arithmetic": arithmetic} if arithmetic else {}))
         (folder / "results.json").unlink()
-        done = inside(entry.entry, *flags, folder)
-        assert done.returncode == 0, done.stderr
+        done = trained(*flags, folder)
         lines = [line for line in done.stderr.splitlines() if line.startswith("warning: this run continues with ")]
         assert len(lines) == bool(expected)
         assert all(f"{name} " in lines[0] for name in expected)
@@ -275,7 +283,7 @@ def test_values_that_no_run_saves_are_refused(
     folder = Path(shutil.copytree(whole, tmp_path / "run"))
     saved = torch.load(folder / "last.pt", weights_only=True)
     save_last(RunDirectory(folder), saved | {key: value})
-    flags = (*short[:-1], "7", "--num_workers", "0", "--ckpt_path", folder)
+    flags = (*short[:-1], "7", "--ckpt_path", folder)
     said = refused(entry.entry, *flags, "--resume")
     assert reason in said
     assert len(said.splitlines()) <= 2
@@ -284,13 +292,11 @@ def test_values_that_no_run_saves_are_refused(
 def test_a_run_killed_between_last_and_best_heals_and_auto_goes_on(
     short: tuple[str, ...], whole: Path, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "run"
-    first = train(*short[:-1], "1", "--ckpt_path", folder, "--resume", "auto", OMP_NUM_THREADS="1")
-    assert first.returncode == 0, first.stderr
+    trained(*short[:-1], "1", "--ckpt_path", tmp_path / "run", "--resume", "auto")
+    folder = shutil.copytree(tmp_path / "run", tmp_path / "copy")  # a run directory stays locked until its process ends
     best = torch.load(folder / "best.pt", weights_only=True)
     (folder / "best.pt").unlink()  # epoch 1 is the best so far, and last.pt was written before
-    second = train(*short, "--ckpt_path", folder, "--resume", "auto", OMP_NUM_THREADS="1")
-    assert second.returncode == 0, second.stderr
+    second = trained(*short, "--ckpt_path", folder, "--resume", "auto")
     assert "epoch 1/6" not in second.stdout
     assert_same(folder, whole)
     selected = json.loads((whole / "results.json").read_text())["selected_epoch"]
@@ -304,11 +310,10 @@ def test_two_processes_in_one_run_directory_are_refused(short: tuple[str, ...], 
     folder = tmp_path / "run"
     process = start(*short[:-1], "100000", "--ckpt_path", folder)
     wait_for(lambda: list(folder.glob("events.*")), process)
-    second = train(*short, "--ckpt_path", folder, "--overwrite")
+    said = refused(entry.entry, *short, "--ckpt_path", folder, "--overwrite")
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert second.returncode == 2
-    assert "another process is training in" in second.stderr
+    assert "another process is training in" in said
 
 
 @pytest.mark.parametrize("workers", [pytest.param("0", marks=pytest.mark.slow), "2"])
@@ -317,8 +322,8 @@ def test_data_that_vanish_end_the_run_with_a_message_and_it_goes_on_when_they_ar
 ) -> None:
     data, folder = tmp_path / "data", tmp_path / "run"
     vectors(data)
-    flags = ("--dataset", "manifest", "--data_root", data, "--batch_size", "4", "--num_workers", workers)
-    process = start(*flags, "--epochs", "100000", "--ckpt_path", folder)
+    flags = ("--dataset", "manifest", "--data_root", data, "--batch_size", "4", "--num_workers")
+    process = start(*flags, workers, "--epochs", "100000", "--ckpt_path", folder)
     wait_for((folder / "previous.pt").exists, process)
     (data / "left").rename(tmp_path / "away")
     _, said = process.communicate(timeout=60)
@@ -327,11 +332,9 @@ def test_data_that_vanish_end_the_run_with_a_message_and_it_goes_on_when_they_ar
     assert "Traceback" not in said
     assert len(said.strip().splitlines()) <= 3, said
     (tmp_path / "away").rename(data / "left")
-    epoch = batches_done(folder)[0]
-    done = train(*flags, "--epochs", str(epoch + 1), "--ckpt_path", folder, "--resume", OMP_NUM_THREADS="1")
-    assert done.returncode == 0, done.stderr
-    straight = train(*flags, "--epochs", str(epoch + 1), "--ckpt_path", tmp_path / "straight", OMP_NUM_THREADS="1")
-    assert straight.returncode == 0, straight.stderr
+    longer = (*flags, "0", "--epochs", str(batches_done(folder)[0] + 1), "--ckpt_path")
+    trained(*longer, folder, "--resume")
+    trained(*longer, tmp_path / "straight")
     assert_same(folder, tmp_path / "straight")
 
 
@@ -343,7 +346,7 @@ def children(pid: int) -> list[int]:
 def test_a_worker_that_dies_ends_the_run_with_a_message(tmp_path: Path) -> None:
     data, folder = tmp_path / "data", tmp_path / "run"
     vectors(data)
-    flags = ("--dataset", "manifest", "--data_root", data, "--batch_size", "4", "--num_workers", "2")
+    flags = ("--dataset", "manifest", "--data_root", data, "--batch_size", "4", "--num_workers", "1")
     process = start(*flags, "--epochs", "100000", "--ckpt_path", folder)
     wait_for((folder / "previous.pt").exists, process)
     (server,) = [pid for pid in children(process.pid) if "forkserver" in Path(f"/proc/{pid}/cmdline").read_text()]
@@ -380,8 +383,7 @@ def test_a_full_disk_ends_the_run_with_a_message_and_it_goes_on_when_there_is_ro
     assert batches_done(folder)[0] >= 1
     assert not list(folder.glob(".*.part"))
     (small_disk / "ballast").unlink()
-    done = train(*short, "--ckpt_path", folder, "--resume", OMP_NUM_THREADS="1")
-    assert done.returncode == 0, done.stderr
+    trained(*short, "--ckpt_path", folder, "--resume")
     assert_same(folder, whole)
 
 
@@ -449,7 +451,7 @@ def test_twenty_kills_at_random_moments_change_nothing(short: tuple[str, ...], t
 
     The moments are batches, not seconds, so that a slow machine sees the same run.
     """
-    flags = (*short[:-1], "12", *OFTEN, "--num_workers", "0")  # 300 batches
+    flags = (*short[:-1], "12", *OFTEN)  # 300 batches
     straight, parted = tmp_path / "straight", tmp_path / "parted"
     done = train(*flags, "--ckpt_path", straight, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr

@@ -22,7 +22,7 @@ import pytest
 from datasets.make_manifest import write_rows
 from datasets.make_media import lfs_pointer, side_cars, tone, write_frames, write_video, write_wav
 from datasets.real import real
-from entries.command import ROOT, inside, refused, run, train
+from entries.command import ROOT, inside, refused, run
 from PIL import Image
 
 import prepare as entry
@@ -32,7 +32,7 @@ from mmpareto.datasets.cremad import CLASSES as EMOTIONS
 from mmpareto.datasets.lists import read_rows
 from mmpareto.preparation.kinetics_sounds import find_clips
 
-SMALL = ("--epochs", "1", "--batch_size", "6", "--image_size", "32", "--num_workers", "1")
+SMALL = ("--epochs", "1", "--batch_size", "6", "--image_size", "32", "--num_workers", "0")
 QUICK = ("--encoder", "audio=cnn")
 
 
@@ -88,7 +88,8 @@ def test_cremad_from_its_repository_to_a_run(crema: Path, prepared: Path, tmp_pa
     assert all(name.startswith("1005") for name in splits["test"])
     assert not set(splits["train"]) & set(splits["val"])
     assert len(list((prepared / "visual" / splits["val"][0]).iterdir())) == 3  # at 0, 1 and 2 s of 2.4
-    done = train("--dataset", "CREMAD", "--data_root", prepared, "--ckpt_path", tmp_path / "run", *SMALL, *QUICK)
+    flags = ("--dataset", "CREMAD", "--data_root", prepared, "--ckpt_path", tmp_path / "run")
+    done = inside(training.entry, *flags, *SMALL, *QUICK)
     assert done.returncode == 0, done.stderr
     assert "audio [1, 1024, 128] -> cnn, visual [2, 3, 32, 32] -> resnet18" in done.stdout
     assert accuracies(tmp_path / "run").keys() == {"joint", "audio", "visual"}
