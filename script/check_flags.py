@@ -12,23 +12,22 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "code"))
 
-from mmpareto import datasets  # noqa: E402
-from mmpareto.datasets import DatasetError  # noqa: E402
-from mmpareto.options import UsageError, parse  # noqa: E402
+from mmpareto.arguments import parse  # noqa: E402
+from mmpareto.cli.common import run_command  # noqa: E402
+from mmpareto.datasets import SPLITS  # noqa: E402
 from mmpareto.training.setup import build_split, make_method  # noqa: E402
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints what train.py would say of a wrong flag, or of data that are missing or unusable."""
-    try:
-        options = parse(argv, ROOT)
-        make_method(options)
-        for split in datasets.SPLITS:
-            build_split(options, split)
-    except (UsageError, DatasetError, OSError) as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 2
-    return 0
+    """Print what train.py would print of a wrong flag, or of data that are missing or unusable."""
+
+    def check() -> None:
+        config = parse(argv, ROOT)
+        make_method(config.method)
+        for split in SPLITS:
+            build_split(config.data, config.run.random_seed, split)
+
+    return run_command("train.py", check, interrupted="interrupted")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from mmpareto.datasets.manifest import array_modality, read_manifest
 from mmpareto.datasets.media import read_frames, read_sound
 from mmpareto.runs import RunDirectory, RunError
 from mmpareto.training.checkpoints import load_checkpoint
-from mmpareto.training.restore import saved_options
+from mmpareto.training.restore import saved_config
 
 
 def sound(path: Path) -> Any:
@@ -67,7 +67,7 @@ def manifest(path: Path) -> Any:
 
 def config(path: Path) -> Any:
     """The options of a run."""
-    return repr(saved_options(RunDirectory(path.parent)))
+    return repr(saved_config(RunDirectory(path.parent)))
 
 
 def checkpoint(path: Path) -> Any:
@@ -84,7 +84,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     ".npy": array,
     "array.pt": array,
     "manifest.csv": manifest,
-    "config.json": config,
+    "config.yaml": config,
     "last.pt": checkpoint,
 }
 

@@ -21,10 +21,12 @@ import torch
 from datasets.make_manifest import write_manifest
 from datasets.make_media import tone, write_video, write_wav
 from PIL import Image
+from settings import write_settings
 
-from mmpareto.options import parse
+from mmpareto.arguments import parse
 from mmpareto.runs import RunDirectory
-from mmpareto.training.checkpoints import KEYS, save_last
+from mmpareto.training.checkpoints import save_last
+from mmpareto.training.state import KEYS
 
 TESTS = Path(__file__).resolve().parent
 MUTATIONS = 36  # of a kind
@@ -83,8 +85,8 @@ def config(folder: Path) -> Path:
     """The settings of a run on digits."""
     options = parse(["--gpu_ids", "cpu"], Path("/"))
     run = RunDirectory(folder)
-    run.write_json("config.json", options.resolved() | {"encoders": {"gray": "cnn", "colour": "cnn"}})
-    return folder / "config.json"
+    write_settings(run.path, options.flat() | {"encoders": {"gray": "cnn", "colour": "cnn"}})
+    return folder / "config.yaml"
 
 
 def checkpoint(folder: Path) -> Path:

@@ -13,7 +13,7 @@ import pytest
 from entries.command import inside
 from reporting.synthetic import make_run
 
-import train as entry
+from mmpareto.cli import train as entry
 from mmpareto.reporting.finished import find
 from mmpareto.reporting.sweeps import tuned
 from mmpareto.selection import rank
@@ -58,7 +58,7 @@ def test_a_run_selects_the_lowest_loss_among_ties_also_when_resumed(tmp_path: Pa
     for folder, *flags_of_run in (("whole", "6"), ("parted", "4"), ("resumed", "6", "--resume")):
         if folder == "resumed":  # a copy, since this process keeps the folder of its first run locked
             shutil.copytree(tmp_path / "parted", tmp_path / "resumed")
-        done = inside(entry.entry, *flags, *flags_of_run, "--ckpt_path", tmp_path / folder)
+        done = inside(entry.main, *flags, *flags_of_run, "--ckpt_path", tmp_path / folder)
         assert done.returncode == 0, done.stderr
     with open(tmp_path / "whole" / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))

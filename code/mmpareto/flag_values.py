@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import math
 import re
 import types
@@ -93,24 +92,11 @@ def import_path(text: str) -> str:
     return text
 
 
-def add_allow(parser: argparse.ArgumentParser) -> None:
-    """Adds --allow, for entries that read run directories."""
-    parser.add_argument(
-        "--allow",
-        type=import_path,
-        action="append",
-        default=[],
-        metavar="PACKAGE.MODULE:CLASS",
-        help="import this class of your own where a run names it as dataset, method or encoder, which runs its code; "
-        "repeat the flag for several (default: none)",
-    )
-
-
 def assignment_text(text: str) -> tuple[str, str]:
     """NAME=VALUE as (name, value)."""
     key, equals, value = text.partition("=")
     if not (key and equals and value):
-        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, found {text!r}")
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, found {text!r:.100}")
     return key, value
 
 
@@ -130,26 +116,23 @@ def literal(text: str) -> Any:
     return {"true": True, "false": False, "none": None}.get(text.lower(), text)
 
 
-def like(default: Any) -> Callable[[str], Any]:
-    """What turns text into a value of the default's type, so that 1 and 1.0 are one setting."""
-    return converter(type(default), default) if isinstance(default, bool | int | float | str) else literal
-
-
-def converter(hint: Any, default: Any) -> Callable[[str], Any]:
-    """What turns a flag's text into a dataset option of the type `hint`."""
+def converter(hint: Any) -> Callable[[str], Any]:
+    """What turns text into an option of the type `hint`, so that 1 and 1.0 are one setting of a float."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):  # an optional option
-        return converter(next(a for a in arguments if a is not type(None)), default)
+        return converter(next(a for a in arguments if a is not type(None)))
     if origin is typing.Literal:
 
         def choice(text: str) -> str:
             if text not in arguments:
-                raise argparse.ArgumentTypeError(f"expected one of {', '.join(map(str, arguments))}, found {text!r}")
+                raise argparse.ArgumentTypeError(
+                    f"expected one of {', '.join(map(str, arguments))}, found {text!r:.100}"
+                )
             return text
 
         return choice
     if origin in (tuple, list):
-        inner = converter(arguments[0], default)
+        inner = converter(arguments[0])
         return lambda text: tuple(inner(part) for part in text.split(","))
     if hint is bool:
         return lambda text: bool(
@@ -159,25 +142,9 @@ def converter(hint: Any, default: Any) -> Callable[[str], Any]:
         return lambda text: number(text, int, lambda x: True, "a whole number")
     if hint is float:
         return lambda text: number(text, float, math.isfinite, "a number")
-    return str
+    return str if hint is str else literal
 
 
 def shown(default: Any) -> str:
     """A default as a person would type it."""
     return ",".join(map(str, default)) if isinstance(default, tuple | list) else str(default)
-
-
-def described_arguments(owner: type) -> dict[str, str]:
-    """What a class's docstring says of its arguments: lines of the form `name  text`, continued deeper."""
-    described: dict[str, str] = {}
-    current = ""
-    for line in inspect.getdoc(owner).splitlines() if inspect.getdoc(owner) else []:  # type: ignore[union-attr]
-        start = re.match(r"(\w+)  +(\S.*)", line)
-        if start:
-            current = start[1]
-            described[current] = start[2]
-        elif current and line.startswith("    "):
-            described[current] += " " + line.strip()
-        else:
-            current = ""
-    return described

@@ -1,8 +1,9 @@
 """The run directory: what a training run leaves behind, and nothing half-written.
 
-config.json        every flag, resolved           metrics.csv    a row per epoch
-environment.json   versions, device, code, command  gradients.csv  a row per step and encoder: what integration saw
-last.pt  previous.pt  best.pt   checkpoints       results.json   the scores; there only when the run is finished
+config.yaml        every setting, by section      metrics.csv    a row per epoch
+resolved.json      encoders, classes, modalities  gradients.csv  a row per step and encoder: what integration saw
+environment.json   versions, device, command      results.json   the scores; there only when the run is finished
+last.pt  previous.pt  best.pt   checkpoints
 layers.csv         a row per epoch, encoder and parameter tensor: conflict rate, mean cosine
 *.png              figures                        events.*       TensorBoard
 evaluation_<split>.json, evaluation_<split>_*.png  what evaluate.py found
@@ -25,17 +26,21 @@ from typing import Any, TextIO
 
 import torch
 
+from mmpareto import config_files
+from mmpareto.errors import UserError
 from mmpareto.escape import csv_text, write_csv_rows
 from mmpareto.json_files import read_object, require_regular
 from mmpareto.writing import atomically, lock, write_text
 
-CONFIG, ENVIRONMENT, METRICS, GRADIENTS = "config.json", "environment.json", "metrics.csv", "gradients.csv"
+CONFIG, RESOLVED, ENVIRONMENT = "config.yaml", "resolved.json", "environment.json"
+METRICS, GRADIENTS = "metrics.csv", "gradients.csv"
 LAYERS = "layers.csv"
 EVALUATION = "evaluation_{}.json"  # of a split
 LAST, PREVIOUS, BEST, RESULTS = "last.pt", "previous.pt", "best.pt", "results.json"
 CODE = Path(__file__).resolve().parent.parent  # the package, and the commands beside it
 _OWN = (
     CONFIG,
+    RESOLVED,
     ENVIRONMENT,
     METRICS,
     GRADIENTS,
@@ -50,8 +55,8 @@ _OWN = (
 )
 
 
-class RunError(Exception):
-    """A run directory that cannot be used as asked; the message says what it holds and what to do."""
+class RunError(UserError):
+    """A run directory cannot be used as requested."""
 
 
 class RunDirectory:
@@ -77,9 +82,13 @@ class RunDirectory:
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
+    def write_text(self, name: str, content: str) -> None:
+        """Write `name`, whole or not at all."""
+        write_text(self / name, content)
+
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """Writes `name`, whole or not at all."""
-        write_text(self / name, json.dumps(content, indent=2, default=str) + "\n")
+        """Write `name`, whole or not at all."""
+        self.write_text(name, json.dumps(content, indent=2, default=str) + "\n")
 
     def write_csv(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes `name` with the rows' keys as header, whole or not at all."""
@@ -139,9 +148,16 @@ class RunDirectory:
     def read_config(self) -> dict[str, Any]:
         """The run's settings by flag, in one flat mapping.
 
-        Raises RunError where the file is missing or no mapping.
+        Raises:
+            RunError: where the file is missing or holds something else.
         """
-        return self.read_json(CONFIG)
+        if not (self / CONFIG).exists():
+            older = "made by an older version of the program" if (self / "config.json").exists() else "no run directory"
+            raise RunError(f"{self.path} is {older}: it has no {CONFIG}; give a run directory of this train.py")
+        try:
+            return config_files.flattened(config_files.read_sections(self / CONFIG))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self / CONFIG} cannot be read ({error}); is {self.path} a run directory?") from error
 
     def read_results(self) -> dict[str, Any]:
         """The scores of a finished run.

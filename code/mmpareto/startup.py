@@ -25,7 +25,20 @@ from typing import Any, Callable, List, NoReturn, Optional, Sequence  # noqa: UP
 
 PYTHON = (3, 11)
 # what every entry may need; packages for media and for TorchJD's weightings are named where they are used
-PACKAGES = ("torch", "torchvision", "numpy", "PIL", "scipy", "sklearn", "tqdm", "tensorboard", "matplotlib", "jinja2")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "PIL",
+    "scipy",
+    "sklearn",
+    "tqdm",
+    "yaml",
+    "docstring_parser",
+    "tensorboard",
+    "matplotlib",
+    "jinja2",
+)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CODE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 

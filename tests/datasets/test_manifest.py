@@ -17,7 +17,7 @@ from datasets.make_media import lfs_pointer, write_video, write_wav
 from entries.command import refused
 from PIL import Image
 
-import prepare as entry
+from mmpareto.cli import prepare as entry
 from mmpareto.datasets import SPLITS, DatasetError, build, manifest
 from mmpareto.datasets.base import UnusableError
 from mmpareto.datasets.clips import ImageReader

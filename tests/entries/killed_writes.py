@@ -27,7 +27,7 @@ def status(command: str, flags: list[str], kill_at: int, number: int = signal.SI
 
     Negative where it died by a signal.
     """
-    entry = importlib.import_module(command).entry
+    entry = importlib.import_module(f"mmpareto.cli.{command}").main
     process = os.fork()
     if process:
         return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])

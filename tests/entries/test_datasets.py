@@ -15,10 +15,11 @@ from datasets.test_cgmnist import write_mnist
 from datasets.test_modelnet40 import off, wedge, write_renders
 from entries.command import inside, refused, train
 from entries.test_faults import vectors
+from settings import read_settings, write_settings
 
-import evaluate
-import prepare as entry
-import train as training
+from mmpareto.cli import evaluate
+from mmpareto.cli import prepare as entry
+from mmpareto.cli import train as training
 
 SMALL = ("--epochs", "1", "--batch_size", "6", "--num_workers", "0")
 WITH_WORKER = ("--epochs", "1", "--batch_size", "6", "--num_workers", "1")
@@ -31,7 +32,7 @@ def prepare(*arguments: str | Path) -> str:
 
 
 def trained(folder: Path, *flags: str | Path) -> set[str]:
-    done = inside(training.entry, *flags, "--ckpt_path", folder)
+    done = inside(training.main, *flags, "--ckpt_path", folder)
     assert done.returncode == 0, done.stderr
     results = json.loads((folder / "results.json").read_text())
     assert 0 <= results["test"]["joint"]["accuracy"] <= 100
@@ -49,7 +50,7 @@ def test_cgmnist(tmp_path: Path) -> None:
     one, other = (json.loads((tmp_path / name / "results.json").read_text()) for name in "ab")
     assert one["test"] == other["test"]  # prepared or not, it is the same dataset
     said = refused(
-        training.entry, "--dataset", "cgmnist", "--data_root", tmp_path / "out", "--variance", "0.02", *flags
+        training.main, "--dataset", "cgmnist", "--data_root", tmp_path / "out", "--variance", "0.02", *flags
     )
     assert "prepared with variance 0.03, the flags ask for variance 0.02" in said
 
@@ -70,7 +71,7 @@ def test_modelnet40_from_meshes(tmp_path: Path) -> None:
     assert "bed_0099" in said
     flags = ("--dataset", "modelnet40", "--data_root", out, "--image_size", "32", "--model", "cnn", *SMALL)
     assert trained(tmp_path / "run", *flags, "--views", "0,4,8") == {"view0", "view4", "view8"}
-    said = refused(training.entry, *flags, "--ckpt_path", tmp_path / "no")
+    said = refused(training.main, *flags, "--ckpt_path", tmp_path / "no")
     assert "was prepared with view0, view4, view8, the flags ask for view6" in said
 
 
@@ -88,7 +89,7 @@ def test_modelnet40_from_renders(tmp_path: Path, prepared: bool) -> None:
     flags = ("--dataset", "modelnet40", "--image_size", "32", "--model", "cnn", "--data_root", root, *SMALL)
     assert trained(tmp_path / "run", *flags) == {"view0", "view6"}
     if prepared:
-        said = refused(training.entry, *flags, "--image_size", "48", "--ckpt_path", tmp_path / "no")
+        said = refused(training.main, *flags, "--image_size", "48", "--ckpt_path", tmp_path / "no")
         assert "was prepared with image_size 32, the flags ask for image_size 48" in said
 
 
@@ -115,18 +116,18 @@ def test_a_run_goes_on_with_its_own_manifest_which_may_be_moved(
     monkeypatch.chdir(tmp_path)
     flags = ["--dataset", "manifest", "--batch_size", "16", "--gpu_ids", "cpu", "--num_workers", "0"]
     flags += ["--ckpt_path", "run"]
-    assert training.entry([*flags, "--data_root", "birds", "--epochs", "1"]) == 0
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["data_root"] == str(tmp_path / "birds")
+    assert training.main([*flags, "--data_root", "birds", "--epochs", "1"]) == 0
+    assert read_settings(tmp_path / "run")["data_root"] == str(tmp_path / "birds")
     shutil.copytree("run", "again")  # a run directory stays locked until its process ends
     flags[-1] = "again"
-    assert training.entry([*flags, "--data_root", "fishes", "--epochs", "2", "--resume", "auto"]) == 2
+    assert training.main([*flags, "--data_root", "fishes", "--epochs", "2", "--resume", "auto"]) == 2
     assert f"--data_root {tmp_path / 'birds'} (now {tmp_path / 'fishes'})" in capfd.readouterr().err
     Path("moved").mkdir()
     shutil.move("birds", "moved/birds")
     shutil.copytree("run", "last")
     flags[-1] = "last"
-    assert training.entry([*flags, "--data_root", "moved/birds", "--epochs", "2", "--resume", "auto"]) == 0
-    assert training.entry([*flags, "--data_root", ""]) == 2
+    assert training.main([*flags, "--data_root", "moved/birds", "--epochs", "2", "--resume", "auto"]) == 0
+    assert training.main([*flags, "--data_root", ""]) == 2
     assert "--data_root is empty" in capfd.readouterr().err
 
 
@@ -193,12 +194,12 @@ def test_what_the_first_run_took_from_its_training_clips_stays_with_it(tmp_path:
     write_rows(root, rows, ["id", "split", "label", "sound", "sensor"])
     flags = ("--dataset", "manifest", "--data_root", root, "--encoder", "sound=cnn", "--ckpt_path", run, *SMALL)
     trained(run, *flags)
-    config = json.loads((run / "config.json").read_text())
+    config = read_settings(run)
     assert config["modalities"]["sound"]["shape"] == [1, 58, 128]  # 0.6 s: 1 + (9600 - 400) // 160
     assert config["modalities"]["sensor"] == {"kind": "vector", "shape": [5], "mean": None, "std": None}
 
     def scores() -> list[Any]:
-        done = inside(evaluate.entry, run, "--no-probe", "--gpu_ids", "cpu")
+        done = inside(evaluate.main, run, "--no-probe", "--gpu_ids", "cpu")
         assert done.returncode == 0, done.stderr
         found = json.loads((run / "evaluation_test.json").read_text())
         return [found["joint"], found["unimodal"], found["subsets"]]
@@ -210,15 +211,15 @@ def test_what_the_first_run_took_from_its_training_clips_stays_with_it(tmp_path:
     (root / ".checked.json").unlink()
     assert scores() == before
     results = json.loads((run / "results.json").read_text())
-    done = inside(training.entry, *flags, "--no-train")
+    done = inside(training.main, *flags, "--no-train")
     assert done.returncode == 0, done.stderr
     assert json.loads((run / "results.json").read_text()) == results
     shutil.copytree(run, tmp_path / "again")  # a run directory stays locked until its process ends
-    done = inside(training.entry, *flags, "--ckpt_path", tmp_path / "again", "--resume", "--epochs", "2")
+    done = inside(training.main, *flags, "--ckpt_path", tmp_path / "again", "--resume", "--epochs", "2")
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "again" / "config.json").read_text())["modalities"] == config["modalities"]
+    assert read_settings(tmp_path / "again")["modalities"] == config["modalities"]
     np.save(root / rows[0]["sensor"], np.zeros(7, np.float32))  # the first training clip
     assert scores() == before
     damaged = config | {"modalities": config["modalities"] | {"sound": {"kind": "smell", "shape": [1]}}}
-    (run / "config.json").write_text(json.dumps(damaged))
-    assert "holds modalities that train.py does not write" in refused(evaluate.entry, run, "--gpu_ids", "cpu")
+    write_settings(run, damaged)
+    assert "holds modalities that train.py does not write" in refused(evaluate.main, run, "--gpu_ids", "cpu")

@@ -16,7 +16,7 @@ from alive import gone
 from entries.command import ROOT, inside, run
 from entries.test_faults import OFTEN, assert_same, batches_done, rows, vectors, wait_for
 
-import train as entry
+from mmpareto.cli import train as entry
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 TRAIN = str(ROOT / "code" / "train.py")
@@ -50,7 +50,7 @@ def in_two(flags: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_two_processes_make_the_run_of_one(flags: tuple[str, ...], in_two: Path, tmp_path: Path) -> None:
-    done = inside(entry.entry, *flags, "--ckpt_path", tmp_path / "one")
+    done = inside(entry.main, *flags, "--ckpt_path", tmp_path / "one")
     assert done.returncode == 0, done.stderr
     mine, theirs = rows(in_two / "metrics.csv"), rows(tmp_path / "one" / "metrics.csv")
     assert len(mine) == len(theirs) == 4
@@ -156,12 +156,12 @@ def test_a_rank_with_other_flags_or_other_data_is_refused_by_name(
 
 IMPATIENT = """
 from datetime import timedelta
-import train
+from mmpareto.cli import train
 from mmpareto import startup
 from mmpareto.training import processes
 processes.TIMEOUT = timedelta(seconds=15)  # instead of 10 minutes
 if __name__ == "__main__":  # loader processes import this
-    startup.run(train.entry)
+    startup.run(train.main)
 """
 
 
@@ -181,7 +181,7 @@ def test_a_rank_that_is_stopped_for_ever_ends_the_run_after_the_timeout(
     assert process.returncode != 0
     assert "train.py: another process of the job is gone" in said
     assert "Timed out" in said
-    assert "--resume goes on from it" in said
+    assert "--resume continues from it" in said
     assert "(exitcode: 2) local_rank: 0" in said
     assert gone(victims)
     assert batches_done(folder)[0] >= 1

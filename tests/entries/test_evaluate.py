@@ -15,10 +15,11 @@ import torch
 from datasets.make_manifest import write_manifest, write_rows
 from entries.command import ROOT, refused, run
 from PIL import Image
+from settings import read_settings, write_settings
 
-import evaluate as entry
-import train as training
 from mmpareto import datasets
+from mmpareto.cli import evaluate as entry
+from mmpareto.cli import train as training
 from mmpareto.models import build_model
 from mmpareto.runs import open_for
 
@@ -32,7 +33,7 @@ def evaluate(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one epoch."""
     folder = tmp_path_factory.mktemp("runs") / "short"
-    assert training.entry(["--epochs", "1", "--ckpt_path", str(folder), "--gpu_ids", "cpu"]) == 0
+    assert training.main(["--epochs", "1", "--ckpt_path", str(folder), "--gpu_ids", "cpu"]) == 0
     return folder
 
 
@@ -44,9 +45,9 @@ def copied(trained: Path, tmp_path: Path) -> Path:
 
 def change(folder: Path, without: str = "", **values: Any) -> None:
     """Writes other values into a run's settings, and takes one out."""
-    config = json.loads((folder / "config.json").read_text()) | values
+    config = read_settings(folder) | values
     config.pop(without, None)
-    (folder / "config.json").write_text(json.dumps(config))
+    write_settings(folder, config)
 
 
 def test_scores_a_run_and_leaves_tables_json_and_figures(trained: Path) -> None:
@@ -80,7 +81,7 @@ def test_scores_a_run_and_leaves_tables_json_and_figures(trained: Path) -> None:
 
 
 def test_other_splits_mean_features_and_no_probe(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert entry.entry([str(copied), "--split", "val", "--missing", "mean", "--no-probe", "--gpu_ids", "cpu"]) == 0
+    assert entry.main([str(copied), "--split", "val", "--missing", "mean", "--no-probe", "--gpu_ids", "cpu"]) == 0
     found = json.loads((copied / "evaluation_val.json").read_text())
     assert (found["samples"], found["missing"], found["probe"]) == (200, "mean", None)
     printed = capsys.readouterr().out
@@ -109,8 +110,8 @@ def test_an_unfinished_run_and_one_selected_on_test_are_marked(
     copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (copied / "results.json").unlink()
-    change(copied, "classes", selected_on="test")  # earlier runs kept no names of classes
-    assert entry.entry([str(copied), "--no-probe", "--gpu_ids", "cpu"]) == 0
+    change(copied, selected_on="test")
+    assert entry.main([str(copied), "--no-probe", "--gpu_ids", "cpu"]) == 0
     printed = capsys.readouterr().out
     assert "SELECTED ON TEST" in printed
     assert "the run is not finished; its best epoch so far, 1, was scored" in printed
@@ -127,7 +128,7 @@ def test_overwriting_a_run_takes_its_evaluation_away(copied: Path) -> None:
 
 def test_bad_input_is_refused_in_a_line_or_two(copied: Path, tmp_path: Path) -> None:
     def said(*arguments: str | Path) -> str:
-        text = refused(entry.entry, *arguments)
+        text = refused(entry.main, *arguments)
         assert text.startswith("evaluate.py: ")
         assert len(text.splitlines()) <= 2
         return text
@@ -143,24 +144,24 @@ def test_bad_input_is_refused_in_a_line_or_two(copied: Path, tmp_path: Path) -> 
     assert "expected numbers of GPUs" in said(copied, "--gpu_ids", "first")
     assert "is embedded and reads no folder" in said(copied, "--data_root", tmp_path)
 
-    config = json.loads((copied / "config.json").read_text())
+    config = read_settings(copied)
     change(copied, classes=[*"abcdefghij"])
     assert "was trained on the classes a, b, c, d, e, f and 4 more" in said(copied)
     change(copied, classes=config["classes"], encoders={"sound": "cnn", "sight": "cnn"})
     assert "was trained on the modalities sound, sight; the digits in" in said(copied)
     change(copied, encoders={"gray": "cnn", "colour": "pmr"})
     assert "does not fit the model" in said(copied)
-    change(copied, "channels_last", encoders=config["encoders"])
-    assert "older version of the program: its config.json lacks channels_last" in said(copied)
-    change(copied, channels_last=False, dataset="gone:Set")
+    change(copied, dataset="gone:Set", encoders=config["encoders"])
     assert "--allow gone:Set" in said(copied)
     assert "cannot be imported" in said(copied, "--allow", "gone:Set")
-    (copied / "config.json").write_text("[]")
-    assert "config.json cannot be read (it holds no values by name)" in said(copied)
-    (copied / "config.json").write_text("{")
+    (copied / "config.yaml").write_text("[]")
+    assert "config.yaml cannot be read (it holds no settings by name)" in said(copied)
+    (copied / "config.yaml").write_text("{")
     assert "cannot be read" in said(copied)
 
-    (copied / "config.json").write_text(json.dumps(config))
+    (copied / "config.yaml").rename(copied / "config.json")
+    assert "made by an older version of the program: it has no config.yaml" in said(copied)
+    write_settings(copied, config)
     best = torch.load(copied / "best.pt", weights_only=True)
     best["model"]["fusion.head.bias"][0] = float("inf")
     torch.save(best, copied / "best.pt")
@@ -187,14 +188,14 @@ def test_a_data_root_with_other_classes_is_refused_and_a_split_without_a_class_i
     folder = tmp_path / "run"
     flags = ["--dataset", "manifest", "--data_root", tmp_path / "data", "--epochs", "1", "--batch_size", "8"]
     common = ["--gpu_ids", "cpu", "--num_workers", "0"]
-    assert training.entry([str(flag) for flag in (*flags, *common, "--ckpt_path", folder)]) == 0
+    assert training.main([str(flag) for flag in (*flags, *common, "--ckpt_path", folder)]) == 0
     capsys.readouterr()
 
-    other = refused(entry.entry, folder, "--data_root", tmp_path / "other", *common)
+    other = refused(entry.main, folder, "--data_root", tmp_path / "other", *common)
     assert "was trained on the classes class 0, class 1, class 2;" in other
     assert "--data_root" in other
-    assert "missing" in refused(entry.entry, folder, "--data_root", tmp_path / "nowhere", *common)
-    assert entry.entry([str(flag) for flag in (folder, "--data_root", tmp_path / "fewer", *common)]) == 0
+    assert "missing" in refused(entry.main, folder, "--data_root", tmp_path / "nowhere", *common)
+    assert entry.main([str(flag) for flag in (folder, "--data_root", tmp_path / "fewer", *common)]) == 0
     assert "no samples of 1 class(es), left out of means over classes: class 1" in capsys.readouterr().out
     found = json.loads((folder / "evaluation_test.json").read_text())
     assert found["joint"]["per_class"][1]["recall"] is None

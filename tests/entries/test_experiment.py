@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import signal
 import subprocess
@@ -13,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from entries.command import ROOT, inside
+from settings import write_settings
 
-import experiment
-import train
+from mmpareto.cli import experiment, train
 from mmpareto.experiments.grid import expand
 
 SHORT = ("--batch_size", "256", "--methods", "one_joint")
@@ -33,7 +32,7 @@ def running() -> str:
 def again(capsys: pytest.CaptureFixture[str], *flags: str | Path) -> tuple[int, str, str]:
     """A command line in this process, which has PyTorch loaded."""
     capsys.readouterr()
-    status = experiment.entry([str(flag) for flag in flags])
+    status = experiment.main([str(flag) for flag in flags])
     printed = capsys.readouterr()
     return status, printed.out, printed.err
 
@@ -58,7 +57,7 @@ def test_a_grid_interrupted_gone_on_with_and_done(tmp_path: Path, capsys: pytest
     assert grid.returncode == 130
     assert "2 runs in" in printed
     assert "0 finished, 0 to resume, 2 to begin; 2 at a time on " in printed
-    assert "the same command goes on" in said
+    assert "the same command continues" in said
     assert not results.exists()
     assert str(folder) not in running()
 
@@ -91,8 +90,8 @@ def test_damaged_results_hide_no_failure(tmp_path: Path, capsys: pytest.CaptureF
     """A finished run whose results are cut off, and one that was made with another learning rate."""
     for run in expand(["uniform", "pareto"], ["digits"], [0], [], [], tmp_path, tmp_path).runs:
         run.folder.mkdir(parents=True)
-        other = {"learning_rate": 0.5} if run.options.method == "pareto" else {}
-        (run.folder / "config.json").write_text(json.dumps(run.options.resolved() | other))
+        other = {"learning_rate": 0.5} if run.config.method.method == "pareto" else {}
+        write_settings(run.folder, run.config.flat() | other)
         (run.folder / "results.json").write_text('{"dataset": "dig')
     status, _, err = again(capsys, "--methods", "uniform", "pareto", "--output", tmp_path)
     assert status == 1
@@ -104,7 +103,7 @@ def test_what_fast_switched_on_is_no_other_setting(tmp_path: Path, capsys: pytes
     """The run is trained in this process."""
     same = ("--epochs", "1", "--gpu_ids", "cpu")
     (run,) = expand(["uniform"], ["digits"], [0], [], [], tmp_path, tmp_path).runs
-    done = inside(train.entry, "--method", "uniform", *same, "--fast", "--ckpt_path", run.folder)
+    done = inside(train.main, "--method", "uniform", *same, "--fast", "--ckpt_path", run.folder)
     assert done.returncode == 0, done.stderr
     flags = ("--methods", "uniform", *same, "--output", tmp_path)
     status, out, _ = again(capsys, *flags, "--fast")
@@ -145,7 +144,7 @@ def test_bad_input_starts_nothing(
 
 def test_help_names_its_own_flags_and_train_py(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        experiment.entry(["--help"])
+        experiment.main(["--help"])
     assert ended.value.code == 0
     printed = capsys.readouterr().out
     for flag in ("--methods", "--vary", "--jobs", "--launcher", "train.py"):

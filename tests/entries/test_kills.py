@@ -13,10 +13,10 @@ from datasets.make_manifest import write_manifest, write_rows
 from entries.command import ROOT
 from reporting.synthetic import make_run
 
-import evaluate
-import report
-import study
-import train
+from mmpareto.cli import evaluate
+from mmpareto.cli import report
+from mmpareto.cli import study
+from mmpareto.cli import train
 
 CPU = ("--gpu_ids", "cpu")
 SMALL = (*CPU, "--batches", "2", "--samples", "5", "--directions", "1", "--points", "3", "--hessian_products", "2")
@@ -30,7 +30,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [row | {"twin": row["sensor"]} for row in write_manifest(root / "data", 24, val=True)]
     write_rows(root / "data", rows, ["id", "split", "label", "sensor", "twin"])
     data = ("--dataset", "manifest", "--data_root", str(root / "data"), "--batch_size", "4", "--num_workers", "0")
-    assert train.entry([*data, *CPU, "--epochs", "1", "--ckpt_path", str(root / "run")]) == 0
+    assert train.main([*data, *CPU, "--epochs", "1", "--ckpt_path", str(root / "run")]) == 0
     return root / "run"
 
 
@@ -59,14 +59,14 @@ def test_a_signal_at_a_write_leaves_whole_files_and_the_same_command_succeeds(
         for seed in range(2):
             make_run(tmp_path / "runs" / f"u{seed}", "uniform", seed, 40.0 + seed)
             make_run(tmp_path / "runs" / f"m{seed}", "mmpareto", seed, 45.0 + 2 * seed)
-        assert report.entry([runs, "--output", str(old), "--baseline", "mmpareto"]) == 0
+        assert report.main([runs, "--output", str(old), "--baseline", "mmpareto"]) == 0
         flags = [runs, "--output", "{}"]
     elif command == "study":
-        assert study.entry([str(trained), *SMALL, "--seed", "1", "--output", str(old)]) == 0
+        assert study.main([str(trained), *SMALL, "--seed", "1", "--output", str(old)]) == 0
         flags = [str(trained), *SMALL, "--output", "{}"]
     else:
         old.symlink_to(trained)
-        assert evaluate.entry([str(old), *CPU, "--no-probe", "--missing", "mean"]) == 0
+        assert evaluate.main([str(old), *CPU, "--no-probe", "--missing", "mean"]) == 0
         flags = ["{}", *CPU, "--no-probe"]
     done = subprocess.run(
         [

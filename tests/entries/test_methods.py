@@ -10,9 +10,8 @@ import pytest
 from entries.test_faults import assert_same, rows, vectors
 from methods.counting import Stopped
 
-import evaluate
-import study
-import train as entry
+from mmpareto.cli import evaluate, study
+from mmpareto.cli import train as entry
 from mmpareto.methods import METHODS
 
 OPTIONS = {
@@ -33,7 +32,7 @@ LAUNCHED = ("one_joint", "uniform", "uniform_gamma", "pareto", "mmpareto")
 
 
 @pytest.mark.parametrize(
-    "method", [name for name, about in METHODS.items() if "TorchJD" not in about and name not in LAUNCHED]
+    "method", [name for name in METHODS.names(group="") if name not in LAUNCHED]
 )
 def test_a_method_trains_goes_on_exactly_and_is_evaluated(
     method: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -44,11 +43,11 @@ def test_a_method_trains_goes_on_exactly_and_is_evaluated(
     if method in OPTIONS:
         flags += ["--method_options", *OPTIONS[method]]
     straight, parted = tmp_path / "straight", tmp_path / "parted"
-    assert entry.entry([*flags, "--ckpt_path", str(straight)]) == 0, capfd.readouterr().err
+    assert entry.main([*flags, "--ckpt_path", str(straight)]) == 0, capfd.readouterr().err
     shutil.copytree(straight, parted)
     (parted / "results.json").unlink()
     capfd.readouterr()
-    assert entry.entry([*flags, "--ckpt_path", str(parted), "--resume", "previous.pt"]) == 0
+    assert entry.main([*flags, "--ckpt_path", str(parted), "--resume", "previous.pt"]) == 0
     said = capfd.readouterr().out
     assert "epoch 3/3" in said
     assert "epoch 2/3" not in said
@@ -61,10 +60,10 @@ def test_a_method_trains_goes_on_exactly_and_is_evaluated(
     assert told == {f"method_{name}" for name in TOLD.get(method, ())}
     if method not in OWN_FUSION:
         return
-    assert evaluate.entry([str(straight), "--gpu_ids", "cpu"]) == 0
+    assert evaluate.main([str(straight), "--gpu_ids", "cpu"]) == 0
     capfd.readouterr()
     if method == "ensemble":
-        assert study.entry([str(straight), str(parted), "--gpu_ids", "cpu"]) == 2
+        assert study.main([str(straight), str(parted), "--gpu_ids", "cpu"]) == 2
         assert "no joint loss that could be studied" in capfd.readouterr().err
     found = json.loads((straight / "evaluation_test.json").read_text())
     assert found["joint"]["accuracy"] == pytest.approx(results["test"]["joint"]["accuracy"])
@@ -83,7 +82,7 @@ def test_an_estimate_that_is_stopped_goes_on_from_its_last_whole_epoch(
     def run(name: str, stop_after: int, *more: str) -> tuple[int, int]:
         """Exit status, and batches of estimates."""
         Stopped.batches, Stopped.stop_after = 0, stop_after
-        status = entry.entry([*flags, "--ckpt_path", str(tmp_path / name), *more])
+        status = entry.main([*flags, "--ckpt_path", str(tmp_path / name), *more])
         return status, Stopped.batches
 
     assert run("straight", 0) == (0, 18)
@@ -109,9 +108,9 @@ def test_more_epochs_for_a_run_that_was_cut_in_halves(
     vectors(tmp_path / "data", 60)
     flags = ["--dataset", "manifest", "--data_root", str(tmp_path / "data"), "--batch_size", "16", "--gpu_ids", "cpu"]
     flags += ["--num_workers", "0", "--method", "finetune", *given]
-    assert entry.entry([*flags, "--epochs", "2", "--ckpt_path", str(tmp_path / "run")]) == 0
+    assert entry.main([*flags, "--epochs", "2", "--ckpt_path", str(tmp_path / "run")]) == 0
     shutil.copytree(tmp_path / "run", tmp_path / "on")
-    assert entry.entry([*flags, "--epochs", "4", "--ckpt_path", str(tmp_path / "on"), "--resume"]) == status
+    assert entry.main([*flags, "--epochs", "4", "--ckpt_path", str(tmp_path / "on"), "--resume"]) == status
     assert ("was made with other settings: --epochs 2 (now 4)" in capfd.readouterr().err) == bool(status)
 
 
@@ -120,7 +119,7 @@ def test_a_run_stopped_within_an_epoch_does_not_act_before_it_again(tmp_path: Pa
     flags = ["--dataset", "manifest", "--data_root", str(tmp_path / "data"), "--batch_size", "16", "--gpu_ids", "cpu"]
     flags += ["--num_workers", "0", "--epochs", "3", "--method", "methods.counting:Counting"]
     flags += ["--method_options", "stop_after=7"]  # in the middle of the second epoch; five batches are left then
-    assert entry.entry([*flags, "--ckpt_path", str(tmp_path / "run")]) == 128 + 15
+    assert entry.main([*flags, "--ckpt_path", str(tmp_path / "run")]) == 128 + 15
     shutil.copytree(tmp_path / "run", tmp_path / "on")  # a run directory stays locked as long as its process lives
-    assert entry.entry([*flags, "--ckpt_path", str(tmp_path / "on"), "--resume"]) == 0
+    assert entry.main([*flags, "--ckpt_path", str(tmp_path / "on"), "--resume"]) == 0
     assert [row["method_calls"] for row in rows(tmp_path / "on" / "metrics.csv")] == ["1.0", "2.0", "3.0"]

@@ -25,8 +25,8 @@ from datasets.real import real
 from entries.command import ROOT, inside, refused, run
 from PIL import Image
 
-import prepare as entry
-import train as training
+from mmpareto.cli import prepare as entry
+from mmpareto.cli import train as training
 from mmpareto.datasets import SPLITS, DatasetError, build
 from mmpareto.datasets.cremad import CLASSES as EMOTIONS
 from mmpareto.datasets.lists import read_rows
@@ -89,7 +89,7 @@ def test_cremad_from_its_repository_to_a_run(crema: Path, prepared: Path, tmp_pa
     assert not set(splits["train"]) & set(splits["val"])
     assert len(list((prepared / "visual" / splits["val"][0]).iterdir())) == 3  # at 0, 1 and 2 s of 2.4
     flags = ("--dataset", "CREMAD", "--data_root", prepared, "--ckpt_path", tmp_path / "run")
-    done = inside(training.entry, *flags, *SMALL, *QUICK)
+    done = inside(training.main, *flags, *SMALL, *QUICK)
     assert done.returncode == 0, done.stderr
     assert "audio [1, 1024, 128] -> cnn, visual [2, 3, 32, 32] -> resnet18" in done.stdout
     assert accuracies(tmp_path / "run").keys() == {"joint", "audio", "visual"}
@@ -99,7 +99,7 @@ def test_cremad_from_its_repository_to_a_run(crema: Path, prepared: Path, tmp_pa
         (("--data_root", tmp_path / "nowhere"), "is missing"),
     ):
         asked = ("--dataset", "cremad", "--data_root", prepared, *SMALL, "--ckpt_path", tmp_path / "no", *flags)
-        assert message in refused(training.entry, *asked)
+        assert message in refused(training.main, *asked)
     again = refused(entry.main, "cremad", "--source", crema, "--output", prepared, "--split", "random")
     assert "give another --output" in again
 
@@ -300,7 +300,7 @@ def test_kinetics_sounds_from_clips_to_a_run(tmp_path: Path) -> None:
     }
     assert len(description["classes"]) == 31
     flags = ("--dataset", "KineticSound", "--data_root", out, "--ckpt_path", tmp_path / "run")
-    done = inside(training.entry, *flags, *SMALL, *QUICK)
+    done = inside(training.main, *flags, *SMALL, *QUICK)
     assert done.returncode == 0, done.stderr
     assert "visual [3, 3, 32, 32]" in done.stdout
     assert accuracies(tmp_path / "run").keys() == {"joint", "audio", "visual"}

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from entries.command import ROOT, refused, run
 from reporting.synthetic import make_run
+from settings import write_settings
 
-import report as entry
+from mmpareto.cli import report as entry
 
 
 def make(
@@ -29,7 +30,7 @@ def make(
         "epochs": 20,
         **config,
     }
-    (folder / "config.json").write_text(json.dumps(settings))
+    write_settings(folder, settings)
     if finished:
         results = {
             "dataset": "digits",
@@ -97,7 +98,7 @@ def test_a_written_report(tmp_path: Path) -> None:
     assert float(rows["mmpareto"]["difference"]) == 6.0
     assert (output / "index.html").stat().st_size < 2_000_000
     again = [str(tmp_path / "runs"), "--output", str(output), "--baseline", "mmpareto"]
-    assert entry.entry(again) == 0  # in this process, which has the libraries loaded
+    assert entry.main(again) == 0  # in this process, which has the libraries loaded
     rows = {row["method"]: row for row in csv.DictReader((output / "table.csv").open())}
     assert float(rows["uniform"]["difference"]) == -6.0
 
@@ -118,7 +119,7 @@ def test_bad_input(tmp_path: Path) -> None:
         ([whole, "--output", tmp_path / "file" / "below"], "cannot write to"),
         ([whole, "--output", tmp_path / "out", "--baseline", "uniform"], "no finished run is of the method 'uniform'"),
     ):
-        assert message in refused(entry.entry, *arguments)
+        assert message in refused(entry.main, *arguments)
     assert not (tmp_path / "out").exists()
 
 
@@ -128,16 +129,16 @@ def test_bad_input(tmp_path: Path) -> None:
         ("results.json", '{"dataset": "digits', "is damaged"),
         ("results.json", "[]", "is damaged"),
         ("results.json", '{"dataset": "digits"}', "an older version wrote it"),
-        ("config.json", '{"dataset": "digits", "method": "mmpareto"}', "an older version wrote it"),
+        ("config.yaml", '{"dataset": "digits", "method": "mmpareto"}', "an older version wrote it"),
         (
-            "config.json",
+            "config.yaml",
             '{"dataset": "other", "method": "mmpareto", "random_seed": 0, "selected_on": "val"}',
             "are of different runs",
         ),
         ("environment.json", "[1]", "is damaged"),
         ("environment.json", '{"git": "abc"}', "is damaged"),
         (
-            "config.json",
+            "config.yaml",
             '{"dataset": "digits", "method": "mmpareto", "random_seed": 0, "selected_on": "val", "method_options": [1]'
             "}",
             "its method_options is [1]",
@@ -147,7 +148,7 @@ def test_bad_input(tmp_path: Path) -> None:
 def test_files_that_cannot_be_used_are_named(tmp_path: Path, name: str, content: str, message: str) -> None:
     folder = make_run(tmp_path / "run")
     (folder / name).write_text(content)
-    said = refused(entry.entry, folder)
+    said = refused(entry.main, folder)
     assert message in said
     assert str(folder) in said
     assert name in said
@@ -159,7 +160,7 @@ def test_runs_behind_links_are_found_once(tmp_path: Path, capsys: pytest.Capture
     make_run(tmp_path / "runs" / "uniform", "uniform")
     (tmp_path / "runs" / "linked").symlink_to(tmp_path / "disk")
     (tmp_path / "runs" / "loop").symlink_to(tmp_path / "runs")
-    assert entry.entry([str(tmp_path / "runs")]) == 0
+    assert entry.main([str(tmp_path / "runs")]) == 0
     out = single_spaced(capsys.readouterr().out)
     assert "| digits | mmpareto | 1 |" in out
     assert "| digits | uniform | 1 |" in out
@@ -170,11 +171,11 @@ def test_what_is_in_no_mean_is_said_without_a_folder_as_well(
 ) -> None:
     make_run(tmp_path / "a")
     make_run(tmp_path / "b")
-    assert entry.entry([str(tmp_path)]) == 0
+    assert entry.main([str(tmp_path)]) == 0
     assert "mmpareto: 1 further runs of seeds 0 are in no mean" in capsys.readouterr().out
 
 
 def test_results_without_settings_are_not_passed_over(tmp_path: Path) -> None:
     make_run(tmp_path / "whole")
-    (make_run(tmp_path / "half") / "config.json").unlink()
-    assert f"{tmp_path / 'half'} has a results.json and no config.json" in refused(entry.entry, tmp_path)
+    (make_run(tmp_path / "half") / "config.yaml").unlink()
+    assert f"{tmp_path / 'half'} has a results.json and no config.yaml" in refused(entry.main, tmp_path)

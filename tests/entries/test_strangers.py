@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,16 @@ import pytest
 import torch
 from entries.command import refused
 from matplotlib.figure import Figure
+from settings import read_settings, write_settings
 
-import evaluate
-import study
-import train
+from mmpareto.arguments import parse
+from mmpareto.cli import evaluate, study, train
 from mmpareto.datasets import DatasetError
 from mmpareto.datasets.prepared import read_description
-from mmpareto.options import parse
 from mmpareto.reporting.figures import save
 from mmpareto.runs import RunDirectory
 from mmpareto.training.checkpoints import save_best
-from mmpareto.training.restore import saved_options
+from mmpareto.training.restore import saved_config
 from mmpareto.training.setup import build_split, make_model
 from mmpareto.writing import write_text
 
@@ -36,11 +36,12 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = RunDirectory(tmp_path_factory.mktemp("strangers") / "run")
     run.path.mkdir()
     options = parse([*CPU, "--ckpt_path", str(run.path)], run.path)
-    data = build_split(options, "val")
+    data = build_split(options.data, 0, "val")
     model, encoders = make_model(options, data, torch.device("cpu"))
     save_best(run, model, 1)
-    resolved = {"encoders": encoders, "classes": data.classes}
-    run.write_json("config.json", options.resolved() | resolved)
+    modalities = {name: asdict(modality) for name, modality in data.modalities.items()}
+    resolved = {"encoders": encoders, "classes": data.classes, "modalities": modalities}
+    write_settings(run.path, options.flat() | resolved)
     run.write_json("results.json", {"epochs": 20})
     return run.path
 
@@ -52,8 +53,8 @@ def folder(untouched: Path, tmp_path: Path) -> Path:
 
 
 def change(folder: Path, **values: Any) -> None:
-    config = json.loads((folder / "config.json").read_text()) | values
-    (folder / "config.json").write_text(json.dumps(config))
+    config = read_settings(folder) | values
+    write_settings(folder, config)
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ pathlib.Path({str(tmp_path / "ran")!r}).touch()
 
 
 class X(torch.nn.Module):
-    features = 4
+    width = 4
 
     def __init__(self, kind, shape):
         super().__init__()
@@ -96,7 +97,7 @@ class Other:
         {"method": "antigravity:x"},
     ],
 )
-@pytest.mark.parametrize("entry", [evaluate.entry, study.entry], ids=["evaluate", "study"])
+@pytest.mark.parametrize("entry", [evaluate.main, study.main], ids=["evaluate", "study"])
 def test_a_run_folder_imports_nothing_that_the_command_line_does_not_allow(
     entry: Callable[[list[str]], int], values: dict[str, Any], folder: Path, payload: Callable[[], bool]
 ) -> None:
@@ -114,26 +115,26 @@ def test_allowed_classes_are_imported_and_checked_before_they_are_called(
 ) -> None:
     encoders = {"gray": "payload:X", "colour": "payload:X"}
     change(folder, encoders=encoders)
-    assert "--allow payload:X" in refused(evaluate.entry, folder, *CPU, "--allow", "payload:Other")
-    assert saved_options(RunDirectory(folder), ["payload:X"]).encoder == encoders
+    assert "--allow payload:X" in refused(evaluate.main, folder, *CPU, "--allow", "payload:Other")
+    assert saved_config(RunDirectory(folder), ["payload:X"]).model.encoder == encoders
     assert not payload()
-    said = refused(evaluate.entry, folder, *CPU, "--allow", "payload:X")  # these are the weights of a cnn
+    said = refused(evaluate.main, folder, *CPU, "--allow", "payload:X")  # these are the weights of a cnn
     assert payload()
     assert "does not fit the model" in said
     change(folder, encoders={"gray": "payload:Other", "colour": "shutil:rmtree"})
     allowed = ("--allow", "payload:Other", "--allow", "shutil:rmtree")
     assert "'payload:Other' is no subclass of torch.nn.modules.module.Module" in refused(
-        evaluate.entry, folder, *CPU, *allowed
+        evaluate.main, folder, *CPU, *allowed
     )
     change(folder, encoders=dict.fromkeys(encoders, "cnn"), dataset="payload:Other")
     assert "is no subclass of mmpareto.datasets.MultimodalDataset" in refused(
-        evaluate.entry, folder, *CPU, "--allow", "payload:Other"
+        evaluate.main, folder, *CPU, "--allow", "payload:Other"
     )
     change(folder, dataset="nowhere:Set")
-    said = refused(evaluate.entry, folder, *CPU, "--allow", "nowhere:Set")
+    said = refused(evaluate.main, folder, *CPU, "--allow", "nowhere:Set")
     assert "cannot be imported: No module named 'nowhere'; name the folder that holds it in" in said
     assert "PYTHONPATH" in said
-    assert "expected package.module:Class" in refused(evaluate.entry, folder, "--allow", "payload")
+    assert "expected package.module:Class" in refused(evaluate.main, folder, "--allow", "payload")
 
 
 STRANGE: list[Any] = [
@@ -164,8 +165,8 @@ def test_strange_values_of_every_setting_are_refused_in_a_line_or_harmless(
         raise evaluate.EvaluationError("would be scored")
 
     monkeypatch.setattr(evaluate, "collect", would_be_scored)
-    text = (folder / "config.json").read_text()
-    config = json.loads(text)
+    config = read_settings(folder)
+    text = json.dumps(config)
     places = [(key, None) for key in config]
     places += [
         (key, inner) for key in ("encoders", "dataset_options", "method_options") for inner in (*config[key], "y")
@@ -178,8 +179,8 @@ def test_strange_values_of_every_setting_are_refused_in_a_line_or_harmless(
                 changed[key] = value
             else:
                 changed[key][inner] = value
-            (folder / "config.json").write_text(json.dumps(changed))
-            said = refused(evaluate.entry, folder, *CPU, "--no-probe")
+            write_settings(folder, changed)
+            said = refused(evaluate.main, folder, *CPU, "--no-probe")
             assert len(said.splitlines()) <= 2, (key, inner, value, said)
             assert len(said) < 2000, (key, inner, value, said)
             tried += 1
@@ -201,30 +202,54 @@ def test_strange_values_of_every_setting_are_refused_in_a_line_or_harmless(
     ],
 )
 def test_strange_json_is_refused(content: bytes, reason: str, folder: Path) -> None:
-    (folder / "config.json").write_bytes(content)
-    for entry in (evaluate.entry, study.entry):
+    (folder / "resolved.json").write_bytes(content)
+    for entry in (evaluate.main, study.main):
         said = refused(entry, folder, *CPU)
-        assert f"{folder / 'config.json'} cannot be read (" in said
+        assert f"{folder / 'resolved.json'} cannot be read (" in said
         assert reason in said
         assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"[" * 10_000, "recursion"),
+        (b"a: &b [1]\nc: *b\n", "it holds an alias"),
+        (b"dataset: digits\ndataset: cgmnist\n", "it holds 'dataset' twice"),
+        (b"data: {dataset: digits}\ndataset: cgmnist\n", "it holds 'dataset' twice"),
+        (b"a: !!python/object/apply:os.system [ls]\n", "could not determine a constructor"),
+        (b"a: \xff\n", "unacceptable character"),
+        (b"text", "it holds no settings by name"),
+        (b"", "it holds no settings by name"),
+        (b"a: [1\n", "expected ',' or ']'"),
+        (b"a: " + b"x" * 2**20, "it is larger than 1024 KiB"),
+    ],
+)
+def test_strange_yaml_is_refused(content: bytes, reason: str, folder: Path) -> None:
+    (folder / "config.yaml").write_bytes(content)
+    for entry in (evaluate.main, study.main):
+        printed = refused(entry, folder, *CPU)
+        assert f"{folder / 'config.yaml'} cannot be read (" in printed
+        assert reason in printed
+        assert len(printed.splitlines()) == 1
 
 
 def test_a_run_folder_has_nothing_downloaded_into_the_folder_that_it_names(folder: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     change(folder, dataset="cgmnist", data_root=str(data), model="cnn")
-    assert f"{data} lacks train-images-idx3-ubyte" in refused(evaluate.entry, folder, *CPU)
+    assert f"{data} lacks train-images-idx3-ubyte" in refused(evaluate.main, folder, *CPU)
     assert not list(data.iterdir())
 
 
 def test_pipes_and_devices_in_a_run_folder_are_refused(folder: Path) -> None:
-    for name in ("config.json", "best.pt"):
+    for name in ("config.yaml", "resolved.json", "best.pt"):
         (folder / name).rename(folder / "kept")
         os.mkfifo(folder / name)
-        assert "expected a regular file" in refused(evaluate.entry, folder, *CPU)
+        assert "expected a regular file" in refused(evaluate.main, folder, *CPU)
         (folder / name).unlink()
         (folder / name).symlink_to("/dev/zero")
-        assert "expected a regular file" in refused(evaluate.entry, folder, *CPU)
+        assert "expected a regular file" in refused(evaluate.main, folder, *CPU)
         (folder / name).unlink()
         (folder / "kept").rename(folder / name)
 
@@ -233,7 +258,7 @@ def test_pipes_and_devices_in_a_run_folder_are_refused(folder: Path) -> None:
 def test_results_that_train_does_not_write_are_refused_when_a_run_goes_on(results: Any, folder: Path) -> None:
     shutil.copy(folder / "best.pt", folder / "last.pt")
     (folder / "results.json").write_text(json.dumps(results))
-    said = refused(train.entry, *CPU, "--ckpt_path", folder, "--resume")
+    said = refused(train.main, *CPU, "--ckpt_path", folder, "--resume")
     assert f"{folder / 'results.json'} holds no results of train.py" in said
     assert len(said.splitlines()) == 1
 
@@ -253,7 +278,7 @@ def test_results_that_train_does_not_write_are_refused_when_a_run_goes_on(result
     ids=lambda flags: " ".join(flags)[:40],
 )
 def test_numbers_beyond_every_use_are_refused(flags: list[str], tmp_path: Path) -> None:
-    said = refused(train.entry, *CPU, "--ckpt_path", tmp_path / "run", *flags)
+    said = refused(train.main, *CPU, "--ckpt_path", tmp_path / "run", *flags)
     assert "expected a" in said
     assert len(said.splitlines()) == 1
     assert len(said) < 400
@@ -267,7 +292,7 @@ def test_links_in_a_folder_are_replaced_not_followed_where_something_is_written(
     run.path.mkdir()
     for name in ("config.json", f".config.json.{os.getpid()}.part", "figure.png", f".figure.png.{os.getpid()}.part"):
         (run / name).symlink_to(kept)
-    for name in ("stamp.json", ".stamp.json.part"):
+    for name in ("stamp.json", f".stamp.json.{os.getpid()}.part"):
         (run / name).symlink_to(kept)
     run.write_json("config.json", {"a": 1})
     write_text(run / "stamp.json", "{}")

@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from datasets.make_manifest import write_manifest, write_rows
 from entries.command import ROOT, refused, run
 from PIL import Image
+from settings import read_settings, write_settings
 
-import study as entry
-import train as training
 from mmpareto import datasets
+from mmpareto.cli import study as entry
+from mmpareto.cli import train as training
 from mmpareto.datasets import to_device
 from mmpareto.models import build_model
 
@@ -35,7 +36,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     for folder in folders:
         data = ("--dataset", "manifest", "--data_root", root / "data", "--batch_size", "4", "--num_workers", "0")
         flags = ("--method", folder.name, "--epochs", "1", "--ckpt_path", folder, "--gpu_ids", "cpu", *data)
-        assert training.entry([str(flag) for flag in flags]) == 0
+        assert training.main([str(flag) for flag in flags]) == 0
     return folders
 
 
@@ -75,11 +76,11 @@ def test_two_runs_side_by_side(trained: list[Path], studied: tuple[str, Path]) -
 def test_the_loss_at_the_model_is_that_of_the_split(trained: list[Path], tmp_path: Path) -> None:
     """All of val, so that the drawn samples are known; computed without the project's loops."""
     arguments = [trained[0], *SMALL, "--split", "val", "--samples", "99999", "--output", tmp_path]
-    assert entry.entry([*map(str, arguments)]) == 0
+    assert entry.main([*map(str, arguments)]) == 0
     found = json.loads((tmp_path / "study.json").read_text())
     data = datasets.build("manifest", str(trained[0].parent / "data"), "val", seed=0)
     about = {name: (modality.kind, modality.shape) for name, modality in data.modalities.items()}
-    encoders = json.loads((trained[0] / "config.json").read_text())["encoders"]
+    encoders = read_settings(trained[0])["encoders"]
     model = build_model(about, 3, encoders).eval()
     model.load_state_dict(torch.load(trained[0] / "best.pt", weights_only=True)["model"])
     rows = [data[index] for index in range(len(data))]
@@ -95,7 +96,7 @@ def test_the_loss_at_the_model_is_that_of_the_split(trained: list[Path], tmp_pat
 def test_the_seed_repeats_a_study(trained: list[Path], tmp_path: Path) -> None:
     def studied_with(seed: str) -> list[Any]:
         arguments = [trained[0], *SMALL, "--hessian_products", "2", "--seed", seed, "--output", tmp_path / seed]
-        assert entry.entry([*map(str, arguments)]) == 0
+        assert entry.main([*map(str, arguments)]) == 0
         return json.loads((tmp_path / seed / "study.json").read_text())["runs"]
 
     first = studied_with("1")
@@ -108,7 +109,7 @@ def test_the_seed_repeats_a_study(trained: list[Path], tmp_path: Path) -> None:
 
 def test_what_cannot_be_studied_is_refused(trained: list[Path], tmp_path: Path) -> None:
     def says(*arguments: str | Path) -> str:
-        return refused(entry.entry, *arguments, "--output", tmp_path / "out", "--gpu_ids", "cpu")
+        return refused(entry.main, *arguments, "--output", tmp_path / "out", "--gpu_ids", "cpu")
 
     assert "the model itself is in the middle" in says(trained[0], "--points", "4")
     assert "a covariance needs two or more" in says(trained[0], "--batches", "1")
@@ -120,9 +121,9 @@ def test_what_cannot_be_studied_is_refused(trained: list[Path], tmp_path: Path) 
     (copy / "results.json").unlink()
     assert "is not finished; finish it with train.py --resume" in says(copy)
     shutil.copy(trained[0] / "results.json", copy)
-    config = json.loads((copy / "config.json").read_text())
+    config = read_settings(copy)
     config["data_root"] = str(tmp_path / "elsewhere")
-    (copy / "config.json").write_text(json.dumps(config))
+    write_settings(copy, config)
     assert "give runs on the same data" in says(trained[0], copy)
     saved = torch.load(trained[1] / "best.pt", weights_only=True)
     saved["model"]["fusion.head.bias"][0] = float("nan")
@@ -133,4 +134,4 @@ def test_what_cannot_be_studied_is_refused(trained: list[Path], tmp_path: Path) 
     file = tmp_path / "file"
     file.touch()
     for output in (file, file / "below" / "it"):
-        assert "no folder that can be made or written to" in refused(entry.entry, trained[0], "--output", output)
+        assert "no folder that can be made or written to" in refused(entry.main, trained[0], "--output", output)

@@ -14,9 +14,10 @@ import pytest
 import torch
 from entries.command import inside, train
 from PIL import Image
+from settings import read_settings
 
-import train as entry
 from mmpareto import datasets
+from mmpareto.cli import train as entry
 from mmpareto.models import build_model
 
 SHORT = ("--epochs", "2", "--batch_size", "64")
@@ -56,7 +57,7 @@ def test_prints_settings_an_epoch_line_each_and_a_table(finished: tuple[Path, st
 
 def test_leaves_a_whole_run_directory(finished: tuple[Path, str]) -> None:
     folder, _ = finished
-    config = json.loads((folder / "config.json").read_text())
+    config = read_settings(folder)
     assert config["dataset"] == "digits"
     assert config["method_options"] == {"gamma": 1.5, "rescale": "tensor"}
     assert config["dataset_options"] == {"variance": 0.02}
@@ -160,7 +161,7 @@ def test_a_finished_run_is_not_touched_unasked(finished: tuple[Path, str], tmp_p
     ):
         folder = tmp_path / flags[-1]  # a run directory stays locked until its process ends
         shutil.copytree(finished[0], folder)
-        done = inside(entry.entry, *SHORT, "--ckpt_path", folder, *flags)
+        done = inside(entry.main, *SHORT, "--ckpt_path", folder, *flags)
         assert done.returncode == status, done.stderr
         assert message in done.stdout + done.stderr
         assert (folder / "results.json").read_bytes() == before
@@ -194,8 +195,8 @@ def test_methods_of_launchers_libraries_and_users_train(methods: list[str], tmp_
 
 
 BAD = {
-    "unknown dataset": (["--dataset", "cifar"], "known: digits"),
-    "unknown method": (["--method", "magic"], "known: one_joint"),
+    "unknown dataset": (["--dataset", "cifar"], "known: cgmnist, cremad, digits"),
+    "unknown method": (["--method", "magic"], "mmcosine, mmpareto, mslr"),
     "unknown flag": (["--learningrate", "1"], "did you mean --learning_rate?"),
     "unknown optimizer": (["--optimizer", "LBFGS"], "known: SGD, Adam, AdamW"),
     "zero epochs": (["--epochs", "0"], "--epochs: expected a whole number above zero, found '0'"),
@@ -247,7 +248,7 @@ def test_bad_input_ends_before_training_with_a_message(
 ) -> None:
     """In this process, which saves the imports of each case; the next test runs one as a person does."""
     flags, message = BAD[case]
-    assert entry.entry([*flags, "--ckpt_path", str(tmp_path / "run")]) == 2
+    assert entry.main([*flags, "--ckpt_path", str(tmp_path / "run")]) == 2
     said = capfd.readouterr().err
     assert message in said
     assert len(said.splitlines()) <= 2

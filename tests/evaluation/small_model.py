@@ -17,7 +17,7 @@ class Encoder(nn.Sequential):
 
     def __init__(self, inputs: int, width: int = 3) -> None:
         super().__init__(nn.Linear(inputs, width), nn.BatchNorm1d(width), nn.Tanh())
-        self.features = width
+        self.width = width
 
 
 def model(seed: int = 0) -> MultimodalClassifier:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from mmpareto.errors import UsageError
 from mmpareto.experiments.grid import Grid, expand, variation
-from mmpareto.options import UsageError
 
 OUT = Path("/out")
 
@@ -34,9 +34,13 @@ def test_every_combination_once_one_seed_of_everything_first() -> None:
     ]
     last = made.runs[-1]
     assert last.folder == OUT / "cgmnist" / "pareto" / "seed2"
-    assert (last.options.dataset, last.options.method, last.options.random_seed) == ("cgmnist", "pareto", 2)
-    assert last.options.ckpt_path == str(last.folder)
-    assert {run.options.epochs for run in made.runs} == {3}
+    assert (last.config.data.dataset, last.config.method.method, last.config.run.random_seed) == (
+        "cgmnist",
+        "pareto",
+        2,
+    )
+    assert last.config.run.ckpt_path == str(last.folder)
+    assert {run.config.optim.epochs for run in made.runs} == {3}
     assert made.notes == []
 
 
@@ -51,7 +55,7 @@ def test_varied_flags_are_crossed_and_left_out_where_they_mean_nothing() -> None
         "digits/uniform/batch_size=8/seed0",
         "digits/uniform/batch_size=16/seed0",
     ]
-    assert [run.options.method_options for run in made.runs[2:5]] == [
+    assert [run.config.method.method_options for run in made.runs[2:5]] == [
         {"gamma": 1.5, "rescale": "encoder"},
         {"gamma": 1.5, "rescale": "encoder"},
         {},
@@ -67,35 +71,41 @@ def test_options_of_methods_are_varied_by_their_names() -> None:
         *(f"digits/{method}/alpha={alpha}/seed1" for method in ("ogm", "pmr") for alpha in ("0.4", "1.6")),
         "digits/uniform/seed1",
     ]
-    assert [run.options.method_options["alpha"] for run in made.runs[:4]] == [0.4, 1.6, 0.4, 1.6]
+    assert [run.config.method.method_options["alpha"] for run in made.runs[:4]] == [0.4, 1.6, 0.4, 1.6]
     assert made.notes == ["alpha means nothing to uniform on digits: run once without it"]
     # beside other options, and where a flag has the same name
     made = grid(["pmr"], "--method_options", "mu=0.5", vary=["method_momentum=0,0.3", "momentum=0.8"])
-    assert [(run.options.momentum, run.options.method_options["momentum"]) for run in made.runs] == [
+    assert [(run.config.optim.momentum, run.config.method.method_options["momentum"]) for run in made.runs] == [
         (0.8, 0),
         (0.8, 0.3),
     ]
-    assert {run.options.method_options["mu"] for run in made.runs} == {0.5}
+    assert {run.config.method.method_options["mu"] for run in made.runs} == {0.5}
     made = grid(["mslr"], vary=["factors=gray:0.9,colour:1.1;gray:1,colour:1"])
-    assert [run.options.method_options["factors"] for run in made.runs] == ["gray:0.9,colour:1.1", "gray:1,colour:1"]
+    assert [run.config.method.method_options["factors"] for run in made.runs] == [
+        "gray:0.9,colour:1.1",
+        "gray:1,colour:1",
+    ]
     with pytest.raises(UsageError, match="alpha is given twice"):
         grid(["pmr"], "--method_options", "alpha=1", vary=["alpha=2"])
 
 
 def test_flags_that_need_each_other_are_varied_together() -> None:
     made = grid(["uniform"], vary=["lr_decay_ratio=0.1,0.5", "lr_decay_step=7"])
-    assert [(run.options.lr_decay_ratio, run.options.lr_decay_step) for run in made.runs] == [(0.1, 7), (0.5, 7)]
+    assert [(run.config.optim.lr_decay_ratio, run.config.optim.lr_decay_step) for run in made.runs] == [
+        (0.1, 7),
+        (0.5, 7),
+    ]
 
 
 def test_values_of_several_words_or_with_commas() -> None:
     made = grid(["mmpareto"], vary=["encoder=gray=cnn colour=pmr,gray=pmr"])
-    assert [run.options.encoder for run in made.runs] == [{"gray": "cnn", "colour": "pmr"}, {"gray": "pmr"}]
+    assert [run.config.model.encoder for run in made.runs] == [{"gray": "cnn", "colour": "pmr"}, {"gray": "pmr"}]
     assert [run.name for run in made.runs] == [
         "digits/mmpareto/encoder=gray=cnn_colour=pmr/seed0",
         "digits/mmpareto/encoder=gray=pmr/seed0",
     ]
     made = grid(["mmpareto"], names=["modelnet40"], vary=["views=0;0,6"])
-    assert [run.options.dataset_options["views"] for run in made.runs] == [(0,), (0, 6)]
+    assert [run.config.data.dataset_options["views"] for run in made.runs] == [(0,), (0, 6)]
 
 
 def test_a_method_of_ones_own_has_a_plain_folder() -> None:
@@ -115,7 +125,7 @@ def test_a_method_of_ones_own_has_a_plain_folder() -> None:
         (["--gamma", "2"], [], "--gamma means nothing to the method uniform"),
         ([], ["gamma=1,-1"], "--gamma: expected a number above zero, found '-1'"),
         ([], ["gamme=1"], "unknown flag --gamme"),
-        ([], ["method_options=rescale=layer"], "found 'layer' [digits/mmpareto/method_options=rescale=layer/seed0]"),
+        ([], ["method_options=rescale=layer"], "expected one of tensor, encoder, found 'layer' [mmpareto on digits]"),
         ([], ["alpha=2"], "unknown flag --alpha"),
         ([], ["method_gamma=2,2.0"], "are the same run"),
         ([], ["model=cnn,vit"], "unknown encoder 'vit'"),

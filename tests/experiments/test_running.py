@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 from alive import alive, gone
+from settings import write_settings
 
 from mmpareto.datasets import title
+from mmpareto.errors import UsageError
 from mmpareto.experiments.grid import Run, expand
 from mmpareto.experiments.launchers import Local, Submitit, slurm_executor, stop
 from mmpareto.experiments.process import State, TrainingProcess, state
 from mmpareto.experiments.schedule import Interrupted, run_all
-from mmpareto.options import UsageError
 from mmpareto.runs import RunError
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
@@ -112,8 +113,8 @@ def test_what_is_there_decides_what_is_done(tmp_path: Path) -> None:
     (run,), (other,) = made(tmp_path, [0]), made(tmp_path, [0], "--learning_rate", "0.5")
     assert state(run) is State.NEW
     run.folder.mkdir(parents=True)
-    config = run.options.resolved() | {"data_root": "elsewhere", "gpu_ids": "3", "encoders": {}}
-    (run.folder / "config.json").write_text(json.dumps(config))
+    config = run.config.flat() | {"data_root": "elsewhere", "gpu_ids": "3", "encoders": {}}
+    write_settings(run.folder, config)
     assert state(run) is State.BROKEN_OFF
     (run.folder / "last.pt").touch()
     assert state(run) is State.UNFINISHED
@@ -134,7 +135,7 @@ def test_a_manifest_elsewhere_is_other_data_and_a_published_set_is_not(tmp_path:
     for dataset, other in (("manifest", True), ("cremad", False)):
         run = grid(dataset, "here/birds")
         run.folder.mkdir(parents=True)
-        (run.folder / "config.json").write_text(json.dumps(run.options.resolved()))
+        write_settings(run.folder, run.config.flat())
         (run.folder / "results.json").write_text("{}")
         assert state(grid(dataset, "moved/birds")) is State.FINISHED
         if other:
@@ -154,9 +155,9 @@ def test_what_data_are_known_by() -> None:
 def test_tuples_are_the_same_settings_when_read_again(tmp_path: Path) -> None:
     (run,) = expand(["uniform"], ["modelnet40"], [0], [], [], tmp_path, tmp_path).runs
     run.folder.mkdir(parents=True)
-    (run.folder / "config.json").write_text(json.dumps(run.options.resolved()))
+    write_settings(run.folder, run.config.flat())
     (run.folder / "results.json").write_text("{}")
-    assert isinstance(run.options.dataset_options["views"], tuple)
+    assert isinstance(run.config.data.dataset_options["views"], tuple)
     assert state(run) is State.FINISHED
 
 

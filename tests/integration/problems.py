@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmpareto.methods import METHODS, Method
+
 
 class LateFusion(nn.Module):
     """M encoders of two layers, a joint head on all features, a unimodal head on each.
@@ -50,3 +52,9 @@ class LateFusion(nn.Module):
 
     def gradients(self) -> dict[str, Tensor]:
         return {name: p.grad.clone() for name, p in self.named_parameters() if p.grad is not None}
+
+
+# methods that are an integration routine and nothing else
+ROUTINES = [
+    name for name in METHODS if not (isinstance(METHODS[name].make, type) and issubclass(METHODS[name].make, Method))
+]

@@ -12,7 +12,8 @@ from integration.problems import LateFusion
 from torch import Tensor, nn
 
 from mmpareto.benchmarks.counting import Calls
-from mmpareto.integration import Integrator, MMPareto, OneJoint, Pareto, Uniform, build_integrator
+from mmpareto.integration import Integrator, MMPareto, OneJoint, Pareto, Uniform
+from mmpareto.methods import METHODS
 
 ROUTINES = [OneJoint(), Uniform(), Uniform(1.5), Pareto(), MMPareto(), MMPareto(rescale="encoder")]
 
@@ -84,7 +85,7 @@ def test_a_whole_step_asks_for_no_value(routine: Integrator) -> None:
 
 def test_torchjd_weightings_do_wait_and_say_so() -> None:
     model = Convolutional(2)
-    routine = build_integrator("upgrad")
+    routine = METHODS.build("upgrad")
     with Calls() as calls:
         routine.backward(*model.losses(), **model.arguments())
     assert calls.waits > 0

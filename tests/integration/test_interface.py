@@ -9,10 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from integration import published
-from integration.problems import LateFusion
+from integration.problems import ROUTINES, LateFusion
 from torch import Tensor, nn
 
-from mmpareto.integration import METHODS, Integrator, MMPareto, OneJoint, PartitionError, Uniform, build_integrator
+from mmpareto.integration import Integrator, MMPareto, OneJoint, PartitionError, Uniform
+from mmpareto.methods import METHODS
 
 SOLVED = ("cagrad", "fairgrad", "nash_mtl")  # by iterative solvers, to their own tolerance
 DRAWN = ("random",)
@@ -47,7 +48,7 @@ def same(mine: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float = 
 def test_the_plain_sum(method: str) -> None:
     model = LateFusion(3, seed=1)
     expected = plain_sum(model, 5)
-    build_integrator(method).backward(*model.losses(*model.batch(5)), **model.arguments())
+    METHODS.build(method).backward(*model.losses(*model.batch(5)), **model.arguments())
     same(model.gradients(), expected)
 
 
@@ -90,11 +91,11 @@ def test_diagnostics_are_those_of_the_two_gradients() -> None:
             assert routine.parameter_names(name) == ["0.weight", "0.bias", "2.weight", "2.bias"]
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name not in DRAWN])
+@pytest.mark.parametrize("method", [name for name in ROUTINES if name not in DRAWN])
 def test_micro_batches_are_one_batch(method: str) -> None:
     """Sums of the two gradient sets are integrated once, over two steps, so that a routine's state goes along."""
     whole, parts = (LateFusion(3, seed=2, opposed=True) for _ in range(2))
-    integrators = [build_integrator(method) for _ in range(2)]
+    integrators = [METHODS.build(method) for _ in range(2)]
     for step in range(2):
         inputs, label = whole.batch(step, size=12)
         integrators[0].backward(*whole.losses(inputs, label), **whole.arguments())
@@ -230,14 +231,14 @@ def test_a_loss_that_does_not_reach_an_encoder() -> None:
 
 
 def test_a_scaled_loss_scales_the_gradient() -> None:
-    for method in METHODS:
+    for method in ROUTINES:
         if method in DRAWN:
             continue
         model = LateFusion(2, seed=2, opposed=True)
         gradients = []
         for scale in (1.0, 65536.0):
             joint, unimodal = model.losses(*model.batch(0))
-            build_integrator(method).backward(
+            METHODS.build(method).backward(
                 scale * joint, {name: scale * loss for name, loss in unimodal.items()}, **model.arguments()
             )
             gradients.append({name: g / scale for name, g in model.gradients().items()})
@@ -297,7 +298,7 @@ def test_an_overflow_reaches_the_gradient_scaler(method: str) -> None:
     before = [p.detach().clone() for p in model.parameters()]
     joint, unimodal = model.losses(inputs, label)
     scaled = {name: scaler.scale(loss * 1e3) for name, loss in unimodal.items()}
-    build_integrator(method).backward(scaler.scale(joint * 1e3), scaled, **model.arguments())
+    METHODS.build(method).backward(scaler.scale(joint * 1e3), scaled, **model.arguments())
     scaler.step(optimizer)
     scaler.update()
     assert scaler.get_scale() < 1e38  # it saw the overflow
@@ -371,15 +372,15 @@ def test_a_failed_pass_leaves_no_micro_batch_behind() -> None:
 
 def test_methods_by_name() -> None:
     with pytest.raises(ValueError, match="unknown method 'magic'; known: one_joint, uniform"):
-        build_integrator("magic")
+        METHODS.build("magic")
     with pytest.raises(ValueError, match="'uniform' has no option 'gamma'"):
-        build_integrator("uniform", gamma=2.0)
+        METHODS.build("uniform", gamma=2.0)
     with pytest.raises(ValueError, match="cannot be imported"):
-        build_integrator("no.such:Routine")
+        METHODS.build("no.such:Routine")
     with pytest.raises(ValueError, match="is no subclass"):
-        build_integrator("torch.nn:Identity")
-    assert build_integrator("mmpareto", gamma=2.0, rescale="encoder").gamma == 2.0  # type: ignore[attr-defined]
-    assert build_integrator("uniform_gamma").gamma == 1.5  # type: ignore[attr-defined]
+        METHODS.build("torch.nn:Identity")
+    assert METHODS.build("mmpareto", gamma=2.0, rescale="encoder").gamma == 2.0  # type: ignore[attr-defined]
+    assert METHODS.build("uniform_gamma").gamma == 1.5  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("first", [True, False])

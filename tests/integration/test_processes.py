@@ -9,11 +9,12 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from integration.problems import LateFusion
+from integration.problems import ROUTINES, LateFusion
 from integration.test_interface import SOLVED, same
 from torch import Tensor
 
-from mmpareto.integration import METHODS, MMPareto, build_integrator
+from mmpareto.integration import MMPareto
+from mmpareto.methods import METHODS
 
 STEPS = 2
 MICRO = 2  # micro-batches a process and step, in the accumulated case
@@ -39,9 +40,9 @@ def work(rank: int, folder: Path) -> None:
 
     dist.all_reduce = counted
     found: dict[str, Any] = {}
-    for method in METHODS:
+    for method in ROUTINES:
         for micro in (1, MICRO):
-            model, integrator = LateFusion(3, seed=2, opposed=True), build_integrator(method)
+            model, integrator = LateFusion(3, seed=2, opposed=True), METHODS.build(method)
             torch.manual_seed(100 + rank)
             for step in range(STEPS):
                 mine = half(*model.batch(step, size=16), rank, 2)
@@ -82,12 +83,12 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, 
 
 
 @pytest.mark.parametrize("micro", [1, MICRO])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ROUTINES)
 def test_two_processes_are_one_with_the_whole_batch(ranks: list[Any], method: str, micro: int) -> None:
     same(ranks[1][f"{method} {micro}"], ranks[0][f"{method} {micro}"], 1e-13)
     if method == "random":  # its weights are drawn; that all processes draw the same ones is all that can be asked
         return
-    model, integrator = LateFusion(3, seed=2, opposed=True), build_integrator(method)
+    model, integrator = LateFusion(3, seed=2, opposed=True), METHODS.build(method)
     for step in range(STEPS):
         integrator.backward(*model.losses(*model.batch(step, size=16)), **model.arguments())
     same(ranks[0][f"{method} {micro}"], model.gradients(), 1e-4 if method in SOLVED else 1e-10)

@@ -56,7 +56,7 @@ class SmallResNet(nn.Module):
         super().__init__()
         block = torchvision.models.resnet.BasicBlock
         down = nn.Sequential(nn.Conv2d(8, 16, 1, stride=2, bias=False), nn.BatchNorm2d(16))
-        self.features = 16
+        self.width = 16
         self.layers = nn.Sequential(
             nn.Conv2d(channels, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), block(8, 8),
             block(8, 16, stride=2, downsample=down), nn.AdaptiveAvgPool2d(1), nn.Flatten(),

@@ -16,10 +16,10 @@ from mmpareto.integration import (
     MMPareto,
     Pareto,
     Uniform,
-    build_integrator,
     gramian,
     minimum_norm_weights,
 )
+from mmpareto.methods import METHODS
 
 SIZES = (1e-30, 1e-20, 1e-10, 1.0, 1e10, 1e18)
 SHAPES = ((3, 4), (5,), (2, 3, 2))
@@ -171,7 +171,7 @@ def test_both_ways_agree_with_plain_arithmetic(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("method", ["metabalance", "pcd", "cr_mogm", "gradvac", "mmpareto"])
 def test_a_changing_loss_scale_changes_nothing_but_the_scale(method: str) -> None:
     """As a gradient scaler's, which grows and shrinks by powers of two while a routine remembers norms."""
-    plain, scaled = (build_integrator(method) for _ in range(2))
+    plain, scaled = (METHODS.build(method) for _ in range(2))
     for number, scale in enumerate((1.0, 2.0**16, 2.0**15, 2.0**15, 2.0**17)):
         joint, unimodal = random_pair(number, 1.0 + number, 3.0)
         gradients, seen = step(plain, joint, unimodal)

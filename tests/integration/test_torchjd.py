@@ -12,8 +12,9 @@ import torchjd.aggregation as aggregation
 from integration.problems import LateFusion
 from torch import Tensor
 
-from mmpareto.integration import METHODS, TorchJDWeighting, build_integrator, method_options
+from mmpareto.integration import TorchJDWeighting, weighting_options
 from mmpareto.integration.torchjd_weighting import WEIGHTINGS
+from mmpareto.methods import METHODS
 
 NAMES = [name for name in WEIGHTINGS if name != "random"]
 
@@ -71,7 +72,7 @@ def test_same_direction_as_torchjds_own_aggregator(name: str) -> None:
 def test_mgda_is_our_pareto() -> None:
     for seed in range(20):
         rows = torch.randn(2, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        ours, theirs = (build_integrator(n).coefficients(gramian(rows[0], rows[1])) for n in ("pareto", "mgda"))
+        ours, theirs = (METHODS.build(n).coefficients(gramian(rows[0], rows[1])) for n in ("pareto", "mgda"))
         assert torch.allclose(ours, theirs, atol=1e-6)
 
 
@@ -86,11 +87,11 @@ def test_zero_gradients_are_no_surprise(name: str) -> None:
 @pytest.mark.parametrize("name", WEIGHTINGS)
 def test_a_saved_state_goes_on_identically(name: str, tmp_path: Path) -> None:
     model = LateFusion(2, seed=2, opposed=True)
-    whole, parted = build_integrator(name), build_integrator(name)
+    whole, parted = METHODS.build(name), METHODS.build(name)
     for step in range(4):
         if step == 2:
             torch.save(parted.state_dict(), tmp_path / "state.pt")
-            parted = build_integrator(name)
+            parted = METHODS.build(name)
             parted.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
         results = []
         for integrator in (whole, parted):
@@ -102,14 +103,14 @@ def test_a_saved_state_goes_on_identically(name: str, tmp_path: Path) -> None:
 
 def test_states_of_other_methods_are_refused() -> None:
     with pytest.raises(ValueError, match="none of the TorchJD weighting gradvac"):
-        build_integrator("gradvac").load_state_dict({"m0": {"|_lambda": torch.ones(2)}})
+        METHODS.build("gradvac").load_state_dict({"m0": {"|_lambda": torch.ones(2)}})
     with pytest.raises(ValueError, match="MMPareto carries no state"):
-        build_integrator("mmpareto").load_state_dict({"m0": {}})
+        METHODS.build("mmpareto").load_state_dict({"m0": {}})
 
 
 def test_each_encoder_has_a_state_of_its_own() -> None:
     model = LateFusion(2, seed=2, opposed=True)
-    routine = build_integrator("gradvac")
+    routine = METHODS.build("gradvac")
     routine.backward(*model.losses(*model.batch(0)), **model.arguments())
     state = routine.state_dict()
     assert set(state) == {"m0", "m1"}
@@ -117,15 +118,15 @@ def test_each_encoder_has_a_state_of_its_own() -> None:
 
 
 def test_options_reach_the_weighting_and_wrong_ones_are_named() -> None:
-    assert method_options("cagrad") == {"c": 0.4, "norm_eps": 0.0001}
+    assert weighting_options("cagrad") == {"c": 0.4, "norm_eps": 0.0001}
     weak, strong = (
-        build_integrator("cagrad", c=c).coefficients(torch.tensor([[[1.0, -0.5], [-0.5, 4.0]]])) for c in (0.1, 0.9)
+        METHODS.build("cagrad", c=c).coefficients(torch.tensor([[[1.0, -0.5], [-0.5, 4.0]]])) for c in (0.1, 0.9)
     )
     assert not torch.allclose(weak, strong)
-    with pytest.raises(ValueError, match="'cagrad' has no option 'd'; its options: c, norm_eps"):
-        build_integrator("cagrad", d=1)
+    with pytest.raises(ValueError, match="cagrad has no option 'd'; its options: c, norm_eps"):
+        METHODS.build("cagrad", d=1)
     with pytest.raises(ValueError, match="beta"):
-        build_integrator("gradvac", beta=3.0)
+        METHODS.build("gradvac", beta=3.0)
     with pytest.raises(ValueError, match="unknown TorchJD weighting 'magic'"):
         TorchJDWeighting("magic")
 
@@ -136,9 +137,9 @@ def test_a_missing_library_is_named_with_what_to_install(name: str) -> None:
     program = (
         "import sys\n"
         "for missing in ('quadprog', 'qpsolvers', 'cvxpy', 'numpy', 'torchjd'): sys.modules[missing] = None\n"
-        "from mmpareto.integration import build_integrator\nbuild_integrator('mmpareto')\n"
+        "from mmpareto.integration import MMPareto, TorchJDWeighting\nMMPareto()\n"
         "for found in ('numpy', 'torchjd'): del sys.modules[found]\n"
-        f"build_integrator({name!r})\n"
+        f"TorchJDWeighting({name!r})\n"
     )
     code = Path(__file__).resolve().parents[2] / "code"
     done = subprocess.run(

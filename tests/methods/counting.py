@@ -54,8 +54,8 @@ class Stopped(GBlending):
         super().__init__(estimate_epochs=3, held_out=0.3)
 
     def boundary(self, now: Boundary) -> dict[str, float]:
-        trainer: Any = now.trainer
-        plain_stop, plain_fit = trainer.stop, trainer.fit
+        engine: Any = now.engine
+        plain_stop, plain_fit = engine.stop, engine.fit
 
         def stop() -> None:
             Stopped.batches += 1
@@ -66,14 +66,14 @@ class Stopped(GBlending):
             plain_stop()
 
         def fit(*arguments: Any) -> MultimodalClassifier:
-            trainer.stop = stop
+            engine.stop = stop
             try:
                 return plain_fit(*arguments)
             finally:
-                trainer.stop = plain_stop
+                engine.stop = plain_stop
 
-        trainer.fit = fit
+        engine.fit = fit
         try:
             return super().boundary(now)
         finally:
-            trainer.fit = plain_fit
+            engine.fit = plain_fit

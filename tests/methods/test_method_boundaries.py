@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,14 @@ from torch import Tensor
 from training.test_training_processes import CPU, Points
 from training.test_training_processes import model as classifier
 
+from mmpareto.arguments import parse
 from mmpareto.integration import OneJoint
 from mmpareto.methods import Boundary, Method, MethodError, build_method
 from mmpareto.models import MultimodalClassifier
-from mmpareto.options import parse
-from mmpareto.training import trainer
+from mmpareto.training import boundary_engine
+from mmpareto.training.boundary_engine import BoundaryEngine
 from mmpareto.training.processes import Processes
 from mmpareto.training.setup import make_optimizer, set_rates
-from mmpareto.training.trainer import Trainer
 from mmpareto.training.watch import TrainingError
 
 
@@ -32,18 +31,18 @@ class Run:
         self.method: Method = build_method(name, **options)
         self.model: MultimodalClassifier = classifier(0, self.method.fusion)
         flags = ["--gpu_ids", "cpu", "--batch_size", "8", "--learning_rate", str(rate), "--num_workers", "0"]
-        self.options = parse(flags, Path())
+        self.config = parse(flags, Path())
         self.data = Points(samples)
         self.method.setup(self.model, 0, epochs)
-        self.optimizer, self.schedule = make_optimizer(self.model, self.options)
-        self.trainer = Trainer(self.model, self.data, self.options, CPU, Processes(), lambda: None)
+        self.optimizer, self.schedule = make_optimizer(self.model, self.config.optim)
+        self.engine = BoundaryEngine(self.model, self.data, self.config, CPU, Processes(), lambda: None)
         self.epochs = epochs
 
     def boundary(self, epoch: int, **validation: float) -> dict[str, float]:
-        self.trainer.epoch = epoch
+        self.engine.epoch = epoch
         labels = torch.from_numpy(self.data.labels)
         return self.method.boundary(
-            Boundary(epoch, self.epochs, validation, labels, self.model, self.optimizer, self.trainer)
+            Boundary(epoch, self.epochs, validation, labels, self.model, self.optimizer, self.engine)
         )
 
     def features(self, name: str) -> Tensor:
@@ -86,7 +85,7 @@ def test_pmr_s_unseen_class_has_no_nan_and_its_terms_end() -> None:
 
 def test_g_blending_takes_no_loss_that_is_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run("gblending", estimate_epochs=1, held_out=0.3)
-    monkeypatch.setattr(run.trainer, "losses", lambda model, samples: {"joint": 1.0, "x": float("nan"), "y": 1.0})
+    monkeypatch.setattr(run.engine, "losses", lambda model, samples: {"joint": 1.0, "x": float("nan"), "y": 1.0})
     with pytest.raises(MethodError, match="losses that are not finite"):
         run.boundary(1)
 
@@ -211,9 +210,9 @@ def test_g_blending_s_estimate_is_that_of_networks_trained_alone() -> None:
     assert run.method.state["weights"].tolist() == pytest.approx(expected, rel=1e-6)
     assert all(torch.equal(value, before[key]) for key, value in run.model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)  # the run's own chance is as it was
-    assert run.trainer._loaders
-    run.trainer.release()
-    assert not run.trainer._loaders
+    assert run.engine._loaders
+    run.engine.release()
+    assert not run.engine._loaders
 
     found = run.method.state["weights"].clone()
     run.boundary(2)
@@ -222,17 +221,16 @@ def test_g_blending_s_estimate_is_that_of_networks_trained_alone() -> None:
 
 def test_a_copy_learns_at_the_rates_of_the_epochs_that_follow(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run("gblending")
-    run.options = replace(run.options, epochs=6, warmup_epochs=1, lr_schedule="step", lr_decay_step=3)
-    run.trainer.options = run.options
+    run.engine.config = run.config.changed(epochs=6, warmup_epochs=1, lr_schedule="step", lr_decay_step=3)
     seen: list[float] = []
 
     def noted(step: Any, *others: Any, **named: Any) -> bool:
         seen.append(step.optimizer.param_groups[0]["lr"])
         return True
 
-    monkeypatch.setattr(trainer, "train_epoch", noted)
-    for run.trainer.epoch, epochs in ((1, 4), (5, 3)):
-        run.trainer.fit(Method(OneJoint()), epochs, torch.arange(8))
+    monkeypatch.setattr(boundary_engine, "train_epoch", noted)
+    for run.engine.epoch, epochs in ((1, 4), (5, 3)):
+        run.engine.fit(Method(OneJoint()), epochs, torch.arange(8))
     assert seen == pytest.approx([0.05, 0.1, 0.1, 0.01, 0.01, 0.01, 0.01])
 
 
@@ -240,8 +238,8 @@ def test_g_blending_online_estimates_before_every_super_epoch() -> None:
     run = Run("gblending", epochs=4, online=True, super_epoch=2, estimate_epochs=1, held_out=0.3)
     asked = []
     run.method.state["weights"].zero_()
-    fit = run.trainer.fit
-    run.trainer.fit = lambda method, epochs, samples: asked.append(epochs) or fit(method, epochs, samples)  # type: ignore[method-assign, func-returns-value]
+    fit = run.engine.fit
+    run.engine.fit = lambda method, epochs, samples: asked.append(epochs) or fit(method, epochs, samples)  # type: ignore[method-assign, func-returns-value]
     for epoch in range(1, 5):
         run.boundary(epoch)
         assert len(asked) == (2 if epoch < 3 else 4)  # one copy for all unimodal networks, one for the joint

@@ -320,7 +320,7 @@ def test_pmr_before_its_prototypes_and_after_its_last_epoch_is_the_joint_loss() 
 
 
 @pytest.mark.parametrize("modalities", [2, 3])
-@pytest.mark.parametrize("name", [name for name, about in METHODS.items() if "TorchJD" not in about])
+@pytest.mark.parametrize("name", METHODS.names(group=""))
 def test_no_step_waits_for_the_device(name: str, modalities: int) -> None:
     method, model = made(name, modalities)
     inputs, label = batch(model)

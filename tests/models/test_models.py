@@ -12,7 +12,7 @@ from mmpareto.models import ConcatFusion, ModelError, MultimodalClassifier, buil
 class Identity(nn.Identity):
     def __init__(self, features: int) -> None:
         super().__init__()
-        self.features = features
+        self.width = features
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_partition_names_every_parameter_once() -> None:
 )
 def test_encoders_take_their_kinds(name: str, kind: str, shape: tuple[int, ...], width: int) -> None:
     encoder = build_encoder(name, kind, shape)
-    assert encoder.features == width
+    assert encoder.width == width
     assert encoder(torch.randn(3, *shape)).shape == (3, width)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from settings import write_settings
 
 from mmpareto.escape import write_csv_rows
 
@@ -47,10 +48,9 @@ def make_run(
         "epochs": epochs,
         "learning_rate": 0.01,
         "random_seed": seed,
-        "ckpt_path": str(folder),
         **config,
     }
-    (folder / "config.json").write_text(json.dumps(settings))
+    write_settings(folder, settings)
     if not finished:
         return folder
     generator = np.random.default_rng(seed)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluate import evaluation_json
+from mmpareto.cli.evaluate import evaluation_json
 from mmpareto.json_files import read_object
 from mmpareto.reporting.evaluation_tables import class_table
 

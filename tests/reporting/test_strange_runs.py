@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from entries.command import inside, refused
 from reporting.synthetic import make_run, write_rows
 
-import report as entry
+from mmpareto.cli import report as entry
 from mmpareto.reporting import finished
 
 EVIL = "=cmd|x!A1"
@@ -70,7 +71,7 @@ def test_names_are_text_in_every_file_of_a_report(tmp_path: Path) -> None:
                 )
             )
     output = tmp_path / "report"
-    done = inside(entry.entry, tmp_path / "runs", "--output", output)
+    done = inside(entry.main, tmp_path / "runs", "--output", output)
     assert (done.returncode, done.stderr) == (0, "")
 
     with open(output / "table.csv", newline="", encoding="utf-8") as file:
@@ -103,7 +104,7 @@ def test_datasets_whose_file_names_would_be_one_have_figures_of_their_own(tmp_pa
     for number, dataset in enumerate(("图", "文", "a b", "A-b")):
         folder = make_run(tmp_path / "runs" / str(number), dataset=dataset, epochs=1)
         (folder / "gradients.csv").unlink()  # and four figures the fewer
-    assert inside(entry.entry, tmp_path / "runs", "--output", tmp_path / "report").returncode == 0
+    assert inside(entry.main, tmp_path / "runs", "--output", tmp_path / "report").returncode == 0
     figures = [path.name for path in (tmp_path / "report" / "figures").glob("*joint-accuracy.png")]
     assert len(figures) == 4
     page = (tmp_path / "report" / "index.html").read_text()
@@ -116,7 +117,7 @@ def test_the_terminal_shows_the_tuned_table_of_the_files(tmp_path: Path) -> None
             for rate, val in ((0.01, 50.0), (0.1, 60.0), (1.0, 40.0)):
                 folder = tmp_path / "runs" / f"{method}{rate}{seed}"
                 make_run(folder, method, seed, 30 + 10 * rate + seed, val=val, learning_rate=rate)
-    done = inside(entry.entry, tmp_path / "runs", "--output", tmp_path / "report", "--tune", "learning_rate")
+    done = inside(entry.main, tmp_path / "runs", "--output", tmp_path / "report", "--tune", "learning_rate")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines() if "|" in line]
     printed = {tuple(row[:4]) for row in rows[2:]}
     with open(tmp_path / "report" / "table.csv", newline="") as file:
@@ -179,7 +180,7 @@ def with_cell(column: str, value: str) -> Callable[[Path], None]:
 
 def with_value(value: Any, *keys: str) -> Callable[[Path], None]:
     def write(path: Path) -> None:
-        content = part = json.loads(path.read_text())
+        content = part = yaml.safe_load(path.read_text())  # JSON is YAML
         for key in keys[:-1]:
             part = part[key]
         part[keys[-1]] = value
@@ -244,12 +245,12 @@ STRANGE = {
         "huge conflict rate": with_value(1e308, "integration", "gray", "conflict_rate"),
         "list for the integration": with_value([], "integration"),
     },
-    "config.json": {
+    "config.yaml": {
         "pipe": pipe,
         "folder": folder,
-        "number for classes": with_value(7, "classes"),
         "list for data": with_value([1], "data_root"),
     },
+    "resolved.json": {"pipe": pipe, "number for classes": with_value(7, "classes")},
     "environment.json": {"loop": loop, "folder": folder, "list for git": with_value([1], "git")},
 }
 
@@ -261,7 +262,7 @@ def test_a_damaged_file_is_named(name: str, kind: str, tmp_path: Path) -> None:
     if not (run / name).exists():
         (run / name).write_text("{}")
     STRANGE[name][kind](run / name)
-    said = refused(entry.entry, tmp_path / "runs", "--output", tmp_path / "report")
+    said = refused(entry.main, tmp_path / "runs", "--output", tmp_path / "report")
     assert str(run) in said
     assert name in said
     assert len(said.splitlines()) == 1
@@ -285,7 +286,7 @@ def test_values_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
     make_run(tmp_path / "runs" / "b", seed=1, epochs=2, steps=3, **config)
     (tmp_path / "runs" / "loop").symlink_to(tmp_path / "runs")
     os.mkfifo(tmp_path / "runs" / "pipe")
-    done = inside(entry.entry, tmp_path / "runs", "--output", tmp_path / "report")
+    done = inside(entry.main, tmp_path / "runs", "--output", tmp_path / "report")
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "report" / "index.html").exists()
 
@@ -295,6 +296,6 @@ def test_a_link_to_a_whole_disk_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     for number in range(12):
         (tmp_path / "disk" / str(number)).mkdir(parents=True)
     make_run(tmp_path / "runs" / "a")
-    assert inside(entry.entry, tmp_path / "runs").returncode == 0
+    assert inside(entry.main, tmp_path / "runs").returncode == 0
     (tmp_path / "runs" / "b").symlink_to(tmp_path / "disk")
-    assert f"{tmp_path / 'runs'} has more than 10 folders below it" in refused(entry.entry, tmp_path / "runs")
+    assert f"{tmp_path / 'runs'} has more than 10 folders below it" in refused(entry.main, tmp_path / "runs")

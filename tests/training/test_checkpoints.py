@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from mmpareto.runs import RunDirectory, RunError
-from mmpareto.training.checkpoints import KEYS, load_checkpoint, random_state, save_best, save_last, set_random_state
+from mmpareto.training.checkpoints import load_checkpoint, random_state, save_best, save_last, set_random_state
+from mmpareto.training.state import KEYS
 
 CPU = torch.device("cpu")
 

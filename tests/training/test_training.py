@@ -18,19 +18,21 @@ import torch.nn.functional as F
 from PIL import Image
 from torch._dynamo.exc import BackendCompilerFailed
 
-import train as entry
 from mmpareto import datasets, runs
+from mmpareto.arguments import parse
+from mmpareto.cli import train as entry
+from mmpareto.errors import UsageError
+from mmpareto.explanations import explained
 from mmpareto.integration import Integrator, MMPareto, Uniform
 from mmpareto.methods import Method, cross_entropies
 from mmpareto.models import build_model
-from mmpareto.options import UsageError, parse
 from mmpareto.training import epochs, setup
 from mmpareto.training.board import Board
 from mmpareto.training.data import Loader, SharedBatches
 from mmpareto.training.epochs import EpochRecord, GradientLog, score, train_epoch
 from mmpareto.training.setup import check_switches, fastest, make_method, make_optimizer, make_step
 from mmpareto.training.step import Step, TrainingStep
-from mmpareto.training.watch import FiniteWatch, Interrupted, Signals, TrainingError, explained
+from mmpareto.training.watch import FiniteWatch, Interrupted, Signals, TrainingError
 
 ABOUT = {"x": ("vector", (6,)), "y": ("vector", (4,))}
 
@@ -342,9 +344,9 @@ def test_shares_make_up_every_batch(size: int, training: bool) -> None:
     ],
 )
 def test_schedules(flags: list[str], expected: list[float], tmp_path: Path) -> None:
-    options = parse(["--epochs", "6", "--learning_rate", "0.2", *flags], tmp_path)
+    optim = parse(["--epochs", "6", "--learning_rate", "0.2", *flags], tmp_path).optim
     model = small()
-    optimizer, schedule = make_optimizer(model, options)
+    optimizer, schedule = make_optimizer(model, optim)
     rates = []
     for _ in range(6):
         rates.append(schedule.get_last_lr()[0])
@@ -369,8 +371,9 @@ def test_schedules(flags: list[str], expected: list[float], tmp_path: Path) -> N
 def test_switches_that_cannot_work_are_refused_with_the_reason(
     device: str, flags: list[str], message: str, tmp_path: Path
 ) -> None:
+    config = parse(flags, tmp_path)
     with pytest.raises(UsageError, match=message):
-        check_switches(parse(flags, tmp_path), torch.device(device), 1)
+        check_switches(config.data, config.engine, torch.device(device), 1)
 
 
 @pytest.mark.parametrize(
@@ -388,17 +391,21 @@ def test_switches_that_cannot_work_are_refused_with_the_reason(
     ],
 )
 def test_methods_refuse_what_they_cannot_do_with_the_reason(flags: list[str], message: str, tmp_path: Path) -> None:
+    def make() -> None:
+        config = parse(flags, tmp_path)
+        make_method(config.method, config.engine)
+
     with pytest.raises(UsageError, match=message):
-        make_method(parse(flags, tmp_path))
+        make()
 
 
 def test_fast_fills_in_what_is_off_and_keeps_what_was_asked_for(tmp_path: Path) -> None:
-    options = parse(["--fast", "--amp", "fp16"], tmp_path)
-    filled = options.filled({"amp": "bf16", "channels_last": True})
+    config = parse(["--fast", "--amp", "fp16"], tmp_path)
+    filled = config.engine.filled({"amp": "bf16", "channels_last": True})
     assert (filled.amp, filled.channels_last) == ("fp16", True)
-    on_cpu = fastest(torch.device("cpu"), 1, options)
+    on_cpu = fastest(torch.device("cpu"), 1, config.method, config.engine)
     assert on_cpu["channels_last"] is True
-    check_switches(options.filled(on_cpu), torch.device("cpu"), 1)
+    check_switches(config.data, config.engine.filled(on_cpu), torch.device("cpu"), 1)
 
 
 @pytest.mark.parametrize("bf16", [True, False])
@@ -418,17 +425,18 @@ def test_fast_chooses_nothing_that_the_method_or_another_flag_refuses(
     bf16: bool, flags: list[str], captured: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
-    options = parse(["--fast", *flags], tmp_path)
-    options = options.filled(fastest(torch.device("cuda"), 1, options))
-    assert options.cuda_graph == (captured and bf16)
-    assert options.tf32
-    check_switches(options, torch.device("cuda"), 1)
-    make_method(options)
+    config = parse(["--fast", *flags], tmp_path)
+    engine = config.engine.filled(fastest(torch.device("cuda"), 1, config.method, config.engine))
+    assert engine.cuda_graph == (captured and bf16)
+    assert engine.tf32
+    check_switches(config.data, engine, torch.device("cuda"), 1)
+    make_method(config.method, engine)
 
 
 def test_adam_can_be_captured_where_the_step_is(tmp_path: Path) -> None:
     for flags in ([], ["--cuda_graph"]):
-        optimizer, _ = make_optimizer(small(), parse(["--optimizer", "adam", *flags], tmp_path))
+        config = parse(["--optimizer", "adam", *flags], tmp_path)
+        optimizer, _ = make_optimizer(small(), config.optim, config.engine.cuda_graph)
         assert [group["capturable"] for group in optimizer.param_groups] == [bool(flags)] * 3
 
 
@@ -445,7 +453,8 @@ def test_a_compiled_forward_pass_makes_the_same_step(monkeypatch: pytest.MonkeyP
             model,
             Method(MMPareto()),
             torch.optim.SGD(model.parameters(), lr=0.1),
-            parse(["--gpu_ids", "cpu", *flags], tmp_path),
+            parse(["--gpu_ids", "cpu", *flags], tmp_path).engine,
+            None,
             torch.device("cpu"),
         )
         for _ in range(2):
@@ -457,9 +466,9 @@ def test_a_compiled_forward_pass_makes_the_same_step(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "--batch_size 32: try --accumulate 2"),
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "out of memory with"),
-        (MemoryError(), "out of memory with --batch_size 32"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "try fewer samples; then this"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "out of memory: try"),
+        (MemoryError(), "out of memory"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "process that loads data died"),
         (RuntimeError("[../gloo/pair.cc:1] Connection closed by peer"), "another process of the job is gone"),
         (
@@ -474,20 +483,22 @@ def test_a_compiled_forward_pass_makes_the_same_step(monkeypatch: pytest.MonkeyP
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), None),
     ],
 )
-def test_errors_that_are_no_fault_of_the_program_are_explained(
-    error: Exception, message: str | None, tmp_path: Path
-) -> None:
-    options = parse(["--ckpt_path", str(tmp_path)], tmp_path)
-    for goes_on in ("no checkpoint was written yet", f"the last checkpoint in {tmp_path} is whole"):
-        said = explained(error, options)
-        if message is None:
-            assert said is None
-        else:
-            assert said is not None
-            assert message in said
-            assert goes_on in said
-            assert "\n" not in said
-        (tmp_path / "last.pt").touch()
+def test_errors_that_are_no_fault_of_the_program_are_explained(error: Exception, message: str | None) -> None:
+    explanation = explained(error, "fewer samples", "then this")
+    if message is None:
+        assert explanation is None
+    else:
+        assert explanation is not None
+        assert message in explanation
+        assert "then this" in explanation
+        assert "\n" not in explanation
+
+
+def test_the_way_to_continue_depends_on_the_checkpoint(tmp_path: Path) -> None:
+    config = parse(["--ckpt_path", str(tmp_path)], tmp_path)
+    assert "no checkpoint was written yet" in entry.how_to_continue(config)
+    (tmp_path / "last.pt").touch()
+    assert f"the last checkpoint in {tmp_path} is whole" in entry.how_to_continue(config)
 
 
 def test_the_state_of_the_code_includes_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -504,12 +515,12 @@ def test_the_state_of_the_code_includes_the_commands(tmp_path: Path, monkeypatch
     assert runs.environment(torch.device("cpu"))["git"]["changed"] is True
 
 
-def test_a_last_batch_of_one_sample_is_explained(tmp_path: Path) -> None:
+def test_a_last_batch_of_one_sample_is_explained() -> None:
     with pytest.raises(ValueError) as caught:
         torch.nn.BatchNorm2d(3).train()(torch.zeros(1, 3, 1, 1))  # what remains of 32 x 32 pixels in a ResNet
-    said = explained(caught.value, parse(["--ckpt_path", str(tmp_path)], tmp_path))
-    assert said is not None
-    assert "with --batch_size 32: take another" in said
+    explanation = explained(caught.value, "", "")
+    assert explanation is not None
+    assert "take another --batch_size" in explanation
 
 
 def test_curves_are_written_and_those_of_a_lost_part_are_purged(tmp_path: Path) -> None:
@@ -577,7 +588,7 @@ def test_weights_and_biases_is_asked_for_by_name_where_it_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    assert entry.entry(["--wandb", "--ckpt_path", str(tmp_path / "run")]) == 2
+    assert entry.main(["--wandb", "--ckpt_path", str(tmp_path / "run")]) == 2
     assert "pip install wandb" in capfd.readouterr().err
     assert not (tmp_path / "run").exists()
 

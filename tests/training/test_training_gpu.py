@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmpareto.arguments import parse
+from mmpareto.config import Config
 from mmpareto.methods import METHODS, Method, build_method
 from mmpareto.models import MultimodalClassifier, build_model
-from mmpareto.options import Options, parse
 from mmpareto.training.setup import apply_switches, check_switches, fastest, make_optimizer, make_step
 from mmpareto.training.step import CapturedStep
 
@@ -21,17 +22,17 @@ ABOUT = {"gray": ("image", (1, 28, 28)), "colour": ("image", (3, 28, 28))}
 GPU = torch.device("cuda", 0)
 
 
-ON_DEVICE = [name for name, about in METHODS.items() if "TorchJD" not in about]
+ON_DEVICE = METHODS.names(group="")
 CAPTURABLE = [name for name in ON_DEVICE if "cuda_graph" not in build_method(name).refuses]
 
 
-def ready(name: str, flags: list[str], folder: Path) -> tuple[Method, MultimodalClassifier, Options]:
+def ready(name: str, flags: list[str], folder: Path) -> tuple[Method, MultimodalClassifier, Config]:
     """A method, set up, and its model on the GPU."""
     options = parse(["--gpu_ids", "0", "--batch_size", "16", "--learning_rate", "0.01", *flags], folder)
-    check_switches(options, GPU, 1)
+    check_switches(options.data, options.engine, GPU, 1)
     method = build_method(name)
     torch.manual_seed(0)
-    model = apply_switches(build_model(ABOUT, 10, dict.fromkeys(ABOUT, "cnn"), method.fusion), options, GPU)
+    model = apply_switches(build_model(ABOUT, 10, dict.fromkeys(ABOUT, "cnn"), method.fusion), options.engine, GPU)
     method.setup(model, 0, 2)
     return method, model, options
 
@@ -44,12 +45,12 @@ def weights_after(flags: list[str], steps: int, folder: Path, name: str = "mmpar
     with 1e-8, 4.4e-5 with 1e-3, and 0.14 where a step is left out.
     """
     method, model, options = ready(name, flags, folder)
-    optimizer, _ = make_optimizer(model, options)
+    optimizer, _ = make_optimizer(model, options.optim, options.engine.cuda_graph)
     for group in optimizer.param_groups:
         if "eps" in group:
             group["eps"] = 1e-3
-    step = make_step(model, method, optimizer, options, GPU)
-    assert isinstance(step, CapturedStep) == options.cuda_graph
+    step = make_step(model, method, optimizer, options.engine, options.optim.clip_grad, GPU)
+    assert isinstance(step, CapturedStep) == options.engine.cuda_graph
     generator = torch.Generator().manual_seed(0)
     for number in range(steps):
         size = 16 if number % 5 != 4 else 7
@@ -99,18 +100,18 @@ def test_captured_methods_make_the_same_steps(name: str, tmp_path: Path) -> None
 
 def test_fast_is_a_set_that_works(tmp_path: Path) -> None:
     options = parse(["--fast"], tmp_path)
-    options = options.filled(fastest(GPU, 1, options))
-    check_switches(options, GPU, 1)
-    assert options.channels_last
-    assert options.tf32
+    engine = options.engine.filled(fastest(GPU, 1, options.method, options.engine))
+    check_switches(options.data, engine, GPU, 1)
+    assert engine.channels_last
+    assert engine.tf32
 
 
 @pytest.mark.parametrize("name", ON_DEVICE)
 def test_a_step_does_not_wait(name: str, tmp_path: Path) -> None:
     torch.cuda.set_sync_debug_mode("default")
     method, model, options = ready(name, [], tmp_path)
-    optimizer, _ = make_optimizer(model, options)
-    step = make_step(model, method, optimizer, options, GPU)
+    optimizer, _ = make_optimizer(model, options.optim, options.engine.cuda_graph)
+    step = make_step(model, method, optimizer, options.engine, options.optim.clip_grad, GPU)
     inputs = {name: torch.randn(16, *shape, device=GPU) for name, (_, shape) in ABOUT.items()}
     label = torch.zeros(16, dtype=torch.int64, device=GPU)
     for _ in range(2):

@@ -12,24 +12,25 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from training.test_training import ABOUT
 
+from mmpareto.arguments import parse
 from mmpareto.datasets import Modality, MultimodalDataset
+from mmpareto.errors import UsageError
 from mmpareto.integration import MMPareto
 from mmpareto.methods import METHODS as REGISTERED
 from mmpareto.methods import Boundary, Method, build_method
 from mmpareto.models import MakeFusion, MultimodalClassifier
-from mmpareto.options import UsageError, parse
+from mmpareto.training.boundary_engine import BoundaryEngine
 from mmpareto.training.data import Loader
 from mmpareto.training.epochs import EpochRecord, score, train_epoch
 from mmpareto.training.processes import Processes
 from mmpareto.training.setup import make_optimizer, set_rates
 from mmpareto.training.step import TrainingStep
-from mmpareto.training.trainer import Trainer
 from mmpareto.training.watch import FiniteWatch
 
 CPU = torch.device("cpu")
 SAMPLES, BATCH = 29, 8  # the last batch holds 5: three on one process and two on the other
 # TorchJD's weightings have a test of their own; every other method is here
-METHODS = [name for name, about in REGISTERED.items() if "TorchJD" not in about]
+METHODS = REGISTERED.names(group="")
 OPTIONS: dict[str, dict[str, Any]] = {
     "finetune": {"pretrain_epochs": 1},
     "pmr": {"mu": 0.1, "fraction": 0.5},
@@ -73,7 +74,7 @@ class Points(MultimodalDataset):
 class Encoder(nn.Sequential):
     """As the encoder mlp, with a width at which a step costs nothing."""
 
-    features = 16
+    width = 16
 
     def __init__(self, inputs: int) -> None:
         super().__init__(nn.Linear(inputs, 16), nn.ReLU(inplace=True), nn.Linear(16, 16))
@@ -113,14 +114,14 @@ def trained(
     options = parse(
         ["--gpu_ids", "cpu", "--batch_size", str(BATCH), "--learning_rate", "0.1", "--num_workers", "0"], Path()
     )
-    chosen.setup(shared, options.random_seed, 2)
-    optimizer, schedule = make_optimizer(shared, options)
+    chosen.setup(shared, options.run.random_seed, 2)
+    optimizer, schedule = make_optimizer(shared, options.optim)
     step = TrainingStep(shared, chosen, optimizer, accumulate=accumulate)
-    trainer = Trainer(shared, data, options, CPU, processes, lambda: None)
+    engine = BoundaryEngine(shared, data, options, CPU, processes, lambda: None)
     validation: dict[str, float] = {}
     for epoch in (1, 2):
-        trainer.epoch = epoch
-        now = Boundary(epoch, 2, validation, torch.from_numpy(data.labels), shared, optimizer, trainer)
+        engine.epoch = epoch
+        now = Boundary(epoch, 2, validation, torch.from_numpy(data.labels), shared, optimizer, engine)
         set_rates(optimizer, schedule, chosen.boundary(now))
         record, watch = EpochRecord(list(ABOUT), CPU), FiniteWatch(list(ABOUT), CPU)
         assert train_epoch(step, shared, loaders[0], epoch, record, watch, CPU)

@@ -24,7 +24,7 @@ from mmpareto.training.data import Loader
 from mmpareto.training.epochs import train_epoch
 from mmpareto.training.processes import Processes
 from mmpareto.training.records import epoch_row, step_scalars
-from mmpareto.training.session import Session
+from mmpareto.training.state import TrainingState
 from mmpareto.training.step import Step, TrainingStep
 from mmpareto.training.watch import FiniteWatch
 
@@ -47,7 +47,7 @@ def measure(mnist: Path | None, repetitions: int, device: torch.device) -> list[
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1.0)
     step = TrainingStep(model, method, optimizer)
-    session = Session(model, method, optimizer, schedule, step, list(about), device, Processes())
+    state = TrainingState(model, method, optimizer, schedule, step, list(about), device, Processes())
     watch = FiniteWatch(list(about), device)
     names = {name: [tensor for tensor, _ in encoder.named_parameters()] for name, encoder in model.encoders.items()}
 
@@ -67,18 +67,18 @@ def measure(mnist: Path | None, repetitions: int, device: torch.device) -> list[
             return False
 
         def engine_epoch(epoch: int) -> None:
-            train_epoch(step, model, loader, epoch, session.record, watch, device, after_batch=log)
+            train_epoch(step, model, loader, epoch, state.record, watch, device, after_batch=log)
             watch.check(epoch)
-            training, gradients = session.record.scores.compute(), session.record.gradients.rows(epoch)
-            layers = session.record.gradients.layer_rows(epoch, names)
+            training, gradients = state.record.scores.compute(), state.record.gradients.rows(epoch)
+            layers = state.record.gradients.layer_rows(epoch, names)
             row = epoch_row(epoch, 0.01, training, training, gradients, list(about))
-            session.history.append(row)
+            state.history.append(row)
             board.scalars({key: value for key, value in row.items() if key != "epoch"}, epoch)
-            session.next_epoch()
+            state.next_epoch()
             run.append_csv("gradients.csv", gradients)
             run.append_csv("layers.csv", layers)
-            run.write_csv("metrics.csv", session.history)
-            session.save(run)
+            run.write_csv("metrics.csv", state.history)
+            state.save(run)
 
         ways = {"loading and steps": bare_epoch, "engine": engine_epoch}
         for epoch in range(1, repetitions + 2):  # the first warms up

@@ -1,4 +1,4 @@
-"""Datasets: `build(name, root, split, ...)` makes any of them; a new one is a file here and a line in `DATASETS`.
+"""Datasets: `build(name, root, split, ...)` makes any of them; a new one is one file here with one decorator.
 
 A dataset knows its modalities and its classes and gives samples {"inputs": {modality: Tensor}, "label", "id"}.
 """
@@ -6,11 +6,12 @@ A dataset knows its modalities and its classes and gives samples {"inputs": {mod
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mmpareto.datasets.base import (
+    DATASETS,
     SPLITS,
     Batch,
     DatasetError,
@@ -22,75 +23,17 @@ from mmpareto.datasets.base import (
     modality_from,
     to_device,
 )
-from mmpareto.importing import class_at
-
-# name -> where its class is; imported when asked for, because some need libraries that take seconds to load
-DATASETS: dict[str, str] = {
-    "digits": "mmpareto.datasets.digits:Digits",
-    "cgmnist": "mmpareto.datasets.cgmnist:CGMNIST",
-    "cremad": "mmpareto.datasets.cremad:CREMAD",
-    "kinetics-sounds": "mmpareto.datasets.kinetics_sounds:KineticsSounds",
-    "modelnet40": "mmpareto.datasets.modelnet40:ModelNet40",
-    "manifest": "mmpareto.datasets.manifest:Manifest",
-}
-_OF_BUILD = ("root", "split", "seed", "modalities", "download")  # arguments of a dataset that are no options
-# of these the name does not say what the samples are, but the folder does
-ANY_DATA = frozenset({"manifest"})
-# names that other code uses for the same sets
-ALIASES: dict[str, str] = {
-    "cg-mnist": "cgmnist",
-    "crema-d": "cremad",
-    "modelnet": "modelnet40",
-    "kineticsound": "kinetics-sounds",
-    "kineticsounds": "kinetics-sounds",
-    "kineticssound": "kinetics-sounds",
-    "kineticssounds": "kinetics-sounds",
-    "ks": "kinetics-sounds",
-}
-
-
-def canonical(name: str) -> str:
-    """The project's own name of a dataset (aliases and letter case resolved); `package.module:Class` stays as it is.
-
-    Raises DatasetError for an unknown name.
-    """
-    if ":" in name:
-        return name
-    lowered = name.lower().replace("_", "-")
-    lowered = ALIASES.get(lowered, lowered)
-    if lowered not in DATASETS:
-        known = ", ".join(DATASETS)
-        raise DatasetError(
-            f"unknown dataset {name!r:.100}; known: {known}, or package.module:Class for one of your own"
-        )
-    return lowered
 
 
 def title(name: str, root: str | Path | None) -> str:
-    """What a dataset's samples are known by: its name, and, of those of ANY_DATA and of a class of one's own that reads
-    a folder, the name of that folder. Published sets are the same in any folder, and a folder may be moved.
+    """What a dataset's samples are known by in tables.
+
+    Published sets are the same in any folder: their name. Where the folder says what the samples are (a manifest, a
+    class elsewhere), its name is added. No foreign class is imported.
     """
-    own = name in ANY_DATA or name not in DATASETS
-    folder = Path(root).name if own and isinstance(root, str | Path) else ""
+    named_by_folder = name not in DATASETS or getattr(DATASETS[name].make, "named_by_folder", False)
+    folder = Path(root).name if named_by_folder and isinstance(root, str | Path) else ""
     return f"{name} {folder}" if folder not in ("", name) else name
-
-
-def dataset_class(name: str) -> type[MultimodalDataset]:
-    """The class behind a dataset's name, or behind `package.module:Class`.
-
-    Raises DatasetError where there is none, or where it is no MultimodalDataset.
-    """
-    name = canonical(name)
-    try:
-        return class_at(DATASETS.get(name, name), MultimodalDataset)
-    except ValueError as error:
-        raise DatasetError(f"dataset {error}") from error
-
-
-def options(name: str) -> dict[str, Any]:
-    """The options that a dataset takes beside those that `build` names, with their defaults."""
-    parameters = inspect.signature(dataset_class(name)).parameters
-    return {key: p.default for key, p in parameters.items() if key not in _OF_BUILD}
 
 
 def build(
@@ -103,34 +46,34 @@ def build(
     download: bool = True,
     **chosen: Any,
 ) -> MultimodalDataset:
-    """Makes one split of a dataset.
+    """Make one split of a dataset.
 
-    name        one of DATASETS, an alias, or `package.module:Class`.
-    root        the folder that holds the (prepared) data; None for embedded sets.
-    split       "train", "val" or "test".
-    seed        of the augmentation; the splits themselves never depend on it.
-    modalities  what the first run resolved them to (lengths, shapes, means): they are kept, and no file is asked again.
-    download    False: data that are missing are not downloaded into `root`, which a file of somebody else may name.
-    chosen      the dataset's own options, see `options`.
+    Args:
+        name: one of DATASETS, an alias, or `package.module:Class`.
+        root: the folder that holds the (prepared) data; None for embedded sets.
+        split: "train", "val" or "test".
+        seed: of the augmentation; the splits themselves never depend on it.
+        modalities: what the first run resolved them to (lengths, shapes, means): they are kept, and no file is read
+            for them again.
+        download: False: missing data are not downloaded into `root`, which a stranger's file may name.
+        chosen: the dataset's own options.
 
-    Raises DatasetError: unknown name, split or option, or data that is missing, unusable or not of `modalities`.
+    Raises:
+        DatasetError: unknown name, split or option, or data that is missing, unusable or not of `modalities`.
     """
     if split not in SPLITS:
         raise DatasetError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
-    found = dataset_class(name)
-    known = options(name)
-    for key in chosen:
-        if key not in known:
-            takes = ", ".join(known) or "none"
-            raise DatasetError(f"dataset {name!r} has no option {key!r}; its options: {takes}")
-    make: Callable[..., MultimodalDataset] = found
-    if "download" in inspect.signature(found).parameters:
-        chosen["download"] = download
+    entry = DATASETS[name]
+    DATASETS.check_options(entry, chosen)
+    accepted = inspect.signature(entry.make).parameters
+    arguments = {"seed": seed, **chosen}
+    if "download" in accepted:
+        arguments["download"] = download
+    if "modalities" in accepted and modalities is not None:
+        arguments["modalities"] = modalities
+    dataset = entry.make(None if root is None else Path(root), split, **arguments)
     if modalities is None:
-        return make(None if root is None else Path(root), split, seed=seed, **chosen)
-    if "modalities" in inspect.signature(found).parameters:
-        chosen["modalities"] = modalities
-    dataset = make(None if root is None else Path(root), split, seed=seed, **chosen)
+        return dataset
     for key, modality in dataset.modalities.items():
         resolved = modalities.get(key, modality)
         if (resolved.kind, resolved.shape) != (modality.kind, modality.shape):
@@ -143,8 +86,6 @@ def build(
 
 
 __all__ = [
-    "ALIASES",
-    "ANY_DATA",
     "DATASETS",
     "SPLITS",
     "Batch",
@@ -154,11 +95,8 @@ __all__ = [
     "Sample",
     "Split",
     "build",
-    "canonical",
     "collate",
-    "dataset_class",
     "modality_from",
-    "options",
     "title",
     "to_device",
 ]

@@ -10,12 +10,15 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, ClassVar, Literal, TypedDict, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
+
+from mmpareto.errors import UserError
+from mmpareto.registry import Registry
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -23,8 +26,8 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 Kind = Literal["image", "frames", "spectrogram", "vector"]
 
 
-class DatasetError(Exception):
-    """A dataset cannot be used as asked; the message says what was found, what was expected and what to do."""
+class DatasetError(UserError):
+    """A dataset cannot be used as requested."""
 
 
 class UnusableError(DatasetError):
@@ -62,10 +65,11 @@ class Batch(TypedDict):
 class Modality:
     """The form of one modality's input.
 
-    kind   "image" [channels, H, W], "frames" [F, channels, H, W], "spectrogram" [1, L, M] or "vector" [features].
-    shape  of one sample, without the batch dimension.
-    mean, std  per channel, in units of the input after scaling to 0 .. 1 where it is stored as uint8. They are applied
-           on the device (see `to_device`), so that workers and the bus carry bytes. None: not applied.
+    Attributes:
+        kind: "image" [channels, H, W], "frames" [F, channels, H, W], "spectrogram" [1, L, M] or "vector" [features].
+        shape: of one sample, without the batch dimension.
+        mean, std: per channel, in units of the input after scaling to 0 .. 1 where it is stored as uint8. They are
+            applied on the device (see `to_device`), so that workers and the bus carry bytes. None: not applied.
     """
 
     kind: Kind
@@ -82,7 +86,8 @@ class Modality:
 def modality_from(saved: Mapping[str, Any]) -> Modality:
     """The modality that `dataclasses.asdict` and JSON saved.
 
-    Raises KeyError, TypeError or ValueError where `saved` is something else.
+    Raises:
+        KeyError: TypeError or ValueError where `saved` is something else.
     """
     kind, shape, statistics = saved["kind"], saved["shape"], (saved["mean"], saved["std"])
     if kind not in get_args(Kind) or not all(type(size) is int and size > 0 for size in shape):
@@ -101,6 +106,10 @@ class MultimodalDataset(Dataset[Sample]):
     index, so that a run repeats exactly for any number of worker processes. Where `augmenting` is False, training
     samples are read like those of the other splits.
     """
+
+    # defaults of train.py's flags for this dataset, where they differ from the published CREMA-D run
+    recipe: ClassVar[Mapping[str, Any]] = {}
+    named_by_folder: ClassVar[bool] = False  # whether the folder, not the name, says what the samples are
 
     name: str
     modalities: dict[str, Modality]
@@ -134,6 +143,26 @@ class MultimodalDataset(Dataset[Sample]):
         return torch.Generator().manual_seed(int(seed >> np.uint64(1)))
 
 
+# Datasets by name: classes, or import paths, made of (root, split) and options.
+DATASETS: Registry[MultimodalDataset] = Registry(
+    "dataset",
+    __package__,
+    skip=("root", "split", "seed", "modalities", "download"),
+    aliases={
+        "cg-mnist": "cgmnist",
+        "crema-d": "cremad",
+        "modelnet": "modelnet40",
+        "kineticsound": "kinetics-sounds",
+        "kineticsounds": "kinetics-sounds",
+        "kineticssound": "kinetics-sounds",
+        "kineticssounds": "kinetics-sounds",
+        "ks": "kinetics-sounds",
+    },
+    error=DatasetError,
+)
+DATASETS.base(MultimodalDataset)
+
+
 def collate(samples: Sequence[Sample] | Batch) -> Batch:
     """Stack samples into a batch; a batch from `__getitems__` passes through."""
     if isinstance(samples, dict):
@@ -156,8 +185,10 @@ def to_device(
 
     uint8 is scaled to 0 .. 1; then each channel's mean is subtracted and the result divided by its std.
 
-    inputs  {modality: [B, ...]}, uint8 or floating point; pinned memory moves without waiting.
     Returns {modality: [B, ...]} of `dtype`.
+
+    Args:
+        inputs: {modality: [B, ...]}, uint8 or floating point; pinned memory moves without waiting.
     """
     moved: dict[str, Tensor] = {}
     for name, stored in inputs.items():

@@ -21,7 +21,7 @@ from tempfile import NamedTemporaryFile
 import numpy as np
 import torch
 
-from mmpareto.datasets.base import DatasetError, Modality, Split
+from mmpareto.datasets.base import DATASETS, DatasetError, Modality, Split
 from mmpareto.datasets.colouring import colours, paint
 from mmpareto.datasets.files import load_npy, refuse_special_file
 from mmpareto.datasets.in_memory import InMemoryImages
@@ -39,16 +39,20 @@ _GRAY = Modality("image", (1, 28, 28), (0.1307,), (0.3081,))
 _COLOUR = Modality("image", (3, 28, 28))
 
 
+@DATASETS.register("cgmnist")
 class CGMNIST(InMemoryImages):
     """Coloured-and-gray MNIST, modalities `gray` [1, 28, 28] and `colour` [3, 28, 28], classes 0 to 9.
 
     54,000 train (colour follows the class), 6,000 validation and 10,000 test digits (colour of a random class).
 
-    root      folder with MNIST or with one of the forms that the module names; MNIST is downloaded where it has none.
-    split     "train", "val" or "test".
-    variance  of the colour around the mean colour, channels in 0 .. 1; Wu et al. and PMR 0.03
-    download  MNIST into the folder, where it has none
+    Args:
+        root: folder with MNIST or with one of the forms that the module names; MNIST is downloaded where it has none.
+        split: "train", "val" or "test".
+        variance: of the colour around the mean colour, channels in 0 .. 1; Wu et al. and PMR 0.03
+        download: MNIST into the folder, where it has none
     """
+
+    recipe = {"epochs": 20, "learning_rate": 0.01, "model": "pmr"}
 
     def __init__(
         self, root: Path | None, split: Split, *, variance: float = 0.03, seed: int = 0, download: bool = True
@@ -80,7 +84,8 @@ def digit_ids(split: Split, count: int) -> list[str]:
 def load(root: Path, split: Split, variance: float, download: bool = True) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """{"gray": uint8 [N, 1, 28, 28], "colour": uint8 [N, 3, 28, 28]} and labels [N] of a split, from the raw files.
 
-    Raises DatasetError where they are missing or damaged.
+    Raises:
+        DatasetError: where they are missing or damaged.
     """
     published = _published_file(root, variance)
     part = "test" if split == "test" else "train"
@@ -148,7 +153,8 @@ def read_mnist(root: Path, download: bool = True) -> dict[str, tuple[np.ndarray,
 
     Plain or gzip; with `download` they are downloaded through torchvision where there are none.
 
-    Raises DatasetError: files missing, damaged, or of another form.
+    Raises:
+        DatasetError: files missing, damaged, or of another form.
     """
     names = {
         (part, content): f"{prefix}-{content}s-idx{dimensions}-ubyte"
@@ -199,7 +205,8 @@ def _download(root: Path) -> None:
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
     """The uint8 array of an idx file, plain or gzip.
 
-    Raises DatasetError where it is damaged, cut off, too large, or has another type or number of dimensions.
+    Raises:
+        DatasetError: where it is damaged, cut off, too large, or has another type or number of dimensions.
     """
     from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor
 
@@ -226,7 +233,8 @@ def read_published(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
     The file is a pickled dict; it is read without unpickling, see `pickled_arrays`.
 
-    Raises DatasetError: damage, other contents.
+    Raises:
+        DatasetError: damage, other contents.
     """
     try:
         arrays = read_pickled_arrays(path)

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from mmpareto.datasets.base import DatasetError, Modality, Split, say
+from mmpareto.datasets.base import DATASETS, DatasetError, Modality, Split, say
 from mmpareto.datasets.clips import ArrayReader, ClipDataset, Reader, load_array
 from mmpareto.datasets.features import (
     FBANK_FRAMES,
@@ -35,15 +35,17 @@ VAL_FRACTION, SPLIT_SEED = 0.1, 0
 _NORMALISED = (-1.2, 6.0)
 
 
+@DATASETS.register("cremad")
 class CREMAD(ClipDataset):
     """CREMA-D, modalities `audio` ([1, 1024, 128] or [1, 257, 188]) and `visual` [F, 3, size, size], 6 emotions.
 
-    root            a prepared dataset, or a folder in a layout that circulates.
-    split           "train", "val" or "test".
-    audio_features  fbank, MMPareto's, or stft, OGM-GE's
-    frames          frames per clip, one of each equal part of it; MMPareto 2, OGM-GE 1
-    image_size      side of the square that frames are brought to, in pixels
-    modalities      as the first run resolved them; None: a file tells whether features are normalised already
+    Args:
+        root: a prepared dataset, or a folder in a layout that circulates.
+        split: "train", "val" or "test".
+        audio_features: fbank, MMPareto's, or stft, OGM-GE's
+        frames: frames per clip, one of each equal part of it; MMPareto 2, OGM-GE 1
+        image_size: side of the square that frames are brought to, in pixels
+        modalities: as the first run resolved them; None: a file tells whether features are normalised already
     """
 
     def __init__(
@@ -72,7 +74,8 @@ class CREMAD(ClipDataset):
 def read_list(path: Path) -> list[tuple[str, str]]:
     """(clip, emotion) of each line of a list file, which may have a header.
 
-    Raises DatasetError: names that are no CREMA-D clips, unknown emotions, a label that is not in the name.
+    Raises:
+        DatasetError: names that are no CREMA-D clips, unknown emotions, a label that is not in the name.
     """
     rows = read_rows(path)
     if rows[0][1:2] and rows[0][1] not in CLASSES and not re.match(r"\d", rows[0][0]):  # a header
@@ -139,7 +142,8 @@ def _audio_files(root: Path) -> tuple[Path, str]:
 def _array_reader(first: Path, audio_features: AudioFeatures, resolved: Modality | None) -> ArrayReader:
     """A reader of features from other code: log energies, or normalised features, whose least value is far higher.
 
-    resolved  what an earlier run found; None: the file `first` decides.
+    Args:
+        resolved: what an earlier run found; None: the file `first` decides.
     """
     stored = audio_reader(audio_features)
     if audio_features != "fbank":

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mmpareto.datasets.base import DatasetError, Modality, Split
+from mmpareto.datasets.base import DATASETS, DatasetError, Modality, Split
 from mmpareto.datasets.colouring import colours, paint
 from mmpareto.datasets.in_memory import InMemoryImages
 
@@ -56,14 +56,17 @@ def scanned_digits() -> tuple[np.ndarray, np.ndarray]:
     return values[:, :-1].reshape(-1, 8, 8), values[:, -1].astype(np.int64)
 
 
+@DATASETS.register("digits")
 class Digits(InMemoryImages):
     """Coloured-and-gray digits, modalities `gray` [1, 28, 28] and `colour` [3, 28, 28], classes 0 to 9.
 
-    root      not used: the images are part of scikit-learn.
-    split     "train" (colour follows the class), "val" or "test" (colour of a random class).
-    variance  of the colour around the mean colour, channels in 0 .. 1.
+    Args:
+        root: not used: the images are part of scikit-learn.
+        split: "train" (colour follows the class), "val" or "test" (colour of a random class).
+        variance: of the colour around the mean colour, channels in 0 .. 1.
     """
 
+    recipe = {"epochs": 20, "batch_size": 32, "learning_rate": 0.01}
     embedded = True
 
     def __init__(self, root: Path | None, split: Split, *, variance: float = 0.02, seed: int = 0) -> None:

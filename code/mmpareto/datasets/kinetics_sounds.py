@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmpareto.datasets.base import Split
+from mmpareto.datasets.base import DATASETS, Split
 from mmpareto.datasets.clips import ClipDataset
 from mmpareto.datasets.features import AudioFeatures, audio_visual_readers
 from mmpareto.datasets.prepared import read_split, require_root
@@ -24,14 +24,16 @@ CLASSES = [
 # fmt: on
 
 
+@DATASETS.register("kinetics-sounds")
 class KineticsSounds(ClipDataset):
     """Kinetics-Sounds, 31 classes: `audio` ([1, 1024, 128] or [1, 257, 188]) and `visual` [F, 3, size, size].
 
-    root            a prepared dataset.
-    split           "train", "val" or "test".
-    audio_features  fbank, MMPareto's, or stft, OGM-GE's
-    frames          frames per clip, one of each equal part of it
-    image_size      side of the square that frames are brought to, in pixels
+    Args:
+        root: a prepared dataset.
+        split: "train", "val" or "test".
+        audio_features: fbank, MMPareto's, or stft, OGM-GE's
+        frames: frames per clip, one of each equal part of it
+        image_size: side of the square that frames are brought to, in pixels
     """
 
     def __init__(

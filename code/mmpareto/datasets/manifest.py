@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mmpareto.datasets.base import SPLITS, DatasetError, Kind, Modality, Split, UnusableError, say
+from mmpareto.datasets.base import DATASETS, SPLITS, DatasetError, Kind, Modality, Split, UnusableError, say
 from mmpareto.datasets.clips import ArrayReader, ClipDataset, FramesReader, ImageReader, Reader, load_array
 from mmpareto.datasets.features import FBANK_FRAMES, SoundReader, audio_reader, fbank_frames
 from mmpareto.datasets.files import file_kinds, hint, npy_shape, version, without_collection
@@ -51,10 +51,11 @@ _SUFFIXES: dict[str, Source] = {
 class Listed:
     """The content of a manifest.
 
-    clips    by split.
-    sources  of each modality.
-    classes  in their order.
-    missing  ids of clips that lack a file.
+    Attributes:
+        clips: by split.
+        sources: of each modality.
+        classes: in their order.
+        missing: ids of clips that lack a file.
     """
 
     clips: dict[Split, Items]
@@ -63,18 +64,24 @@ class Listed:
     missing: frozenset[str]
 
 
+@DATASETS.register("manifest")
 class Manifest(ClipDataset):
     """A dataset that `manifest.csv` describes, or what `prepare.py manifest` made of one; two or more modalities.
 
-    root          the folder that holds manifest.csv or dataset.json.
-    split         "train", "val" or "test".
-    image_size    side of the square that images and frames are brought to, in pixels; 224 unless given
-    frames        frames per clip, one of each equal part of it; 3 unless given
-    audio_frames  length of sound features, 100 a second; unless given that of the longest training clip, at most 1024
-    modalities    as the first run resolved them; None: lengths and shapes are those of the training clips
+    Args:
+        root: the folder that holds manifest.csv or dataset.json.
+        split: "train", "val" or "test".
+        image_size: side of the square that images and frames are brought to, in pixels; 224 unless given
+        frames: frames per clip, one of each equal part of it; 3 unless given
+        audio_frames: length of sound features, 100 a second; unless given that of the longest training clip, at most
+            1024
+        modalities: as the first run resolved them; None: lengths and shapes are those of the training clips
 
-    Raises DatasetError for an option of modalities that the manifest does not have, and for data that cannot be used.
+    Raises:
+        DatasetError: for an option of modalities that the manifest does not have, and for data that cannot be used.
     """
+
+    named_by_folder = True
 
     def __init__(
         self,
@@ -126,7 +133,8 @@ class Manifest(ClipDataset):
 def _prepared_sources(root: Path, description: Mapping[str, Any]) -> dict[str, str]:
     """{modality: source} of a prepared dataset.
 
-    Raises DatasetError where dataset.json does not name a source of each modality.
+    Raises:
+        DatasetError: where dataset.json does not name a source of each modality.
     """
     sources = description["parameters"].get("sources")
     kinds = {*_SUFFIXES.values(), "frames"}
@@ -198,7 +206,8 @@ def array_modality(path: Path) -> Modality:
     """The modality of arrays like this one: a vector [N], a spectrogram [L, M] or [1, L, M], an image [C, H, W], or
     frames [F, C, H, W]. Values stay as they are; bytes are scaled to 0 .. 1.
 
-    Raises DatasetError for other shapes.
+    Raises:
+        DatasetError: for other shapes.
     """
     array = load_array(path)
     shape = tuple(array.shape)
@@ -223,12 +232,14 @@ def read_manifest(
 ) -> Listed:
     """Read `root/manifest.csv`, again only when the file changes.
 
-    val_fraction      of train, which is cut off as validation where the file has none (None: 0.1); `seed` of the cut.
-    sounds_of_videos  modalities whose videos are read for their sound tracks.
-    missing_ok        clips that lack a file are named in the result instead of refused.
+    Args:
+        val_fraction: of train, which is cut off as validation where the file has none (None: 0.1); `seed` of the cut.
+        sounds_of_videos: modalities whose videos are read for their sound tracks.
+        missing_ok: clips that lack a file are named in the result instead of refused.
 
-    Raises DatasetError: columns, splits or paths that are missing, of another form, or lead out of the folder; ids that
-    come twice; a column of several kinds; classes without training clips; arguments that would do nothing.
+    Raises:
+        DatasetError: columns, splits or paths that are missing, of another form, or lead out of the folder; ids that
+            come twice; a column of several kinds; classes without training clips; arguments that would do nothing.
     """
     file = root / MANIFEST
     if not file.exists():

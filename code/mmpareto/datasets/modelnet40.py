@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from mmpareto.datasets.base import DatasetError, Split
+from mmpareto.datasets.base import DATASETS, DatasetError, Split
 from mmpareto.datasets.clips import ClipDataset, ImageReader
 from mmpareto.datasets.files import is_hidden
 from mmpareto.datasets.items import Item, Items
@@ -37,14 +37,16 @@ VAL_FRACTION, SPLIT_SEED = 0.2, 0
 _STYLES = ((re.compile(r"(.+)\.obj_whiteshaded_v(\d{4})\.png"), 0), (re.compile(r"(.+)\.obj\.shaded_v(\d{3})\.png"), 1))
 
 
+@DATASETS.register("modelnet40")
 class ModelNet40(ClipDataset):
     """ModelNet40, a modality `view<k>` [3, size, size] for each of two or more views, up to 40 classes.
 
-    root        a prepared dataset, or a folder of MVCNN's renders. Transparency is ignored: theirs is opaque.
-    split       "train", "val" (20 % of train, stratified) or "test".
-    views       numbers of views, 30 degrees apart; the first and the opposite one are front and rear
-    image_size  side of the square that views are brought to, in pixels
-    augment     random crops and flips in training
+    Args:
+        root: a prepared dataset, or a folder of MVCNN's renders. Transparency is ignored: theirs is opaque.
+        split: "train", "val" (20 % of train, stratified) or "test".
+        views: numbers of views, 30 degrees apart; the first and the opposite one are front and rear
+        image_size: side of the square that views are brought to, in pixels
+        augment: random crops and flips in training
     """
 
     def __init__(
@@ -101,7 +103,8 @@ def check_views(views: Sequence[int]) -> None:
 def class_names(root: Path, labels: Iterable[str]) -> list[str]:
     """The classes of some objects in ModelNet40's order, the alphabetical one.
 
-    Raises DatasetError for folders that are none of the 40 classes.
+    Raises:
+        DatasetError: for folders that are none of the 40 classes.
     """
     labels = set(labels)
     unknown = sorted(labels - set(CLASSES))
@@ -113,7 +116,8 @@ def class_names(root: Path, labels: Iterable[str]) -> list[str]:
 def files_of(root: Path, suffix: str) -> list[tuple[Part, str, Path]]:
     """(part, class, file) of all files <class>/<train|test>/*suffix below a folder, in alphabetical order.
 
-    Raises DatasetError where there are none in train or in test.
+    Raises:
+        DatasetError: where there are none in train or in test.
     """
     files: list[tuple[Part, str, Path]] = [
         (part, path.parent.parent.name, path)
@@ -132,9 +136,11 @@ def files_of(root: Path, suffix: str) -> list[tuple[Part, str, Path]]:
 def renders(root: Path, views: Sequence[int], missing_ok: bool = False) -> dict[Part, list[Item]]:
     """The objects of a folder of MVCNN's renders, with the wanted views of each.
 
-    missing_ok  objects that lack a wanted view come without paths.
+    Args:
+        missing_ok: objects that lack a wanted view come without paths.
 
-    Raises DatasetError: no renders, objects that lack a wanted view, object names that come twice.
+    Raises:
+        DatasetError: no renders, objects that lack a wanted view, object names that come twice.
     """
     objects: dict[tuple[Part, str, str], dict[int, Path]] = {}
     for part, label, path in files_of(root, ".png"):

@@ -1,5 +1,7 @@
 """Evaluation: metrics of a trained or training model, linear probes, missing modalities, contributions."""
 
+from mmpareto.errors import UserError
 
-class EvaluationError(Exception):
-    """A model or a split that cannot be scored; the message says why and what to do."""
+
+class EvaluationError(UserError):
+    """A model or a split cannot be scored."""

@@ -12,10 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmpareto import datasets
-from mmpareto.datasets import DatasetError
-from mmpareto.methods import method_options
-from mmpareto.options import Options, UsageError, flags_of, parse
+from mmpareto.arguments import flags_of, parse
+from mmpareto.config import Config
+from mmpareto.datasets import DATASETS
+from mmpareto.errors import UsageError, UserError
+from mmpareto.methods import METHODS
 from mmpareto.training.setup import make_method
 
 # flags of train.py that the grid sets itself, and what to use instead
@@ -39,13 +40,13 @@ class Run:
     name     its folder below the output folder, such as digits/mmpareto/seed0.
     folder   the run directory.
     argv     flags of train.py that make the run what it is; device and --resume are added when it starts.
-    options  the settings that train.py makes of them.
+    config   the settings that train.py makes of them.
     """
 
     name: str
     folder: Path
     argv: tuple[str, ...]
-    options: Options
+    config: Config
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,8 @@ def expand(
             raise UsageError(f"{flag} is varied, and given a second time: give it once")
     values = dict(varied)
     try:
-        names = list(dict.fromkeys(datasets.canonical(name) for name in names))
-    except DatasetError as error:
+        names = list(dict.fromkeys(DATASETS.canonical(name) for name in names))
+    except UserError as error:
         raise UsageError(str(error)) from error
     pairs = list(itertools.product(names, dict.fromkeys(methods)))
 
@@ -130,14 +131,13 @@ def expand(
                 if path in found:
                     raise UsageError(f"two runs of the grid would share the folder {path}; give them values apart")
                 ckpt_path = ("--ckpt_path", str(path))
-                options = _parse(name, method, argv + ckpt_path, root)
-                made = {key: value for key, value in options.resolved().items() if key != "ckpt_path"}
-                twin = same.setdefault(json.dumps(made, sort_keys=True, default=str), folder)
+                config = _parse(name, method, argv + ckpt_path, root)
+                twin = same.setdefault(json.dumps(config.saved(), sort_keys=True), folder)
                 if twin != folder:
                     raise UsageError(
                         f"{twin} and {folder} are the same run, with every setting alike; give one of them"
                     )
-                found[path] = Run(folder, path, argv + ckpt_path, options)
+                found[path] = Run(folder, path, argv + ckpt_path, config)
     _check_methods(found.values())
     return Grid(list(found.values()), notes)
 
@@ -181,7 +181,7 @@ def _argv(name: str, method: str, passed: Sequence[str], chosen: Mapping[str, st
 
 def _option(name: str, method: str, varied: str) -> str | None:
     """The option of the method that is varied; None where it is a flag, or nothing that the method knows."""
-    known = method_options(method)
+    known = METHODS[method].options
     explicit = varied.removeprefix("method_")
     if varied != explicit and explicit in known:
         return explicit
@@ -192,7 +192,7 @@ def _check(name: str, method: str, passed: Sequence[str], chosen: Mapping[str, s
     _parse(name, method, _argv(name, method, passed, chosen), root)
 
 
-def _parse(name: str, method: str, argv: Sequence[str], root: Path) -> Options:
+def _parse(name: str, method: str, argv: Sequence[str], root: Path) -> Config:
     try:
         return parse(argv, root)
     except UsageError as error:
@@ -201,10 +201,12 @@ def _parse(name: str, method: str, argv: Sequence[str], root: Path) -> Options:
 
 def _check_methods(runs: Iterable[Run]) -> None:
     """Makes each method once, so that a value that it cannot use is found before the first run."""
-    made = {json.dumps([run.argv[:4], run.options.method_options], sort_keys=True, default=str): run for run in runs}
-    for run in made.values():
+    by_options = {
+        json.dumps([run.argv[:4], run.config.method.method_options], sort_keys=True, default=str): run for run in runs
+    }
+    for run in by_options.values():
         try:
-            make_method(run.options)
+            make_method(run.config.method, run.config.engine)
         except UsageError as error:
             raise UsageError(f"{error} [{run.name}]") from error
 

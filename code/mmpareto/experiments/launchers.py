@@ -16,9 +16,9 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from mmpareto.datasets.workers import cores
+from mmpareto.errors import UsageError
 from mmpareto.experiments.grid import Run
 from mmpareto.experiments.process import Busy, Outcome, TrainingProcess
-from mmpareto.options import UsageError
 from mmpareto.runs import RunDirectory, RunError
 
 POLL = 0.1  # seconds between two looks at a process

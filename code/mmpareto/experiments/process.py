@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import fcntl
-import json
 import os
 import shlex
 import signal
@@ -17,8 +16,8 @@ from pathlib import Path
 from typing import IO
 
 from mmpareto import runs
+from mmpareto.config import FAST, differing
 from mmpareto.experiments.grid import Run
-from mmpareto.options import FAST, differing
 from mmpareto.runs import RunDirectory, RunError
 
 LOG = "train.log"
@@ -58,11 +57,10 @@ def state(run: Run) -> State:
     """
     directory = RunDirectory(run.folder)
     if directory.finished:
-        saved = directory.read_json(runs.CONFIG)
-        asked = json.loads(json.dumps(run.options.resolved(), default=str))
-        if run.options.fast:  # it switched on what the device can do
-            asked |= {key: saved.get(key) for key in FAST if not asked[key]}
-        other = [f"{key} {saved.get(key)} (asked for: {asked[key]})" for key in differing(saved, asked)]
+        saved, wanted = directory.read_config(), run.config.flat()
+        if run.config.engine.fast:  # it switched on what the device can do
+            wanted |= {key: saved.get(key) for key in FAST if not wanted[key]}
+        other = [f"{key} {saved.get(key)} (asked for: {wanted[key]})" for key in differing(saved, wanted)]
         if other:
             raise RunError(
                 f"it is finished, but was made with other settings: {', '.join(other)}; it is left as it is. Name "

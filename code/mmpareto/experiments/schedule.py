@@ -116,7 +116,7 @@ class _Progress:
     def __init__(self, todo: Sequence[Run]) -> None:
         self._counted = {run: _epochs_done(run) for run in todo}
         self._last, self._ended, self._number = 0.0, 0, len(todo)
-        self._total = sum(run.options.epochs for run in todo)
+        self._total = sum(run.config.optim.epochs for run in todo)
         self._bar = tqdm(
             total=self._total,
             initial=sum(self._counted.values()),
@@ -146,7 +146,7 @@ class _Progress:
         """Says how a run ended."""
         self._ended += 1
         self._counted[run] = _epochs_done(run)
-        self._total -= run.options.epochs - self._counted[run]  # of a failed one no more is to come
+        self._total -= run.config.optim.epochs - self._counted[run]  # of a failed one no more is to come
         self._bar.total = self._total
         self._bar.set_description(f"{self._ended}/{self._number} runs", refresh=False)
         told = f"FAILED: {outcome.failure.splitlines()[0]}" if outcome.failure is not None else accuracy(run)
@@ -168,6 +168,6 @@ def accuracy(run: Run) -> str:
 
 def _epochs_done(run: Run) -> int:
     try:
-        return min(len(RunDirectory(run.folder).read_csv(runs.METRICS)), run.options.epochs)
+        return min(len(RunDirectory(run.folder).read_csv(runs.METRICS)), run.config.optim.epochs)
     except OSError:
         return 0

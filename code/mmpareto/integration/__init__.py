@@ -18,11 +18,10 @@ from mmpareto.integration.mmpareto import MMPareto
 from mmpareto.integration.one_pass import OneJoint, OneUnimodal, Uniform
 from mmpareto.integration.pareto import Pareto, minimum_norm_weight, minimum_norm_weights
 from mmpareto.integration.partition import PartitionError
-from mmpareto.integration.registry import METHODS, build_integrator, method_options
-from mmpareto.integration.torchjd_weighting import TorchJDWeighting
+from mmpareto.integration.torchjd_weighting import WEIGHTINGS, TorchJDWeighting, weighting_options
 
 __all__ = [
-    "METHODS",
+    "WEIGHTINGS",
     "EncoderDiagnostics",
     "Integrator",
     "MMPareto",
@@ -33,9 +32,8 @@ __all__ = [
     "PartitionError",
     "TorchJDWeighting",
     "Uniform",
-    "build_integrator",
     "diagnose",
-    "method_options",
     "minimum_norm_weight",
     "minimum_norm_weights",
+    "weighting_options",
 ]

@@ -22,10 +22,11 @@ _HALF = (torch.float16, torch.bfloat16)
 def gramians(joint: Sequence[Tensor | None], unimodal: Sequence[Tensor | None], device: torch.device) -> Tensor:
     """Compute the Gramian of the two gradients of each parameter tensor, without waiting for the device.
 
-    joint, unimodal  T gradients each; None stands for zero.
-    device           of the result where all gradients are None.
-
     Returns [T, 2, 2], float64, symmetric. A complex gradient counts as its real and imaginary parts.
+
+    Args:
+        joint, unimodal: T gradients each; None stands for zero.
+        device: of the result where all gradients are None.
     """
     tensors = [gradient for gradient in (*joint, *unimodal) if gradient is not None]
     device = tensors[0].device if tensors else device
@@ -44,8 +45,10 @@ def gramians(joint: Sequence[Tensor | None], unimodal: Sequence[Tensor | None], 
 def combine(joint: Tensor | None, unimodal: Tensor | None, coefficients: Tensor) -> Tensor | None:
     """Compute coefficients[0] * joint + coefficients[1] * unimodal of one parameter tensor.
 
-    joint, unimodal  gradients of one shape and type; None stands for zero. The result takes the memory of one of them.
-    coefficients     [2], float64, on the same device.
+    Args:
+        joint, unimodal: gradients of one shape and type; None stands for zero. The result takes the memory of one of
+            them.
+        coefficients: [2], float64, on the same device.
     """
     first, second = coefficients.split(1)  # [1] each
     if joint is None:

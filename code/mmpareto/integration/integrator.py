@@ -35,13 +35,14 @@ from mmpareto.integration.reduction import filled, gradients, set_gradients, sev
 class EncoderDiagnostics(NamedTuple):
     """What one step measured in one encoder: float64 tensors on its device, so that nothing waits until they are read.
 
-    cosine         of the joint and the unimodal gradient over the whole encoder; 0 where one of them is zero
-    joint_norm     of the joint gradient, without `loss_scale`
-    unimodal_norm  of the unimodal gradient, likewise
-    joint_weight   share of the joint gradient's coefficients in all coefficients: 1/2 for a plain sum
-    conflict       bool: the cosine is negative
-    gramians       [T, 2, 2], in the order of `Integrator.parameter_names`
-    coefficients   [T, 2], likewise
+    Attributes:
+        cosine: of the joint and the unimodal gradient over the whole encoder; 0 where one of them is zero
+        joint_norm: of the joint gradient, without `loss_scale`
+        unimodal_norm: of the unimodal gradient, likewise
+        joint_weight: share of the joint gradient's coefficients in all coefficients: 1/2 for a plain sum
+        conflict: bool: the cosine is negative
+        gramians: [T, 2, 2], in the order of `Integrator.parameter_names`
+        coefficients: [T, 2], likewise
     """
 
     cosine: Tensor
@@ -101,9 +102,11 @@ class Integrator(ABC):
     def coefficients(self, gramians: Tensor) -> Tensor:
         """Coefficients of the two gradients for every tensor of one encoder.
 
-        gramians  [T, 2, 2], float64, without `loss_scale`; sum over T for the whole encoder's Gramian.
         Returns [T, 2]: `.grad` becomes coefficients[t, 0] * joint + coefficients[t, 1] * unimodal.
         Must not wait for the device: torch.where in the place of if, no .item().
+
+        Args:
+            gramians: [T, 2, 2], float64, without `loss_scale`; sum over T for the whole encoder's Gramian.
         """
 
     def encoder_coefficients(self, encoder: str, gramians: Tensor) -> Tensor:
@@ -122,16 +125,6 @@ class Integrator(ABC):
     ) -> dict[str, EncoderDiagnostics]:
         """Fills `.grad` of every parameter with the integrated gradient, this step's micro-batches included.
 
-        joint_loss       scalar; the loss on the fused features.
-        unimodal_losses  {modality: scalar}. Scale all losses alike (GradScaler, 1 / micro-batches): the scale carries
-                         over to the gradient.
-        encoders         {name: module, parameters or named parameters}; modules and names make better messages.
-        heads            all other parameters that the losses reach: unimodal heads, fusion, joint head.
-        loss_scale       factor of all losses that changes from step to step, such as a gradient scaler's: give
-                         `scaler.scale(torch.ones((), device=...))`. Routines that remember norms (MetaBalance, pcd) and
-                         the diagnostics need it; it stays in the gradients.
-        diagnose         for the routines that get by with one pass (`passes`): measure both gradients all the same, at
-                         the price of a second pass. All others have their diagnostics anyway.
         Returns {encoder: EncoderDiagnostics} of encoders that learn, on the device; empty from one pass.
 
         What was in `.grad` is replaced, not added to: nothing needs zeroing and nothing stale leaks in. A parameter
@@ -139,9 +132,23 @@ class Integrator(ABC):
         call `accumulate` for all micro-batches but the last. Hooks of a parameter (`register_hook`) run once for
         each of the two sets.
 
-        Raises PartitionError for a parameter that is listed twice, is reached but not listed, is sharded, belongs to a
-        DistributedDataParallel model or has a post-accumulate-grad hook; ValueError or TypeError for a loss that is no
-        scalar or needs no gradient; ValueError for sparse gradients. After an error the micro-batches are forgotten.
+        Args:
+            joint_loss: scalar; the loss on the fused features.
+            unimodal_losses: {modality: scalar}. Scale all losses alike (GradScaler, 1 / micro-batches): the scale
+                carries over to the gradient.
+            encoders: {name: module, parameters or named parameters}; modules and names make better messages.
+            heads: all other parameters that the losses reach: unimodal heads, fusion, joint head.
+            loss_scale: factor of all losses that changes from step to step, such as a gradient scaler's: give
+                `scaler.scale(torch.ones((), device=...))`. Routines that remember norms (MetaBalance, pcd) and the
+                diagnostics need it; it stays in the gradients.
+            diagnose: for the routines that get by with one pass (`passes`): measure both gradients all the same, at the
+                price of a second pass. All others have their diagnostics anyway.
+
+        Raises:
+            PartitionError: for a parameter that is listed twice, is reached but not listed, is sharded, belongs to a
+                DistributedDataParallel model or has a post-accumulate-grad hook; ValueError or TypeError for a loss
+                that is no scalar or needs no gradient; ValueError for sparse gradients. After an error the
+                micro-batches are forgotten.
         """
         try:
             part, averages = self._run_passes(joint_loss, unimodal_losses, encoders, heads, last=True)
@@ -204,7 +211,8 @@ class Integrator(ABC):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` gave.
 
-        Raises ValueError for a state that this routine cannot have written.
+        Raises:
+            ValueError: for a state that this routine cannot have written.
         """
         if state:
             raise ValueError(f"{type(self).__name__} carries no state, found {sorted(state)}")

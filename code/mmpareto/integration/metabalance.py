@@ -20,15 +20,17 @@ class MetaBalance(Integrator):
 
         h = g_j + (r n_j / n_u + 1 - r) g_u.
 
-    relax  r, from 0 (the plain sum) to 1 (the unimodal gradient at the joint one's norm), 0.7 in the paper.
-    beta   of the moving averages, 0.9 in the paper; they start at zero, which cancels in the ratio.
-
     The published code stops at the first tensor that one loss does not reach, and divides zero by zero; here such a
     tensor gets what gradient there is. With a gradient scaler give `loss_scale` to `backward`: otherwise a new scale
     would weigh new norms against old ones. A step that is not finite leaves the averages as they are. Two backward
     passes, an average of two norms per parameter tensor, no wait for the device.
 
-    Raises ValueError for r outside 0 .. 1 or beta outside 0 .. 1 (1 itself excluded).
+    Args:
+        relax: r, from 0 (the plain sum) to 1 (the unimodal gradient at the joint one's norm), 0.7 in the paper.
+        beta: of the moving averages, 0.9 in the paper; they start at zero, which cancels in the ratio.
+
+    Raises:
+        ValueError: for r outside 0 .. 1 or beta outside 0 .. 1 (1 itself excluded).
     """
 
     def __init__(self, relax: float = 0.7, beta: float = 0.9) -> None:

@@ -28,15 +28,17 @@ class MMPareto(Integrator):
                    h <- max(1, |g_j + g_u| / |h|) h.
     3. everything times gamma, with or without conflict.
 
-    gamma    factor of the encoders' gradients, 1.5 in the published code.
-    rescale  where step 2 takes its norms: "tensor", each parameter tensor on its own, as the published code does; or
-             "encoder", once for the whole encoder, as the paper's Algorithm 1 reads. Rescaling tensor by tensor can,
-             rarely, leave the cone of common descent; rescaling per encoder cannot.
-
     Homogeneous of degree 1: a loss scale passes through. Exactly opposed gradients of equal norm give 0, where the
     published code gives NaN. Two backward passes.
 
-    Raises ValueError for a gamma that is not a positive finite number or an unknown rescale.
+    Args:
+        gamma: factor of the encoders' gradients, 1.5 in the published code.
+        rescale: where step 2 takes its norms: "tensor", each parameter tensor on its own, as the published code does;
+            or "encoder", once for the whole encoder, as the paper's Algorithm 1 reads. Rescaling tensor by tensor can,
+            rarely, leave the cone of common descent; rescaling per encoder cannot.
+
+    Raises:
+        ValueError: for a gamma that is not a positive finite number or an unknown rescale.
     """
 
     def __init__(self, gamma: float = 1.5, rescale: Rescale = "tensor") -> None:

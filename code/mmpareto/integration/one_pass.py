@@ -41,7 +41,8 @@ class OnePassIntegrator(Integrator):
     ) -> dict[str, EncoderDiagnostics]:
         """See `Integrator.backward`; one pass and no diagnostics unless `diagnose`.
 
-        Raises ValueError too where `diagnose` is not what it was for the step's other micro-batches.
+        Raises:
+            ValueError: too where `diagnose` is not what it was for the step's other micro-batches.
         """
         diagnose = self._diagnosed(joint_loss, unimodal_losses, diagnose)
         if diagnose:
@@ -170,10 +171,12 @@ class OneUnimodal(OnePassIntegrator):
 class Uniform(OnePassIntegrator):
     """Uniform baseline: the plain sum of the joint and all unimodal losses (Wei & Hu, ICML 2024), in one backward pass.
 
-    gamma  factor of the encoders' gradients; 1 is the baseline, MMPareto's gamma (1.5) the control that tells what of
-           MMPareto's gain is step size.
+    Args:
+        gamma: factor of the encoders' gradients; 1 is the baseline, MMPareto's gamma (1.5) the control that tells what
+            of MMPareto's gain is step size.
 
-    Raises ValueError for a gamma that is not a positive finite number.
+    Raises:
+        ValueError: for a gamma that is not a positive finite number.
     """
 
     def __init__(self, gamma: float = 1.0) -> None:
@@ -190,7 +193,8 @@ class Uniform(OnePassIntegrator):
 def positive(value: float, name: str) -> float:
     """`value` as a float.
 
-    Raises ValueError where it is not a positive finite number.
+    Raises:
+        ValueError: where it is not a positive finite number.
     """
     if not isinstance(value, int | float) or not 0 < value < float("inf"):
         raise ValueError(f"{name} must be a positive finite number, found {value!r}")

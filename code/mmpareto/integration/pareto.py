@@ -18,7 +18,8 @@ def minimum_norm_weights(gramian: Tensor) -> Tensor:
     10,000 in float32 the larger gradient's weight would be off by a thousandth. The weights do not depend on the scale
     of the gradients, which is divided out first.
 
-    gramian  [..., 2, 2]; returns [..., 2].
+    Args:
+        gramian: [..., 2, 2]; returns [..., 2].
     """
     scaled = unit_scale(gramian)
     squares, cross = scaled.diagonal(dim1=-2, dim2=-1), scaled[..., :1, 1]

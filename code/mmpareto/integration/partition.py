@@ -54,11 +54,13 @@ class Partition:
 def partition(encoders: Mapping[str, Parameters], heads: Parameters) -> Partition:
     """Sorts the parameters and checks that each is listed once.
 
-    encoders  {encoder name: module, parameters or named parameters}; usually one per modality. An encoder that several
-              modalities share is one entry of its own.
-    heads     everything else: unimodal heads, fusion, joint head.
+    Args:
+        encoders: {encoder name: module, parameters or named parameters}; usually one per modality. An encoder that
+            several modalities share is one entry of its own.
+        heads: everything else: unimodal heads, fusion, joint head.
 
-    Raises PartitionError, naming the parameter and where it was found.
+    Raises:
+        PartitionError: naming the parameter and where it was found.
     """
     if not encoders:
         raise PartitionError("encoders is empty: give {name: parameters} with one entry per encoder")

@@ -12,10 +12,12 @@ from torch import Tensor
 def start_average(tensors: Sequence[Tensor], group: dist.ProcessGroup | None) -> Callable[[], list[Tensor]]:
     """Begins one all-reduce of all the tensors together; the result waits for it and gives the averages.
 
-    tensors  of any shapes; the same ones, in the same order, on every process. Types may differ: they travel in the
-             widest one.
-    group    process group; None is the default group.
     Returns a function that blocks the stream (not the host, on a GPU) until the averages are there.
+
+    Args:
+        tensors: of any shapes; the same ones, in the same order, on every process. Types may differ: they travel in the
+            widest one.
+        group: process group; None is the default group.
     """
     if not tensors:
         return list

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import inspect
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -10,7 +12,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mmpareto.importing import attribute
 from mmpareto.integration.integrator import Integrator
 
 
@@ -52,9 +53,6 @@ _OWN_SCALE = ("pcd",)  # follows the gradients' norms over time, so the Gramian 
 class TorchJDWeighting(Integrator):
     """A weighting of TorchJD on the Gramian of a whole encoder: h = c (w_joint g_joint + w_unimodal g_unimodal).
 
-    name     one of WEIGHTINGS; their papers stand there, their mathematics in TorchJD's documentation.
-    options  of the weighting's constructor.
-
     The constant c makes two equal gradients give their sum, whatever sum the weighting's weights have, so that
     routines are compared at one learning rate. The Gramian is divided by the mean of its diagonal first: the result is
     homogeneous of degree 1 (a loss scale passes through), and TorchJD's absolute thresholds do not mistake small
@@ -64,7 +62,12 @@ class TorchJDWeighting(Integrator):
     Two backward passes. Most of the weightings solve their problem on the CPU and so wait for the device once per
     encoder and step; none of them can be captured in a CUDA graph. Each encoder has a weighting and a state of its own.
 
-    Raises ValueError for an unknown name or option, ImportError (saying what to install) for a library that is missing.
+    Args:
+        name: one of WEIGHTINGS; their papers stand there, their mathematics in TorchJD's documentation.
+        options: of the weighting's constructor.
+
+    Raises:
+        ValueError: for an unknown name or option, ImportError (saying what to install) for a library that is missing.
     """
 
     capturable: ClassVar[bool] = False
@@ -110,7 +113,8 @@ class TorchJDWeighting(Integrator):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` gave.
 
-        Raises ValueError for a state of another weighting.
+        Raises:
+            ValueError: for a state of another weighting.
         """
         self._weightings = {}
         for encoder, saved in state.items():
@@ -118,9 +122,21 @@ class TorchJDWeighting(Integrator):
             _restore(weighting, saved, self.name)
 
 
+def weighting_options(name: str) -> dict[str, Any]:
+    """The options of a weighting of WEIGHTINGS, with their defaults."""
+    parameters = inspect.signature(_weighting_class(name)).parameters
+    known = {key: p.default for key, p in parameters.items() if key not in ("n_tasks", "weighting")}
+    return known | {key: value for key, value in WEIGHTINGS[name].defaults.items() if key in known}
+
+
+def _weighting_class(name: str) -> Any:
+    module, _, attribute = WEIGHTINGS[name].weighting.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
 def _make(name: str, options: dict[str, Any]) -> Any:
     try:
-        weighting_class = attribute(WEIGHTINGS[name].weighting)
+        weighting_class = _weighting_class(name)
         inner = (_make("mgda", {}),) if name == "cr_mogm" else ()
         weighting = weighting_class(*inner, **options)
     except ImportError as error:

@@ -14,12 +14,15 @@ from mmpareto.evaluation.shapley import shapley
 from mmpareto.evaluation.subsets import subsets
 from mmpareto.integration import OneJoint
 from mmpareto.integration.integrator import without_autocast
-from mmpareto.methods.base import Boundary, Losses, Method, Piece, wide
+from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece, wide
 from mmpareto.models import MultimodalClassifier
 
 
+@METHODS.register("agm")
 class AGM(Method):
-    """Adaptive gradient modulation (Li, Li, Hu, Lei, Li & Zhang, "Boosting Multi-modal Model Performance with Adaptive
+    """AGM (Li et al., ICCV 2023): gradients modulated by each modality's Shapley part of the logits.
+
+    Adaptive gradient modulation (Li, Li, Hu, Lei, Li & Zhang, "Boosting Multi-modal Model Performance with Adaptive
     Gradient Modulation", ICCV 2023): one joint loss, whose gradient into modality m's part of the logits counts kappa_m
     times.
 
@@ -28,13 +31,14 @@ class AGM(Method):
         r_m      = exp(M / (M - 1) (mean(s) - s_m));   tau_m the same of the mean of s over the steps before
         kappa_m  = exp(alpha min(tau_m - r_m, 10)), 7 for M > 2: a modality that is ahead by more than usual learns less
 
-    alpha              1 in the published code; its authors tuned 1.5 to 4 by dataset.
-    modulation_epochs  epochs from the first on that are modulated; 20 in the published code.
-
     A subset is made by zero features of the others, at the price of a pass through the fusion for each: 2^M - 2 more.
     The logits keep their value, kappa acts on their gradient alone; with kappa = 1 this is the joint loss. The
     published code runs the encoders again on zero inputs, one of the passes for nothing, and waits for the device at
     every sample; it also clips the whole gradient to norm 1 in some steps, which `--clip_grad 1` does in all.
+
+    Args:
+        alpha: 1 in the published code; its authors tuned 1.5 to 4 by dataset.
+        modulation_epochs: epochs from the first on that are modulated; 20 in the published code.
     """
 
     refuses: ClassVar[Mapping[str, str]] = {

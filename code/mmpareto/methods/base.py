@@ -14,13 +14,15 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmpareto.errors import UserError
 from mmpareto.integration import Integrator
 from mmpareto.integration.reduction import several_processes, start_average
 from mmpareto.models import MultimodalClassifier, Output
+from mmpareto.registry import Registry
 
 
-class MethodError(ValueError):
-    """A method cannot train this model or this run; the message says why and what to do."""
+class MethodError(UserError, ValueError):
+    """A method cannot train this model or this run."""
 
 
 class Losses(NamedTuple):
@@ -41,7 +43,8 @@ def cross_entropies(output: Output, label: Tensor) -> Losses:
 class Piece(NamedTuple):
     """A batch, or one of the micro-batches that it is cut into, after the forward pass.
 
-    share  factor of its losses in the step's average: over its pieces the sum, over the processes the mean.
+    Attributes:
+        share: factor of its losses in the step's average: over its pieces the sum, over the processes the mean.
     """
 
     output: Output
@@ -50,8 +53,8 @@ class Piece(NamedTuple):
     share: float
 
 
-class Trainer(Protocol):
-    """What a method may ask of the engine between two epochs; all processes must ask for the same, together."""
+class Engine(Protocol):
+    """What a method may request of the engine between two epochs; all processes must request the same, together."""
 
     def outputs(self, fraction: float) -> Iterator[tuple[Output, Tensor]]:
         """Outputs and labels of a random part of the training samples, by batches.
@@ -76,10 +79,12 @@ class Trainer(Protocol):
 class Boundary:
     """The moment before an epoch.
 
-    epoch       that is about to begin: 1, 2, ...
-    epochs      of the run.
-    validation  {"joint" or a modality: validation accuracy in percent} after the epoch before; empty before the first.
-    labels      int64 [N] of the training samples.
+    Attributes:
+        epoch: that is about to begin: 1, 2, ...
+        epochs: of the run.
+        validation: {"joint" or a modality: validation accuracy in percent} after the epoch before; empty before the
+            first.
+        labels: int64 [N] of the training samples.
     """
 
     epoch: int
@@ -88,7 +93,7 @@ class Boundary:
     labels: Tensor
     model: MultimodalClassifier
     optimizer: torch.optim.Optimizer
-    trainer: Trainer
+    engine: Engine
 
 
 class Method:
@@ -103,11 +108,12 @@ class Method:
     gradients  after the integrator has filled `.grad` (and a gradient scaler is taken out again), before clipping and
                the optimiser.
 
-    integrator  how the joint loss's and the unimodal losses' gradients meet in the encoders.
-
     `state` holds what is carried from step to step and from epoch to epoch, tensors by name; it is in checkpoints. It
     is changed in place, since a CUDA graph goes on with the same memory, and nothing in `losses` and `gradients` waits
     for the device.
+
+    Args:
+        integrator: how the joint loss's and the unimodal losses' gradients meet in the encoders.
     """
 
     # switches with which the method cannot work, with the reason: flags of train.py, or "processes"
@@ -130,14 +136,16 @@ class Method:
     def fusion(self, widths: Mapping[str, int], classes: int, heads: nn.ModuleDict) -> nn.Module | None:
         """The fusion module that the method needs, see `MultimodalClassifier`; None: the model's own.
 
-        widths  {modality: D}; heads are the unimodal ones.
+        Args:
+            widths: {modality: D}; heads are the unimodal ones.
         """
         return None
 
     def setup(self, model: MultimodalClassifier, seed: int, epochs: int) -> None:
         """Takes note of the model, the seed and the length of a run before it begins, or a checkpoint is restored.
 
-        Raises MethodError where the method cannot train it.
+        Raises:
+            MethodError: where the method cannot train it.
         """
 
     def boundary(self, now: Boundary) -> dict[str, float]:
@@ -177,7 +185,8 @@ class Method:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` gave, after `setup`.
 
-        Raises ValueError for a state of another method.
+        Raises:
+            ValueError: for a state of another method.
         """
         own = state["own"]
         if own.keys() != self.state.keys() or any(own[k].shape != v.shape for k, v in self.state.items()):
@@ -186,6 +195,27 @@ class Method:
         self.integrator.load_state_dict(state["integrator"])
         for name, value in self.state.items():
             value.copy_(own[name])
+
+
+# Methods, and integrators that are wrapped in the plain Method, by name.
+METHODS: Registry[Method | Integrator] = Registry("method", __package__)
+METHODS.base(Method, Integrator)
+
+
+def build_method(name: str, **options: Any) -> Method:
+    """A method ready for `setup`.
+
+    Args:
+        name: one of METHODS, or `package.module:Class`: a subclass of Method, or of Integrator for a routine on plain
+            cross-entropies.
+        options: of that method, such as gamma.
+
+    Raises:
+        ValueError: for an unknown method or option, or a value that it cannot use.
+        ImportError: for a missing library that it needs.
+    """
+    built = METHODS.build(name, **options)
+    return built if isinstance(built, Method) else Method(built)
 
 
 def wide(values: Tensor) -> Tensor:

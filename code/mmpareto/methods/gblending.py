@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from mmpareto.integration import OneJoint, OneUnimodal, Uniform
-from mmpareto.methods.base import Boundary, Losses, Method, MethodError, Piece
+from mmpareto.methods.base import METHODS, Boundary, Losses, Method, MethodError, Piece
 from mmpareto.models import MultimodalClassifier
 
 
+@METHODS.register("gblending")
 class GBlending(Method):
-    """Gradient blending (Wang, Tran & Feiszli, "What Makes Training Multi-Modal Classification Networks Hard?", CVPR
+    """G-Blending (Wang et al., CVPR 2020): loss weights from generalisation and overfitting.
+
+    Gradient blending (Wang, Tran & Feiszli, "What Makes Training Multi-Modal Classification Networks Hard?", CVPR
     2020, Algorithms 1 and 2): the sum of w_k L_k over the joint loss and the unimodal ones is minimised, with
 
         w_k = (G_k / dO_k^2) / sum,   G_k = V_k - V'_k,   dO_k = (V'_k - T'_k) - (V_k - T_k),
@@ -23,16 +26,16 @@ class GBlending(Method):
     it was trained alone for some epochs, on a copy: the unimodal networks on their own losses, the joint network on the
     joint loss. Generalisation G counts from zero; weights are equal where nothing generalises; |dO| from 1e-4.
 
-    online           False: once, before the first epoch. True: before every super-epoch, from the weights at hand.
-    super_epoch      epochs of a super-epoch, 10 in BalanceBenchmark; the paper's is not known here.
-    estimate_epochs  that the copies are trained; 0: as long as what follows, the run or the super-epoch.
-    held_out         part of the training samples that the estimate, and it alone, does without;
-                     this project's choice.
-
     The weights sum up to 1, as in the paper: with equal ones this is the uniform sum at 1 / (M + 1) of the rate.
     An estimate trains two copies, one with all unimodal networks side by side and one with the joint loss alone, so
     that a run costs about three times as much. Public code takes sums of losses over sets of different size, losses
     of training mode, or a "before" of after the first epoch; here losses are means in evaluation mode.
+
+    Args:
+        online: False: once, before the first epoch. True: before every super-epoch, from the weights at hand.
+        super_epoch: epochs of a super-epoch, 10 in BalanceBenchmark; the paper's is not known here.
+        estimate_epochs: that the copies are trained; 0: as long as what follows, the run or the super-epoch.
+        held_out: part of the training samples that the estimate, and it alone, does without; this project's choice.
     """
 
     def __init__(
@@ -67,13 +70,13 @@ class GBlending(Method):
         kept, held = self._cut(now.labels)
 
         def losses(model: MultimodalClassifier) -> dict[str, tuple[float, float]]:
-            trained, new = now.trainer.losses(model, kept), now.trainer.losses(model, held)
+            trained, new = now.engine.losses(model, kept), now.engine.losses(model, held)
             return {head: (trained[head], new[head]) for head in self.heads}
 
         before = losses(now.model)
         epochs = self.estimate_epochs or follow
-        after = losses(now.trainer.fit(Method(OneUnimodal()), epochs, kept))
-        after["joint"] = losses(now.trainer.fit(Method(OneJoint()), epochs, kept))["joint"]
+        after = losses(now.engine.fit(Method(OneUnimodal()), epochs, kept))
+        after["joint"] = losses(now.engine.fit(Method(OneJoint()), epochs, kept))["joint"]
         measured = {head: (*before[head], *after[head]) for head in self.heads}
         wrong = {head: values for head, values in measured.items() if not all(map(math.isfinite, values))}
         if wrong:

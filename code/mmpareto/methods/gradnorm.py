@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from mmpareto.integration import Uniform
-from mmpareto.methods.base import Losses, Method, Piece, gathered, wide
+from mmpareto.methods.base import METHODS, Losses, Method, Piece, gathered, wide
 from mmpareto.models import MultimodalClassifier
 
 
+@METHODS.register("gradnorm")
 class GradNorm(Method):
-    """GradNorm (Chen, Badrinarayanan, Lee & Rabinovich, "GradNorm: Gradient Normalization for Adaptive Loss Balancing
+    """GradNorm (Chen et al., ICML 2018): loss weights that make tasks learn at one pace.
+
+    GradNorm (Chen, Badrinarayanan, Lee & Rabinovich, "GradNorm: Gradient Normalization for Adaptive Loss Balancing
     in Deep Multitask Networks", ICML 2018, Algorithm 1) over T = M + 1 tasks, the joint loss and the unimodal ones:
     the sum of w_i L_i is minimised, and after each step
 
@@ -23,12 +26,13 @@ class GradNorm(Method):
     then all w are scaled to sum up to T. g_i is the norm of the gradient of L_i into the features that its head reads:
     no weight of an encoder is shared by all heads, so the features take the place of the paper's last shared layer.
 
-    alpha  how strongly slow tasks are pulled up, 1.5 in the paper (its choice by dataset).
-    rate   of the weights, 0.025 in the paper.
-
     L_i(0) is the first step's loss. Norms are those of the whole batch, over micro-batches and processes. They cost T
     backward passes through heads alone. Weights stay above 1e-3 before they are scaled; the paper
     lets them pass zero.
+
+    Args:
+        alpha: how strongly slow tasks are pulled up, 1.5 in the paper (its choice by dataset).
+        rate: of the weights, 0.025 in the paper.
     """
 
     refuses: ClassVar[Mapping[str, str]] = {

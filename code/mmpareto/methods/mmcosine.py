@@ -7,19 +7,23 @@ from collections.abc import Mapping
 from torch import nn
 
 from mmpareto.integration import OneJoint
-from mmpareto.methods.base import Method
+from mmpareto.methods.base import METHODS, Method
 from mmpareto.models import CosineFusion
 
 
+@METHODS.register("mmcosine")
 class MMCosine(Method):
-    """MMCosine (Xu, Feng, Zhang & Hu, "MMCosine: Multi-Modal Cosine Loss Towards Balanced Audio-Visual Fine-Grained
+    """MMCosine (Xu et al., ICASSP 2023): a joint head of directions.
+
+    MMCosine (Xu, Feng, Zhang & Hu, "MMCosine: Multi-Modal Cosine Loss Towards Balanced Audio-Visual Fine-Grained
     Learning", ICASSP 2023): one joint loss, on joint logits of features and weights of length one,
 
         z_c = s sum_m cos(f_m, W_mc),   without a bias.
 
-    scale  s; 10 in the published code.
-
     The same logits are used in evaluation, where the published code goes back to the raw linear ones.
+
+    Args:
+        scale: s; 10 in the published code.
     """
 
     def __init__(self, scale: float = 10.0) -> None:

@@ -5,23 +5,28 @@ from __future__ import annotations
 import torch
 
 from mmpareto.integration import OneJoint
-from mmpareto.methods.base import Boundary, Method, MethodError
+from mmpareto.methods.base import METHODS, Boundary, Method, MethodError
 from mmpareto.models import MultimodalClassifier
 
 
+@METHODS.register("mslr")
 class MSLR(Method):
-    """Modality-specific learning rates (Yao & Mihalcea, "Modality-specific Learning Rates for Effective Multimodal
+    """MSLR (Yao & Mihalcea, 2022): a learning rate for each modality.
+
+    Modality-specific learning rates (Yao & Mihalcea, "Modality-specific Learning Rates for Effective Multimodal
     Additive Late-fusion", Findings of ACL 2022, the dynamic policy): one joint loss; in each epoch encoder m learns at
 
         c_m acc_m / mean of its last accuracies   times the learning rate,
 
     acc_m the validation accuracy of its unimodal head, which learns beside it on detached features.
 
-    factors  c_m as MODALITY:VALUE,MODALITY:VALUE (a re-implementation takes audio:0.9,visual:1.1); 1 for all others.
-    window   accuracies in the mean, 5 there; until as many are there before the newest the factor is c_m alone.
-
     These are learning rates of optimiser groups. Scaling gradients, as public code does, is undone by Adam, and leaves
     weight decay as it was.
+
+    Args:
+        factors: c_m as MODALITY:VALUE,MODALITY:VALUE (a re-implementation takes audio:0.9,visual:1.1); 1 for all
+            others.
+        window: accuracies in the mean, 5 there; until as many are there before the newest the factor is c_m alone.
     """
 
     def __init__(self, factors: str = "", window: int = 5) -> None:

@@ -10,12 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmpareto.integration import OneJoint
-from mmpareto.methods.base import Boundary, Losses, Method, MethodError, Piece, gathered, wide
+from mmpareto.methods.base import METHODS, Boundary, Losses, Method, MethodError, Piece, gathered, wide
 from mmpareto.models import MultimodalClassifier
 
 
+@METHODS.register("ogm")
 class OGM(Method):
-    """On-the-fly gradient modulation (Peng, Wei, Deng, Wang & Hu, "Balanced Multimodal Learning via On-the-fly Gradient
+    """OGM (Peng et al., CVPR 2022): the gradient of the modality ahead is made smaller.
+
+    On-the-fly gradient modulation (Peng, Wei, Deng, Wang & Hu, "Balanced Multimodal Learning via On-the-fly Gradient
     Modulation", CVPR 2022, Equations 8 to 10): one joint loss, and in encoder m
 
         g <- k_m g,   k_m = 1 - tanh(alpha rho_m) where rho_m > 1, else 1,
@@ -24,13 +27,14 @@ class OGM(Method):
     with u_m the part of the joint logits that comes from modality m, with its share of the bias. Of more than two
     modalities rho_m is the mean of S_m / S_j over the others j, as the authors advise in their repository.
 
-    alpha              the modulation's strength; 0.8 is what the published instructions give for CREMA-D.
-    modulation_epochs  epochs from the first on that are modulated; 51 in the published code.
-
     Weights of two dimensions or more are modulated: in a ResNet exactly the convolutions, as in the published code.
     There the slices of the joint head take 256 of 512 columns where fusion is gated, the bias is counted once in one
     place and by halves in another, and the scores are read on the host, sample by sample. The scores are summed over
     micro-batches and processes.
+
+    Args:
+        alpha: the modulation's strength; 0.8 is what the published instructions give for CREMA-D.
+        modulation_epochs: epochs from the first on that are modulated; 51 in the published code.
     """
 
     def __init__(self, alpha: float = 0.8, modulation_epochs: int = 51) -> None:
@@ -83,15 +87,19 @@ class OGM(Method):
         torch._foreach_mul_(weights, factor)
 
 
+@METHODS.register("ogm_ge")
 class OGMGE(OGM):
-    """OGM with generalisation enhancement (Peng et al., CVPR 2022, Algorithm 1): OGM, and Gaussian noise of the
+    """OGM-GE (Peng et al., CVPR 2022): OGM, and noise.
+
+    OGM with generalisation enhancement (Peng et al., CVPR 2022, Algorithm 1): OGM, and Gaussian noise of the
     gradient's own spread, N(0, (std(g) + 1e-8)^2), added to each modulated weight tensor of every modality.
 
-    alpha              as OGM's.
-    modulation_epochs  likewise; the noise ends with the modulation.
-
     The spread is that of the tensor's elements before modulation, as in the published code. The noise is drawn from a
-    generator of its own with the run's seed, so that all processes add the same.
+    separate generator with the run's seed, so that all processes add the same.
+
+    Args:
+        alpha: the modulation's strength; 0.8 is what the published instructions give for CREMA-D.
+        modulation_epochs: epochs from the first on that are modulated, with noise; 51 in the published code.
     """
 
     refuses: ClassVar[Mapping[str, str]] = {"cuda_graph": "its noise comes from a generator that a graph would replay"}
@@ -110,7 +118,8 @@ class OGMGE(OGM):
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """As Method's.
 
-        Raises ValueError for the state of another kind of device, whose generator is another thing.
+        Raises:
+            ValueError: for the state of another kind of device, whose generator is another thing.
         """
         saved = cast(Mapping[str, Mapping[str, Tensor]], state)["own"].get("generator")
         if saved is not None and saved.shape != self.state["generator"].shape:

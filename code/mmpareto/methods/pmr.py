@@ -10,12 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmpareto.integration import OneJoint
-from mmpareto.methods.base import Boundary, Losses, Method, Piece, wide
+from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece, wide
 from mmpareto.models import MultimodalClassifier
 
 
+@METHODS.register("pmr")
 class PMR(Method):
-    """Prototypical modal rebalance (Fan, Xu, Wang, Wang & Guo, "PMR: Prototypical Modal Rebalance for Multimodal
+    """PMR (Fan et al., CVPR 2023): prototypes that pull slow modalities.
+
+    Prototypical modal rebalance (Fan, Xu, Wang, Wang & Guo, "PMR: Prototypical Modal Rebalance for Multimodal
     Learning", CVPR 2023, Equations 9 to 13). With a prototype per class and modality, distances d_m [B, C] of a
     batch's features to them, q_m = softmax(-d_m) and s_m the mean of q_m[label], the joint loss is
 
@@ -25,16 +28,17 @@ class PMR(Method):
     slow modalities are drawn to their prototypes, and, in the first epochs, a fast one is kept undecided (H, entropy).
     With two modalities these are the paper's coefficients; more are this project's reading.
 
-    alpha              weight of the prototypes' cross-entropy, 1 in the published code.
-    mu                 weight of the entropy term; 0 leaves it out, as the published code does.
-    entropy_epochs     epochs with the entropy term; this project's choice, the paper says only "the first".
-    modulation_epochs  epochs with any of it; 101 in the published code.
-    momentum           of the prototypes: c <- momentum c + (1 - momentum) class mean, 0.2 in the published code.
-    fraction           of the training samples, drawn before every epoch, for the class means; 0.1 there.
-
     Followed is the paper: the published code switches alpha on and off instead of clipping, has no entropy term, and
     gives NaN for a class that was not among the samples (here its prototype stays; one that was
     never seen is the mean of all features).
+
+    Args:
+        alpha: weight of the prototypes' cross-entropy, 1 in the published code.
+        mu: weight of the entropy term; 0 leaves it out, as the published code does.
+        entropy_epochs: epochs with the entropy term; this project's choice, the paper says only "the first".
+        modulation_epochs: epochs with any of it; 101 in the published code.
+        momentum: of the prototypes: c <- momentum c + (1 - momentum) class mean, 0.2 in the published code.
+        fraction: of the training samples, drawn before every epoch, for the class means; 0.1 there.
     """
 
     refuses: ClassVar[Mapping[str, str]] = {
@@ -81,14 +85,14 @@ class PMR(Method):
         known = self.state["known"]
         counts = torch.zeros(len(known), device=known.device)
         sums = {name: torch.zeros_like(self.state[f"prototypes_{name}"]) for name in self.names}
-        for output, label in now.trainer.outputs(self.fraction):
+        for output, label in now.engine.outputs(self.fraction):
             counts.index_add_(0, label, counts.new_ones(len(label)))
             for name in self.names:
                 sums[name].index_add_(0, label, output.features[name].to(sums[name]))
-        counts = now.trainer.total(counts)
+        counts = now.engine.total(counts)
         seen = counts > 0
         for name in self.names:
-            total, old = now.trainer.total(sums[name]), self.state[f"prototypes_{name}"]
+            total, old = now.engine.total(sums[name]), self.state[f"prototypes_{name}"]
             mean = total / counts.clamp(min=1)[:, None].to(total)
             moved = torch.where(known[:, None], self.momentum * old + (1 - self.momentum) * mean, mean)
             # a class that was never seen stands where all features do on average, neither near nor far

@@ -9,15 +9,17 @@ import torch
 from torch import nn
 
 from mmpareto.integration import OneJoint, OneUnimodal
-from mmpareto.methods.base import Boundary, Method, MethodError
+from mmpareto.methods.base import METHODS, Boundary, Method, MethodError
 from mmpareto.models import EnsembleFusion, MultimodalClassifier
 
 
+@METHODS.register("ensemble")
 class Ensemble(Method):
     """Late-fusion ensemble: each encoder with its own head alone; the prediction is the mean of their probabilities.
 
-    combine  "probabilities": the mean of the heads' probabilities; "logarithms": the mean of their logarithms, a
-             product of experts.
+    Args:
+        combine: "probabilities": the mean of the heads' probabilities; "logarithms": the mean of their logarithms, a
+            product of experts.
     """
 
     def __init__(self, combine: str = "probabilities") -> None:
@@ -31,17 +33,19 @@ class Ensemble(Method):
         return EnsembleFusion(heads, self.combine)
 
 
+@METHODS.register("finetune")
 class FineTune(Method):
     """Unimodal pre-training, then fine-tuning: encoders learn alone, then together from one joint loss.
 
     At the turn the joint head is drawn anew and the optimiser forgets its momentum. The checkpoint is selected among
     the epochs after it. The learning-rate schedule runs on.
 
-    pretrain_epochs  before the turn; 0: half of the run's epochs.
-    frozen           leave the encoders as pre-training made them, batch norm's statistics included; train the heads.
-
     The published code of several methods loads unimodal encoders so that a name that does not match passes silently
     (`strict=False`); here the encoders never leave the model.
+
+    Args:
+        pretrain_epochs: before the turn; 0: half of the run's epochs.
+        frozen: leave the encoders as pre-training made them, batch norm's statistics included; train the heads.
     """
 
     refuses: ClassVar[Mapping[str, str]] = {"cuda_graph": "at the turn other parameters begin to learn"}
@@ -68,7 +72,8 @@ class FineTune(Method):
     def setup(self, model: MultimodalClassifier, seed: int, epochs: int) -> None:
         """Keeps the model, whose encoders may be frozen when a checkpoint is restored.
 
-        Raises MethodError where the turn leaves no epoch before or after it.
+        Raises:
+            MethodError: where the turn leaves no epoch before or after it.
         """
         self.model = model
         before = self.pretrain_epochs or epochs // 2
@@ -86,7 +91,7 @@ class FineTune(Method):
                 reset = getattr(module, "reset_parameters", None)  # PyTorch's layers have one
                 if callable(reset):
                     reset()
-            now.trainer.alike()
+            now.engine.alike()
             now.optimizer.state.clear()
             self.state["turned"].fill_(True)
             self._turn()

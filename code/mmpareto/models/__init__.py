@@ -1,12 +1,13 @@
-"""Models: encoders, fusion, and the multimodal classifier made of them."""
+"""Models: encoders, fusions, and the multimodal classifier made of them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from mmpareto.models.classifier import MakeFusion, MultimodalClassifier, Output
 from mmpareto.models.encoders import ENCODERS, ModelError, build_encoder, default_encoder
-from mmpareto.models.fusion import ConcatFusion, CosineFusion, EnsembleFusion
+from mmpareto.models.fusions import FUSIONS, ConcatFusion, CosineFusion, EnsembleFusion
 
 
 def encoder_names(
@@ -14,11 +15,13 @@ def encoder_names(
 ) -> dict[str, str]:
     """Which encoder each modality gets.
 
-    modalities  {name: (kind, shape of a sample)}.
-    model       encoder for all modalities; None: chosen by kind and shape.
-    chosen      {modality: encoder}; goes before `model`.
+    Args:
+        modalities: {name: (kind, shape of a sample)}.
+        model: encoder for all modalities; None: chosen by kind and shape.
+        chosen: {modality: encoder}; goes before `model`.
 
-    Raises ModelError for a choice about a modality that does not exist.
+    Raises:
+        ModelError: for a choice about a modality that does not exist.
     """
     for name in chosen:
         if name not in modalities:
@@ -28,17 +31,27 @@ def encoder_names(
     return {name: chosen.get(name, model or default_encoder(*about)) for name, about in modalities.items()}
 
 
+def fusion_maker(name: str, options: Mapping[str, Any]) -> MakeFusion:
+    """What makes the fusion of a name in FUSIONS, or at `package.module:Class`, with its options."""
+    return lambda widths, classes, heads: FUSIONS.build(name, widths, classes, **options)
+
+
 def build_model(
     modalities: Mapping[str, tuple[str, tuple[int, ...]]],
     classes: int,
     encoders: Mapping[str, str],
     fusion: MakeFusion | None = None,
 ) -> MultimodalClassifier:
-    """A classifier with the named encoder for each modality; arguments as `encoder_names` takes and gives them.
+    """A classifier with the named encoder for each modality.
 
-    fusion  see MultimodalClassifier.
+    Args:
+        modalities: as `encoder_names` takes them.
+        classes: number of classes C.
+        encoders: as `encoder_names` gives them.
+        fusion: see MultimodalClassifier.
 
-    Raises ModelError for an encoder that is unknown or cannot take its modality's input.
+    Raises:
+        ModelError: for an encoder that is unknown or cannot take its modality's input.
     """
     built = {}
     for name, (kind, shape) in modalities.items():
@@ -54,6 +67,7 @@ def build_model(
 
 __all__ = [
     "ENCODERS",
+    "FUSIONS",
     "ConcatFusion",
     "CosineFusion",
     "EnsembleFusion",
@@ -65,4 +79,5 @@ __all__ = [
     "build_model",
     "default_encoder",
     "encoder_names",
+    "fusion_maker",
 ]

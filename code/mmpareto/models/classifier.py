@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from mmpareto.models.fusion import ConcatFusion
+from mmpareto.models.fusions import ConcatFusion
 
 # ({modality: D}, C, the unimodal heads) -> a fusion module; None: the model's own
 MakeFusion = Callable[[Mapping[str, int], int, nn.ModuleDict], nn.Module | None]
@@ -27,14 +27,16 @@ class Output(NamedTuple):
 class MultimodalClassifier(nn.Module):
     """Two or more encoders with a fusion that sees all features and a unimodal head that sees each one's alone.
 
-    encoders  {modality: module with an integer attribute `features`}.
-    classes   C.
-    fusion    makes the module that maps {modality: [B, D]} (and the modalities present) to joint logits [B, C]; by
-              default, or where it gives None, ConcatFusion.
-
     An encoder whose parameters are all frozen stays in evaluation mode: its batch norm keeps its statistics.
 
-    Raises ValueError for fewer than two modalities or classes, or a modality's name that a module cannot have.
+    Args:
+        encoders: {modality: module with an integer attribute `width`}.
+        classes: C.
+        fusion: makes the module that maps {modality: [B, D]} (and the modalities present) to joint logits [B, C]; by
+            default, or where it gives None, ConcatFusion.
+
+    Raises:
+        ValueError: for fewer than two modalities or classes, or a modality's name that a module cannot have.
     """
 
     def __init__(self, encoders: Mapping[str, nn.Module], classes: int, fusion: MakeFusion | None = None) -> None:
@@ -75,6 +77,6 @@ class MultimodalClassifier(nn.Module):
 
 
 def _width(encoder: nn.Module) -> int:
-    width = encoder.features
+    width = encoder.width
     assert isinstance(width, int)
     return width

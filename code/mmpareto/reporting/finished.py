@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mmpareto import datasets, runs
+from mmpareto.config import RUN_ONLY
 from mmpareto.escape import shortened
-from mmpareto.options import RUN_ONLY
 from mmpareto.runs import RunDirectory, RunError
 
 # settings in which the runs of one row may differ
@@ -24,11 +24,13 @@ RETRAIN = "train it again with train.py --overwrite, or leave the run out of the
 _REQUIRED: dict[str, dict[str, type]] = {
     runs.CONFIG: {"dataset": str, "method": str, "random_seed": int, "selected_on": str},
     runs.RESULTS: {"dataset": str, "method": str, "seed": int, "selected_on": str, "test": dict, "integration": dict},
+    runs.RESOLVED: {},
     runs.ENVIRONMENT: {},
 }
 _OPTIONAL: dict[str, dict[str, type]] = {
-    runs.CONFIG: {"data_root": str, "classes": list, "method_options": dict},
+    runs.CONFIG: {"data_root": str, "method_options": dict},
     runs.RESULTS: {"selected_epoch": int},
+    runs.RESOLVED: {"classes": list},
     runs.ENVIRONMENT: {"versions": dict, "git": dict},
 }
 
@@ -160,13 +162,13 @@ def _walk(path: Path) -> Iterator[tuple[Path, list[str]]]:
 
 def _read(folder: Path) -> FinishedRun:
     """A finished run, its files checked for what a report needs."""
-    config, results, environment = (_read_file(RunDirectory(folder), name) for name in _REQUIRED)
+    config, results, resolved, environment = (_read_file(RunDirectory(folder), name) for name in _REQUIRED)
     path = folder / runs.RESULTS
     _check_scores(path, results)
     for key, setting in (("dataset", "dataset"), ("method", "method"), ("seed", "random_seed")):
         if results[key] != config[setting]:
             raise RunError(f"{path} and {runs.CONFIG} beside it are of different runs ({key}); {RETRAIN}")
-    return FinishedRun(folder, _plain(config), results, environment)
+    return FinishedRun(folder, _plain(config) | {"classes": resolved.get("classes")}, results, environment)
 
 
 def _read_file(run: RunDirectory, name: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mmpareto.options import UsageError
+from mmpareto.errors import UsageError
 from mmpareto.runs import atomically
 
 TENSORBOARD, WANDB = "TensorBoard", "Weights & Biases"

@@ -1,4 +1,4 @@
-"""Checkpoints: all that a run needs to go on as if it had never stopped.
+"""Checkpoints: all that a run needs to continue as if it had never stopped.
 
 last.pt      the newest, after every epoch and every --checkpoint_minutes
 previous.pt  the one before it, for when the newest is damaged
@@ -28,11 +28,7 @@ from mmpareto.json_files import require_regular
 from mmpareto.pickles import is_dense, require_only
 from mmpareto.runs import BEST, LAST, PREVIOUS, RunDirectory, RunError, atomically
 
-KEYS = (
-    *("model", "optimizer", "schedule", "method", "bounds", "fits"),
-    *("scaler", "epoch", "record", "history", "best", "seconds"),
-)
-FORMAT = 4
+FORMAT = 5
 SEAL = b"sha256:"
 SEAL_BYTES = len(SEAL) + 2 * hashlib.sha256().digest_size
 
@@ -119,7 +115,7 @@ def save_last(run: RunDirectory, content: Mapping[str, Any]) -> None:
     except OSError as error:
         raise RunError(
             f"cannot write {run / LAST}: {error.strerror or error}; the checkpoints in {run.path} are whole: mend this "
-            "(make room), then go on with --resume"
+            "(make room), then continue with --resume"
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -141,7 +137,7 @@ def save_best(run: RunDirectory, model: nn.Module, epoch: int) -> None:
         _write(run / BEST, _bytes({"model": model.state_dict(), "epoch": epoch}))
     except OSError as error:
         raise RunError(
-            f"cannot write {run / BEST}: {error.strerror or error}; mend this (make room), then go on with --resume"
+            f"cannot write {run / BEST}: {error.strerror or error}; mend this (make room), then continue with --resume"
         ) from error
 
 
@@ -246,11 +242,13 @@ def _other(path: Path, keys: Sequence[str]) -> str:
         if other == path or not other.exists():
             continue
         try:
-            content = load_checkpoint(other, torch.device("cpu"), keys if path.name == LAST else KEYS)
+            content = load_checkpoint(
+                other, torch.device("cpu"), keys if path.name == LAST else ("model", "epoch", "best", "record")
+            )
         except RunError:
             continue
         if path.name == LAST:
-            return f"; the one before it is whole (epoch {content['epoch']}): {flag} goes on from there"
+            return f"; the one before it is whole (epoch {content['epoch']}): {flag} continues from there"
         with contextlib.suppress(LookupError, TypeError):
             if content["best"]["epoch"] == content["epoch"] - 1 and content["record"]["batches"] == 0:
                 return f"; {name} holds the same model: train.py {flag} writes {BEST} again"

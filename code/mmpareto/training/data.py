@@ -119,6 +119,14 @@ class Loader:
     def __len__(self) -> int:
         return len(self.sampler)
 
+    def close(self) -> None:
+        """End the worker processes; the loader can be used again, with new ones."""
+        self._ending.fill_(True)
+        iterator, self.batches._iterator = self.batches._iterator, None
+        if iterator is not None and self.workers:
+            iterator._shutdown_workers()  # type: ignore[attr-defined]  # PyTorch offers no public way
+        self._ending.fill_(False)
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch (0, 1, ...), from the batch `start` on.
 

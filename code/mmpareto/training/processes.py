@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mmpareto.options import UsageError
+from mmpareto.errors import UsageError
 from mmpareto.training.heartbeat import Heartbeat
 
 TIMEOUT = timedelta(minutes=10)  # of meeting and of each collective

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from mmpareto.config import Config
 from mmpareto.datasets import MultimodalDataset
 from mmpareto.datasets.names import class_counts, class_text
-from mmpareto.options import Options
 from mmpareto.training.step import Step
 
 Scores = Mapping[str, Mapping[str, float]]  # {"joint" or a modality: {"loss", "accuracy"}}
@@ -82,7 +82,7 @@ def by_head(scores: Scores) -> dict[str, Any]:
 
 
 def settings_text(
-    options: Options,
+    config: Config,
     parts: Mapping[str, MultimodalDataset],
     encoders: dict[str, str],
     model: torch.nn.Module,
@@ -92,35 +92,36 @@ def settings_text(
 ) -> str:
     """The resolved settings, in a few lines; `parts` are the splits of the dataset."""
     train_set = parts["train"]
+    data, method, optim, engine = config.data, config.method, config.optim, config.engine
     counts = class_counts(train_set.classes, {split: part.labels for split, part in parts.items()})
 
     def settings(values: dict[str, Any]) -> str:
         return "".join(f", {key} {value}" for key, value in values.items() if value is not None)
 
-    schedule = options.lr_schedule
-    if options.lr_decay_step is not None:
-        schedule = f"x {options.lr_decay_ratio:g} every {options.lr_decay_step} epochs"
-    if options.warmup_epochs:
-        schedule += f" after {options.warmup_epochs} of warm-up"
-    switches = [f"{name} {value}" for name, value in (("amp", options.amp),) if value]
+    schedule = optim.lr_schedule
+    if optim.lr_decay_step is not None:
+        schedule = f"x {optim.lr_decay_ratio:g} every {optim.lr_decay_step} epochs"
+    if optim.warmup_epochs:
+        schedule += f" after {optim.warmup_epochs} of warm-up"
+    switches = [f"{name} {value}" for name, value in (("amp", engine.amp),) if value]
     switches += [
-        name for name in ("channels_last", "tf32", "compile", "cuda_graph", "sync_batchnorm") if getattr(options, name)
+        name for name in ("channels_last", "tf32", "compile", "cuda_graph", "sync_batchnorm") if getattr(engine, name)
     ]
-    switches += [f"{options.accumulate} micro-batches"] if options.accumulate > 1 else []
+    switches += [f"{engine.accumulate} micro-batches"] if engine.accumulate > 1 else []
     where = str(device) + (f" x {processes} processes" if processes > 1 else "")
     inputs = ", ".join(f"{n} {list(m.shape)} -> {encoders[n]}" for n, m in train_set.modalities.items())
     parameters = sum(p.numel() for p in model.parameters())
     lines = {
-        "method": options.method + settings(options.method_options),
-        "data": f"{options.dataset}{settings(options.dataset_options)}; "
+        "method": method.method + settings(method.method_options),
+        "data": f"{data.dataset}{settings(data.dataset_options)}; "
         + "".join(f"{len(part)} {split}, " for split, part in parts.items())
         + f"{len(train_set.classes)} classes",
         "classes": class_text(train_set.classes, counts),
         "model": f"{inputs}; {parameters / 1e6:.2f} M parameters",
-        "training": f"{options.epochs} epochs, batch {options.batch_size}, {options.optimizer}, learning rate "
-        f"{options.learning_rate:g} ({schedule}), weight decay {options.weight_decay:g}, seed {options.random_seed}, "
+        "training": f"{optim.epochs} epochs, batch {data.batch_size}, {optim.optimizer}, learning rate "
+        f"{optim.learning_rate:g} ({schedule}), weight decay {optim.weight_decay:g}, seed {config.run.random_seed}, "
         f"on {where}",
-        "speed": ", ".join(switches) + (", chosen by --fast" if options.fast else ""),
-        "run": f"{folder}, selected on {options.selected_on}",
+        "speed": ", ".join(switches) + (", chosen by --fast" if engine.fast else ""),
+        "run": f"{folder}, selected on {optim.selected_on}",
     }
     return "\n".join(f"{name:9} {text}" for name, text in lines.items() if text)

@@ -13,16 +13,19 @@ import torch
 from torch import nn
 
 from mmpareto import datasets
+from mmpareto.config import Config, DataConfig, EngineConfig, MethodConfig, OptimConfig
 from mmpareto.datasets import Modality, MultimodalDataset, Split
-from mmpareto.integration import METHODS as ROUTINES
-from mmpareto.methods import Method, MethodError, build_method
-from mmpareto.models import MultimodalClassifier, build_model, encoder_names
-from mmpareto.options import Options, UsageError
+from mmpareto.errors import UsageError
+from mmpareto.methods import METHODS, Method, MethodError, build_method
+from mmpareto.models import MakeFusion, MultimodalClassifier, build_model, encoder_names, fusion_maker
 from mmpareto.training.data import Loader
 from mmpareto.training.processes import Processes
 from mmpareto.training.step import CapturedStep, TrainingStep
 
-AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+def autocast_type(engine: EngineConfig) -> torch.dtype | None:
+    """The type of automatic mixed precision; None: none."""
+    return {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}[engine.amp]
 
 
 def choose_device(gpu_ids: str | None, processes: Processes | None = None) -> torch.device:
@@ -76,29 +79,39 @@ def seed_everything(seed: int) -> None:
 
 
 def build_split(
-    options: Options, split: Split, modalities: Mapping[str, Modality] | None = None, download: bool = True
+    data: DataConfig,
+    seed: int,
+    split: Split,
+    modalities: Mapping[str, Modality] | None = None,
+    download: bool = True,
 ) -> MultimodalDataset:
     """One split of the run's dataset.
 
-    modalities  as the run resolved them before (see `datasets.build`).
-    download    False: data that are missing are not downloaded.
+    Args:
+        data: the dataset, its folder and its own settings.
+        seed: of the augmentation.
+        split: "train", "val" or "test".
+        modalities: as the run resolved them before (see `datasets.build`).
+        download: False: missing data are not downloaded.
 
-    Raises DatasetError where its data are missing or unusable.
+    Raises:
+        DatasetError: where its data are missing or unusable.
     """
     return datasets.build(
-        options.dataset,
-        options.data_root,
+        data.dataset,
+        data.data_root,
         split,
-        seed=options.random_seed,
+        seed=seed,
         modalities=modalities,
         download=download,
-        **options.dataset_options,
+        **data.dataset_options,
     )
 
 
 def make_loader(
     dataset: MultimodalDataset,
-    options: Options,
+    data: DataConfig,
+    seed: int,
     device: torch.device,
     processes: Processes | None = None,
     *,
@@ -108,10 +121,10 @@ def make_loader(
     processes = processes or Processes()
     return Loader(
         dataset,
-        options.batch_size,
+        data.batch_size,
         shuffle=training,
-        seed=options.random_seed,
-        workers=options.num_workers,
+        seed=seed,
+        workers=data.num_workers,
         pin=device.type == "cuda",
         rank=processes.rank,
         size=processes.size,
@@ -119,27 +132,33 @@ def make_loader(
     )
 
 
-def make_method(options: Options, processes: int = 1) -> Method:
-    """The method that the options ask for.
+def make_method(config: MethodConfig, engine: EngineConfig | None = None, processes: int = 1) -> Method:
+    """The method of a configuration.
 
-    Raises UsageError where it cannot be made, or refuses a switch, with the reason.
+    Args:
+        config: its name and settings.
+        engine: the switches that it must work with; None: none.
+        processes: number of processes that it must work with.
+
+    Raises:
+        UsageError: where it cannot be made, or refuses a switch, with the reason.
     """
     try:
-        method = build_method(options.method, **options.method_options)
+        method = build_method(config.method, **config.method_options)
     except (ValueError, ImportError) as error:
         raise UsageError(str(error)) from error
-    refused = _refused(method)
-    on = {
-        "cuda_graph": options.cuda_graph,
-        "compile": options.compile,
-        "accumulate": options.accumulate > 1,
+    engine = engine or EngineConfig()
+    switched_on = {
+        "cuda_graph": engine.cuda_graph,
+        "compile": engine.compile,
+        "accumulate": engine.accumulate > 1,
         "processes": processes > 1,
-        f"amp {options.amp}": True,
+        f"amp {engine.amp}": True,
     }
-    for switch, reason in refused.items():
-        if on.get(switch):
+    for switch, reason in _refused(method).items():
+        if switched_on.get(switch):
             what = "several processes" if switch == "processes" else f"--{switch}"
-            raise UsageError(f"{what} with --method {options.method}: {reason}")
+            raise UsageError(f"{what} with --method {config.method}: {reason}")
     return method
 
 
@@ -149,70 +168,89 @@ def _refused(method: Method) -> dict[str, str]:
     return capture | dict(method.refuses)
 
 
-def set_up(method: Method, model: MultimodalClassifier, options: Options) -> None:
-    """Introduces the method to the model.
+def set_up(method: Method, model: MultimodalClassifier, seed: int, epochs: int) -> None:
+    """Introduce the method to the model.
 
-    Raises UsageError where it cannot train it.
+    Raises:
+        UsageError: where it cannot train it.
     """
     try:
-        method.setup(model, options.random_seed, options.epochs)
+        method.setup(model, seed, epochs)
     except MethodError as error:
         raise UsageError(str(error)) from error
 
 
 def make_model(
-    options: Options, dataset: MultimodalDataset, device: torch.device, method: Method | None = None
+    config: Config, dataset: MultimodalDataset, device: torch.device, method: Method | None = None
 ) -> tuple[MultimodalClassifier, dict[str, str]]:
     """The classifier for a dataset's modalities and classes, on the device, and the name of each modality's encoder.
 
-    method  whose fusion it gets; by default that of the options, which a routine of integration leaves as it is: a
-            trained run can be read where the libraries that such a routine needs are missing.
+    Args:
+        config: settings of the run.
+        dataset: a split of its dataset.
+        device: where the model goes.
+        method: whose fusion it gets; by default that of the configuration. A routine of integration leaves the fusion
+            as it is and is not made: a trained run can be read where the libraries that the routine needs are missing.
 
-    Raises ModelError for encoders that are unknown or cannot take such input.
+    Raises:
+        ModelError: for encoders that are unknown or cannot take such input.
+        UsageError: for a fusion beside that of the method.
     """
-    if method is None and options.method not in ROUTINES:
-        method = make_method(options)
-    fusion = None if method is None else method.fusion
+    if method is None and _may_fuse(config.method.method):
+        method = make_method(config.method)
+    chosen = config.model.fusion
+    fusion: MakeFusion | None = None if method is None else method.fusion
+    if chosen != "concat":
+        if method is not None and type(method).fusion is not Method.fusion:
+            raise UsageError(f"--fusion {chosen}: the method {config.method.method} brings its own; leave the flag out")
+        fusion = fusion_maker(chosen, config.model.fusion_options)
     about = {name: (modality.kind, modality.shape) for name, modality in dataset.modalities.items()}
-    encoders = encoder_names(about, options.model, options.encoder)
-    return apply_switches(build_model(about, len(dataset.classes), encoders, fusion), options, device), encoders
+    encoders = encoder_names(about, config.model.model, config.model.encoder)
+    model = build_model(about, len(dataset.classes), encoders, fusion)
+    return apply_switches(model, config.engine, device), encoders
 
 
-def check_switches(options: Options, device: torch.device, processes: int) -> None:
+def _may_fuse(method: str) -> bool:
+    """Whether a method is more than an integration routine."""
+    make = METHODS[method].make
+    return isinstance(make, type) and issubclass(make, Method)
+
+
+def check_switches(data: DataConfig, engine: EngineConfig, device: torch.device, processes: int) -> None:
     """Raises UsageError for switches that cannot work here or together, with the reason."""
     cuda = device.type == "cuda"
     open_files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    needed_files = 40 + 12 * (options.num_workers or 0)  # three loaders, whose workers have pipes and semaphores each
+    needed_files = 40 + 12 * (data.num_workers or 0)  # three loaders, whose workers have pipes and semaphores each
     refusals = [
         (
             0 <= open_files < needed_files,
-            f"--num_workers {options.num_workers} needs {needed_files} open files or so, the limit is {open_files}: "
+            f"--num_workers {data.num_workers} needs {needed_files} open files or so, the limit is {open_files}: "
             "raise it (ulimit -n 4096), or give fewer --num_workers (0 needs none)",
         ),
-        (options.tf32 and not cuda, "--tf32 is a mode of NVIDIA GPUs; this run is on a CPU"),
-        (options.cuda_graph and not cuda, "--cuda_graph needs a GPU; this run is on a CPU"),
-        (options.sync_batchnorm and not cuda, "--sync_batchnorm: PyTorch synchronises batch norm on GPUs only"),
+        (engine.tf32 and not cuda, "--tf32 is a mode of NVIDIA GPUs; this run is on a CPU"),
+        (engine.cuda_graph and not cuda, "--cuda_graph needs a GPU; this run is on a CPU"),
+        (engine.sync_batchnorm and not cuda, "--sync_batchnorm: PyTorch synchronises batch norm on GPUs only"),
         (
-            options.sync_batchnorm and processes == 1,
+            engine.sync_batchnorm and processes == 1,
             "--sync_batchnorm means nothing to one process; script/distributed.sh starts several",
         ),
         (
-            options.cuda_graph and options.amp == "fp16",
+            engine.cuda_graph and engine.amp == "fp16",
             "--cuda_graph with --amp fp16: the gradient scaler decides on the host whether to step; take --amp bf16",
         ),
-        (options.cuda_graph and options.accumulate > 1, "--cuda_graph captures whole steps: leave --accumulate out"),
+        (engine.cuda_graph and engine.accumulate > 1, "--cuda_graph captures whole steps: leave --accumulate out"),
         (
-            options.cuda_graph and processes > 1,
+            engine.cuda_graph and processes > 1,
             "--cuda_graph with several processes: their all-reduce is not captured; leave one of the two out",
         ),
-        (options.cuda_graph and options.compile, "--compile and --cuda_graph: give one of the two"),
+        (engine.cuda_graph and engine.compile, "--compile and --cuda_graph: give one of the two"),
         (
-            cuda and options.amp == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False),
+            cuda and engine.amp == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False),
             "--amp bf16: this GPU has no bfloat16; take --amp fp16",
         ),
         (
-            options.batch_size < processes * options.accumulate,
-            f"--batch_size {options.batch_size} is less than {processes} processes x {options.accumulate} "
+            data.batch_size < processes * engine.accumulate,
+            f"--batch_size {data.batch_size} is less than {processes} processes x {engine.accumulate} "
             "micro-batches; every one needs a sample",
         ),
     ]
@@ -221,19 +259,19 @@ def check_switches(options: Options, device: torch.device, processes: int) -> No
             raise UsageError(reason)
 
 
-def fastest(device: torch.device, processes: int, options: Options) -> dict[str, Any]:
+def fastest(device: torch.device, processes: int, method: MethodConfig, engine: EngineConfig) -> dict[str, Any]:
     """What --fast switches on for this device: only what agrees with the plain path to the type's precision.
 
-    Nothing that the method refuses, or that does not go with the switches of `options`.
+    Nothing that the method refuses, or that does not go with the switches of `engine`.
 
     Raises UsageError where the method cannot be made.
     """
-    refused = _refused(make_method(options, processes))
+    refused = _refused(make_method(method, engine, processes))
     if device.type == "cuda":
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         chosen: dict[str, Any] = {"amp": "bf16" if bf16 else "fp16", "channels_last": True, "tf32": True}
-        whole = processes == options.accumulate == 1 and not options.compile
-        if whole and (options.amp or chosen["amp"]) == "bf16":
+        whole = processes == engine.accumulate == 1 and not engine.compile
+        if whole and (engine.amp or chosen["amp"]) == "bf16":
             chosen["cuda_graph"] = True
     else:
         # without such instructions bfloat16 is emulated, and slower than float32
@@ -242,17 +280,17 @@ def fastest(device: torch.device, processes: int, options: Options) -> dict[str,
     return {key: value for key, value in chosen.items() if key not in refused and f"{key} {value}" not in refused}
 
 
-def apply_switches(model: MultimodalClassifier, options: Options, device: torch.device) -> MultimodalClassifier:
+def apply_switches(model: MultimodalClassifier, engine: EngineConfig, device: torch.device) -> MultimodalClassifier:
     """Precision of the device, memory format and batch norm of the model; gives the model to train."""
     if device.type == "cuda":
         # PyTorch's own default lets convolutions use TF32: here only when asked to
-        torch.backends.cudnn.allow_tf32 = options.tf32
-        torch.set_float32_matmul_precision("high" if options.tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = engine.tf32
+        torch.set_float32_matmul_precision("high" if engine.tf32 else "highest")
         torch.backends.cudnn.benchmark = True  # input shapes do not change: let cuDNN find its fastest kernels once
-    if options.sync_batchnorm:
+    if engine.sync_batchnorm:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model = model.to(device)
-    if options.channels_last:
+    if engine.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model
 
@@ -261,12 +299,13 @@ def make_step(
     model: MultimodalClassifier,
     method: Method,
     optimizer: torch.optim.Optimizer,
-    options: Options,
+    engine: EngineConfig,
+    clip_grad: float | None,
     device: torch.device,
 ) -> TrainingStep | CapturedStep:
-    """The training step with the switches that the options ask for."""
+    """The training step with the switches of `engine`."""
     forward: Callable[..., Any] | None = None
-    if options.compile:
+    if engine.compile:
         # the retained graph of the first of two passes must not give its buffers away
         torch._functorch.config.donated_buffer = False
         forward = torch.compile(model)
@@ -274,37 +313,38 @@ def make_step(
         model,
         method,
         optimizer,
-        clip_grad=options.clip_grad,
-        amp=None if options.amp is None else AMP[options.amp],
-        scaler=torch.amp.GradScaler(device.type) if options.amp == "fp16" else None,
-        accumulate=options.accumulate,
+        clip_grad=clip_grad,
+        amp=autocast_type(engine),
+        scaler=torch.amp.GradScaler(device.type) if engine.amp == "fp16" else None,
+        accumulate=engine.accumulate,
         forward=forward,
     )
-    return CapturedStep(step) if options.cuda_graph else step
+    return CapturedStep(step) if engine.cuda_graph else step
 
 
 def make_optimizer(
-    model: MultimodalClassifier, options: Options
+    model: MultimodalClassifier, optim: OptimConfig, capturable: bool = False
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
     """Optimiser (fused on a GPU) and learning-rate schedule, which steps once an epoch.
 
-    A parameter group for each encoder, named after its modality, and one for heads and fusion.
+    A parameter group for each encoder, named after its modality, and one for heads and fusion. `capturable`: its steps
+    can be captured in a CUDA graph.
     """
     encoders, others = model.partition()
     groups = [
         *({"params": list(encoder.parameters()), "name": name} for name, encoder in encoders.items()),
         {"params": [parameter for _, parameter in others], "name": "heads"},
     ]
-    common: dict[str, Any] = {"lr": options.learning_rate, "weight_decay": options.weight_decay}
+    common: dict[str, Any] = {"lr": optim.learning_rate, "weight_decay": optim.weight_decay}
     if next(model.parameters()).is_cuda:
         common["fused"] = True
-    if options.cuda_graph and options.optimizer != "SGD":
+    if capturable and optim.optimizer != "SGD":
         common["capturable"] = True
-    if options.optimizer == "SGD":
-        optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, momentum=options.momentum, **common)
+    if optim.optimizer == "SGD":
+        optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, momentum=optim.momentum, **common)
     else:
-        optimizer = getattr(torch.optim, options.optimizer)(groups, **common)
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rate_factor(options))
+        optimizer = getattr(torch.optim, optim.optimizer)(groups, **common)
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rate_factor(optim))
 
 
 def set_rates(
@@ -315,18 +355,18 @@ def set_rates(
         group["lr"] = rate * factors.get(group["name"], 1.0)
 
 
-def rate_factor(options: Options) -> Callable[[int], float]:
+def rate_factor(optim: OptimConfig) -> Callable[[int], float]:
     """Factor of the learning rate in epoch 0, 1, ...: constant, step or cosine, after a linear warm-up."""
 
     def factor(epoch: int) -> float:
-        warmup = options.warmup_epochs
+        warmup = optim.warmup_epochs
         if epoch < warmup:
             return (epoch + 1) / (warmup + 1)
-        if options.lr_schedule == "step":
-            assert options.lr_decay_step is not None
-            return options.lr_decay_ratio ** (epoch // options.lr_decay_step)
-        if options.lr_schedule == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / max(1, options.epochs - warmup)))
+        if optim.lr_schedule == "step":
+            assert optim.lr_decay_step is not None
+            return optim.lr_decay_ratio ** (epoch // optim.lr_decay_step)
+        if optim.lr_schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / max(1, optim.epochs - warmup)))
         return 1.0
 
     return factor

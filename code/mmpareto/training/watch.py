@@ -1,35 +1,28 @@
-"""What can go wrong while training, told as it happens: losses and gradients that are not finite, signals;
-and PyTorch's errors in the user's words.
-"""
+"""What is watched while a run trains: losses and gradients that are not finite, and signals."""
 
 from __future__ import annotations
 
-import errno
-import resource
-import shutil
 import signal
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmpareto import runs
-from mmpareto.options import Options
+from mmpareto.errors import UserError
 
 
-class TrainingError(Exception):
-    """Training cannot go on; the message says where it broke and what to try."""
+class TrainingError(UserError):
+    """Training cannot continue."""
 
 
 class Interrupted(BaseException):
     """A signal asked the run to end; no error, so `except Exception` lets it pass.
 
-    number  the signal's.
-    again   it came a second time, and the run ended where it stood.
+    number  of the signal.
+    again   whether it came a second time, and ended the run at once.
     """
 
     def __init__(self, number: int, again: bool = False) -> None:
@@ -76,13 +69,13 @@ class FiniteWatch:
             raise TrainingError(
                 f"not finite in step {step} (epoch {epoch}): {', '.join(names)}; the batch held {clips}. The learning "
                 "rate may be too high (--learning_rate, --clip_grad, --warmup_epochs), or these clips hold values that "
-                "are not finite. The last checkpoint, where there is one, is from before; --resume goes on from it"
+                "are not finite. The last checkpoint, where there is one, is from before; --resume continues from it"
             )
         if overflows >= self.PATIENCE:
             raise TrainingError(
                 f"the gradient was not finite in the last {overflows} steps (epoch {epoch}), at any scale of the loss: "
                 "float16 is not the cause; look for it without --amp. The last checkpoint, where there is one, may "
-                "hold such steps, which were left out; --resume goes on from it"
+                "hold such steps, which were left out; --resume continues from it"
             )
         self._ids.clear()
 
@@ -134,61 +127,3 @@ class Signals:
                 raise Interrupted(number)
         elif time.monotonic() - self._since > self.REPEAT:
             raise Interrupted(number, again=True)
-
-
-def how_to_go_on(options: Options) -> str:
-    """What there is to resume, and how."""
-    if (Path(options.ckpt_path) / runs.LAST).exists():
-        return f"the last checkpoint in {options.ckpt_path} is whole, the same command with --resume goes on from it"
-    return "no checkpoint was written yet, begin again with the same command"
-
-
-def explained(error: Exception, options: Options | None) -> str | None:
-    """What lies behind PyTorch's errors that are no fault of the program; None for all others."""
-    if options is None:
-        return None
-    text = str(error) or type(error).__name__
-    first = text.splitlines()[0][:200]
-    goes_on = how_to_go_on(options)
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
-        return (
-            f"out of memory with --batch_size {options.batch_size}: try --accumulate {2 * options.accumulate} (the "
-            f"same batch in smaller pieces), --amp bf16, or a smaller --batch_size; {goes_on} "
-            f"({first})"
-        )
-    number = error.errno if isinstance(error, OSError) else None
-    if number == errno.EMFILE or "Too many open files" in text or "received 0 items of ancdata" in text:
-        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        return (
-            f"too many open files ({first}): the limit is {limit} (ulimit -n), and every process that loads data needs "
-            f"some; try ulimit -n 4096, or fewer --num_workers (0: none); {goes_on}"
-        )
-    no_room = number == errno.ENOSPC and error.filename is None  # type: ignore[attr-defined]
-    if no_room or "shared memory" in text or "Bus error" in text or "file </torch_" in text:
-        return (
-            f"no room in shared memory ({first}): processes that load data hand their batches over in /dev/shm, "
-            f"{_free('/dev/shm')} free; make it larger (docker run --shm-size 8g, or mount -o remount,size=8g "
-            f"/dev/shm), or try fewer --num_workers (0 needs none) or a smaller --batch_size; {goes_on}"
-        )
-    if any(kind.__name__ == "BackendCompilerFailed" for kind in type(error).__mro__):  # torch._dynamo is slow to import
-        return f"torch.compile failed ({first}): train without --compile, or mend the C++ compiler; {goes_on}"
-    if "DataLoader worker" in text:
-        return (
-            f"a process that loads data died ({first}); for want of memory, often: try fewer --num_workers; {goes_on}"
-        )
-    if "more than 1 value per channel" in text:
-        return (
-            f"batch normalisation cannot learn from a single sample ({first}), and the last piece of an epoch has one "
-            f"with --batch_size {options.batch_size}: take another --batch_size, less --accumulate or fewer processes"
-        )
-    lost = ("Connection closed by peer", "Connection reset", "connectFullMesh", "gloo", "NCCL")
-    if isinstance(error, torch.distributed.DistError) or any(sign in text for sign in lost):
-        return f"another process of the job is gone ({first}); {goes_on}"
-    return None
-
-
-def _free(folder: str) -> str:
-    try:
-        return f"{shutil.disk_usage(folder).free / 2**20:.1f} MiB"
-    except OSError:
-        return "an unknown part"

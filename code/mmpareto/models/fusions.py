@@ -12,12 +12,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmpareto.models.encoders.base import ModelError
+from mmpareto.registry import Registry
 
+# A fusion is made of the widths {modality: D} and the number of classes, in this order; see `ConcatFusion`.
+FUSIONS: Registry[nn.Module] = Registry("fusion", __name__, skip=("widths", "classes"), error=ModelError)
+FUSIONS.base(nn.Module)
+
+
+@FUSIONS.register("concat")
 class ConcatFusion(nn.Module):
     """Late fusion by concatenation: [f_1, ..., f_M] -> linear -> joint logits.
 
-    widths   {modality: D}; their order is the order of concatenation.
-    classes  C.
+    Args:
+        widths: {modality: D}; their order is the order of concatenation.
+        classes: C.
     """
 
     def __init__(self, widths: Mapping[str, int], classes: int) -> None:
@@ -28,7 +37,8 @@ class ConcatFusion(nn.Module):
     def forward(self, features: Mapping[str, Tensor], present: Collection[str] | None = None) -> Tensor:
         """{modality: [B, D]} -> [B, C].
 
-        present  modalities to use; the others' features count as zero. None: all of them.
+        Args:
+            present: modalities to use; the others' features count as zero. None: all of them.
         """
         return self.head(torch.cat(list(_used(features, self.widths, present).values()), dim=1))
 
@@ -39,15 +49,19 @@ class ConcatFusion(nn.Module):
         return {name: F.linear(features[name], block, share) for name, block in zip(self.widths, blocks, strict=True)}
 
 
+@FUSIONS.register("cosine")
 class CosineFusion(nn.Module):
-    """Joint logits of directions alone: scale * sum over modalities of cos(f_m, W_mc), no bias (MMCosine).
+    """Cosines of features and weights, as in MMCosine (Xu et al., ICASSP 2023): scale * sum_m cos(f_m, W_mc).
 
-    widths   {modality: D}.
-    classes  C.
-    scale    of the logits, which lie between -M scale and M scale.
+    No bias: the joint logits see directions alone.
+
+    Args:
+        widths: {modality: D}.
+        classes: C.
+        scale: of the logits, which lie between -M scale and M scale; 10 in the published code.
     """
 
-    def __init__(self, widths: Mapping[str, int], classes: int, scale: float) -> None:
+    def __init__(self, widths: Mapping[str, int], classes: int, scale: float = 10.0) -> None:
         super().__init__()
         self.widths, self.scale = dict(widths), scale
         self.head = nn.Linear(sum(widths.values()), classes, bias=False)
@@ -55,7 +69,8 @@ class CosineFusion(nn.Module):
     def forward(self, features: Mapping[str, Tensor], present: Collection[str] | None = None) -> Tensor:
         """{modality: [B, D]} -> [B, C]; the cosine with a feature of zeros is zero.
 
-        present  modalities to use; the others count zero. None: all of them.
+        Args:
+            present: modalities to use; the others count zero. None: all of them.
         """
         return torch.stack(list(self.contributions(_used(features, self.widths, present)).values())).sum(0)
 
@@ -71,9 +86,10 @@ class CosineFusion(nn.Module):
 class EnsembleFusion(nn.Module):
     """Joint logits of unimodal heads that were trained alone: the logarithm of their mean prediction.
 
-    heads    {modality: head}, which stay the model's: this module has no parameters, and gives them no gradient.
-    combine  "probabilities": log of the mean of the heads' probabilities; "logarithms": the mean of the heads'
-             log-probabilities, normalised.
+    Args:
+        heads: {modality: head}, which stay the model's: this module has no parameters, and gives them no gradient.
+        combine: "probabilities": log of the mean of the heads' probabilities; "logarithms": the mean of the heads'
+            log-probabilities, normalised.
     """
 
     COMBINE = ("probabilities", "logarithms")
@@ -86,9 +102,11 @@ class EnsembleFusion(nn.Module):
     def forward(self, features: Mapping[str, Tensor], present: Collection[str] | None = None) -> Tensor:
         """{modality: [B, D]} -> [B, C], normalised: their exponentials sum up to 1.
 
-        present  modalities whose heads are asked. None: all of them.
+        Args:
+            present: modalities whose heads are asked. None: all of them.
 
-        Raises ValueError where none is present.
+        Raises:
+            ValueError: where none is present.
         """
         asked = [name for name in self._heads[0] if present is None or name in present]
         if not asked:

@@ -10,50 +10,50 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmpareto.config import Config
 from mmpareto.datasets import MultimodalDataset, to_device
 from mmpareto.methods import Method
 from mmpareto.models import MultimodalClassifier, Output
-from mmpareto.options import Options
 from mmpareto.training.checkpoints import process_state, set_process_state
 from mmpareto.training.data import Loader
 from mmpareto.training.epochs import EpochRecord, score, train_epoch
 from mmpareto.training.processes import Processes
-from mmpareto.training.setup import AMP, make_loader, make_optimizer, make_step, rate_factor, set_up
+from mmpareto.training.setup import autocast_type, make_loader, make_optimizer, make_step, rate_factor, set_up
 from mmpareto.training.step import TrainingStep
 from mmpareto.training.watch import FiniteWatch, TrainingError
 
 
-class Trainer:
-    """The engine as methods see it, see `mmpareto.methods.Trainer`.
+class BoundaryEngine:
+    """The engine as methods see it between two epochs, see `mmpareto.methods.Engine`.
 
     dataset  the training split.
     epoch    that is about to begin; fixes which samples are drawn.
     stop     called after every batch, equally often on every process; raises what ends the run.
-    fits     of the boundary in progress: what each call of `fit` has come to after its last whole epoch. In a
-             checkpoint, so that a long estimate that is interrupted goes on from there.
+    fits     of the boundary in progress: the state of each call of `fit` after its last whole epoch. In the checkpoint,
+             so that a long estimate continues there after an interruption.
     """
 
     def __init__(
         self,
         model: MultimodalClassifier,
         dataset: MultimodalDataset,
-        options: Options,
+        config: Config,
         device: torch.device,
         processes: Processes,
         stop: Callable[[], None],
         fits: list[dict[str, Any]] | None = None,
     ) -> None:
-        self.model, self.dataset, self.options = model, dataset, options
+        self.model, self.dataset, self.config = model, dataset, config
         self.device, self.processes, self.stop = device, processes, stop
         self.epoch, self.fits, self._fitted = 1, [] if fits is None else fits, 0
-        self._amp = None if options.amp is None else AMP[options.amp]
+        self._amp = autocast_type(config.engine)
         self._loaders: dict[str, Loader] = {}
 
     def outputs(self, fraction: float) -> Iterator[tuple[Output, Tensor]]:
         """Outputs and labels of a random part of the training samples; a process may get none."""
         loader = self._loader("outputs", self.dataset)
         count = max(1, round(fraction * len(self.dataset)))
-        generator = torch.Generator().manual_seed(hash((self.options.random_seed, self.epoch)))
+        generator = torch.Generator().manual_seed(hash((self.config.run.random_seed, self.epoch)))
         loader.sampler.choose(torch.randperm(len(self.dataset), generator=generator)[:count])
         was = self.model.training
         self.model.eval()
@@ -75,17 +75,17 @@ class Trainer:
 
         At the learning rates of the run's epochs from the coming one on, after its last one those of the last one.
         """
-        options = replace(self.options, compile=False, cuda_graph=False)
+        optim, engine = self.config.optim, replace(self.config.engine, compile=False, cuda_graph=False)
         model = copy.deepcopy(self.model)
-        set_up(method, model, replace(options, epochs=epochs))
-        optimizer, schedule = make_optimizer(model, options)
-        rate = rate_factor(options)
-        step = make_step(model, method, optimizer, options, self.device)
+        set_up(method, model, self.config.run.random_seed, epochs)
+        optimizer, schedule = make_optimizer(model, optim)
+        rate = rate_factor(optim)
+        step = make_step(model, method, optimizer, engine, optim.clip_grad, self.device)
         assert isinstance(step, TrainingStep)  # since it is not captured
         loader = self._loader("fit", self.dataset, training=True)
         loader.sampler.choose(samples)
         modalities = list(self.dataset.modalities)
-        watch = FiniteWatch(modalities, self.device, gradients=options.amp != "fp16")
+        watch = FiniteWatch(modalities, self.device, gradients=engine.amp != "fp16")
 
         def after_batch(number: int, done: object) -> bool:
             del number, done
@@ -99,7 +99,7 @@ class Trainer:
         with torch.random.fork_rng(devices):  # what is drawn here must not show in the run
             begun = self._take_back(self.fits[number], step)
             for epoch in range(begun + 1, epochs + 1):
-                factor = rate(min(self.epoch - 2 + epoch, options.epochs - 1))
+                factor = rate(min(self.epoch - 2 + epoch, optim.epochs - 1))
                 for group, full in zip(optimizer.param_groups, schedule.base_lrs, strict=True):
                     group["lr"] = full * factor
                 record = EpochRecord(modalities, self.device)
@@ -161,14 +161,22 @@ class Trainer:
         self.processes.start_alike(self.model)
 
     def release(self) -> None:
-        """After each boundary: forgets its fits, ends the worker processes of loaders that not every epoch needs."""
+        """Forget the fits of a boundary, and end the worker processes of loaders that not every epoch needs."""
         self.fits.clear()
         self._fitted = 0
         for name in ("fit", "losses"):
-            self._loaders.pop(name, None)
+            if name in self._loaders:
+                self._loaders.pop(name).close()
+
+    def close(self) -> None:
+        """End all worker processes."""
+        for loader in self._loaders.values():
+            loader.close()
 
     def _loader(self, name: str, dataset: MultimodalDataset, training: bool = False) -> Loader:
-        """A loader of its own for each use: its worker processes stay until `release`, those of `outputs` for good."""
+        """A loader for each use; its worker processes stay until `release`, those of `outputs` until `close`."""
         if name not in self._loaders:
-            self._loaders[name] = make_loader(dataset, self.options, self.device, self.processes, training=training)
+            self._loaders[name] = make_loader(
+                dataset, self.config.data, self.config.run.random_seed, self.device, self.processes, training=training
+            )
         return self._loaders[name]

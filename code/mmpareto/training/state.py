@@ -1,4 +1,4 @@
-"""A run in progress: all that a checkpoint holds, written and taken back in one place."""
+"""A run in progress: all that last.pt holds, written and restored in one place."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from mmpareto.models import MultimodalClassifier
 from mmpareto.runs import BEST, PREVIOUS, RunDirectory, RunError
 from mmpareto.selection import rank
 from mmpareto.training.checkpoints import (
-    KEYS,
     arithmetic,
     copy_to_last,
     load_checkpoint,
@@ -31,16 +30,32 @@ from mmpareto.training.step import CapturedStep, TrainingStep
 NOT_SELECTED: dict[str, Any] = {"accuracy": -1.0, "loss": None, "epoch": 0}
 
 
-@dataclass
-class Session:
-    """What is trained, and how far it has come.
+# the content of last.pt; see `TrainingState.state_dict`
+KEYS = (
+    *("model", "optimizer", "schedule", "method", "bounds", "fits", "scaler", "overflows"),
+    *("epoch", "record", "history", "best", "seconds", "processes", "arithmetic"),
+)
 
-    epoch    in progress (1, 2, ...); `record` says how far.
-    history  a row per finished epoch.
-    best     {"accuracy", "loss", "epoch"} of the selected checkpoint so far, see `mmpareto.selection`.
-    seconds  that the finished epochs took.
-    bounds   the newest epoch before which the method has acted, see `Method.boundary`.
-    fits     how far copies are that are trained at the boundary in progress, see `Trainer.fits`.
+
+@dataclass
+class TrainingState:
+    """What is trained, and its progress.
+
+    Attributes:
+        model: what is trained.
+        method: how.
+        optimizer: what moves its parameters.
+        schedule: of the learning rate.
+        step: the training step, which holds the gradient scaler.
+        modalities: names of the modalities.
+        device: of the model.
+        processes: of the run.
+        epoch: in progress (1, 2, ...); `record` has its progress.
+        history: a row per finished epoch.
+        best: {"accuracy", "loss", "epoch"} of the selected checkpoint so far, see `mmpareto.selection`.
+        seconds: that the finished epochs took.
+        bounds: last epoch whose boundary hook has run, see `Method.boundary`.
+        fits: progress of unfinished `BoundaryEngine.fit` calls.
     """
 
     model: MultimodalClassifier
@@ -84,34 +99,37 @@ class Session:
         self.epoch += 1
         self.record = EpochRecord(self.modalities, self.device)
 
-    def save(self, run: RunDirectory) -> None:
-        """Writes last.pt; all processes must call it together."""
-        own = self.processes.gather(process_state(self.model, self.device))
+    def state_dict(self) -> dict[str, Any]:
+        """The content of last.pt, on the main process; all processes must call it together."""
+        process_states = self.processes.gather(process_state(self.model, self.device))
         record = self.record.state_dict()
         if self.processes.size > 1:
             record["scores"] = self.record.scores.total_state(self.processes.total)
+        content = (
+            self.model.state_dict(),
+            self.optimizer.state_dict(),
+            self.schedule.state_dict(),
+            self.method.state_dict(),
+            self.bounds,
+            self.fits,
+            {} if self.scaler is None else self.scaler.state_dict(),
+            self.step.overflows,
+            self.epoch,
+            record,
+            self.history,
+            self.best,
+            self.seconds,
+            process_states,
+            arithmetic(self.device),
+        )
+        return dict(zip(KEYS, content, strict=True))
+
+    def save(self, run: RunDirectory) -> None:
+        """Write last.pt; all processes must call it together."""
+        content = self.state_dict()
         self.saved_at = time.monotonic()
         if self.processes.main:
-            save_last(
-                run,
-                {
-                    "model": self.model.state_dict(),
-                    "optimizer": self.optimizer.state_dict(),
-                    "schedule": self.schedule.state_dict(),
-                    "method": self.method.state_dict(),
-                    "bounds": self.bounds,
-                    "fits": self.fits,
-                    "scaler": {} if self.scaler is None else self.scaler.state_dict(),
-                    "overflows": self.step.overflows,
-                    "epoch": self.epoch,
-                    "record": record,
-                    "history": self.history,
-                    "best": self.best,
-                    "seconds": self.seconds,
-                    "processes": own,
-                    "arithmetic": arithmetic(self.device),
-                },
-            )
+            save_last(run, content)
 
     def save_best(self, run: RunDirectory) -> None:
         """Writes best.pt, the model as it is now."""
@@ -127,14 +145,14 @@ class Session:
 
         Raises RunError where the checkpoint is missing, damaged or foreign.
         """
-        saved = load_checkpoint(run / name, self.device, (*KEYS, "overflows", "processes"))
+        saved = load_checkpoint(run / name, self.device, KEYS)
         try:
-            return self._take_back(run, name, saved)
+            return self._load_state_dict(run, name, saved)
         except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
             detail = " ".join(str(error).split())[:200]
             raise RunError(f"the checkpoint {run / name} is of another run: {detail}") from error
 
-    def _take_back(self, run: RunDirectory, name: str, saved: Mapping[str, Any]) -> list[str]:
+    def _load_state_dict(self, run: RunDirectory, name: str, saved: Mapping[str, Any]) -> list[str]:
         self._check_progress(saved)
         self.model.load_state_dict(saved["model"])
         self._check_optimizer(saved["optimizer"])
@@ -144,11 +162,11 @@ class Session:
         if self.scaler is not None and saved["scaler"]:
             self.scaler.load_state_dict(saved["scaler"])
         self.step.overflows.copy_(saved["overflows"])
-        self.epoch, self.history, self.best = saved["epoch"], saved["history"], NOT_SELECTED | saved["best"]
+        self.epoch, self.history, self.best = saved["epoch"], saved["history"], saved["best"]
         self.seconds, self.bounds = saved["seconds"], saved["bounds"]
         self.fits[:] = saved["fits"]
         self._restore_record(saved["record"])
-        before = {"processes": len(saved["processes"]), **saved.get("arithmetic", {})}  # earlier versions saved less
+        before = {"processes": len(saved["processes"]), **saved["arithmetic"]}
         now = {"processes": self.processes.size, **arithmetic(self.device)}
         if before["processes"] == now["processes"]:
             set_process_state(saved["processes"][self.processes.rank], self.model, self.device)
@@ -157,9 +175,9 @@ class Session:
             if name == PREVIOUS:
                 copy_to_last(run)
         return [
-            f"{key} {now[key]} instead of {on_one_line(str(before[key]))[:100]}"
-            for key in now
-            if key in before and before[key] != now[key]
+            f"{key} {value} instead of {on_one_line(str(before.get(key)))[:100]}"
+            for key, value in now.items()
+            if before.get(key) != value
         ]
 
     def _check_progress(self, saved: Mapping[str, Any]) -> None:
@@ -171,8 +189,8 @@ class Session:
         columns = {"epoch", *(f"val_accuracy_{name}" for name in ("joint", *self.modalities))}
         if len(saved["history"]) != saved["epoch"] - 1 or not all(columns <= row.keys() for row in saved["history"]):
             raise ValueError(f"its history has not a whole row for each epoch before {saved['epoch']}")
-        best = NOT_SELECTED | saved["best"]  # earlier versions saved no loss
-        numbers = best["accuracy"], best["epoch"], best["loss"] or 0.0
+        best = saved["best"]
+        numbers = best.get("accuracy"), best.get("epoch"), best.get("loss", "") or 0.0
         if not all(type(number) in (int, float) for number in numbers):
             raise ValueError(f"its selected epoch is {saved['best']!r:.100}")
 
@@ -182,7 +200,7 @@ class Session:
         for group, ours in zip(saved["param_groups"], self.optimizer.param_groups, strict=True):
             for key, value in ours.items():
                 kinds = (bool, type(None)) if value is None or value is True or value is False else (type(value),)
-                if type(group[key]) not in kinds:  # switches may differ: a run may go on on another device
+                if type(group[key]) not in kinds:  # switches may differ: a run may continue on another device
                     raise ValueError(f"the optimiser's {key} is {group[key]!r:.100}, expected {kinds[0].__name__}")
             parameters += list(zip(group["params"], ours["params"], strict=True))
         for number, parameter in parameters:

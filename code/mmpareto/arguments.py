@@ -1,0 +1,353 @@
+"""Command lines and configuration files of train.py -> `Config`.
+
+The flags come from the fields of `mmpareto.config`, the options of the dataset, the method and the fusion from their
+registry entries. A file of --config is read as flags that stand before those of the command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import re
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+from mmpareto.config import SECTIONS, Config
+from mmpareto.config_files import flattened, read_sections
+from mmpareto.datasets import DATASETS, DatasetError
+from mmpareto.errors import UsageError
+from mmpareto.flag_values import converter, positive, shown
+from mmpareto.methods import METHODS
+from mmpareto.models import ENCODERS, FUSIONS, ModelError
+from mmpareto.registry import REQUIRED, Entry, Registry
+from mmpareto.runs import LAST, PREVIOUS
+
+# options of methods that have flags of their own
+SHORT: dict[str, dict[str, Any]] = {
+    "gamma": {
+        "type": positive,
+        "metavar": "X",
+        "help": "factor of the encoders' gradients, for mmpareto and uniform_gamma (default: 1.5, as published)",
+    },
+    "rescale": {
+        "choices": ("tensor", "encoder"),
+        "help": "mmpareto: restore the magnitude of every parameter tensor, as the published code does, or of the "
+        "encoder as a whole, as the paper's algorithm reads (default: tensor)",
+    },
+}
+LISTED: dict[str, Registry[Any]] = {
+    "datasets": DATASETS,
+    "methods": METHODS,
+    "encoders": ENCODERS,
+    "fusions": FUSIONS,
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that raises UsageError, prints descriptions as they are and accepts no abbreviations."""
+
+    def __init__(self, **arguments: Any) -> None:
+        def formatter(prog: str) -> argparse.HelpFormatter:
+            return argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=110)
+
+        super().__init__(formatter_class=formatter, allow_abbrev=False, **arguments)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError; long words, which the user knows, are cut."""
+        raise UsageError(re.sub(r"\S{200,}", lambda word: word[0][:100] + "...", message))
+
+
+class _Entries:
+    """The chosen dataset, method and fusion, whose options are flags."""
+
+    def __init__(self, names: Mapping[str, Any]) -> None:
+        try:
+            self.dataset: Entry[Any] = DATASETS[_text(names, "dataset", "digits")]
+            self.method: Entry[Any] = METHODS[_text(names, "method", "mmpareto")]
+            self.fusion: Entry[Any] = FUSIONS[_text(names, "fusion", "concat")]
+        except (DatasetError, ModelError, ValueError, ImportError) as error:
+            raise UsageError(str(error)) from error
+
+
+def parse(argv: Sequence[str], root: Path) -> Config:
+    """The settings that a command line asks for, with the dataset's recipe for what it leaves open.
+
+    Args:
+        argv: flags of train.py.
+        root: folder under which data/ and runs/ are looked for where the command line names no other.
+
+    Raises:
+        UsageError: for an unknown flag or value (naming the known ones).
+        SystemExit: after --help and --list-...
+    """
+    first = Parser(add_help=False)
+    for name in ("config", "dataset", "method", "fusion"):
+        first.add_argument(f"--{name}")
+    early = {name: value for name, value in vars(first.parse_known_args(argv)[0]).items() if value is not None}
+    path = early.pop("config", None)
+    in_file = {} if path is None else _read(path)
+    if in_file.get("optimizer", "SGD") != "SGD":  # these two are saved, and mean nothing there
+        in_file.pop("momentum", None)
+    if in_file.get("lr_schedule", "step") != "step":
+        in_file.pop("lr_decay_ratio", None)
+    for name in ("dataset", "method", "fusion"):  # another one has other options
+        if early.get(name, in_file.get(name)) != in_file.get(name):
+            in_file.pop(f"{name}_options", None)
+            if name == "dataset":
+                in_file.pop("data_root", None)
+    entries = _Entries(in_file | early)
+
+    parser = _parser(entries)
+    from_file = {} if path is None else _explicit(entries, in_file, path)
+    parser.set_defaults(**from_file)
+    given, unknown = parser.parse_known_args(argv)
+    if unknown:
+        _refuse_unknown(unknown, parser, entries.dataset.name)
+    values = vars(given)
+    values.pop("config")
+    values["dataset_options"] = {key: values.pop(key) for key in entries.dataset.options}
+    short = {key: value for key in SHORT if (value := values.pop(key)) is not None}
+    for group, entry in (("method", entries.method), ("fusion", entries.fusion)):
+        name = f"{group}_options"
+        before = from_file.get(name, [])
+        values[name] = _options(group, entry, before, values[name][len(before) :], short if group == "method" else {})
+    values["encoder"] = dict(values["encoder"])
+    values |= {"dataset": entries.dataset.name, "method": entries.method.name, "fusion": entries.fusion.name}
+    _resolve(values, entries, root)
+    return Config(
+        **{
+            section: kind(**{item.name: values[item.name] for item in fields(kind)})
+            for section, kind in SECTIONS.items()
+        }
+    )
+
+
+def flags_of(dataset: str) -> set[str]:
+    """The names of train.py's flags, those that the dataset adds included."""
+    names = {item.name for kind in SECTIONS.values() for item in fields(kind)}
+    return names | set(SHORT) | set(DATASETS[dataset].options)
+
+
+def listing(registry: Registry[Any]) -> str:
+    """A table of a registry for the terminal."""
+    rows = registry.table()
+    width = max(len(name) for name, _, _ in rows) + 2
+    lines = []
+    for name, options, summary in rows:
+        text = summary + (f" Options: {options}." if options else "")
+        wrapped = textwrap.wrap(text, 118 - width)
+        lines += [f"{name:<{width}}{wrapped[0]}", *(" " * width + line for line in wrapped[1:])]
+    return "\n".join([*lines, f"{'':<{width}}or package.module:Class for one of your own"])
+
+
+def _text(names: Mapping[str, Any], name: str, default: str) -> str:
+    value = names.get(name, default)
+    if not isinstance(value, str):
+        raise UsageError(f"{name} is {value!r:.100}, expected text")
+    return value
+
+
+def _read(path: str) -> dict[str, Any]:
+    """The settings in a file of --config, by flag."""
+    try:
+        return {name: value for name, value in flattened(read_sections(Path(path))).items() if value not in (None, "")}
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--config {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _explicit(entries: _Entries, settings: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """The values of a file's settings, converted as those of flags are.
+
+    Raises:
+        UsageError: for a value that no flag has.
+    """
+    parser = _parser(entries, suppress=True)
+    try:
+        given, unknown = parser.parse_known_args(list(_as_flags(settings, parser)))
+        if unknown:
+            _refuse_unknown(unknown, parser, entries.dataset.name)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+    return vars(given)
+
+
+def _as_flags(settings: Mapping[str, Any], parser: Parser) -> Iterable[str]:
+    """Settings as flags; the value stands after `=`, so that it is never read as a flag."""
+    actions = {action.dest: action for action in parser._actions}
+    for name, value in settings.items():
+        if name == "dataset_options" and isinstance(value, dict):
+            yield from _as_flags(value, parser)
+        elif isinstance(value, dict):
+            yield from (f"--{name}={key}={_shown(inner)}" for key, inner in value.items() if inner not in (None, ""))
+        elif isinstance(value, bool) and isinstance(actions.get(name), argparse.BooleanOptionalAction):
+            yield f"--{name}" if value else f"--no-{name}"
+        elif value is not None:
+            yield f"--{name}={_shown(value)}"
+
+
+def _shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else shown(value)
+
+
+def _options(
+    group: str,
+    entry: Entry[Any],
+    in_file: Iterable[tuple[str, str]],
+    assigned: Sequence[tuple[str, str]],
+    short: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The options of a method or fusion, with their defaults."""
+    flag, known = f"--{group}_options", f"it takes {', '.join(entry.options) or 'none'}"
+    names = [key for key, _ in assigned]
+    if len(set(names)) < len(names):
+        raise UsageError(f"{flag}: {Counter(names).most_common(1)[0][0]} is given twice")
+    for key in short:
+        if key not in entry.options:
+            raise UsageError(f"--{key} means nothing to the {group} {entry.name}; {known}")
+        if key in names:
+            raise UsageError(f"--{key} and {flag} {key}=... say the same: give one of the two")
+    chosen: dict[str, Any] = {}
+    for key, text in (*in_file, *assigned):
+        if key not in entry.options:
+            raise UsageError(f"the {group} {entry.name} has no option {key!r:.100}; {known}")
+        try:
+            chosen[key] = converter(entry.options[key].type)(text)
+        except argparse.ArgumentTypeError as error:
+            raise UsageError(f"{flag} {key}: {error}") from error
+    defaults = {key: option.default for key, option in entry.options.items() if option.default is not REQUIRED}
+    return defaults | chosen | dict(short)
+
+
+def _resolve(values: dict[str, Any], entries: _Entries, root: Path) -> None:
+    """Fill in what follows from other settings; refuse contradictions."""
+    for encoder in filter(None, (values["model"], *values["encoder"].values())):
+        try:
+            ENCODERS.canonical(encoder)
+        except ModelError as error:
+            raise UsageError(str(error)) from error
+    _resolve_schedule(values)
+    if values["momentum"] is not None and values["optimizer"] != "SGD":
+        raise UsageError(f"--momentum is SGD's; {values['optimizer']} has none")
+    if values["momentum"] is None:
+        values["momentum"] = 0.9
+    if values["resume"] not in (None, "auto", LAST, PREVIOUS):
+        raise UsageError(f"--resume {values['resume']}: expected {LAST}, {PREVIOUS}, auto or nothing")
+    if values["resume"] and values["overwrite"]:
+        raise UsageError("--resume continues a run, --overwrite deletes it: give one of the two")
+    dataset = entries.dataset.name
+    if values["data_root"] == "":
+        raise UsageError("--data_root is empty; name a folder, or leave the flag out")
+    if getattr(entries.dataset.make, "embedded", False):
+        if values["data_root"] is not None:
+            raise UsageError(f"--data_root: the dataset {dataset} is embedded and reads no folder; leave the flag out")
+    else:
+        values["data_root"] = os.path.abspath(values["data_root"] or root / "data" / dataset)
+    if values["ckpt_path"] == "":
+        raise UsageError("--ckpt_path is empty; name a folder, or leave the flag out")
+    if values["ckpt_path"] is None:
+        folder = Path(dataset.replace(":", "."), values["method"].replace(":", "."), f"seed{values['random_seed']}")
+        values["ckpt_path"] = str(root / "runs" / folder)
+
+
+def _resolve_schedule(values: dict[str, Any]) -> None:
+    """--lr_decay_step alone asks for the step schedule, as in the published code; contradictions are refused."""
+    if values["lr_schedule"] is None:
+        values["lr_schedule"] = "constant" if values["lr_decay_step"] is None else "step"
+    schedule = values["lr_schedule"]
+    if schedule == "step" and values["lr_decay_step"] is None:
+        raise UsageError("--lr_schedule step needs --lr_decay_step, the epochs between two decays")
+    if schedule != "step" and values["lr_decay_step"] is not None:
+        raise UsageError(f"--lr_decay_step belongs to --lr_schedule step; found {schedule}")
+    if values["lr_decay_ratio"] is not None and schedule != "step":
+        raise UsageError(f"--lr_decay_ratio needs --lr_decay_step: the schedule is {schedule}")
+    if values["lr_decay_ratio"] is None:
+        values["lr_decay_ratio"] = 0.1
+    if values["warmup_epochs"] >= values["epochs"] > 0 and values["warmup_epochs"] > 0:
+        raise UsageError(f"--warmup_epochs {values['warmup_epochs']} leaves nothing of {values['epochs']} epochs")
+
+
+class _List(argparse.Action):
+    """Prints a table of a registry and ends."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        print(listing(LISTED[self.dest.removeprefix("list_")]))
+        parser.exit()
+
+
+def _parser(entries: _Entries, suppress: bool = False) -> Parser:
+    """The parser of train.py's flags; with `suppress` its result holds only what is given."""
+    dataset = entries.dataset
+    parser = Parser(
+        prog="train.py",
+        description="Train a multimodal classifier with a joint loss and one unimodal loss per modality; --method\n"
+        "says how their gradients are integrated inside the encoders. Defaults below are those of the dataset\n"
+        f"{dataset.name}; name another one with --dataset to see its own.",
+        argument_default=argparse.SUPPRESS if suppress else None,
+    )
+    add = parser.add_argument
+    add("--config", metavar="FILE", help="settings in YAML, such as a run's config.yaml; flags override them")
+    for name, registry in LISTED.items():
+        add(
+            f"--list-{name}",
+            action=_List,
+            nargs=0,
+            default=argparse.SUPPRESS,
+            help=f"print the {len(registry)} {name} and exit",
+        )
+    recipe = getattr(dataset.make, "recipe", {})
+    for section, kind in SECTIONS.items():
+        group = parser.add_argument_group(*_title(kind))
+        for item in fields(kind):
+            if not item.metadata:
+                continue
+            default = [] if item.default is MISSING else recipe.get(item.name, item.default)
+            group.add_argument(
+                f"--{item.name}",
+                default=argparse.SUPPRESS if suppress else default,
+                help=item.metadata["help"] or _described(entries.method if section == "method" else entries.fusion),
+                **item.metadata["argument"],
+            )
+        if section == "method":
+            for name, arguments in SHORT.items():
+                group.add_argument(f"--{name}", **arguments)
+        if section == "data":
+            group = parser.add_argument_group(f"the dataset {dataset.name}")
+            for key, option in dataset.options.items():
+                default_text = "" if option.default is None else f" (default: {shown(option.default)})"
+                group.add_argument(
+                    f"--{key}",
+                    default=argparse.SUPPRESS if suppress else option.default,
+                    metavar=key.upper(),
+                    type=converter(option.type),
+                    help=(option.help + default_text).replace("%", "%%").strip(),
+                )
+    return parser
+
+
+def _title(kind: type) -> tuple[str, str | None]:
+    """Heading and description of a section: the two parts of its docstring's first line around the colon."""
+    heading, _, description = (kind.__doc__ or "").strip().rstrip(".").partition(": ")
+    return heading.lower(), description or None
+
+
+def _described(entry: Entry[Any]) -> str:
+    """Help on the options of a method or fusion."""
+    parts = []
+    for key, option in entry.options.items():
+        default = "no default" if option.default is REQUIRED else f"default: {shown(option.default)}"
+        parts.append(f"{key} ({default})" + (f": {option.help.rstrip('.')}" if option.help else ""))
+    text = f"options of {entry.name}: {'; '.join(parts) or 'none'}; name another one to see its own"
+    return text.replace("%", "%%")
+
+
+def _refuse_unknown(unknown: Sequence[str], parser: Parser, dataset: str) -> NoReturn:
+    flag = unknown[0].partition("=")[0]
+    known = [option for action in parser._actions for option in action.option_strings]
+    close = difflib.get_close_matches(flag, known, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise UsageError(f"unknown flag {flag:.100} for the dataset {dataset}; {hint}known: {', '.join(sorted(known))}")

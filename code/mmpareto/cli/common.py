@@ -1,0 +1,60 @@
+"""What all commands share: printing of errors that a user can mend, and flags of those that read run directories."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from mmpareto.errors import UserError
+from mmpareto.explanations import explained
+from mmpareto.flag_values import import_path
+
+
+def run_command(
+    name: str,
+    work: Callable[[], int | None],
+    *,
+    interrupted: str,
+    memory: str = "a smaller --batch_size",
+    then: Callable[[], str] = lambda: "run the same command again",
+) -> int:
+    """Run a command; print errors that a user can mend in a line, and let all others raise.
+
+    Args:
+        name: of the command, such as "evaluate.py".
+        work: the command.
+        interrupted: what to print after Ctrl-C.
+        memory: what to try where memory is short.
+        then: says what to do after an error of the system.
+
+    Returns:
+        The exit status: what `work` returned, 2 after an error, 130 after Ctrl-C.
+    """
+    try:
+        return work() or 0
+    except UserError as error:
+        message = str(error)
+    except KeyboardInterrupt:
+        print(f"\n{interrupted}", file=sys.stderr)
+        return 130
+    except (RuntimeError, MemoryError, ValueError, OSError) as error:
+        explanation = explained(error, memory, then())
+        if explanation is None and not isinstance(error, OSError):
+            raise
+        message = explanation or str(error)
+    print(f"{name}: {message}", file=sys.stderr)
+    return 2
+
+
+def add_allow(parser: argparse.ArgumentParser) -> None:
+    """Add --allow, for commands that read run directories."""
+    parser.add_argument(
+        "--allow",
+        type=import_path,
+        action="append",
+        default=[],
+        metavar="PACKAGE.MODULE:CLASS",
+        help="import this class where a run names it as dataset, method, encoder or fusion, which runs its code; "
+        "repeat the flag for several (default: none)",
+    )

@@ -1,0 +1,212 @@
+"""Runs a grid of training runs: methods x datasets x seeds x varied flags, several at a time, and compares them.
+
+    python code/experiment.py --methods mmpareto uniform one_joint --seeds 0 1 2
+    python code/experiment.py --methods mmpareto uniform --vary gamma=1,1.5,2 --epochs 10
+    python code/experiment.py --methods mmpareto --datasets cremad --launcher slurm --partition gpu
+
+Flags that are not listed below are train.py's and go to every run. Every command line is checked before the first one
+is run. Runs are in OUTPUT/<dataset>/<method>[/<flag>=<value>...]/seed<k>, each with its output in train.log. The same
+command again does only what is missing: finished runs are passed over, unfinished ones resumed. Exit status: 0 done;
+1 some runs failed; 2 cannot be done; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from mmpareto.arguments import Parser
+from mmpareto.cli.common import run_command
+from mmpareto.datasets.workers import cores
+from mmpareto.errors import UsageError
+from mmpareto.experiments.grid import Grid, Run, expand, variation
+from mmpareto.experiments.launchers import Launcher, Local, Submitit, slurm_executor
+from mmpareto.experiments.process import State, state
+from mmpareto.experiments.schedule import Interrupted, run_all
+from mmpareto.flag_values import assignment, count, file_path, seed
+from mmpareto.reporting.comparison import printed
+from mmpareto.reporting.finished import find
+from mmpareto.runs import CODE, RunError
+
+ROOT = CODE.parent
+MOST_JOBS = 8  # on CPU, unless --jobs asks for more: each of them holds libraries and data in memory
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags that are not train.py's."""
+    flags = Parser(
+        prog="experiment.py",
+        usage="%(prog)s --methods NAME [NAME ...] [flags below] [flags of train.py]",
+        description=__doc__,
+    )
+    add = flags.add_argument
+    add("--methods", nargs="+", required=True, metavar="NAME", help="as for train.py --method")
+    add("--datasets", nargs="+", default=["digits"], metavar="NAME", help="as for train.py --dataset (default: digits)")
+    add("--seeds", nargs="+", type=seed, default=[0], metavar="N", help="(default: 0)")
+    add(
+        "--vary",
+        action="append",
+        type=variation,
+        default=[],
+        metavar="FLAG=VALUE,...",
+        help="a flag of train.py, or an option of a method, and its values, such as gamma=1,1.5,2; repeated, every "
+        "combination is run; values are separated by semicolons where they hold commas; a method to which the flag "
+        "means nothing is run once without it",
+    )
+    add("--output", type=file_path, default=ROOT / "runs", metavar="FOLDER", help="(default: runs/ of this repository)")
+    add(
+        "--jobs",
+        type=count,
+        metavar="N",
+        help=f"runs at a time (default: one per GPU; without GPU one per core, at most {MOST_JOBS}; with Slurm all). "
+        "They share the cores: OMP_NUM_THREADS is cores // jobs, unless it is set",
+    )
+    add(
+        "--gpu_ids",
+        metavar="IDS",
+        help="GPUs to share among the runs, such as 0,1, or cpu (default: every GPU, or cpu where there is none)",
+    )
+    add("--launcher", choices=("local", "slurm"), default="local", help="slurm needs submitit (default: local)")
+    add("--partition", metavar="NAME", help="of the Slurm cluster")
+    add(
+        "--slurm",
+        type=assignment,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="parameters of submitit's SlurmExecutor, such as time=600 (minutes) gpus_per_node=1 cpus_per_task=8 "
+        "mem=32GB qos=high account=NAME (default: time=720 gpus_per_node=1 cpus_per_task=8; with --gpu_ids cpu no GPU)",
+    )
+    return flags
+
+
+def make_launcher(arguments: argparse.Namespace, runs: int, output: Path) -> tuple[Launcher, str]:
+    """Where the runs are run, and that in words."""
+    gpus = gpus_for(arguments.gpu_ids, arguments.launcher)
+    if arguments.launcher == "slurm":
+        jobs = arguments.jobs or runs
+        parameters = dict(arguments.slurm)
+        executor = slurm_executor(output / ".submitit", CODE, arguments.partition, parameters, cpu=gpus == ["cpu"])
+        return Submitit(executor, CODE / "train.py", jobs, *gpus), f"at most {jobs} Slurm jobs at a time"
+    if arguments.partition is not None or arguments.slurm:
+        raise UsageError("--partition and --slurm are for --launcher slurm")
+    on_cpu = gpus == ["cpu"]
+    jobs = arguments.jobs or (min(cores(), MOST_JOBS) if on_cpu else len(gpus))
+    threads = max(1, cores() // jobs)
+    threads_of_a_run = os.environ.get("OMP_NUM_THREADS") or threads
+    where = "on CPU" if on_cpu else f"on GPU {', '.join(gpus)}"
+    launcher = Local(CODE / "train.py", jobs, threads, gpus)
+    return launcher, f"{jobs} at a time {where}, OMP_NUM_THREADS={threads_of_a_run} each"
+
+
+def gpus_for(asked: str | None, launcher: str) -> list[str]:
+    """The devices for --gpu_ids of the runs: GPU numbers, or ["cpu"]; none in a Slurm job, which sees its own GPU.
+
+    Raises UsageError where a GPU that was asked for is not there.
+    """
+    if asked is not None and asked.lower() == "cpu":
+        return ["cpu"]
+    if launcher == "slurm":
+        if asked is not None:
+            raise UsageError("--gpu_ids: a Slurm job sees the GPUs that it was given; use --slurm gpus_per_node=1")
+        return []
+    there = torch.cuda.device_count()
+    if asked is None:
+        return [str(number) for number in range(there)] or ["cpu"]
+    numbers = asked.split(",")
+    if not all(number.isdecimal() for number in numbers):
+        raise UsageError(f"--gpu_ids: expected numbers of GPUs separated by commas, or cpu; found {asked!r}")
+    if any(int(number) >= there for number in numbers):
+        raise UsageError(f"--gpu_ids {asked}: PyTorch sees {there} GPU(s), numbered from 0")
+    return numbers
+
+
+def experiment(argv: Sequence[str]) -> int:
+    """Runs a grid from its flags to its table; the result is the exit status."""
+    arguments, passed = parser().parse_known_args(argv)
+    output = arguments.output.absolute()
+    try:
+        grid = expand(arguments.methods, arguments.datasets, arguments.seeds, arguments.vary, passed, output, ROOT)
+    except UsageError as error:
+        hint = _meant(passed) if "unknown flag" in str(error) else ""
+        raise UsageError(f"{error}{hint}") from error
+    launcher, where = make_launcher(arguments, len(grid.runs), output)
+    for note in grid.notes:
+        print(note)
+
+    failures: dict[Run, str] = {}
+    states: dict[Run, State] = {}
+    for run in grid.runs:
+        try:
+            states[run] = state(run)
+        except RunError as error:
+            failures[run] = str(error)
+    todo = [run for run, found in states.items() if found is not State.FINISHED]
+    unfinished = sum(found is State.UNFINISHED for found in states.values())
+    print(
+        f"{len(grid.runs)} runs in {arguments.output}: {len(states) - len(todo)} finished, {unfinished} to resume, "
+        f"{len(todo) - unfinished} to begin"
+        + (f", {len(failures)} in the way" if failures else "")
+        + (f"; {where}" if todo else ""),
+        flush=True,
+    )
+    outcomes = run_all(todo, launcher)
+    failures |= {run: outcome.failure for run, outcome in outcomes.items() if outcome.failure is not None}
+    try:
+        compare(grid, failures)
+    except RunError as error:  # of a finished run whose files are damaged; what failed is still to be told
+        print(f"\nno table: {error}", file=sys.stderr)
+        status = 1
+    else:
+        status = 0
+    if failures:
+        print(f"\n{len(failures)} of {len(grid.runs)} runs failed:", file=sys.stderr)
+        for run, reason in failures.items():
+            print(f"{run.name}: {reason}", file=sys.stderr)
+        status = 1
+    return status
+
+
+def compare(grid: Grid, failures: dict[Run, str]) -> None:
+    """Prints the table of the grid's finished runs, and the command that makes such tables."""
+    found, _ = find(run.folder for run in grid.runs if run not in failures)
+    if not found:
+        return
+    print(f"\n{printed(found)}")
+    # <dataset>/<method>, whatever was varied below
+    methods = dict.fromkeys(run.folder.parents[run.name.count("/") - 2] for run in grid.runs if run not in failures)
+    command: list[str | Path] = ["sh", ROOT / "script" / "report.sh", *methods]
+    print(f"\nagain, with all runs of these folders: {shlex.join(_short(part) for part in command)}")
+
+
+def _meant(passed: Sequence[str]) -> str:
+    """A flag of ours that one of train.py's resembles."""
+    ours = list(parser()._option_string_actions)
+    flags = [token.partition("=")[0] for token in passed if token.startswith("--")]
+    close = [match for flag in flags for match in difflib.get_close_matches(flag, ours, n=1, cutoff=0.8)]
+    return f" (experiment.py itself has {', '.join(close)})" if close else ""
+
+
+def _short(part: str | Path) -> str:
+    """A path as seen from the folder in which one stands, where it is below it."""
+    return (
+        str(part.relative_to(Path.cwd())) if isinstance(part, Path) and part.is_relative_to(Path.cwd()) else str(part)
+    )
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a command line; the result is the exit status."""
+    ended = "interrupted; finished runs and whole epochs are kept, the same command continues"
+    try:
+        return run_command("experiment.py", lambda: experiment(argv), interrupted=ended)
+    except Interrupted as order:
+        print(f"\n{ended}", file=sys.stderr)
+        return 128 + order.number

@@ -1,0 +1,87 @@
+"""Prepare a dataset: a raw download -> the folder that train.py reads.
+
+    python code/prepare.py cremad --source CREMA-D --output data/cremad --split speaker
+    python code/prepare.py modelnet40 --source ModelNet40 --output data/modelnet40
+    python code/prepare.py --help                 # the datasets
+    python code/prepare.py cremad --help          # a dataset's flags
+
+The same command continues where it was cut short. Exit status: 0 done; 1 done, but more clips than --max_unusable
+percent are unusable; 2 cannot be done; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from mmpareto.arguments import Parser
+from mmpareto.cli.common import run_command
+from mmpareto.datasets import DATASETS, DatasetError
+from mmpareto.datasets.workers import cores
+from mmpareto.flag_values import count, file_path, not_negative
+
+# dataset -> the module that prepares it; imported when asked for. Such a module has add_arguments(parser) for flags of
+# its own, and prepare(args) -> preparation.Outcome; its docstring's first line is its help.
+PREPARATIONS: dict[str, str] = {
+    "cgmnist": "mmpareto.preparation.cgmnist",
+    "cremad": "mmpareto.preparation.cremad",
+    "kinetics-sounds": "mmpareto.preparation.kinetics_sounds",
+    "modelnet40": "mmpareto.preparation.modelnet40",
+    "manifest": "mmpareto.preparation.manifest",
+}
+
+
+def _parser(name: str) -> Parser:
+    module = importlib.import_module(PREPARATIONS[name])
+    parser = Parser(prog=f"prepare.py {name}", description=module.__doc__)
+    parser.add_argument("--source", type=file_path, required=True, metavar="FOLDER", help="the raw download")
+    parser.add_argument("--output", type=file_path, required=True, metavar="FOLDER", help="the prepared dataset")
+    parser.add_argument(
+        "--workers",
+        type=count,
+        default=cores(),
+        metavar="N",
+        help="processes (default: the number of cores, %(default)s)",
+    )
+    parser.add_argument(
+        "--max_unusable",
+        type=not_negative,
+        default=5.0,
+        metavar="PERCENT",
+        help="unusable clips, in percent of those that are there, up to which the exit status is 0 (default: 5)",
+    )
+    module.add_arguments(parser)
+    parser.set_defaults(prepare=module.prepare)
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a command line; the result is the exit status."""
+    ended = "interrupted; the same command continues from here"
+    return run_command("prepare.py", lambda: prepare(argv), interrupted=ended)
+
+
+def prepare(argv: Sequence[str]) -> int:
+    """Prepare a dataset; the result is the exit status."""
+    names = ", ".join(PREPARATIONS)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(f"{__doc__}\ndatasets: {names}")
+        return 0 if argv else 2
+    name = DATASETS.canonical(argv[0])
+    if name not in PREPARATIONS:
+        raise DatasetError(f"the dataset {name} needs no preparation; those that do: {names}")
+    args = _parser(name).parse_args(argv[1:])
+    if not args.source.is_dir():
+        raise DatasetError(f"--source {args.source}: there is no such folder")
+    outcome = args.prepare(args)
+    print(outcome.text)
+    if outcome.unusable_percent > args.max_unusable:
+        print(
+            f"prepare.py: {outcome.unusable_percent:.1f} % of the clips are unusable, more than --max_unusable "
+            f"{args.max_unusable:g}; the reasons are in {args.output / 'dataset.json'}",
+            file=sys.stderr,
+        )
+        return 1
+    print(f"prepared: {args.output}")
+    return 0

@@ -1,0 +1,92 @@
+"""Compares finished runs: a table per dataset, mean and standard deviation over seeds.
+
+    python code/report.py runs
+    python code/report.py runs/digits --output report
+    python code/report.py runs/digits --output report --baseline one_joint --tune learning_rate
+
+Test accuracy in percent. Runs that differ in any setting but the seed are never averaged; runs selected on the test
+split are marked; unfinished runs are listed and left out. With --output a folder is written: index.html, which holds
+all the rest, table.md, table.csv, table.tex and figures/. Exit status: 0 done; 2 cannot be done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from mmpareto import startup
+from mmpareto.arguments import Parser
+from mmpareto.cli.common import run_command
+from mmpareto.escape import on_one_line
+from mmpareto.flag_values import file_path
+from mmpareto.reporting.comparison import printed
+from mmpareto.reporting.finished import find
+from mmpareto.runs import RunError
+
+
+def parser() -> Parser:
+    """The flags."""
+    flags = Parser(prog="report.py", description=__doc__)
+    add = flags.add_argument
+    add("runs", nargs="+", type=file_path, help="run directories, or folders that hold some")
+    add("--output", type=file_path, metavar="FOLDER", help="write tables, figures and a page there")
+    add(
+        "--baseline",
+        metavar="METHOD",
+        help="with --output: test the others against it (default: uniform, uniform_gamma or one_joint)",
+    )
+    add(
+        "--tune",
+        metavar="FLAG",
+        nargs="+",
+        default=[],
+        help="with --output: of runs that differ in these flags of train.py, or options of methods, alone, each method "
+        "keeps those with the best mean validation accuracy",
+    )
+    add(
+        "--tune_seeds",
+        metavar="SEED",
+        type=int,
+        nargs="+",
+        default=[],
+        help="with --tune: the seeds that choose (default: all); the chosen runs are reported over all of their seeds",
+    )
+    return flags
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """Compare runs; the result is the exit status."""
+    output = arguments.output
+    if output is None and (arguments.baseline is not None or arguments.tune):
+        raise RunError("--baseline and --tune are for a written report; name its folder with --output")
+    if arguments.tune_seeds and not arguments.tune:
+        raise RunError("--tune_seeds says which seeds choose values; name the flags with --tune")
+    if output is not None and output.exists() and not output.is_dir():
+        raise RunError(f"{output} is a file; name a folder with --output")
+    finished, unfinished = find(arguments.runs)
+    if not finished:
+        raise RunError(f"none of the {len(unfinished)} runs is finished; finish one with train.py --resume")
+    summaries = []
+    if output is not None:
+        from mmpareto.reporting import summary  # scipy takes a second to import
+
+        summaries = summary.summaries(finished, arguments.baseline, arguments.tune, arguments.tune_seeds)
+        finished = [run for part in summaries for run in part.runs]  # of tuned flags the chosen values alone
+    print(printed(finished))
+    for choice in (choice for part in summaries for choice in part.choices):
+        print(f"\n{on_one_line(choice)}")
+    if unfinished:
+        names = ", ".join(on_one_line(str(path)) for path in unfinished)
+        print(f"\nnot finished, left out: {names}", file=sys.stderr)
+    if output is not None:
+        from mmpareto.reporting import page  # matplotlib takes a second to import
+
+        page.write(output, summaries, unfinished)
+        print(f"\nreport: {output / page.PAGE}")
+    return 2 if output is None and startup.lost_output() else 0  # the table is all that was asked for
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a command line; the result is the exit status."""
+    return run_command("report.py", lambda: report(parser().parse_args(argv)), interrupted="interrupted")

@@ -1,0 +1,50 @@
+"""train.py: trains a multimodal classifier on a joint and unimodal losses by the chosen method."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmpareto import runs
+from mmpareto.arguments import parse
+from mmpareto.cli.common import run_command
+from mmpareto.config import Config
+from mmpareto.training.run import run_training
+from mmpareto.training.watch import Interrupted, Signals
+
+ROOT = runs.CODE.parent  # of the repository: data/ and runs/ are there, wherever the command is started
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a command line; the result is the exit status."""
+    config: Config | None = None
+
+    def train() -> None:
+        nonlocal config
+        config = parse(argv, ROOT)
+        run_training(config, signals)
+
+    with Signals() as signals:
+        try:
+            return run_command(
+                "train.py",
+                train,
+                interrupted="interrupted",
+                memory="a larger --accumulate (the same batch in pieces), --amp bf16, or a smaller --batch_size",
+                then=lambda: how_to_continue(config),
+            )
+        except Interrupted as order:
+            again = "at once by a second " if order.again else "by "
+            print(f"\nstopped {again}{order}; {how_to_continue(config)}", file=sys.stderr)
+            return 128 + order.number
+
+
+def how_to_continue(config: Config | None) -> str:
+    """What can be resumed, and how."""
+    if config is None:
+        return "it had not begun"
+    path = config.run.ckpt_path
+    if (Path(path) / runs.LAST).exists():
+        return f"the last checkpoint in {path} is whole, the same command with --resume continues from it"
+    return "no checkpoint was written yet, begin again with the same command"

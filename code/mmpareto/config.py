@@ -1,0 +1,350 @@
+"""The settings of a training run: six small dataclasses. Each field is one flag of train.py, described here only.
+
+A section is a heading of `train.py --help` and of config.yaml. A function takes the section that it needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any
+
+from mmpareto import datasets
+from mmpareto.config_files import flattened
+from mmpareto.flag_values import (
+    assignment_text,
+    count,
+    count_or_zero,
+    fraction,
+    not_negative,
+    path_text,
+    positive,
+    seed,
+    workers,
+)
+from mmpareto.runs import LAST, PREVIOUS
+
+OPTIMIZERS = ("SGD", "Adam", "AdamW")
+
+
+def flag(default: Any, help: str, *, saved: bool = True, **argument: Any) -> Any:  # argparse's word
+    """A field that is a flag; a value of None that the field's type lacks is resolved when flags are parsed.
+
+    Args:
+        default: where neither the command line nor the dataset's recipe sets it.
+        help: of the flag; `%(default)s` stands for the default that holds for the dataset.
+        saved: whether it makes the run what it is: part of config.yaml.
+        argument: further arguments of argparse's add_argument.
+    """
+    value = {"default_factory": dict} if default is dict else {"default": default}
+    return field(**value, metadata={"help": help, "saved": saved, "argument": argument})
+
+
+def switch(default: bool, help: str, *, saved: bool = True) -> Any:
+    """A field that is a flag --name or --no-name."""
+    return flag(default, help, saved=saved, action=argparse.BooleanOptionalAction)
+
+
+def one_of(names: tuple[str, ...]) -> Callable[[str], str]:
+    """What reads one of some names in any letter case."""
+
+    def read(text: str) -> str:
+        for name in names:
+            if text.lower() == name.lower():
+                return name
+        raise argparse.ArgumentTypeError(f"unknown name {text!r:.100}; known: {', '.join(names)}")
+
+    return read
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Data."""
+
+    dataset: str = flag("digits", "dataset by name (--list-datasets), or package.module:Class (default: digits, which "
+                        "needs no download)", metavar="NAME")  # fmt: skip
+    data_root: str | None = flag(
+        None, "folder of the prepared data (default: data/<dataset>)", type=path_text, metavar="FOLDER"
+    )
+    dataset_options: dict[str, Any] = field(default_factory=dict)  # a flag for each option of the dataset
+    n_classes: int | None = flag(
+        None,
+        "refuse to run on data with another number of classes (default: any number)",
+        type=count,
+        metavar="N",
+    )
+    batch_size: int = flag(
+        64,
+        "samples per step, over all processes and micro-batches (default: %(default)s; published for CREMA-D: 64)",
+        type=count,
+        metavar="N",
+    )
+    num_workers: int | None = flag(
+        None,
+        "processes that load data (default: 0 for data in memory, else the cores minus one, at most 8)",
+        type=workers,
+        metavar="N",
+    )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Model."""
+
+    model: str | None = flag(
+        None,
+        "encoder of all modalities (--list-encoders), or package.module:Class (default: %(default)s; None: by the kind "
+        "of the modality; resnet18, as published, for media)",
+        metavar="ENCODER",
+    )
+    encoder: dict[str, str] = flag(
+        dict,
+        "encoder of one modality; goes before --model (default: none is set)",
+        type=assignment_text,
+        nargs="+",
+        action="extend",
+        metavar="MODALITY=ENCODER",
+    )
+    fusion: str = flag(
+        "concat",
+        "joint head (--list-fusions), or package.module:Class; some methods bring their own (default: concat, as "
+        "published)",
+        metavar="NAME",
+    )
+    fusion_options: dict[str, Any] = flag(
+        dict, "", type=assignment_text, nargs="+", action="extend", metavar="KEY=VALUE"
+    )
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """Method."""
+
+    method: str = flag(
+        "mmpareto",
+        "training method by name (--list-methods), or package.module:Class (default: mmpareto)",
+        metavar="NAME",
+    )
+    method_options: dict[str, Any] = flag(
+        dict, "", type=assignment_text, nargs="+", action="extend", metavar="KEY=VALUE"
+    )
+    diagnose_interval: int = flag(
+        10,
+        "methods with one backward pass see no conflict; every N-th step they take a second one to measure it; 0: "
+        "never (default: %(default)s; methods with two, such as mmpareto, measure every step)",
+        type=count_or_zero,
+        metavar="N",
+    )
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimisation."""
+
+    epochs: int = flag(
+        50,
+        "passes over the training data (default: %(default)s; published for CREMA-D: 50)",
+        type=count,
+        metavar="N",
+    )
+    optimizer: str = flag(
+        "SGD",
+        f"{', '.join(OPTIMIZERS)} (default: %(default)s, as published)",
+        type=one_of(OPTIMIZERS),
+        metavar="NAME",
+    )
+    learning_rate: float = flag(
+        0.002,
+        "of the optimiser, for encoders and heads alike (default: %(default)s; published for CREMA-D: 0.002)",
+        type=positive,
+        metavar="X",
+    )
+    momentum: float = flag(None, "of SGD (default: 0.9, as published)", type=fraction, metavar="X")
+    weight_decay: float = flag(
+        1e-4, "of all parameters (default: %(default)s, as published)", type=not_negative, metavar="X"
+    )
+    lr_schedule: str = flag(
+        None,
+        "of the learning rate, changed once an epoch (default: constant, as in the published runs, whose step schedule "
+        "was built and never stepped; step where --lr_decay_step is given)",
+        choices=("constant", "step", "cosine"),
+    )
+    lr_decay_step: int | None = flag(
+        None,
+        "multiply the learning rate by --lr_decay_ratio every N epochs (default: never, as in the published runs)",
+        type=count,
+        metavar="N",
+    )
+    lr_decay_ratio: float = flag(None, "of --lr_decay_step (default: 0.1, as published)", type=positive, metavar="X")
+    warmup_epochs: int = flag(
+        0,
+        "epochs in which the learning rate rises linearly, before the schedule (default: 0, as published)",
+        type=count_or_zero,
+        metavar="N",
+    )
+    early_stopping: int | None = flag(
+        None,
+        "end after N epochs in a row without a better joint accuracy on the selecting split (default: never)",
+        type=count,
+        metavar="N",
+    )
+    clip_grad: float | None = flag(
+        None,
+        "clip the integrated gradient to this norm; 1 where no number follows (default: no clipping)",
+        type=positive,
+        nargs="?",
+        const=1.0,
+        metavar="NORM",
+    )
+    selected_on: str = flag(
+        "val",
+        "split whose best joint accuracy selects the checkpoint; test is the published protocol: it flatters, and the "
+        "results are marked (default: val)",
+        choices=("val", "test"),
+    )
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Speed: each switch agrees with the plain path to its type's precision; see code/benchmark.py."""
+
+    fast: bool = switch(False, "switch on what is fastest and safe on this device, and print it", saved=False)
+    amp: str | None = flag(
+        None,
+        "automatic mixed precision; fp16 scales the losses and skips steps that overflow (default: float32)",
+        choices=("bf16", "fp16"),
+    )
+    channels_last: bool = switch(False, "memory format of convolutions (default: off)")
+    tf32: bool = switch(
+        False, "19-bit products in float32 matrix work on NVIDIA GPUs (default: off, for convolutions too)"
+    )
+    compile: bool = switch(False, "torch.compile the model (default: off; takes a minute once)")
+    cuda_graph: bool = switch(False, "capture the whole step in a CUDA graph (default: off)")
+    accumulate: int = flag(
+        1,
+        "cut each batch into N micro-batches to save memory; gradients are summed first and integrated once, batch "
+        "norm sees the micro-batches (default: 1)",
+        type=count,
+        metavar="N",
+    )
+    sync_batchnorm: bool = switch(False, "batch norm over the samples of all processes (default: off: each its own)")
+
+    def filled(self, choice: Mapping[str, Any]) -> EngineConfig:
+        """With `choice`, of FAST, in the place of switches that are off; what is switched on stays."""
+        return replace(self, **{key: value for key, value in choice.items() if not getattr(self, key)})
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Run."""
+
+    random_seed: int = flag(0, "of weights, order and augmentation (default: 0, as published)", type=seed, metavar="N")
+    gpu_ids: str | None = flag(
+        None,
+        "GPU to use, or one for each process, such as 0,1, or cpu (default: the first ones, where there are some)",
+        metavar="ID",
+    )
+    ckpt_path: str = flag(
+        None,
+        "the run directory (default: runs/<dataset>/<method>/seed<random_seed>)",
+        saved=False,
+        type=path_text,
+        metavar="FOLDER",
+    )
+    checkpoint_minutes: float | None = flag(
+        None,
+        "write last.pt that often within an epoch too (default: after each epoch)",
+        type=positive,
+        metavar="X",
+    )
+    log_interval: int = flag(
+        50,
+        "steps between two points of the TensorBoard curves; only then the device is waited for (default: 50)",
+        type=count,
+        metavar="N",
+    )
+    wandb: str | None = flag(
+        None,
+        "log to Weights & Biases as well; WANDB_MODE=offline keeps it on this machine (default: off)",
+        nargs="?",
+        const="mmpareto",
+        metavar="PROJECT",
+    )
+    resume: str | None = flag(
+        None,
+        f"continue the run in the run directory: from {LAST} (default), from {PREVIOUS} where that is damaged, or "
+        f"auto: from {LAST} where there is one, else from the beginning",
+        saved=False,
+        nargs="?",
+        const=LAST,
+        metavar="CHECKPOINT",
+    )
+    overwrite: bool = switch(False, "delete the run in the run directory (default: refuse)", saved=False)
+    train: bool = switch(
+        True, "--no-train scores the selected checkpoint of a finished run again (default: --train)", saved=False
+    )
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of a training run, resolved."""
+
+    data: DataConfig
+    model: ModelConfig
+    method: MethodConfig
+    optim: OptimConfig
+    engine: EngineConfig
+    run: RunConfig
+
+    def saved(self) -> dict[str, dict[str, Any]]:
+        """What config.yaml holds: every setting that makes the run what it is, by section, in types of JSON."""
+        content = {
+            section: {name: value for name, value in values.items() if is_saved(section, name)}
+            for section, values in asdict(self).items()
+        }
+        return json.loads(json.dumps(content))
+
+    def flat(self) -> dict[str, Any]:
+        """The saved settings without their sections."""
+        return flattened(self.saved())
+
+    def changed(self, **values: Any) -> Config:
+        """With other values of some fields, by name."""
+        sections = {}
+        for section in fields(self):
+            part = getattr(self, section.name)
+            mine = {name: value for name, value in values.items() if name in {item.name for item in fields(part)}}
+            sections[section.name] = replace(part, **mine)
+        return Config(**sections)
+
+
+SECTIONS: dict[str, type] = {
+    "data": DataConfig,
+    "method": MethodConfig,
+    "model": ModelConfig,
+    "optim": OptimConfig,
+    "engine": EngineConfig,
+    "run": RunConfig,
+}
+assert all(is_dataclass(section) for section in SECTIONS.values())
+# what a run may differ in and still be the same run: its results so far do not depend on it; see `differing`
+RUN_ONLY = ("data_root", "num_workers", "gpu_ids", "checkpoint_minutes", "log_interval", "wandb")
+# what --fast may switch on, as the device and the method allow
+FAST = ("amp", "channels_last", "tf32", "cuda_graph")
+
+
+def is_saved(section: str, name: str) -> bool:
+    """Whether config.yaml holds a field."""
+    return next(item for item in fields(SECTIONS[section]) if item.name == name).metadata.get("saved", True)
+
+
+def differing(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """The flags with other values than a run's saved settings have, without those of RUN_ONLY.
+
+    data_root is among them where it names other data, see `datasets.title`. Both arguments are without sections.
+    """
+    titles = [datasets.title(str(values.get("dataset")), values.get("data_root")) for values in (saved, wanted)]
+    other = [key for key in wanted if key not in RUN_ONLY and saved.get(key) != wanted[key]]
+    return other + ["data_root"] * (titles[0] != titles[1] and "dataset" not in other)

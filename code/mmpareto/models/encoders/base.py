@@ -1,0 +1,62 @@
+"""What an encoder is, and encoders by name.
+
+Shapes: B batch, F frames of a clip, L audio frames, M mel bins, H x W pixels, D feature width.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from mmpareto.errors import UserError
+from mmpareto.registry import Registry
+
+KINDS = frozenset({"image", "frames", "spectrogram", "vector"})
+IMAGES = frozenset({"image", "spectrogram"})
+
+
+class ModelError(UserError, ValueError):
+    """A model cannot be built as requested."""
+
+
+# An encoder is a torch.nn.Module made of the kind and the shape of one sample of its modality, with two attributes:
+# `width`, the integer D of its output [B, D], and, on the class, `takes`, the kinds that it can take (default: all).
+ENCODERS: Registry[nn.Module] = Registry("encoder", __package__, skip=("kind", "shape"), error=ModelError)
+ENCODERS.base(nn.Module)
+
+
+def channels(kind: str, shape: tuple[int, ...]) -> int:
+    """Channels of an image [C, H, W], a spectrogram [1, L, M] or frames [F, C, H, W]."""
+    return shape[1] if kind == "frames" else shape[0]
+
+
+def default_encoder(kind: str, shape: tuple[int, ...]) -> str:
+    """The encoder where none is chosen: `mlp` for vectors, `cnn` for images up to 32 x 32 pixels, else `resnet18`."""
+    if kind == "vector":
+        return "mlp"
+    return "cnn" if kind == "image" and max(shape[-2:]) <= 32 else "resnet18"
+
+
+def build_encoder(name: str, kind: str, shape: tuple[int, ...]) -> nn.Module:
+    """The encoder of a modality.
+
+    Args:
+        name: one of ENCODERS, or `package.module:Class`.
+        kind: of the modality, one of KINDS.
+        shape: of one sample of it.
+
+    Raises:
+        ModelError: for an unknown name or an encoder that cannot take such input.
+    """
+    takes = getattr(ENCODERS[name].make, "takes", KINDS)
+    if kind not in takes:
+        raise ModelError(
+            f"the encoder {name} takes {' or '.join(sorted(takes))}, not {kind} of shape {list(shape)}; choose another "
+            "one with --encoder"
+        )
+    try:
+        encoder = ENCODERS.build(name, kind, shape)
+    except ModelError as error:
+        raise ModelError(f"the encoder cannot be made for {kind} of shape {list(shape)}: {error}") from error
+    if not isinstance(getattr(encoder, "width", None), int):
+        raise ModelError(f"the encoder {name!r} must have an integer attribute `width`, the width of its output")
+    return encoder

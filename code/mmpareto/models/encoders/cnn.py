@@ -1,0 +1,31 @@
+"""A small convolutional encoder."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from mmpareto.models.encoders.base import ENCODERS, IMAGES, channels
+
+
+@ENCODERS.register("cnn")
+class ConvEncoder(nn.Sequential):
+    """Small convolutional encoder for images of about 28 x 28 pixels, D = 64.
+
+    [B, channels, H, W] -> [B, 64]: four 3x3 convolutions (16, 32 with stride 2, 64 with stride 2, 64), each with batch
+    norm and ReLU, then average pooling.
+    """
+
+    takes = IMAGES
+    width = 64
+
+    def __init__(self, kind: str, shape: tuple[int, ...]) -> None:
+        layers: list[nn.Module] = []
+        inputs = channels(kind, shape)
+        for outputs, stride in ((16, 1), (32, 2), (64, 2), (64, 1)):
+            layers += [
+                nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
+                nn.BatchNorm2d(outputs),
+                nn.ReLU(inplace=True),
+            ]
+            inputs = outputs
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())

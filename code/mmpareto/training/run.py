@@ -1,0 +1,518 @@
+"""A training run, in phases: data, model, run directory, epochs, selected checkpoint, test once, results.
+
+Refused before the first step: switches that cannot work here, settings that a run in the directory was not made with,
+data that differ among processes.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from mmpareto import config_files, runs
+from mmpareto.config import Config, differing
+from mmpareto.datasets import SPLITS, DatasetError, MultimodalDataset
+from mmpareto.datasets.names import sample_warnings
+from mmpareto.errors import UsageError
+from mmpareto.methods import Boundary, Method
+from mmpareto.models import MultimodalClassifier
+from mmpareto.reporting.tables import result_table
+from mmpareto.runs import RunDirectory, RunError
+from mmpareto.training.board import Board, import_wandb
+from mmpareto.training.boundary_engine import BoundaryEngine
+from mmpareto.training.checkpoints import has_best, load_checkpoint
+from mmpareto.training.data import Loader
+from mmpareto.training.epochs import score, train_epoch
+from mmpareto.training.processes import Processes
+from mmpareto.training.records import (
+    Scores,
+    by_head,
+    epoch_line,
+    epoch_row,
+    integration_summary,
+    settings_text,
+    step_scalars,
+)
+from mmpareto.training.restore import check_same_data, continued_modalities
+from mmpareto.training.setup import (
+    autocast_type,
+    build_split,
+    check_switches,
+    choose_device,
+    fastest,
+    make_loader,
+    make_method,
+    make_model,
+    make_optimizer,
+    make_step,
+    seed_everything,
+    set_rates,
+    set_up,
+)
+from mmpareto.training.state import TrainingState
+from mmpareto.training.step import Step
+from mmpareto.training.watch import FiniteWatch, Interrupted, Signals
+
+T = TypeVar("T")
+
+
+def run_training(config: Config, signals: Signals) -> None:
+    """Run a training run from its settings to its results, as one of its processes."""
+    processes = Processes()
+    device = choose_device(config.run.gpu_ids, processes)
+    if config.engine.fast:
+        fast = fastest(device, processes.size, config.method, config.engine)
+        config = replace(config, engine=config.engine.filled(fast))
+    check_switches(config.data, config.engine, device, processes.size)
+    if config.run.wandb is not None:
+        import_wandb()
+    with processes.connect(device):
+        run = Run(config, device, processes, signals)
+        try:
+            run.main()
+        finally:
+            run.close()
+
+
+class Run:
+    """One process's part of a training run; `main` goes through its phases.
+
+    Args:
+        config: all settings.
+        device: of this process.
+        processes: all processes of the run, connected.
+        signals: that ask the run to stop.
+    """
+
+    loaders: dict[str, Loader]
+    method: Method
+    encoders: dict[str, str]
+    directory: RunDirectory
+    state: TrainingState
+    boundary_engine: BoundaryEngine
+    watch: FiniteWatch
+    board: Board
+
+    def __init__(self, config: Config, device: torch.device, processes: Processes, signals: Signals) -> None:
+        self.config, self.device, self.processes, self.signals = config, device, processes, signals
+        self.amp = autocast_type(config.engine)
+        self.loaders = {}
+
+    def main(self) -> None:
+        """Run all phases."""
+        self.set_up_data()
+        self.set_up_model()
+        if not self.config.run.train:
+            self.score_again()
+            return
+        checkpoint, finished = self.open_directory()
+        if finished:
+            self.say(f"{self.directory.path} is finished; give more --epochs to continue\n")
+            self.say(result_table(self.directory.read_results()))
+            return
+        self.begin(checkpoint)
+        self.signals.defer()
+        first_step = (self.state.epoch - 1) * len(self.loaders["train"]) + self.state.record.batches
+        settings, project = self.config.flat(), self.config.run.wandb
+        with Board.of(self.directory.path, first_step, settings, project, self.processes.main) as self.board:
+            while self.state.epoch <= self.config.optim.epochs and not self.stopped_early:
+                self.run_epoch()
+            if self.stopped_early:
+                self.say(f"no better epoch in {self.config.optim.early_stopping}: stopped early")
+            results = self.test_selected()
+        if self.processes.main:
+            self.report(results)
+
+    def close(self) -> None:
+        """End the processes that load data."""
+        if hasattr(self, "boundary_engine"):
+            self.boundary_engine.close()
+        for loader in self.loaders.values():
+            loader.close()
+
+    # phases
+
+    def set_up_data(self) -> None:
+        """Build the splits and their loaders; all processes must have the same data and settings."""
+        config, seed = self.config, self.config.run.random_seed
+        earlier = continued_modalities(config, self.processes.restarts)
+        train_set = build_split(config.data, seed, "train", earlier)
+        self.data: dict[str, MultimodalDataset] = {"train": train_set}
+        for split in SPLITS[1:]:
+            self.data[split] = build_split(config.data, seed, split, train_set.modalities)
+        if earlier is not None:
+            check_same_data(RunDirectory(Path(config.run.ckpt_path)), config, train_set)
+        self.modalities, classes = list(train_set.modalities), len(train_set.classes)
+        if config.data.n_classes not in (None, classes):
+            raise UsageError(
+                f"--n_classes {config.data.n_classes}: the dataset {config.data.dataset} has {classes} classes"
+            )
+        self.loaders = {
+            split: make_loader(part, config.data, seed, self.device, self.processes, training=split == "train")
+            for split, part in self.data.items()
+        }
+        self.processes.refuse_differences(settings_and_data(config, self.data))
+
+    def set_up_model(self) -> None:
+        """Build method, model, optimiser and step."""
+        config = self.config
+        self.method = make_method(config.method, config.engine, self.processes.size)
+        seed_everything(config.run.random_seed)
+        self.model, self.encoders = make_model(config, self.data["train"], self.device, self.method)
+        set_up(self.method, self.model, config.run.random_seed, config.optim.epochs)
+        self.optimizer, self.schedule = make_optimizer(self.model, config.optim, config.engine.cuda_graph)
+        self.step = make_step(
+            self.model, self.method, self.optimizer, config.engine, config.optim.clip_grad, self.device
+        )
+
+    def open_directory(self) -> tuple[str | None, bool]:
+        """Open the run directory.
+
+        Returns:
+            The checkpoint in it to continue from (None: the run begins), and whether the run is finished.
+        """
+        self.directory, checkpoint, finished = self.processes.on_main(
+            lambda: open_run(self.config, self.method, self.processes.restarts)
+        )
+        return checkpoint, finished
+
+    def begin(self, checkpoint: str | None) -> None:
+        """Begin the run, or restore its checkpoint; write down what makes the run, and print it."""
+        self.processes.start_alike(self.model)
+        seed_everything(self.config.run.random_seed + self.processes.rank)  # from here on each process draws its own
+        self.state = TrainingState(
+            self.model, self.method, self.optimizer, self.schedule, self.step, self.modalities, self.device,
+            self.processes,
+        )  # fmt: skip
+        differences = self.state.restore(self.directory, checkpoint) if checkpoint else []
+        self.boundary_engine = BoundaryEngine(
+            self.model, self.data["train"], self.config, self.device, self.processes, self.stop_together,
+            self.state.fits,
+        )  # fmt: skip
+        self.watch = FiniteWatch(self.modalities, self.device, gradients=self.config.engine.amp != "fp16")
+        if differences:
+            self.warn(
+                f"this run continues with {', '.join(differences)}: results may differ in rounding from those of a run "
+                "without the interruption"
+            )
+        if not self.processes.main:
+            return
+        for name in (runs.GRADIENTS, runs.LAYERS):
+            self.directory.cut_csv(name, self.state.epoch)
+        (self.directory / runs.RESULTS).unlink(missing_ok=True)
+        # what the data decided: read from here from now on, so that a changed training file changes no score
+        resolved = {
+            "encoders": self.encoders,
+            "classes": self.data["train"].classes,
+            "modalities": {name: asdict(modality) for name, modality in self.data["train"].modalities.items()},
+        }
+        self.directory.write_json(runs.RESOLVED, resolved)
+        self.directory.write_text(runs.CONFIG, config_files.text(self.config.saved()))
+        self.directory.write_json(runs.ENVIRONMENT, runs.environment(self.device, self.processes.size))
+        self.say(
+            settings_text(
+                self.config, self.data, self.encoders, self.model, self.device, self.directory.path,
+                self.processes.size,
+            )
+        )  # fmt: skip
+        labels = {split: part.labels for split, part in self.data.items()}
+        ids = {split: part.sample_ids() for split, part in self.data.items()}
+        for warning in sample_warnings(self.data["train"].classes, labels, ids, self.modalities):
+            self.warn(warning)
+
+    def run_epoch(self) -> None:
+        """Train for one epoch, score it, select, write."""
+        state = self.state
+        epoch, rate = state.epoch, float(self.schedule.get_last_lr()[0])
+        self.before_epoch()
+        self.train_epoch(epoch)
+        training = state.record.scores.compute(self.processes.total)
+        gradients = state.record.gradients.rows(epoch)
+        layers = state.record.gradients.layer_rows(epoch, trainable_names(self.model))
+        self.processes.average_buffers(self.model)
+        selected_on = self.config.optim.selected_on
+        selection = self.scores(selected_on)
+        validation = selection if selected_on == "val" else self.scores("val")
+        seconds = state.record.seconds
+        state.seconds += seconds
+
+        row = epoch_row(epoch, rate, training, validation, gradients, self.modalities)
+        row |= {f"method_{name}": value for name, value in self.method.figures().items()}
+        if selected_on == "test":
+            row |= {f"test_accuracy_{name}": value["accuracy"] for name, value in selection.items()}
+        if self.config.engine.amp == "fp16":
+            row["skipped_steps"] = int(self.step.overflows.item())
+        state.history.append(row | {"seconds": round(seconds, 3)})
+        better = state.select(selection["joint"])
+        state.next_epoch()
+        if self.processes.main:
+            if gradients:
+                self.directory.append_csv(runs.GRADIENTS, gradients)
+                self.directory.append_csv(runs.LAYERS, layers)
+            self.directory.write_csv(runs.METRICS, state.history)
+        state.save(self.directory)
+        if better:
+            state.save_best(self.directory)
+        self.say(epoch_line(row, self.config.optim.epochs, seconds, self.modalities))
+        scalars = {key: value for key, value in row.items() if key != "epoch"}
+        self.board.scalars(scalars, epoch * len(self.loaders["train"]) - 1)
+
+    def test_selected(self) -> dict[str, Any]:
+        """Score the selected checkpoint on the test split, once; draw the figures.
+
+        Returns:
+            The content of results.json; empty on other processes than the main one.
+        """
+        self.processes.on_main(lambda: None)  # best.pt is written
+        selected = load_checkpoint(self.directory / runs.BEST, self.device, ("model", "epoch"))
+        self.model.load_state_dict(selected["model"])
+        test, val = self.scores("test"), self.scores("val")
+        if not self.processes.main:
+            return {}
+        self.draw(selected["epoch"])
+        config = self.config
+        return {
+            "dataset": config.data.dataset,
+            "method": config.method.method,
+            "method_options": config.method.method_options,
+            "seed": config.run.random_seed,
+            "selected_on": config.optim.selected_on,
+            "selected_epoch": selected["epoch"],
+            "epochs": config.optim.epochs,
+            "epochs_trained": len(self.state.history),
+            "seconds": round(self.state.seconds, 1),
+            "test": by_head(test),
+            "val": by_head(val),
+            "integration": integration_summary(self.directory.read_csv(runs.GRADIENTS), self.modalities),
+        }
+
+    def report(self, results: dict[str, Any]) -> None:
+        """Write results.json, which makes the run a finished one, and print the scores."""
+        self.directory.write_json(runs.RESULTS, results)
+        selected_on = results["selected_on"]
+        self.say(f"\nepoch {results['selected_epoch']} of {results['epochs_trained']}, selected on {selected_on}\n")
+        self.say(result_table(results))
+        if selected_on == "test":
+            self.say(
+                "\nSelected on the test split, the published protocol: the test accuracies above flatter the method."
+            )
+        self.say(f"\nrun directory: {self.directory.path}")
+
+    def score_again(self) -> None:
+        """--no-train: score the selected checkpoint of a finished run again."""
+        directory = RunDirectory(Path(self.config.run.ckpt_path))
+        results = directory.read_results()
+        refuse_other_settings(directory, self.config, self.method)
+        self.model.load_state_dict(load_checkpoint(directory / runs.BEST, self.device, ("model",))["model"])
+        for split in ("test", "val"):
+            results[split] = by_head(score(self.model, self.loaders[split], self.device, amp=self.amp))
+        self.say(result_table(results))
+
+    # parts of an epoch
+
+    def before_epoch(self) -> None:
+        """What the method does between two epochs; not again where a run is resumed within the epoch."""
+        state = self.state
+        if state.bounds == state.epoch:
+            return
+        last = state.history[-1] if state.history else {}
+        validation = {name: last[f"val_accuracy_{name}"] for name in ("joint", *self.modalities)} if last else {}
+        labels = torch.from_numpy(self.data["train"].labels)
+        self.boundary_engine.epoch = state.epoch
+        boundary = Boundary(
+            state.epoch, self.config.optim.epochs, validation, labels, self.model, self.optimizer, self.boundary_engine
+        )
+        try:
+            # whole epochs of an estimate are kept, as batches are
+            factors = self.saving(lambda: self.method.boundary(boundary))
+        finally:
+            self.boundary_engine.release()
+        set_rates(self.optimizer, self.schedule, factors)
+        state.bounds = state.epoch
+        self.stop_where_asked()
+
+    def train_epoch(self, epoch: int) -> None:
+        """Train on the batches of an epoch that are left."""
+
+        def batches() -> bool:
+            return train_epoch(
+                self.step,
+                self.model,
+                self.loaders["train"],
+                epoch,
+                self.state.record,
+                self.watch,
+                self.device,
+                diagnose_interval=self.config.method.diagnose_interval,
+                before_batch=functools.partial(self.processes.begin_step, epoch),
+                after_batch=self.after_batch,
+                progress=self.processes.main,
+            )
+
+        if not self.saving(batches, interrupted=False):
+            raise Interrupted(self.signals.number or 15)  # another process may have received it
+        self.stop_where_asked()
+        self.watch.check(epoch)
+
+    def after_batch(self, number: int, done: Step) -> bool:
+        """Log and save when it is time; whether the epoch is to stop."""
+        config, state = self.config.run, self.state
+        if number % config.log_interval == 0:
+            self.watch.check(state.epoch)
+            speed = state.record.batches_per_second * self.config.data.batch_size
+            self.board.scalars(step_scalars(done, float(self.schedule.get_last_lr()[0]), speed), number)
+        minutes = (time.monotonic() - state.saved_at) / 60
+        due = config.checkpoint_minutes is not None and minutes >= config.checkpoint_minutes
+        due, stop = self.processes.any(due, self.signals.number is not None)
+        if due or stop:
+            self.watch.check(state.epoch)
+            state.save(self.directory)
+        return stop
+
+    def scores(self, split: str) -> Scores:
+        """Scores of the model as it is now on a split."""
+
+        def passes() -> Scores:
+            result = score(
+                self.model, self.loaders[split], self.device, amp=self.amp, processes=self.processes,
+                between=self.stop_together,
+            )  # fmt: skip
+            if self.processes.settle(2)[1]:  # of the last batch
+                raise Interrupted(self.signals.number or 15)
+            return result
+
+        try:
+            return passes()
+        except Interrupted as order:
+            if self.state.epoch <= self.config.optim.epochs and not order.again:
+                self.state.save(self.directory)
+            raise
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether --early_stopping ends the run here."""
+        patience = self.config.optim.early_stopping
+        return patience is not None and self.state.epoch - 1 - self.state.best["epoch"] >= patience
+
+    def draw(self, selected: int) -> None:
+        """Draw the run's figures."""
+        from mmpareto.reporting import figures  # matplotlib takes a second to import
+
+        split = self.config.optim.selected_on
+        drawn = {
+            "learning_curves": figures.learning_curves(self.state.history, self.modalities, selected, split),
+            "gradients": figures.gradient_figure(self.directory.read_csv(runs.GRADIENTS)),
+        }
+        for name, figure in drawn.items():
+            if figure is not None:
+                figures.save(figure, self.directory / f"{name}.png")
+                self.board.picture(name, self.directory / f"{name}.png", self.state.epoch)
+
+    # stopping and saving
+
+    def stop_together(self) -> None:
+        """Raise Interrupted on all processes where one of them was asked to stop."""
+        if self.processes.any(False, self.signals.number is not None)[1]:
+            raise Interrupted(self.signals.number or 15)
+
+    def stop_where_asked(self) -> None:
+        """Save and stop where a signal came in the last moment of a phase."""
+        if self.processes.settle(2)[1]:
+            self.state.save(self.directory)
+            raise Interrupted(self.signals.number or 15)
+
+    def saving(self, work: Callable[[], T], interrupted: bool = True) -> T:
+        """Do some work; where it ends by a batch that cannot be read, or an interruption, save what was learned.
+
+        Args:
+            work: the work.
+            interrupted: whether an interruption saves, too; False where the work does so itself.
+        """
+        try:
+            return work()
+        except Interrupted as order:
+            if interrupted and not order.again:
+                self.state.save(self.directory)
+            raise
+        except DatasetError:
+            if self.processes.size == 1:
+                if not interrupted:
+                    self.watch.check(self.state.epoch)
+                self.state.save(self.directory)
+            raise
+
+    def say(self, text: str) -> None:
+        """Print, on the main process."""
+        if self.processes.main:
+            print(text, flush=True)
+
+    def warn(self, text: str) -> None:
+        """Print a warning, on the main process."""
+        if self.processes.main:
+            print(f"warning: {text}", file=sys.stderr)
+
+
+def open_run(config: Config, method: Method, restarts: int) -> tuple[RunDirectory, str | None, bool]:
+    """The run directory, the checkpoint in it to continue from (None: the run begins), and whether it is finished.
+
+    Raises:
+        RunError: where the directory cannot be used, or holds a run with other settings.
+    """
+    resume, overwrite = config.run.resume, config.run.overwrite
+    if resume == "auto" or restarts:  # torchrun repeats the command line
+        exists = (Path(config.run.ckpt_path) / runs.LAST).exists()
+        resume, overwrite = (runs.LAST if exists else None), overwrite and not restarts
+    directory = runs.open_for(config.run.ckpt_path, resume is not None, overwrite)
+    if resume is None:
+        return directory, None, False
+    refuse_other_settings(directory, config, method)
+    finished = directory.finished and directory.read_results()["epochs"] >= config.optim.epochs and has_best(directory)
+    return directory, resume, finished
+
+
+def refuse_other_settings(directory: RunDirectory, config: Config, method: Method) -> None:
+    """Refuse a run directory whose run was made with other settings than these.
+
+    Raises:
+        RunError: with the settings that differ.
+    """
+    saved, wanted = directory.read_config(), config.flat()
+    unknown = [key for key in wanted if key not in saved]
+    if unknown:
+        raise RunError(
+            f"{directory.path} was made by an older version, which knew no --{unknown[0]}; train it again with "
+            "--overwrite"
+        )
+    fixed = {"epochs"} if config.optim.lr_schedule == "cosine" or method.planned else set()
+    may_change = {"early_stopping", "epochs"} - fixed
+    other = [f"--{key} {saved[key]} (now {wanted[key]})" for key in differing(saved, wanted) if key not in may_change]
+    if other:
+        raise RunError(
+            f"{directory.path} was made with other settings: {', '.join(other)}; repeat its own, or use --overwrite"
+        )
+
+
+def settings_and_data(config: Config, data: dict[str, MultimodalDataset]) -> dict[str, Any]:
+    """What all processes of a run must have alike, by name."""
+    differ = ("data_root", "num_workers", "gpu_ids")
+    values = {f"--{key}": value for key, value in config.flat().items() if key not in differ}
+    for name, split in data.items():
+        labels = hashlib.sha256(split.labels.tobytes()).hexdigest()[:12]
+        values |= {f"samples of {name}": len(split), f"checksum of the labels of {name}": labels}
+    return values | {"classes": list(data["train"].classes)}
+
+
+def trainable_names(model: MultimodalClassifier) -> dict[str, list[str]]:
+    """{modality: names of its encoder's trainable tensors}."""
+    return {
+        name: [tensor for tensor, parameter in encoder.named_parameters() if parameter.requires_grad]
+        for name, encoder in model.partition()[0].items()
+    }

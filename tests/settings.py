@@ -1,0 +1,25 @@
+"""The settings of a run directory, read and written as one flat mapping."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmpareto import config_files
+from mmpareto.runs import CONFIG, RESOLVED, RunDirectory
+
+OF_DATA = ("encoders", "classes", "modalities")
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    run = RunDirectory(folder)
+    return run.read_config() | run.read_json(RESOLVED)
+
+
+def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Writes config.yaml and resolved.json."""
+    plain = json.loads(json.dumps(settings, default=str))
+    (folder / RESOLVED).write_text(json.dumps({key: plain.pop(key) for key in OF_DATA if key in plain}))
+    (folder / CONFIG).write_text(config_files.text(plain))
