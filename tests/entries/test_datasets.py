@@ -49,9 +49,7 @@ def test_cgmnist(tmp_path: Path) -> None:
     assert trained(tmp_path / "b", "--dataset", "cgmnist", "--data_root", tmp_path / "out", *flags) == modalities
     one, other = (json.loads((tmp_path / name / "results.json").read_text()) for name in "ab")
     assert one["test"] == other["test"]  # prepared or not, it is the same dataset
-    said = refused(
-        training.main, "--dataset", "cgmnist", "--data_root", tmp_path / "out", "--variance", "0.02", *flags
-    )
+    said = refused(training.main, "--dataset", "cgmnist", "--data_root", tmp_path / "out", "--variance", "0.02", *flags)
     assert "prepared with variance 0.03, the flags ask for variance 0.02" in said
 
 

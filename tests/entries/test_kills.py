@@ -13,10 +13,7 @@ from datasets.make_manifest import write_manifest, write_rows
 from entries.command import ROOT
 from reporting.synthetic import make_run
 
-from mmpareto.cli import evaluate
-from mmpareto.cli import report
-from mmpareto.cli import study
-from mmpareto.cli import train
+from mmpareto.cli import evaluate, report, study, train
 
 CPU = ("--gpu_ids", "cpu")
 SMALL = (*CPU, "--batches", "2", "--samples", "5", "--directions", "1", "--points", "3", "--hessian_products", "2")

@@ -31,9 +31,7 @@ OWN_FUSION = ("ensemble", "mmcosine")
 LAUNCHED = ("one_joint", "uniform", "uniform_gamma", "pareto", "mmpareto")
 
 
-@pytest.mark.parametrize(
-    "method", [name for name in METHODS.names(group="") if name not in LAUNCHED]
-)
+@pytest.mark.parametrize("method", [name for name in METHODS.names(group="") if name not in LAUNCHED])
 def test_a_method_trains_goes_on_exactly_and_is_evaluated(
     method: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

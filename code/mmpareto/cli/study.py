@@ -329,6 +329,5 @@ def write(folder: Path, study: dict[str, Any]) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Run a command line; the result is the exit status."""
-    return run_command(
-        "study.py", lambda: study_runs(parser().parse_args(argv)), interrupted="interrupted; nothing half-written is left behind"
-    )
+    ended = "interrupted; nothing half-written is left behind"
+    return run_command("study.py", lambda: study_runs(parser().parse_args(argv)), interrupted=ended)
