@@ -1,0 +1,119 @@
+"""Command lines and configuration files -> settings."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mmpareto import config_files
+from mmpareto.arguments import flags_of, parse
+from mmpareto.config import SECTIONS, Config, differing
+from mmpareto.errors import UsageError
+
+ROOT = Path("/somewhere")
+
+
+def saved(config: Config, path: Path) -> Path:
+    path.write_text(config_files.text(config.saved()))
+    return path
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [],
+        ["--method", "uniform", "--amp", "bf16", "--channels_last", "--clip_grad"],
+        ["--gamma", "2", "--rescale", "encoder", "--encoder", "gray=pmr", "colour=cnn", "--random_seed", "7"],
+        ["--dataset", "modelnet40", "--views", "1,3", "--augment", "true", "--data_root", "/a -b/c"],
+        ["--optimizer", "adamw", "--lr_schedule", "cosine", "--warmup_epochs", "2", "--learning_rate", "1e-05"],
+        ["--method", "pmr", "--method_options", "mu=0.5", "momentum=0.9", "--lr_decay_step", "3"],
+        ["--fusion", "cosine", "--fusion_options", "scale=5", "--method", "mslr", "--wandb"],
+    ],
+)
+def test_a_written_configuration_gives_the_same_settings(flags: list[str], tmp_path: Path) -> None:
+    config = parse([*flags, "--ckpt_path", "/run"], ROOT)
+    path = saved(config, tmp_path / "config.yaml")
+    again = parse(["--config", str(path), "--ckpt_path", "/run"], ROOT)
+    assert again == config
+    assert differing(again.flat(), config.flat()) == []
+
+
+def test_flags_override_a_file(tmp_path: Path) -> None:
+    path = saved(
+        parse(["--epochs", "3", "--gamma", "2", "--channels_last", "--amp", "bf16"], ROOT), tmp_path / "c.yaml"
+    )
+    config = parse(["--config", str(path), "--epochs", "4", "--no-channels_last", "--gamma", "3"], ROOT)
+    assert (config.optim.epochs, config.engine.channels_last, config.engine.amp) == (4, False, "bf16")
+    assert config.method.method_options == {"gamma": 3.0, "rescale": "tensor"}
+    other = parse(["--config", str(path), "--method", "uniform"], ROOT)
+    assert (other.method.method_options, other.optim.epochs) == ({}, 3)  # another method has other options
+    moved = parse(["--config", str(path), "--dataset", "cremad", "--data_root", "d"], ROOT)
+    assert moved.data.dataset_options == {"audio_features": "fbank", "frames": 2, "image_size": 224}
+
+
+def test_a_file_may_be_written_by_hand(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "data:\n  dataset: cgmnist\n  dataset_options: {variance: 0.05}\nepochs: 7\nmodel:\n  encoder: {gray: cnn}\n"
+        "optim:\n  learning_rate: 1e-3\n  clip_grad:\n"
+    )
+    config = parse(["--config", str(path)], ROOT)
+    assert config.data.dataset_options == {"variance": 0.05}
+    assert (config.optim.epochs, config.optim.learning_rate, config.optim.clip_grad) == (7, 0.001, None)
+    assert (config.model.model, config.model.encoder) == ("pmr", {"gray": "cnn"})  # the recipe's, and the file's
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epoch: 3", "unknown flag --epoch for the dataset digits; did you mean --epochs?"),
+        ("optim: {epochs: none}", "--epochs: expected a whole number above zero, found 'none'"),
+        ("method: {method: magic}", "unknown method 'magic'"),
+        ("data: {dataset: [1]}", "dataset is \\[1\\], expected text"),
+        ("method: {method_options: {gama: 2}}", "the method mmpareto has no option 'gama'; it takes gamma, rescale"),
+        ("engine: {amp: true}", "invalid choice: 'true'"),
+        ("optim: {epochs: 3}\nepochs: 4", "it holds 'epochs' twice"),
+        ("- 3", "it holds no settings by name"),
+        ("resume: --overwrite", "--resume --overwrite: expected last.pt"),
+    ],
+)
+def test_what_a_file_holds_wrongly_is_named(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        parse(["--config", str(path)], ROOT)
+    with pytest.raises(UsageError, match=r"nowhere\.yaml: No such file"):
+        parse(["--config", str(tmp_path / "nowhere.yaml")], ROOT)
+
+
+def test_every_field_is_one_flag_with_help() -> None:
+    names = [item.name for kind in SECTIONS.values() for item in fields(kind)]
+    assert len(set(names)) == len(names)
+    assert {"gamma", "rescale", "variance"} <= flags_of("digits")
+    assert set(names) <= flags_of("digits")
+
+
+def test_the_recipe_of_a_dataset_comes_before_the_published_values() -> None:
+    digits, cremad = parse([], ROOT), parse(["--dataset", "cremad"], ROOT)
+    assert (digits.data.batch_size, digits.optim.epochs, digits.optim.learning_rate) == (32, 20, 0.01)
+    assert (cremad.data.batch_size, cremad.optim.epochs, cremad.optim.learning_rate) == (64, 50, 0.002)
+    assert cremad.data.data_root == "/somewhere/data/cremad"
+    assert cremad.run.ckpt_path == "/somewhere/runs/cremad/mmpareto/seed0"
+
+
+def test_what_is_of_one_start_is_not_saved() -> None:
+    config = parse(["--overwrite", "--fast", "--no-train", "--ckpt_path", "/run"], ROOT)
+    assert not {"overwrite", "resume", "fast", "train", "ckpt_path"} & config.flat().keys()
+    assert yaml.safe_load(config_files.text(config.saved())) == config.saved()
+    assert differing(config.flat(), replace(config, run=replace(config.run, wandb="x")).flat()) == []
+
+
+@pytest.mark.parametrize("what", ["methods", "datasets", "encoders", "fusions"])
+def test_lists_are_printed(what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse([f"--list-{what}"], ROOT)
+    assert not ended.value.code
+    assert "package.module:Class" in capsys.readouterr().out

@@ -1,0 +1,111 @@
+"""Registries: names, options from signature and docstring, classes elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmpareto.arguments import LISTED, listing
+from mmpareto.datasets import DATASETS, DatasetError
+from mmpareto.methods import METHODS
+from mmpareto.models import ENCODERS, FUSIONS
+from mmpareto.registry import REQUIRED, Registry
+
+
+@pytest.fixture
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry[object]:
+    """A registry of a package with two modules, each of which registers something."""
+    package = tmp_path / "toolbox"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        'from mmpareto.registry import Registry\nTOOLS = Registry("tool", __package__, skip=("wood",), aliases={"hm": '
+        '"hammer"})\nTOOLS.base(object)\n'
+    )
+    (package / "hammer.py").write_text(
+        "from toolbox import TOOLS\n"
+        '@TOOLS.register("hammer")\n'
+        "class Hammer:\n"
+        '    """Drives nails.\n\n    It is heavy.\n\n    Args:\n'
+        '        weight: in grams, as the\n            shop says.\n    """\n'
+        "    def __init__(self, wood: str, weight: float = 300.0, *, grip: str) -> None:\n"
+        "        self.wood, self.weight, self.grip = wood, weight, grip\n"
+    )
+    (package / "tongs.py").write_text(
+        "from toolbox import TOOLS\n"
+        '@TOOLS.register("flat-tongs", summary="hold things")\n'
+        "def tongs(length: int = 10) -> list[int]:\n"
+        "    return [length + 0]\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import toolbox  # type: ignore[import-not-found]
+
+    yield toolbox.TOOLS
+    for name in [name for name in sys.modules if name.partition(".")[0] == "toolbox"]:
+        del sys.modules[name]
+
+
+def test_modules_register_by_a_decorator_and_are_imported_when_a_name_is_looked_up(tools: Registry[object]) -> None:
+    assert "toolbox.tongs" not in sys.modules
+    assert tools.canonical("HAMMER") == tools.canonical("hm") == "hammer"
+    assert "toolbox.hammer" in sys.modules
+    assert "toolbox.tongs" not in sys.modules  # the module of the name comes first
+    assert list(tools) == ["flat-tongs", "hammer"]
+    assert "flat_tongs" in tools
+    assert "saw" not in tools
+    with pytest.raises(ValueError, match="the tool 'hammer' is registered twice"):
+        tools.register("hammer")(object)
+
+
+def test_options_come_from_signature_and_docstring(tools: Registry[object]) -> None:
+    entry = tools["hammer"]
+    assert entry.summary == "Drives nails."
+    assert {key: (option.default, option.type) for key, option in entry.options.items()} == {
+        "weight": (300.0, float),
+        "grip": (REQUIRED, str),
+    }
+    assert entry.options["weight"].help == "in grams, as the shop says."
+    assert tools.table() == [
+        ("flat-tongs", "length=10", "hold things"),
+        ("hammer", "weight=300.0, grip", "Drives nails."),
+    ]
+    built = tools.build("hammer", "oak", grip="red")
+    assert vars(built) == {"wood": "oak", "weight": 300.0, "grip": "red"}
+
+
+def test_errors_name_what_is_known(tools: Registry[object]) -> None:
+    with pytest.raises(ValueError, match="unknown tool 'hamer'; did you mean hammer\\? known: flat-tongs, hammer, or"):
+        tools["hamer"]
+    with pytest.raises(ValueError, match="the tool hammer has no option 'size'; its options: weight, grip"):
+        tools.build("hammer", "oak", size=3)
+    with pytest.raises(
+        ValueError, match=r"the tool flat-tongs cannot use the options \{'length': 'x'\}: can only conc"
+    ):
+        tools.build("flat-tongs", length="x")
+    with pytest.raises(ValueError, match="tool 'nowhere:Saw' cannot be imported: No module named 'nowhere'; name the"):
+        tools["nowhere:Saw"]
+    assert tools["toolbox.hammer:Hammer"].options.keys() == {"weight", "grip"}
+
+
+def test_every_entry_has_a_summary_and_every_option_a_line_of_help() -> None:
+    """TorchJD's documentation describes its options."""
+    for registry in LISTED.values():
+        for name in registry:
+            entry = registry[name]
+            assert entry.summary, name
+            if entry.group != "TorchJD":
+                assert all(option.help for option in entry.options.values()), name
+        lines = listing(registry).splitlines()
+        assert max(map(len, lines)) <= 120
+        assert lines[-1].endswith("or package.module:Class for one of your own")
+
+
+def test_names_that_other_code_uses_are_known() -> None:
+    assert DATASETS.canonical("CREMA-D") == "cremad"
+    assert DATASETS.canonical("KS") == DATASETS.canonical("Kinetics_Sounds") == "kinetics-sounds"
+    assert METHODS.canonical("MMPareto") == "mmpareto"
+    assert ENCODERS.canonical("ResNet18") == "resnet18"
+    assert FUSIONS.names() == ["concat", "cosine"]
+    with pytest.raises(DatasetError, match="did you mean cgmnist"):
+        DATASETS.canonical("cgmnis")
