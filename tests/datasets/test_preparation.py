@@ -126,7 +126,7 @@ def test_after_a_kill_the_same_command_goes_on(tmp_path: Path, progress: int) ->
     command = [sys.executable, "-c", KILLED, str(out), str(raw)]
     process = subprocess.Popen(command, env=environment, start_new_session=True)
     log = raw / "made.log"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
         done = log.read_text().splitlines() if log.exists() else []
         if len(done) >= progress and (out / ".preparation.json").exists():
@@ -182,7 +182,7 @@ def test_two_at_once_are_refused(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'code'}{os.pathsep}{ROOT / 'tests'}"}
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(out), str(raw)], env=environment)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 200
         while not (raw / "made.log").exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         with pytest.raises(DatasetError, match="another process is preparing it"):

@@ -23,7 +23,12 @@ def main(argv: Sequence[str]) -> int:
     def train() -> None:
         nonlocal config
         config = parse(argv, ROOT)
-        run_training(config, signals)
+        try:
+            run_training(config, signals)
+        except (RuntimeError, OSError) as error:
+            if signals.number is not None:  # the signal ended a process that the run needs, such as a compiler
+                raise Interrupted(signals.number) from error
+            raise
 
     with Signals() as signals:
         try:

@@ -81,7 +81,7 @@ def clean_context() -> BaseContext:
     # Slurm sends SIGTERM to all processes, a terminal that is closed SIGHUP: the server and the tracker, which ignores
     # SIGTERM itself, must outlast them. They inherit the block, and what came to us meanwhile arrives when we lift it.
     # The tracker first: starting it lifts a block of SIGTERM.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGINT})
     try:
         resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
