@@ -119,7 +119,9 @@ run(Path(sys.argv[1]), clips_in(Path(sys.argv[2]), [str(i) for i in range(12)]),
 """
 
 
-@pytest.mark.parametrize("progress", [0, 1, 5])
+@pytest.mark.parametrize(
+    "progress", [pytest.param(0, marks=pytest.mark.slow), 1, pytest.param(5, marks=pytest.mark.slow)]
+)
 def test_after_a_kill_the_same_command_goes_on(tmp_path: Path, progress: int) -> None:
     out, raw = tmp_path / "out", tmp_path / "raw"
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'code'}{os.pathsep}{ROOT / 'tests'}"}

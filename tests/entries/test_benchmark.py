@@ -84,6 +84,7 @@ def measured(
     return {row["way"]: row for row in rows}
 
 
+@pytest.mark.slow
 def test_rows_hold_passes_waits_and_ratios(process: ProcessPoolExecutor) -> None:
     setting = replace(TINY, bf16=True, channels_last=True)
     by_way = measured(process, setting, ("plain sum", "published", "mmpareto"), 2)

@@ -86,7 +86,8 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="as
 
 
 @needs_proc
-@pytest.mark.parametrize("restarts", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("restarts", [0, 1])
 def test_a_dead_rank_ends_the_job_soon_and_a_restart_goes_on(
     restarts: int, flags: tuple[str, ...], in_two: Path, tmp_path: Path
 ) -> None:

@@ -24,6 +24,7 @@ def test_of_many_classes_those_with_the_lowest_f1_are_shown(count: int, shown: i
     assert (lines[-1] == note) == (count > shown)
 
 
+@pytest.mark.slow
 def test_confusion_matrices_of_1000_classes_and_nine_heads_can_be_read_back(tmp_path: Path) -> None:
     evaluation = {f"head {head}": [[0] * 1000] * 1000 for head in range(9)}
     file = tmp_path / "evaluation_test.json"

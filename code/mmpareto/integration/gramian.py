@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-_WIDE = (torch.float64, torch.complex128)
+_SMALL = 2**16  # elements of a vector that is stacked with others
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -34,11 +34,14 @@ def gramians(joint: Sequence[Tensor | None], unimodal: Sequence[Tensor | None], 
     if not pairs:
         return torch.zeros(0, 2, 2, dtype=torch.float64, device=device)
     zero = torch.zeros((), dtype=torch.float64, device=device)
-    wide = not _values_are_free(device)
-    products = [_products(*_flat_pair(*pair, wide), zero) for pair in pairs]
-    if not wide:
-        exact = [_exact(*values) for values in _stacked(products).tolist()]
-        products = [p if exact[t] else _products(*_flat_pair(*pairs[t], True), zero) for t, p in enumerate(products)]
+    flat = [_flat_pair(*pair) for pair in pairs]
+    if not _values_are_free(device):
+        return _stacked(_wide_products(flat, zero)).view(-1, 2, 2)
+    products = [_products(_single(a), _single(b), zero) for a, b in flat]
+    exact = [_exact(*values) for values in _stacked(products).tolist()]
+    products = [
+        p if exact[t] else _products(_double(flat[t][0]), _double(flat[t][1]), zero) for t, p in enumerate(products)
+    ]
     return _stacked(products).view(-1, 2, 2)
 
 
@@ -65,6 +68,38 @@ def combine(joint: Tensor | None, unimodal: Tensor | None, coefficients: Tensor)
 def _values_are_free(device: torch.device) -> bool:
     """Whether the host reads a value of a tensor without waiting for the device."""
     return device.type == "cpu"
+
+
+def _wide_products(
+    flat: Sequence[tuple[Tensor | None, Tensor | None]], zero: Tensor
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """a.a, a.b and b.b of each pair, in float64.
+
+    Small vectors of one length are stacked: a network has dozens of them, and each kernel costs more than its work.
+    """
+    products: list[tuple[Tensor, Tensor, Tensor]] = [(zero, zero, zero)] * len(flat)
+    groups: dict[tuple[int, torch.dtype], list[int]] = {}
+    for t, (a, b) in enumerate(flat):
+        if a is not None and b is not None and a.numel() <= _SMALL:
+            groups.setdefault((a.numel(), a.dtype), []).append(t)
+        else:
+            products[t] = _products(_double(a), _double(b), zero)
+    for members in groups.values():
+        # float64 before the products, so that none of them leaves the range of the gradients' type
+        a, b = (torch.stack([flat[t][k] for t in members]).double() for k in (0, 1))  # type: ignore[misc]
+        rows = [torch.linalg.vecdot(*pair).unbind() for pair in ((a, a), (a, b), (b, b))]
+        for t, entries in zip(members, zip(*rows, strict=True), strict=True):
+            products[t] = entries
+    return products
+
+
+def _single(x: Tensor | None) -> Tensor | None:
+    """Half precision as float32."""
+    return x.float() if x is not None and x.dtype in _HALF else x
+
+
+def _double(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.double()
 
 
 def _products(a: Tensor | None, b: Tensor | None, zero: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -99,20 +134,21 @@ def _ordinary(coefficients: Sequence[float]) -> bool:
     return all(c == 0 or 1e-30 < abs(c) < 1e30 for c in coefficients)
 
 
-def _flat_pair(a: Tensor | None, b: Tensor | None, wide: bool) -> tuple[Tensor | None, Tensor | None]:
-    """Both gradients as vectors, their elements in one common order; without a copy where type and memory allow it."""
+def _flat_pair(a: Tensor | None, b: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """Both gradients as vectors, their elements in one common order; without a copy where the memory allows it."""
     like = a if a is not None else b
     if like is None:
         return None, None
-    dtype = torch.float64 if wide or like.dtype in _WIDE else torch.float32
-    # the dimensions in the order of the memory, which differs from their own order for channels last
-    strides = like.stride()
-    order = sorted(range(like.dim()), key=lambda d: -strides[d])
+    order = None
+    if not like.is_contiguous():
+        # the dimensions in the order of the memory, which differs from their own order for channels last
+        strides = like.stride()
+        order = sorted(range(like.dim()), key=lambda d: -strides[d])
 
     def flat(x: Tensor | None) -> Tensor | None:
         if x is None:
             return None
-        x = x.permute(order)
-        return (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x).reshape(-1).to(dtype)
+        x = x if order is None else x.permute(order)
+        return (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x).reshape(-1)
 
     return flat(a), flat(b)
