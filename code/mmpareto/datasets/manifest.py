@@ -21,7 +21,7 @@ from mmpareto.datasets.clips import ArrayReader, ClipDataset, FramesReader, Imag
 from mmpareto.datasets.features import FBANK_FRAMES, SoundReader, audio_reader, fbank_frames
 from mmpareto.datasets.files import file_kinds, hint, npy_shape, version, without_collection
 from mmpareto.datasets.items import Items
-from mmpareto.datasets.lists import check_ids, check_inside, check_modality, cut, read_table
+from mmpareto.datasets.lists import are_plain, check_ids, check_inside, check_modality, cut, read_table
 from mmpareto.datasets.media import IMAGE_SUFFIXES, SOUND_SUFFIXES, VIDEO_SUFFIXES, read_sound
 from mmpareto.datasets.prepared import DESCRIPTION, read_description, read_split, require_root
 
@@ -283,10 +283,12 @@ def _read_manifest(
         say(f"manifest: no clip has the split val; {len(val)} of {len(train)} are cut from train, stratified by class")
     ids = table["id"].tolist()
     for name in modalities:
-        table[name] = [
-            check_inside(path, root, f"{file}: {identifier}, {name}")
-            for identifier, path in zip(ids, table[name].tolist(), strict=True)
-        ]
+        paths = table[name].tolist()
+        if not are_plain(paths):
+            table[name] = [
+                check_inside(path, root, f"{file}: {identifier}, {name}")
+                for identifier, path in zip(ids, paths, strict=True)
+            ]
     sources: dict[str, Source] = {}
     missing: set[str] = set()
     for name in modalities:
