@@ -136,13 +136,14 @@ def flags_of(dataset: str) -> set[str]:
 def listing(registry: Registry[Any]) -> str:
     """A table of a registry for the terminal."""
     rows = registry.table()
+    foreign = ["or package.module:Class for one of your own"] if registry.bases else []
     width = max(len(name) for name, _, _ in rows) + 2
     lines = []
     for name, options, summary in rows:
         text = summary + (f" Options: {options}." if options else "")
         wrapped = textwrap.wrap(text, 118 - width)
         lines += [f"{name:<{width}}{wrapped[0]}", *(" " * width + line for line in wrapped[1:])]
-    return "\n".join([*lines, f"{'':<{width}}or package.module:Class for one of your own"])
+    return "\n".join([*lines, *(" " * width + line for line in foreign)])
 
 
 def _text(names: Mapping[str, Any], name: str, default: str) -> str:

@@ -11,29 +11,20 @@ percent are unusable; 2 cannot be done; 130 interrupted.
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Sequence
 
-from mmpareto.arguments import Parser
+from mmpareto.arguments import Parser, listing
 from mmpareto.cli.common import run_command
 from mmpareto.datasets import DATASETS, DatasetError
 from mmpareto.datasets.workers import cores
 from mmpareto.flag_values import count, file_path, not_negative
-
-# dataset -> the module that prepares it; imported when asked for. Such a module has add_arguments(parser) for flags of
-# its own, and prepare(args) -> preparation.Outcome; its docstring's first line is its help.
-PREPARATIONS: dict[str, str] = {
-    "cgmnist": "mmpareto.preparation.cgmnist",
-    "cremad": "mmpareto.preparation.cremad",
-    "kinetics-sounds": "mmpareto.preparation.kinetics_sounds",
-    "modelnet40": "mmpareto.preparation.modelnet40",
-    "manifest": "mmpareto.preparation.manifest",
-}
+from mmpareto.preparation.common import PREPARATIONS
 
 
 def _parser(name: str) -> Parser:
-    module = importlib.import_module(PREPARATIONS[name])
+    make = PREPARATIONS[name].make
+    module = sys.modules[make.__module__]
     parser = Parser(prog=f"prepare.py {name}", description=module.__doc__)
     parser.add_argument("--source", type=file_path, required=True, metavar="FOLDER", help="the raw download")
     parser.add_argument("--output", type=file_path, required=True, metavar="FOLDER", help="the prepared dataset")
@@ -52,7 +43,7 @@ def _parser(name: str) -> Parser:
         help="unusable clips, in percent of those that are there, up to which the exit status is 0 (default: 5)",
     )
     module.add_arguments(parser)
-    parser.set_defaults(prepare=module.prepare)
+    parser.set_defaults(prepare=make)
     return parser
 
 
@@ -64,13 +55,12 @@ def main(argv: Sequence[str]) -> int:
 
 def prepare(argv: Sequence[str]) -> int:
     """Prepare a dataset; the result is the exit status."""
-    names = ", ".join(PREPARATIONS)
     if not argv or argv[0] in ("-h", "--help"):
-        print(f"{__doc__}\ndatasets: {names}")
+        print(f"{__doc__}\ndatasets:\n{listing(PREPARATIONS)}")
         return 0 if argv else 2
     name = DATASETS.canonical(argv[0])
     if name not in PREPARATIONS:
-        raise DatasetError(f"the dataset {name} needs no preparation; those that do: {names}")
+        raise DatasetError(f"the dataset {name} needs no preparation; those that do: {', '.join(PREPARATIONS)}")
     args = _parser(name).parse_args(argv[1:])
     if not args.source.is_dir():
         raise DatasetError(f"--source {args.source}: there is no such folder")

@@ -16,7 +16,7 @@ from mmpareto.datasets.base import SPLITS
 from mmpareto.datasets.cgmnist import CLASSES, digit_ids, load
 from mmpareto.datasets.files import load_npy
 from mmpareto.flag_values import fraction
-from mmpareto.preparation.common import Clip, Outcome
+from mmpareto.preparation.common import PREPARATIONS, Clip, Outcome
 from mmpareto.preparation.common import prepare as prepare_clips
 
 
@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+@PREPARATIONS.register("cgmnist", summary="coloured-and-gray MNIST, from MNIST")
 def prepare(args: argparse.Namespace) -> Outcome:
     """Prepare the dataset as the flags say; a split's digits share a file for each modality."""
     load(args.source, "test", args.variance)  # raises before any work where raw files are missing or damaged

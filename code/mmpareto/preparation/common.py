@@ -39,6 +39,7 @@ from mmpareto.datasets.prepared import DESCRIPTION, UNFINISHED
 from mmpareto.datasets.workers import Died, run_in_processes
 from mmpareto.flag_values import count_or_zero, fraction
 from mmpareto.json_files import read_object
+from mmpareto.registry import Registry
 from mmpareto.writing import lock, write_text
 
 _FIRST_PART = f".{UNFINISHED}.*.part"  # of the first file that a preparation writes
@@ -97,6 +98,11 @@ def add_cut_arguments(parser: argparse.ArgumentParser, fraction_help: str, defau
     """Add the flags of how validation is cut from train."""
     parser.add_argument("--val_fraction", type=fraction, default=default, metavar="X", help=fraction_help)
     parser.add_argument("--split_seed", type=count_or_zero, default=0, metavar="N", help="of the cut (default: 0)")
+
+
+# Preparations by name: functions `prepare(args) -> Outcome`. The function `add_arguments(parser)` of their module adds
+# their flags, and the docstring of their module is their help.
+PREPARATIONS: Registry[Outcome] = Registry("preparation", __package__, skip=("args",), error=DatasetError)
 
 
 def prepare(

@@ -23,7 +23,7 @@ from mmpareto.datasets.lists import check_unique, cut
 from mmpareto.datasets.media import VIDEO_SUFFIXES, is_lfs_pointer
 from mmpareto.flag_values import file_path
 from mmpareto.preparation.audio_visual import VAL_FRACTION, add_media_arguments, prepare_clips
-from mmpareto.preparation.common import Clip, Outcome
+from mmpareto.preparation.common import PREPARATIONS, Clip, Outcome
 
 PARTS = (0.8, 0.1, 0.1)  # of random and speaker
 
@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--test_list", type=file_path, metavar="FILE", help="clip,label lines, for --split published")
 
 
+@PREPARATIONS.register("cremad", summary="CREMA-D, from a clone of its repository")
 def prepare(args: argparse.Namespace) -> Outcome:
     """Prepare the dataset as the flags say."""
     sounds = _files(args.source, "AudioWAV", (".wav",))

@@ -22,7 +22,7 @@ from mmpareto.datasets.lists import check_unique, cut, read_rows, read_table
 from mmpareto.datasets.media import VIDEO_SUFFIXES
 from mmpareto.flag_values import file_path
 from mmpareto.preparation.audio_visual import VAL_FRACTION, add_media_arguments, prepare_clips
-from mmpareto.preparation.common import Clip, Outcome
+from mmpareto.preparation.common import PREPARATIONS, Clip, Outcome
 
 _ID = 11  # characters of a YouTube id
 _COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--annotations", type=file_path, nargs="+", metavar="FILE", help="Kinetics' annotations")
 
 
+@PREPARATIONS.register("kinetics-sounds", summary="Kinetics-Sounds, from clips of Kinetics-400")
 def prepare(args: argparse.Namespace) -> Outcome:
     """Prepare the dataset as the flags say."""
     lists = args.train_list and args.test_list and not args.annotations

@@ -24,7 +24,7 @@ from mmpareto.datasets.manifest import VAL_FRACTION, Source, read_manifest
 from mmpareto.datasets.media import read_sound, refuse_pointer, write_frames
 from mmpareto.flag_values import positive
 from mmpareto.preparation.audio_visual import TOOLS, add_frame_size, refuse_pointers
-from mmpareto.preparation.common import Clip, Outcome, add_cut_arguments
+from mmpareto.preparation.common import PREPARATIONS, Clip, Outcome, add_cut_arguments
 from mmpareto.preparation.common import prepare as prepare_clips
 
 
@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_cut_arguments(parser, f"of train, as validation, where the manifest has none (default: {VAL_FRACTION})")
 
 
+@PREPARATIONS.register("manifest", summary="any dataset that a manifest.csv describes")
 def prepare(args: argparse.Namespace) -> Outcome:
     """Prepare the dataset as the flags say."""
     listed = read_manifest(args.source, args.val_fraction, args.split_seed, args.sound, missing_ok=True)

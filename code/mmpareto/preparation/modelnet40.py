@@ -33,7 +33,7 @@ from mmpareto.datasets.modelnet40 import (
     renders,
 )
 from mmpareto.flag_values import count, count_or_zero
-from mmpareto.preparation.common import Clip, Outcome, add_cut_arguments
+from mmpareto.preparation.common import PREPARATIONS, Clip, Outcome, add_cut_arguments
 from mmpareto.preparation.common import prepare as prepare_clips
 
 ELEVATION = 30.0  # degrees above the horizon
@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_cut_arguments(parser, f"of train, as validation (default: {VAL_FRACTION})", VAL_FRACTION)
 
 
+@PREPARATIONS.register("modelnet40", summary="views of ModelNet40, from meshes or renders")
 def prepare(args: argparse.Namespace) -> Outcome:
     """Prepare the dataset as the flags say."""
     check_views(args.views)
