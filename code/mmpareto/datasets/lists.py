@@ -28,6 +28,7 @@ _CONTROL_NAMES = {"\t": "a tab", "\0": "a NUL", "\u2028": "a line separator", "\
 _CONTROLS_BUT_LINE_ENDS = r"\x00-\x09\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"
 _CONTROLS = rf"\r\n{_CONTROLS_BUT_LINE_ENDS}"
 CONTROL = re.compile(f"[{_CONTROLS}]")
+_SPACE = re.compile(r"[^\S\r\n]")
 _CONTROL_BUT_LINE_ENDS = re.compile(f"[{_CONTROLS_BUT_LINE_ENDS}]")
 _ID = re.compile(rf'(?![.\s])[^/\\:"{_CONTROLS}]+(?<!\s)')
 _LONGEST_ID = 200  # bytes: suffixes follow, and file systems take 255
@@ -88,6 +89,7 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         )
     if not text.strip(" \r\n,"):
         raise DatasetError(f"{path}: the file is empty; expected one line per clip")
+    stripped = _SPACE.search(text) is None  # most files: nothing to strip from their values
     line = 0
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
     try:
@@ -98,7 +100,9 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
                     f"{path}: the value {value!r:.90} holds a line break; expected one line per row; remove the line "
                     "break"
                 )
-            if any(row := list(map(str.strip, row))):
+            if not stripped:
+                row = list(map(str.strip, row))
+            if any(row):
                 yield line, row
     except csv.Error as error:  # a quotation mark that is never closed takes in the rest of the file
         raise DatasetError(
