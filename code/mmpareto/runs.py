@@ -206,7 +206,7 @@ def open_for(path: str, resume: bool, overwrite: bool) -> RunDirectory:
     holds = "a finished run" if run.finished else "an unfinished run" if (run / LAST).exists() else ""
     if holds and not resume and not overwrite:
         raise RunError(
-            f"{path} holds {holds}; --resume goes on with it, --overwrite throws it away, --ckpt_path names another"
+            f"{path} holds {holds}; --resume continues it, --overwrite deletes it, --ckpt_path names another"
         )
     if overwrite:
         for name in _OWN:

@@ -109,7 +109,7 @@ class Method:
                the optimiser.
 
     `state` holds what is carried from step to step and from epoch to epoch, tensors by name; it is in checkpoints. It
-    is changed in place, since a CUDA graph goes on with the same memory, and nothing in `losses` and `gradients` waits
+    is changed in place, since a CUDA graph keeps using the same memory, and nothing in `losses` and `gradients` waits
     for the device.
 
     Args:

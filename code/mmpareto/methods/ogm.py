@@ -124,7 +124,7 @@ class OGMGE(OGM):
         saved = cast(Mapping[str, Mapping[str, Tensor]], state)["own"].get("generator")
         if saved is not None and saved.shape != self.state["generator"].shape:
             raise ValueError(
-                "the generator of OGM-GE's noise is another thing on a GPU than on the CPU: go on with this run on the "
+                "the generator of OGM-GE's noise differs between GPU and CPU: continue this run on the "
                 "kind of device on which it was begun (--gpu_ids)"
             )
         super().load_state_dict(state)

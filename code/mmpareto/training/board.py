@@ -1,4 +1,4 @@
-"""Curves while a run goes on: TensorBoard, and Weights & Biases where it is asked for."""
+"""Curves of a run in progress: TensorBoard, and Weights & Biases on request."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def import_wandb() -> Any:
 
 
 def _run_id(folder: Path) -> str:
-    """The run's name at Weights & Biases: kept in its folder, so that a resumed run goes on there."""
+    """The run's name at Weights & Biases: kept in its folder, so that a resumed run continues there."""
     file = folder / "wandb_id.txt"
     if not file.exists():
         import secrets
