@@ -1,11 +1,4 @@
-"""Scores a trained run on any split: metrics of each head, linear probes, missing modalities, contributions.
-
-    python code/evaluate.py runs/digits/mmpareto/seed0
-    python code/evaluate.py runs/digits/mmpareto/seed0 --split val --missing mean --no-probe
-
-Prints tables, and leaves evaluation_<split>.json and figures in the run directory. docs/evaluation.md says what each
-figure means.
-"""
+"""Score a trained run: `python code/evaluate.py --help`; see mmpareto.cli.evaluate."""
 
 from __future__ import annotations
 

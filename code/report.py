@@ -1,13 +1,4 @@
-"""Compares finished runs: a table per dataset, mean and standard deviation over seeds.
-
-    python code/report.py runs
-    python code/report.py runs/digits --output report
-    python code/report.py runs/digits --output report --baseline one_joint --tune learning_rate
-
-Test accuracy in percent. Runs that differ in any setting but the seed are never averaged; runs selected on the test
-split are marked; unfinished runs are listed and left out. With --output a folder is written: index.html, which holds
-all the rest, table.md, table.csv, table.tex and figures/. Exit status: 0 done; 2 cannot be done.
-"""
+"""Compare finished runs: `python code/report.py --help`; see mmpareto.cli.report."""
 
 from __future__ import annotations
 

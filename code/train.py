@@ -1,13 +1,4 @@
-"""Trains a multimodal classifier on a joint and unimodal losses by the chosen method.
-
-    python code/train.py                                            # MMPareto on the embedded digits
-    python code/train.py --method uniform --random_seed 1
-    python code/train.py --dataset cremad --data_root data/cremad --batch_size 64
-    torchrun --nproc_per_node 4 code/train.py --dataset cremad      # a process per GPU; see script/distributed.sh
-    python code/train.py --help                                     # every flag, its default and why
-
-One run, top to bottom: flags, data, method, model, optimiser, epochs, selected checkpoint, test once, results.
-"""
+"""Train a multimodal classifier: `python code/train.py --help`; see mmpareto.cli.train."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -77,7 +79,14 @@ def test_a_file_may_be_written_by_hand(tmp_path: Path) -> None:
         ("engine: {amp: true}", "invalid choice: 'true'"),
         ("optim: {epochs: 3}\nepochs: 4", "it holds 'epochs' twice"),
         ("- 3", "it holds no settings by name"),
-        ("resume: --overwrite", "--resume --overwrite: expected last.pt"),
+        ("resume: last.pt", "resume cannot be set in a file; give --resume on the command line"),
+        ("run: {overwrite: true}", "overwrite cannot be set in a file"),
+        ("run: {train: false}", "train cannot be set in a file"),
+        ("data: {dataset: 'nowhere:Set'}", "imports its own code, nowhere:Set: .* add --allow nowhere:Set"),
+        ("method: {method: 'nowhere:M'}", "imports its own code, nowhere:M"),
+        ("model: {fusion: 'nowhere:F'}", "imports its own code, nowhere:F"),
+        ("model: {model: 'nowhere:E'}", "imports its own code, nowhere:E"),
+        ("model: {encoder: {gray: 'nowhere:E'}}", "imports its own code, nowhere:E"),
     ],
 )
 def test_what_a_file_holds_wrongly_is_named(text: str, message: str, tmp_path: Path) -> None:
@@ -87,6 +96,39 @@ def test_what_a_file_holds_wrongly_is_named(text: str, message: str, tmp_path: P
         parse(["--config", str(path)], ROOT)
     with pytest.raises(UsageError, match=r"nowhere\.yaml: No such file"):
         parse(["--config", str(tmp_path / "nowhere.yaml")], ROOT)
+
+
+def test_code_that_a_file_names_is_imported_where_the_command_line_allows_it(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("method: {method: 'nowhere:M'}")
+    with pytest.raises(UsageError, match="'nowhere:M' cannot be imported: No module named 'nowhere'"):
+        parse(["--config", str(path), "--allow", "nowhere:M"], ROOT)
+    with pytest.raises(UsageError, match="'elsewhere:M' cannot be imported"):  # typed by a person
+        parse(["--method", "elsewhere:M"], ROOT)
+
+
+def test_another_spelling_is_the_same_dataset(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("data: {dataset: cremad, data_root: /data, dataset_options: {frames: 1}}")
+    config = parse(["--config", str(path), "--dataset", "CREMA-D"], ROOT)
+    assert (config.data.data_root, config.data.dataset_options["frames"]) == ("/data", 1)
+
+
+def test_parsing_imports_no_dataset_but_the_one_that_is_named() -> None:
+    program = (
+        "import sys; from pathlib import Path; from mmpareto.arguments import parse; parse([], Path('/')); "
+        "print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    modules = done.stdout.split()
+    assert "mmpareto.datasets.digits" in modules
+    assert not {"av", "pandas", "torchvision", "sklearn", "mmpareto.datasets.manifest"} & set(modules)
 
 
 def test_every_field_is_one_flag_with_help() -> None:

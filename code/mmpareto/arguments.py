@@ -12,7 +12,7 @@ import os
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,10 +21,10 @@ from mmpareto.config import SECTIONS, Config
 from mmpareto.config_files import flattened, read_sections
 from mmpareto.datasets import DATASETS, DatasetError
 from mmpareto.errors import UsageError
-from mmpareto.flag_values import converter, positive, shown
+from mmpareto.flag_values import converter, import_path, positive, shown
 from mmpareto.methods import METHODS
 from mmpareto.models import ENCODERS, FUSIONS, ModelError
-from mmpareto.registry import REQUIRED, Entry, Registry
+from mmpareto.registry import REQUIRED, Entry, Registry, require_allowed
 from mmpareto.runs import LAST, PREVIOUS
 
 # options of methods that have flags of their own
@@ -73,6 +73,24 @@ class _Entries:
         except (DatasetError, ModelError, ValueError, ImportError) as error:
             raise UsageError(str(error)) from error
 
+    def named(self, kind: str) -> str:
+        """The registered name of the dataset, method or fusion."""
+        entry: Entry[Any] = getattr(self, kind)
+        return entry.name
+
+
+def add_allow(parser: argparse.ArgumentParser) -> None:
+    """Add --allow, for commands that read the settings of a run."""
+    parser.add_argument(
+        "--allow",
+        type=import_path,
+        action="append",
+        default=[],
+        metavar="PACKAGE.MODULE:CLASS",
+        help="import this class where a file names it as dataset, method, encoder or fusion, which runs its code; "
+        "repeat the flag for several (default: none)",
+    )
+
 
 def parse(argv: Sequence[str], root: Path) -> Config:
     """The settings that a command line asks for, with the dataset's recipe for what it leaves open.
@@ -88,19 +106,20 @@ def parse(argv: Sequence[str], root: Path) -> Config:
     first = Parser(add_help=False)
     for name in ("config", "dataset", "method", "fusion"):
         first.add_argument(f"--{name}")
+    add_allow(first)
     early = {name: value for name, value in vars(first.parse_known_args(argv)[0]).items() if value is not None}
-    path = early.pop("config", None)
-    in_file = {} if path is None else _read(path)
+    path, allowed = early.pop("config", None), early.pop("allow")
+    in_file = {} if path is None else _read(path, allowed)
     if in_file.get("optimizer", "SGD") != "SGD":  # these two are saved, and mean nothing there
         in_file.pop("momentum", None)
     if in_file.get("lr_schedule", "step") != "step":
         in_file.pop("lr_decay_ratio", None)
+    entries = _Entries(in_file | early)
     for name in ("dataset", "method", "fusion"):  # another one has other options
-        if early.get(name, in_file.get(name)) != in_file.get(name):
+        if name in early and _Entries(in_file).named(name) != entries.named(name):
             in_file.pop(f"{name}_options", None)
             if name == "dataset":
                 in_file.pop("data_root", None)
-    entries = _Entries(in_file | early)
 
     parser = _parser(entries)
     from_file = {} if path is None else _explicit(entries, in_file, path)
@@ -109,7 +128,7 @@ def parse(argv: Sequence[str], root: Path) -> Config:
     if unknown:
         _refuse_unknown(unknown, parser, entries.dataset.name)
     values = vars(given)
-    values.pop("config")
+    del values["config"], values["allow"]
     values["dataset_options"] = {key: values.pop(key) for key in entries.dataset.options}
     short = {key: value for key in SHORT if (value := values.pop(key)) is not None}
     for group, entry in (("method", entries.method), ("fusion", entries.fusion)):
@@ -153,12 +172,26 @@ def _text(names: Mapping[str, Any], name: str, default: str) -> str:
     return value
 
 
-def _read(path: str) -> dict[str, Any]:
-    """The settings in a file of --config, by flag."""
+def _read(path: str, allowed: Collection[str]) -> dict[str, Any]:
+    """The settings in a file of --config, by flag.
+
+    Raises:
+        UsageError: for a file that cannot be read, one that imports code which is not allowed, and settings that only
+            a person may give: they decide what happens to the files of a run.
+    """
     try:
-        return {name: value for name, value in flattened(read_sections(Path(path))).items() if value not in (None, "")}
+        flat = flattened(read_sections(Path(path)))
+        settings = {name: value for name, value in flat.items() if value not in (None, "")}
+        encoders = settings.get("encoder")
+        names = [settings.get(name) for name in ("dataset", "method", "fusion", "model")]
+        names += encoders.values() if isinstance(encoders, dict) else [encoders]
+        require_allowed(map(str, names), allowed)
     except (OSError, ValueError) as error:
         raise UsageError(f"--config {path}: {getattr(error, 'strerror', None) or error}") from error
+    for name in ("resume", "overwrite", "train"):
+        if name in settings:
+            raise UsageError(f"--config {path}: {name} cannot be set in a file; give --{name} on the command line")
+    return settings
 
 
 def _explicit(entries: _Entries, settings: Mapping[str, Any], path: str) -> dict[str, Any]:
@@ -292,13 +325,14 @@ def _parser(entries: _Entries, suppress: bool = False) -> Parser:
     )
     add = parser.add_argument
     add("--config", metavar="FILE", help="settings in YAML, such as a run's config.yaml; flags override them")
-    for name, registry in LISTED.items():
+    add_allow(parser)
+    for name in LISTED:
         add(
             f"--list-{name}",
             action=_List,
             nargs=0,
             default=argparse.SUPPRESS,
-            help=f"print the {len(registry)} {name} and exit",
+            help=f"print the {name} and exit",
         )
     recipe = getattr(dataset.make, "recipe", {})
     for section, kind in SECTIONS.items():

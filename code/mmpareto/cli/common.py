@@ -1,14 +1,12 @@
-"""What all commands share: printing of errors that a user can mend, and flags of those that read run directories."""
+"""What all commands share: printing of errors that a user can mend."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 
 from mmpareto.errors import UserError
 from mmpareto.explanations import explained
-from mmpareto.flag_values import import_path
 
 
 def run_command(
@@ -45,16 +43,3 @@ def run_command(
         message = explanation or str(error)
     print(f"{name}: {message}", file=sys.stderr)
     return 2
-
-
-def add_allow(parser: argparse.ArgumentParser) -> None:
-    """Add --allow, for commands that read run directories."""
-    parser.add_argument(
-        "--allow",
-        type=import_path,
-        action="append",
-        default=[],
-        metavar="PACKAGE.MODULE:CLASS",
-        help="import this class where a run names it as dataset, method, encoder or fusion, which runs its code; "
-        "repeat the flag for several (default: none)",
-    )

@@ -26,8 +26,8 @@ from typing import Any
 import torch
 
 from mmpareto import runs
-from mmpareto.arguments import Parser
-from mmpareto.cli.common import add_allow, run_command
+from mmpareto.arguments import Parser, add_allow
+from mmpareto.cli.common import run_command
 from mmpareto.config import Config
 from mmpareto.datasets import SPLITS, Batch, Modality, MultimodalDataset, to_device
 from mmpareto.errors import UsageError

@@ -43,7 +43,8 @@ def saved_config(run: RunDirectory, allowed: Collection[str] = (), **changed: An
     except ValueError as error:
         raise RunError(f"{run.path} {error}") from error
     try:
-        config = parse(["--config", str(run / runs.CONFIG), "--ckpt_path", str(run.path)], run.path)
+        flags = ["--config", str(run / runs.CONFIG), "--ckpt_path", str(run.path)]
+        config = parse([*flags, *(f"--allow={path}" for path in allowed)], run.path)
     except UsageError as error:
         raise RunError(f"{run / runs.CONFIG} holds values that train.py does not write: {error}") from error
     return config.changed(encoder=encoders, **{key: value for key, value in changed.items() if value is not None})
