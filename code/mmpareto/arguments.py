@@ -245,16 +245,16 @@ def _options(
             raise UsageError(f"--{key} means nothing to the {group} {entry.name}; {known}")
         if key in names:
             raise UsageError(f"--{key} and {flag} {key}=... say the same: give one of the two")
-    chosen: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     for key, text in (*in_file, *assigned):
         if key not in entry.options:
             raise UsageError(f"the {group} {entry.name} has no option {key!r:.100}; {known}")
         try:
-            chosen[key] = converter(entry.options[key].type)(text)
+            given[key] = converter(entry.options[key].type)(text)
         except argparse.ArgumentTypeError as error:
             raise UsageError(f"{flag} {key}: {error}") from error
     defaults = {key: option.default for key, option in entry.options.items() if option.default is not REQUIRED}
-    return defaults | chosen | dict(short)
+    return defaults | given | dict(short)
 
 
 def _resolve(values: dict[str, Any], entries: _Entries, root: Path) -> None:

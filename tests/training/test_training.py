@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from entries.command import refused
 from PIL import Image
 from torch._dynamo.exc import BackendCompilerFailed
 
@@ -499,6 +500,17 @@ def test_the_way_to_continue_depends_on_the_checkpoint(tmp_path: Path) -> None:
     assert "no checkpoint was written yet" in entry.how_to_continue(config)
     (tmp_path / "last.pt").touch()
     assert f"the last checkpoint in {tmp_path} is whole" in entry.how_to_continue(config)
+
+
+def test_a_run_out_of_memory_says_what_to_try(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(*arguments: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(entry, "run_training", full)
+    printed = refused(entry.main, "--accumulate", "2", "--ckpt_path", tmp_path)
+    assert "out of memory: try --accumulate 4" in printed
+    assert "a --batch_size below 32; no checkpoint was written yet" in printed
+    assert len(printed.splitlines()) == 1
 
 
 def test_the_state_of_the_code_includes_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ def run_command(
     work: Callable[[], int | None],
     *,
     interrupted: str,
-    memory: str = "a smaller --batch_size",
+    memory: Callable[[], str] = lambda: "a smaller --batch_size",
     then: Callable[[], str] = lambda: "run the same command again",
 ) -> int:
     """Run a command; print errors that a user can mend in a line, and let all others raise.
@@ -23,7 +23,7 @@ def run_command(
         name: of the command, such as "evaluate.py".
         work: the command.
         interrupted: what to print after Ctrl-C.
-        memory: what to try where memory is short.
+        memory: says what to try where memory is short.
         then: says what to do after an error of the system.
 
     Returns:
@@ -37,7 +37,7 @@ def run_command(
         print(f"\n{interrupted}", file=sys.stderr)
         return 130
     except (RuntimeError, MemoryError, ValueError, OSError) as error:
-        explanation = explained(error, memory, then())
+        explanation = explained(error, memory(), then())
         if explanation is None and not isinstance(error, OSError):
             raise
         message = explanation or str(error)

@@ -89,17 +89,17 @@ def evaluate(arguments: argparse.Namespace) -> None:
     for other, wanted in needed.items():
         if wanted and other not in passes:
             passes[other] = collected(other, same_data(run, config, other))
-    chosen = passes[split]
+    scored = passes[split]
 
     # scores
-    heads = {name: head_metrics(logits, chosen.label, data.classes) for name, logits in chosen.logits().items()}
-    source = chosen if arguments.missing == "zero" else passes["train"]
+    heads = {name: head_metrics(logits, scored.label, data.classes) for name, logits in scored.logits().items()}
+    source = scored if arguments.missing == "zero" else passes["train"]
     instead = {
         name: torch.zeros(value.shape[1]) if arguments.missing == "zero" else value.mean(0)
         for name, value in source.features.items()
     }
     accuracies = subset_accuracies(
-        model.fusion, chosen.features, chosen.label, instead, device, batch_size=config.data.batch_size, amp=amp
+        model.fusion, scored.features, scored.label, instead, device, batch_size=config.data.batch_size, amp=amp
     )
     contributions = shapley(modalities, accuracies)
     absent = [row["class"] for row in heads["joint"]["per_class"] if not row["samples"]]
@@ -108,7 +108,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         "method": config.method.method,
         "seed": config.run.random_seed,
         "split": split,
-        "samples": len(chosen.label),
+        "samples": len(scored.label),
         "selected_on": config.optim.selected_on,
         "selected_epoch": epoch,
         "finished": run.finished,
@@ -131,7 +131,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     # what is left behind
     write(run, evaluation, data.classes)
     print(f"{config.data.dataset}, {config.method.method}, seed {config.run.random_seed}: epoch {epoch}, ", end="")
-    print(f"selected on {config.optim.selected_on}; {len(chosen.label)} samples of {split}\n")
+    print(f"selected on {config.optim.selected_on}; {len(scored.label)} samples of {split}\n")
     print(evaluation_text(evaluation))
     for note in evaluation["notes"]:
         print(f"\nNote: {note}")
@@ -142,11 +142,11 @@ def probes(passes: dict[Split, Collected], split: Split, modalities: list[str]) 
     """Linear probes of each modality's features, and of all of them side by side."""
 
     def probe(names: list[str]) -> dict[str, Any]:
-        train, val, chosen = (
+        train, val, scored = (
             (torch.cat([part.features[name] for name in names], 1), part.label)
             for part in (passes["train"], passes["val"], passes[split])
         )
-        return linear_probe(train, val, chosen)
+        return linear_probe(train, val, scored)
 
     return {"unimodal": {name: probe([name]) for name in modalities}, "concatenated": probe(modalities)}
 
@@ -207,5 +207,5 @@ def main(argv: Sequence[str]) -> int:
         "evaluate.py",
         lambda: evaluate(parser().parse_args(argv)),
         interrupted="interrupted; nothing half-written is left behind",
-        memory="a smaller --batch_size, or --no-probe",
+        memory=lambda: "a smaller --batch_size, or --no-probe",
     )

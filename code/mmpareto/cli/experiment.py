@@ -118,14 +118,14 @@ def gpus_for(asked: str | None, launcher: str) -> list[str]:
         if asked is not None:
             raise UsageError("--gpu_ids: a Slurm job sees the GPUs that it was given; use --slurm gpus_per_node=1")
         return []
-    there = torch.cuda.device_count()
+    device_count = torch.cuda.device_count()
     if asked is None:
-        return [str(number) for number in range(there)] or ["cpu"]
+        return [str(number) for number in range(device_count)] or ["cpu"]
     numbers = asked.split(",")
     if not all(number.isdecimal() for number in numbers):
         raise UsageError(f"--gpu_ids: expected numbers of GPUs separated by commas, or cpu; found {asked!r}")
-    if any(int(number) >= there for number in numbers):
-        raise UsageError(f"--gpu_ids {asked}: PyTorch sees {there} GPU(s), numbered from 0")
+    if any(int(number) >= device_count for number in numbers):
+        raise UsageError(f"--gpu_ids {asked}: PyTorch sees {device_count} GPU(s), numbered from 0")
     return numbers
 
 
@@ -149,8 +149,8 @@ def experiment(argv: Sequence[str]) -> int:
             states[run] = state(run)
         except RunError as error:
             failures[run] = str(error)
-    todo = [run for run, found in states.items() if found is not State.FINISHED]
-    unfinished = sum(found is State.UNFINISHED for found in states.values())
+    todo = [run for run, progress in states.items() if progress is not State.FINISHED]
+    unfinished = sum(progress is State.UNFINISHED for progress in states.values())
     print(
         f"{len(grid.runs)} runs in {arguments.output}: {len(states) - len(todo)} finished, {unfinished} to resume, "
         f"{len(todo) - unfinished} to begin"
@@ -177,10 +177,10 @@ def experiment(argv: Sequence[str]) -> int:
 
 def compare(grid: Grid, failures: dict[Run, str]) -> None:
     """Prints the table of the grid's finished runs, and the command that makes such tables."""
-    found, _ = find(run.folder for run in grid.runs if run not in failures)
-    if not found:
+    finished, _ = find(run.folder for run in grid.runs if run not in failures)
+    if not finished:
         return
-    print(f"\n{printed(found)}")
+    print(f"\n{printed(finished)}")
     # <dataset>/<method>, whatever was varied below
     methods = dict.fromkeys(run.folder.parents[run.name.count("/") - 2] for run in grid.runs if run not in failures)
     command: list[str | Path] = ["sh", ROOT / "script" / "report.sh", *methods]

@@ -131,11 +131,11 @@ def study_runs(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--batch_size {size}: {arguments.split} has {len(data)} samples; give a smaller one")
     kept = Kept(first_samples(loader, min(arguments.samples, len(data))), modalities, device)
 
-    found = []
+    rows = []
     for subject in subjects:
         begun = time.perf_counter()
         stream = (labelled(batch, modalities, device) for batch in islice(full_batches(loader), arguments.batches))
-        found.append(measures(subject, stream, kept, arguments))
+        rows.append(measures(subject, stream, kept, arguments))
         print(f"{subject.label}, epoch {subject.epoch}: {time.perf_counter() - begun:.1f} s", flush=True)
     study = {
         "dataset": subjects[0].config.data.dataset,
@@ -147,10 +147,10 @@ def study_runs(arguments: argparse.Namespace) -> None:
         "directions": arguments.directions,
         "distance": arguments.distance,
         "environment": runs.environment(device),
-        "runs": found,
+        "runs": rows,
     }
     print("\n" + text(study))
-    for row in found:
+    for row in rows:
         if row["selected_on"] == "test":
             print(f"\nNote: {row['label']} was SELECTED ON TEST, the published protocol")
     write(arguments.output, study)
@@ -159,8 +159,8 @@ def study_runs(arguments: argparse.Namespace) -> None:
 
 def can_hold(folder: Path) -> bool:
     """Whether files can be written into a folder, made where it is not there; said before hours of measuring."""
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    return there.is_dir() and os.access(there, os.W_OK)
+    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    return nearest.is_dir() and os.access(nearest, os.W_OK)
 
 
 def measures(subject: Subject, stream: Iterable[Labelled], kept: Kept, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -277,14 +277,14 @@ def text(study: dict[str, Any]) -> str:
     ]
     bends = []
     for run in study["runs"]:
-        middle, found = len(run["loss"]["alphas"]) // 2, run["sharpness"]
+        middle, sharpness = len(run["loss"]["alphas"]) // 2, run["sharpness"]
         ends = [loss for row in run["loss"]["losses"] for loss in (row[0], row[-1])]
         bends.append(
             [
                 run["label"],
                 f"{run['loss']['losses'][0][middle]:.3g}",
                 f"{sum(ends) / len(ends):.3g}",
-                f"{found['value']:.4g}" + ("" if found["converged"] else " (not converged)"),
+                f"{sharpness['value']:.4g}" + ("" if sharpness["converged"] else " (not converged)"),
             ]
         )
     return "\n\n".join(

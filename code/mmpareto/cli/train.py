@@ -43,13 +43,23 @@ def main(argv: Sequence[str]) -> int:
                 "train.py",
                 train,
                 interrupted="interrupted",
-                memory="a larger --accumulate (the same batch in pieces), --amp bf16, or a smaller --batch_size",
+                memory=lambda: memory_advice(config),
                 then=lambda: how_to_continue(config),
             )
         except Interrupted as order:
             again = "at once by a second " if order.again else "by "
             print(f"\nstopped {again}{order}; {how_to_continue(config)}", file=sys.stderr)
             return 128 + order.number
+
+
+def memory_advice(config: Config | None) -> str:
+    """What to try where memory is short."""
+    if config is None:
+        return "another machine"
+    return (
+        f"--accumulate {2 * config.engine.accumulate} (the same batch in smaller pieces), --amp bf16, or a "
+        f"--batch_size below {config.data.batch_size}"
+    )
 
 
 def how_to_continue(config: Config | None) -> str:

@@ -73,10 +73,10 @@ class Digits(InMemoryImages):
         if not 0 <= variance <= 1:
             raise DatasetError(f"digits: the colour variance must lie between 0 and 1, found {variance}")
         images, targets = scanned_digits()
-        chosen = np.flatnonzero(np.array(list(_SPLITS)) == {"train": "r", "val": "v", "test": "t"}[split])
-        labels = targets[chosen]
+        indices = np.flatnonzero(np.array(list(_SPLITS)) == {"train": "r", "val": "v", "test": "t"}[split])
+        labels = targets[indices]
 
-        small = torch.from_numpy(images[chosen]).float().unsqueeze(1) * (255 / 16)  # [N, 1, 8, 8]
+        small = torch.from_numpy(images[indices]).float().unsqueeze(1) * (255 / 16)  # [N, 1, 8, 8]
         gray = torch.nn.functional.interpolate(small, size=(28, 28), mode="bilinear", align_corners=False)
         gray = gray.round().to(torch.uint8)
         generator = np.random.default_rng([_COLOUR_SEED, ("train", "val", "test").index(split)])
@@ -87,6 +87,6 @@ class Digits(InMemoryImages):
             modalities={"gray": Modality("image", (1, 28, 28)), "colour": Modality("image", (3, 28, 28))},
             labels=labels,
             classes=[str(digit) for digit in range(10)],
-            ids=[f"digit_{index:04d}" for index in chosen],
+            ids=[f"digit_{index:04d}" for index in indices],
             seed=seed,
         )

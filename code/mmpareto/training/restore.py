@@ -1,4 +1,4 @@
-"""A trained run, made again from its directory: settings, data, model, selected weights."""
+"""A run, from its directory: its settings, data, model and selected weights; whether other settings may continue it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from mmpareto.arguments import parse
 from mmpareto.config import Config, differing
 from mmpareto.datasets import Modality, MultimodalDataset, Split, modality_from
 from mmpareto.errors import UsageError
+from mmpareto.methods import Method
 from mmpareto.models import MultimodalClassifier
 from mmpareto.registry import require_allowed
 from mmpareto.runs import RunDirectory, RunError
-from mmpareto.training.checkpoints import load_checkpoint
+from mmpareto.training.checkpoints import has_best, load_checkpoint
 from mmpareto.training.setup import build_split, make_model
 
 _CHECKPOINTS = (runs.LAST, runs.PREVIOUS, runs.BEST)
@@ -101,6 +102,46 @@ def continued_modalities(config: Config, restarts: int) -> dict[str, Modality] |
     if {"dataset", "dataset_options", "data_root"} & set(differing(run.read_config(), config.flat())):
         return None
     return saved_modalities(run)
+
+
+def open_run(config: Config, method: Method, restarts: int) -> tuple[RunDirectory, str | None, bool]:
+    """The run directory, the checkpoint in it to continue from (None: the run begins), and whether it is finished.
+
+    Raises:
+        RunError: where the directory cannot be used, or holds a run with other settings.
+    """
+    resume, overwrite = config.run.resume, config.run.overwrite
+    if resume == "auto" or restarts:  # torchrun repeats the command line
+        exists = (Path(config.run.ckpt_path) / runs.LAST).exists()
+        resume, overwrite = (runs.LAST if exists else None), overwrite and not restarts
+    directory = runs.open_for(config.run.ckpt_path, resume is not None, overwrite)
+    if resume is None:
+        return directory, None, False
+    refuse_other_settings(directory, config, method)
+    finished = directory.finished and directory.read_results()["epochs"] >= config.optim.epochs and has_best(directory)
+    return directory, resume, finished
+
+
+def refuse_other_settings(directory: RunDirectory, config: Config, method: Method) -> None:
+    """Refuse a run directory whose run was made with other settings than these.
+
+    Raises:
+        RunError: with the settings that differ.
+    """
+    saved, wanted = directory.read_config(), config.flat()
+    unknown = [key for key in wanted if key not in saved]
+    if unknown:
+        raise RunError(
+            f"{directory.path} was made by an older version, which knew no --{unknown[0]}; train it again with "
+            "--overwrite"
+        )
+    fixed = {"epochs"} if config.optim.lr_schedule == "cosine" or method.planned else set()
+    may_change = {"early_stopping", "epochs"} - fixed
+    other = [f"--{key} {saved[key]} (now {wanted[key]})" for key in differing(saved, wanted) if key not in may_change]
+    if other:
+        raise RunError(
+            f"{directory.path} was made with other settings: {', '.join(other)}; repeat its own, or use --overwrite"
+        )
 
 
 def check_same_data(run: RunDirectory, config: Config, dataset: MultimodalDataset) -> None:

@@ -18,17 +18,17 @@ from typing import Any, TypeVar
 import torch
 
 from mmpareto import config_files, runs
-from mmpareto.config import Config, differing
+from mmpareto.config import Config
 from mmpareto.datasets import SPLITS, DatasetError, MultimodalDataset
 from mmpareto.datasets.names import sample_warnings
 from mmpareto.errors import UsageError
 from mmpareto.methods import Boundary, Method
 from mmpareto.models import MultimodalClassifier
 from mmpareto.reporting.tables import result_table
-from mmpareto.runs import RunDirectory, RunError
+from mmpareto.runs import RunDirectory
 from mmpareto.training.board import Board, import_wandb
 from mmpareto.training.boundary_engine import BoundaryEngine
-from mmpareto.training.checkpoints import has_best, load_checkpoint
+from mmpareto.training.checkpoints import load_checkpoint
 from mmpareto.training.data import Loader
 from mmpareto.training.epochs import score, train_epoch
 from mmpareto.training.processes import Processes
@@ -41,7 +41,7 @@ from mmpareto.training.records import (
     settings_text,
     step_scalars,
 )
-from mmpareto.training.restore import check_same_data, continued_modalities
+from mmpareto.training.restore import check_same_data, continued_modalities, open_run, refuse_other_settings
 from mmpareto.training.setup import (
     autocast_type,
     build_split,
@@ -458,46 +458,6 @@ class Run:
         """Print a warning, on the main process."""
         if self.processes.main:
             print(f"warning: {text}", file=sys.stderr)
-
-
-def open_run(config: Config, method: Method, restarts: int) -> tuple[RunDirectory, str | None, bool]:
-    """The run directory, the checkpoint in it to continue from (None: the run begins), and whether it is finished.
-
-    Raises:
-        RunError: where the directory cannot be used, or holds a run with other settings.
-    """
-    resume, overwrite = config.run.resume, config.run.overwrite
-    if resume == "auto" or restarts:  # torchrun repeats the command line
-        exists = (Path(config.run.ckpt_path) / runs.LAST).exists()
-        resume, overwrite = (runs.LAST if exists else None), overwrite and not restarts
-    directory = runs.open_for(config.run.ckpt_path, resume is not None, overwrite)
-    if resume is None:
-        return directory, None, False
-    refuse_other_settings(directory, config, method)
-    finished = directory.finished and directory.read_results()["epochs"] >= config.optim.epochs and has_best(directory)
-    return directory, resume, finished
-
-
-def refuse_other_settings(directory: RunDirectory, config: Config, method: Method) -> None:
-    """Refuse a run directory whose run was made with other settings than these.
-
-    Raises:
-        RunError: with the settings that differ.
-    """
-    saved, wanted = directory.read_config(), config.flat()
-    unknown = [key for key in wanted if key not in saved]
-    if unknown:
-        raise RunError(
-            f"{directory.path} was made by an older version, which knew no --{unknown[0]}; train it again with "
-            "--overwrite"
-        )
-    fixed = {"epochs"} if config.optim.lr_schedule == "cosine" or method.planned else set()
-    may_change = {"early_stopping", "epochs"} - fixed
-    other = [f"--{key} {saved[key]} (now {wanted[key]})" for key in differing(saved, wanted) if key not in may_change]
-    if other:
-        raise RunError(
-            f"{directory.path} was made with other settings: {', '.join(other)}; repeat its own, or use --overwrite"
-        )
 
 
 def settings_and_data(config: Config, data: dict[str, MultimodalDataset]) -> dict[str, Any]:
