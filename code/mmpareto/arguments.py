@@ -159,7 +159,7 @@ def listing(registry: Registry[Any]) -> str:
     width = max(len(name) for name, _, _ in rows) + 2
     lines = []
     for name, options, summary in rows:
-        text = summary + (f" Options: {options}." if options else "")
+        text = summary.rstrip(".") + "." + (f" Options: {options}." if options else "")
         wrapped = textwrap.wrap(text, 118 - width)
         lines += [f"{name:<{width}}{wrapped[0]}", *(" " * width + line for line in wrapped[1:])]
     return "\n".join([*lines, *(" " * width + line for line in foreign)])
