@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypedDict, get_args
+from typing import Any, ClassVar, Literal, TypedDict
 
 import numpy as np
 import torch
@@ -18,12 +18,11 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from mmpareto.errors import UserError
+from mmpareto.inputs import KINDS, Kind
 from mmpareto.registry import Registry
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-
-Kind = Literal["image", "frames", "spectrogram", "vector"]
 
 
 class DatasetError(UserError):
@@ -66,8 +65,10 @@ class Modality:
     """The form of one modality's input.
 
     Attributes:
-        kind: "image" [channels, H, W], "frames" [F, channels, H, W], "spectrogram" [1, L, M] or "vector" [features].
-        shape: of one sample, without the batch dimension.
+        kind: "image" [channels, H, W], "frames" [F, channels, H, W], "spectrogram" [1, L, M], "vector" [features]; of
+            varying length "waveform" [L], "sequence" [L, D] and "tokens" int64 [L].
+        shape: of one sample, without the batch dimension; where lengths vary L is the greatest, and that of tokens is
+            (L, size of the vocabulary).
         mean, std: per channel, in units of the input after scaling to 0 .. 1 where it is stored as uint8. They are
             applied on the device (see `to_device`), so that workers and the bus carry bytes. None: not applied.
     """
@@ -90,7 +91,7 @@ def modality_from(saved: Mapping[str, Any]) -> Modality:
         KeyError: TypeError or ValueError where `saved` is something else.
     """
     kind, shape, statistics = saved["kind"], saved["shape"], (saved["mean"], saved["std"])
-    if kind not in get_args(Kind) or not all(type(size) is int and size > 0 for size in shape):
+    if kind not in KINDS or not all(type(size) is int and size > 0 for size in shape):
         raise ValueError(f"{kind} {shape}")
     mean, std = (None if values is None else tuple(map(float, values)) for values in statistics)
     return Modality(kind, tuple(shape), mean, std)

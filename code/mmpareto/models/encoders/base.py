@@ -8,9 +8,9 @@ from __future__ import annotations
 from torch import nn
 
 from mmpareto.errors import UserError
+from mmpareto.inputs import KINDS
 from mmpareto.registry import Registry
 
-KINDS = frozenset({"image", "frames", "spectrogram", "vector"})
 IMAGES = frozenset({"image", "spectrogram"})
 
 

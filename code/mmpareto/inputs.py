@@ -1,0 +1,59 @@
+"""What a model takes for one modality: a tensor, or values of varying length with a mask.
+
+A batch's inputs are {modality: Input}, a pytree (`torch.utils._pytree`): what moves, cuts, copies or captures them maps
+a function over their tensors.
+
+Shapes: B batch, L length of the longest sample of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple, TypeVar, get_args
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+Kind = Literal["image", "frames", "spectrogram", "vector", "waveform", "sequence", "tokens"]
+KINDS: frozenset[str] = frozenset(get_args(Kind))
+VARIABLE: frozenset[str] = frozenset({"waveform", "sequence", "tokens"})  # samples differ in length: `Padded`
+
+T = TypeVar("T")
+
+
+class Padded(NamedTuple):
+    """Samples of different lengths, padded with zeros at the end to the longest of the batch.
+
+    Attributes:
+        values: [B, L] (waveform, floating point; tokens, int64) or [B, L, D] (sequence, floating point).
+        mask: bool [B, L], True where there is data.
+    """
+
+    values: Tensor
+    mask: Tensor
+
+
+Input = Tensor | Padded
+Inputs = Mapping[str, Input]
+
+
+def values_of(value: Input) -> Tensor:
+    """The values without their mask."""
+    return value.values if isinstance(value, Padded) else value
+
+
+def map_tensors(change: Callable[[Tensor], Tensor], tree: T) -> T:
+    """`tree` with every tensor in it changed."""
+    return pytree.tree_map(change, tree)
+
+
+def chunks(tree: T, parts: int) -> list[T]:
+    """`tree` cut along the batch into at most `parts` pieces, as torch.chunk cuts every tensor in it."""
+    leaves, spec = pytree.tree_flatten(tree)
+    return [pytree.tree_unflatten(piece, spec) for piece in zip(*(leaf.chunk(parts) for leaf in leaves), strict=True)]
+
+
+def copy_into(target: T, source: T) -> None:
+    """Copy every tensor of `source` into its place in `target`, a tree of the same form."""
+    for ours, theirs in zip(pytree.tree_leaves(target), pytree.tree_leaves(source), strict=True):
+        ours.copy_(theirs)
