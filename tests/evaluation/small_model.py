@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mmpareto.evaluation.gradient_noise import Labelled
-from mmpareto.models import MultimodalClassifier
+from mmpareto.models import LateFusion, MultimodalModel
 
 SIZES = {"x": 4, "y": 3}
 CLASSES = 3
@@ -20,9 +20,9 @@ class Encoder(nn.Sequential):
         self.width = width
 
 
-def model(seed: int = 0) -> MultimodalClassifier:
+def model(seed: int = 0) -> MultimodalModel:
     torch.manual_seed(seed)
-    made = MultimodalClassifier({name: Encoder(size) for name, size in SIZES.items()}, CLASSES).double()
+    made = LateFusion({name: Encoder(size) for name, size in SIZES.items()}, CLASSES).double()
     for encoder in made.encoders.values():
         for parameter in encoder[1].parameters():
             nn.init.normal_(parameter, 1.0, 0.3)

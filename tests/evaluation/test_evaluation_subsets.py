@@ -13,14 +13,14 @@ from mmpareto.evaluation import EvaluationError
 from mmpareto.evaluation.collected import Collected, collect
 from mmpareto.evaluation.shapley import imbalance, shapley
 from mmpareto.evaluation.subsets import subset_accuracies, subsets
-from mmpareto.models import MultimodalClassifier, build_model
+from mmpareto.models import MultimodalModel, build_model
 
 SIZES = {"x": 6, "y": 4, "z": 3}
 MODALITIES = {name: Modality("vector", (size,)) for name, size in SIZES.items()}
 CPU = torch.device("cpu")
 
 
-def model() -> MultimodalClassifier:
+def model() -> MultimodalModel:
     torch.manual_seed(0)
     made = build_model({name: ("vector", (size,)) for name, size in SIZES.items()}, 3, dict.fromkeys(SIZES, "mlp"))
     with torch.no_grad():

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from mmpareto.evaluation import EvaluationError
 from mmpareto.evaluation.gradient_noise import Labelled, Moments, gradient_noise
-from mmpareto.models import MultimodalClassifier
+from mmpareto.models import LateFusion, MultimodalModel
 
 
-def gradients(made: MultimodalClassifier, encoder: str, joint: bool) -> np.ndarray:
+def gradients(made: MultimodalModel, encoder: str, joint: bool) -> np.ndarray:
     """[batches, P] by `backward` into `.grad`, one loss at a time."""
     rows = []
     for inputs, label in batches():
@@ -97,7 +97,7 @@ def test_gradients_whose_squares_leave_float32(factor: float) -> None:
     found = []
     for kind in (Encoder, ScaledEncoder):
         torch.manual_seed(0)
-        found.append(gradient_noise(MultimodalClassifier({"x": kind(4), "y": kind(3)}, 3), parts)["x"])
+        found.append(gradient_noise(LateFusion({"x": kind(4), "y": kind(3)}, 3), parts)["x"])
     plain, scaled = found
     assert scaled.joint.mean_norm == pytest.approx(factor * plain.joint.mean_norm, rel=1e-4)
     assert scaled.joint.covariance_trace == pytest.approx(factor**2 * plain.joint.covariance_trace, rel=1e-4)
@@ -129,6 +129,6 @@ def test_what_cannot_be_measured_is_refused() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return Steep.apply(super().forward(x))
 
-    steep = MultimodalClassifier({"x": Encoder(4), "y": SteepEncoder(3)}, 3).double()
+    steep = LateFusion({"x": Encoder(4), "y": SteepEncoder(3)}, 3).double()
     with pytest.raises(EvaluationError, match="the joint gradient of the encoder y is not finite at batch 1"):
         gradient_noise(steep, batches())

@@ -15,7 +15,7 @@ from torch import Tensor
 from mmpareto.evaluation import EvaluationError
 from mmpareto.evaluation.landscape import hessian_product
 from mmpareto.evaluation.sharpness import Product, largest_eigenvalue
-from mmpareto.models import MultimodalClassifier
+from mmpareto.models import MultimodalModel
 
 TOLERANCE = 1e-3
 RANDOM = np.random.default_rng(0)
@@ -113,7 +113,7 @@ def test_a_product_that_is_not_finite_is_refused() -> None:
         largest_eigenvalue(later, start(3), 50, 1e-3)
 
 
-def explicit_hessian(made: MultimodalClassifier) -> Tensor:
+def explicit_hessian(made: MultimodalModel) -> Tensor:
     """By torch.autograd.functional over all samples at once, of all parameters but the unimodal heads'."""
     inputs, label = joined(batches())
     names = [name for name, _ in made.named_parameters() if not name.startswith("heads.")]

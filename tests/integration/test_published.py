@@ -13,8 +13,8 @@ from integration import published
 from integration.problems import LateFusion
 from torch import nn
 
+from mmpareto import models
 from mmpareto.integration import MMPareto
-from mmpareto.models import MultimodalClassifier
 
 CASES = [
     (seed, 2 + seed % 3, bool(seed % 2), "tensor" if seed % 4 < 2 else "encoder", (1.0, 1.5, 2.0)[seed % 3])
@@ -69,7 +69,7 @@ class SmallResNet(nn.Module):
 @pytest.mark.parametrize("rescale", ["tensor", "encoder"])
 def test_same_weights_after_20_steps_of_sgd(rescale: str) -> None:
     torch.manual_seed(3)
-    ours = MultimodalClassifier({"audio": SmallResNet(1), "visual": SmallResNet(3)}, 4).double()
+    ours = models.LateFusion({"audio": SmallResNet(1), "visual": SmallResNet(3)}, 4).double()
     theirs = copy.deepcopy(ours)
     settings = {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4}
     optimizers = [torch.optim.SGD(model.parameters(), **settings) for model in (ours, theirs)]

@@ -12,7 +12,7 @@ from mmpareto.datasets import DatasetError
 from mmpareto.integration import OneJoint
 from mmpareto.methods import Boundary, Losses, Method, Piece
 from mmpareto.methods.gblending import GBlending
-from mmpareto.models import MultimodalClassifier
+from mmpareto.models import MultimodalModel
 
 
 class Counting(Method):
@@ -65,7 +65,7 @@ class Stopped(GBlending):
                 os.kill(os.getpid(), signal.SIGTERM)
             plain_stop()
 
-        def fit(*arguments: Any) -> MultimodalClassifier:
+        def fit(*arguments: Any) -> MultimodalModel:
             engine.stop = stop
             try:
                 return plain_fit(*arguments)

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from mmpareto.methods import Method, Piece, build_method, cross_entropies
-from mmpareto.models import MultimodalClassifier, build_model
+from mmpareto.models import MultimodalModel, build_model
 
 CLASSES = 3
 SHAPES = {"x": (6,), "y": (4,), "z": (5,)}
 
 
-def made(name: str, modalities: int = 2, seed: int = 0, **options: Any) -> tuple[Method, MultimodalClassifier]:
+def made(name: str, modalities: int = 2, seed: int = 0, **options: Any) -> tuple[Method, MultimodalModel]:
     """A method that is set up, and its model."""
     method = build_method(name, **options)
     torch.manual_seed(seed)
@@ -24,16 +24,14 @@ def made(name: str, modalities: int = 2, seed: int = 0, **options: Any) -> tuple
     return method, model
 
 
-def batch(model: MultimodalClassifier, size: int = 8, seed: int = 1) -> tuple[dict[str, Tensor], Tensor]:
+def batch(model: MultimodalModel, size: int = 8, seed: int = 1) -> tuple[dict[str, Tensor], Tensor]:
     """Random inputs and labels for a model."""
     generator = torch.Generator().manual_seed(seed)
     inputs = {m: torch.randn(size, *SHAPES[m], generator=generator).double() for m in model.encoders}
     return inputs, torch.randint(CLASSES, (size,), generator=generator)
 
 
-def gradients(
-    method: Method, model: MultimodalClassifier, inputs: dict[str, Tensor], label: Tensor
-) -> dict[str, Tensor]:
+def gradients(method: Method, model: MultimodalModel, inputs: dict[str, Tensor], label: Tensor) -> dict[str, Tensor]:
     """{parameter: gradient} after the method's own way through one batch."""
     output = model(inputs)
     losses = method.losses(Piece(output, label, cross_entropies(output, label), 1.0))

@@ -16,7 +16,7 @@ from training.test_training_processes import model as classifier
 from mmpareto.arguments import parse
 from mmpareto.integration import OneJoint
 from mmpareto.methods import Boundary, Method, MethodError, build_method
-from mmpareto.models import MultimodalClassifier
+from mmpareto.models import MultimodalModel
 from mmpareto.training import boundary_engine
 from mmpareto.training.boundary_engine import BoundaryEngine
 from mmpareto.training.processes import Processes
@@ -29,7 +29,7 @@ class Run:
 
     def __init__(self, name: str, epochs: int = 4, samples: int = 29, rate: float = 0.1, **options: Any) -> None:
         self.method: Method = build_method(name, **options)
-        self.model: MultimodalClassifier = classifier(0, self.method.fusion)
+        self.model: MultimodalModel = classifier(0, self.method.fusion)
         flags = ["--gpu_ids", "cpu", "--batch_size", "8", "--learning_rate", str(rate), "--num_workers", "0"]
         self.config = parse(flags, Path())
         self.data = Points(samples)
@@ -179,7 +179,7 @@ def test_g_blending_s_estimate_is_that_of_networks_trained_alone() -> None:
     before = {key: value.clone() for key, value in run.model.state_dict().items()}
     random = torch.get_rng_state()
 
-    def losses(model: MultimodalClassifier, samples: Tensor) -> dict[str, float]:
+    def losses(model: MultimodalModel, samples: Tensor) -> dict[str, float]:
         with torch.no_grad():
             output = model({name: x[samples].float() for name, x in run.data.x.items()})
         logits = {"joint": output.joint, **output.unimodal}

@@ -15,7 +15,7 @@ from torch import Tensor
 from mmpareto.benchmarks.counting import Calls
 from mmpareto.integration import Uniform
 from mmpareto.methods import METHODS, Method, Piece, agm, build_method, cross_entropies
-from mmpareto.models import MultimodalClassifier
+from mmpareto.models import MultimodalModel
 from mmpareto.training.step import TrainingStep
 
 OWN = (
@@ -33,20 +33,20 @@ OWN = (
 )
 
 
-def plain_gradients(model: MultimodalClassifier, loss: Tensor) -> dict[str, Tensor]:
+def plain_gradients(model: MultimodalModel, loss: Tensor) -> dict[str, Tensor]:
     names, parameters = zip(*model.named_parameters(), strict=True)
     found = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
     return {name: g for name, g in zip(names, found, strict=True) if g is not None}
 
 
-def joint_and_detached_heads(model: MultimodalClassifier, inputs: dict[str, Tensor], label: Tensor) -> Tensor:
+def joint_and_detached_heads(model: MultimodalModel, inputs: dict[str, Tensor], label: Tensor) -> Tensor:
     """The loss whose plain gradient is that of one joint loss: unimodal heads on detached features."""
     features = {m: encoder(inputs[m]) for m, encoder in model.encoders.items()}
     heads = [F.cross_entropy(head(features[m].detach()), label) for m, head in model.heads.items()]
     return F.cross_entropy(model.fusion(features), label) + sum(heads)
 
 
-def parts(model: MultimodalClassifier, inputs: dict[str, Tensor]) -> list[Tensor]:
+def parts(model: MultimodalModel, inputs: dict[str, Tensor]) -> list[Tensor]:
     """Each modality's part of the joint logits, with its share of the bias."""
     weights, bias = model.fusion.head.weight.split(512, 1), model.fusion.head.bias / len(model.encoders)
     return [encoder(inputs[m]) @ w.T + bias for (m, encoder), w in zip(model.encoders.items(), weights, strict=True)]
@@ -410,7 +410,7 @@ def test_a_method_sees_gradients_without_the_scaler_s_factor() -> None:
     seen = {}
 
     class Looks(Method):
-        def gradients(self, model: MultimodalClassifier) -> None:
+        def gradients(self, model: MultimodalModel) -> None:
             seen[scaled] = model.encoders["x"][0].weight.grad.clone()
 
     for scaled in (True, False):

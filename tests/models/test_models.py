@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmpareto.models import ConcatFusion, ModelError, MultimodalClassifier, build_encoder, build_model, default_encoder
+from mmpareto.models import ConcatFusion, LateFusion, ModelError, build_encoder, build_model, default_encoder
 
 
 class Identity(nn.Identity):
@@ -16,9 +16,9 @@ class Identity(nn.Identity):
 
 
 @pytest.fixture
-def model() -> MultimodalClassifier:
+def model() -> LateFusion:
     """Encoders that change nothing, and weights of ones: logits are sums of the inputs, plus the class's number."""
-    made = MultimodalClassifier({"a": Identity(2), "v": Identity(3), "t": Identity(1)}, classes=2)
+    made = LateFusion({"a": Identity(2), "v": Identity(3), "t": Identity(1)}, classes=2)
     with torch.no_grad():
         for layer in (made.fusion.head, *made.heads.values()):
             layer.weight.fill_(1.0)
@@ -29,7 +29,7 @@ def model() -> MultimodalClassifier:
 INPUTS = {"a": torch.tensor([[1.0, 2.0]]), "v": torch.tensor([[10.0, 20.0, 30.0]]), "t": torch.tensor([[100.0]])}
 
 
-def test_logits_by_hand(model: MultimodalClassifier) -> None:
+def test_logits_by_hand(model: LateFusion) -> None:
     output = model(INPUTS)
     assert output.joint.tolist() == [[163.0, 164.0]]
     assert {name: logits.tolist() for name, logits in output.unimodal.items()} == {
@@ -40,7 +40,7 @@ def test_logits_by_hand(model: MultimodalClassifier) -> None:
     assert output.features["v"] is INPUTS["v"]
 
 
-def test_missing_modalities_count_as_zero_features(model: MultimodalClassifier) -> None:
+def test_missing_modalities_count_as_zero_features(model: LateFusion) -> None:
     assert model.fusion(INPUTS, present={"a", "t"}).tolist() == [[103.0, 104.0]]
     assert model.fusion(INPUTS, present=set()).tolist() == [[0.0, 1.0]]
 
@@ -115,4 +115,4 @@ def test_impossible_models_are_refused() -> None:
         build_model({"x": ("vector", (4,))}, 3, {"x": "mlp"})
     for name in ("a.b", "joint", "heads", "keys"):
         with pytest.raises(ValueError, match="cannot be called"):
-            MultimodalClassifier({name: Identity(1), "b": Identity(1)}, 2)
+            LateFusion({name: Identity(1), "b": Identity(1)}, 2)

@@ -10,7 +10,7 @@ import torch
 from mmpareto.arguments import parse
 from mmpareto.config import Config
 from mmpareto.methods import METHODS, Method, build_method
-from mmpareto.models import MultimodalClassifier, build_model
+from mmpareto.models import MultimodalModel, build_model
 from mmpareto.training.setup import apply_switches, check_switches, fastest, make_optimizer, make_step
 from mmpareto.training.step import CapturedStep
 
@@ -26,7 +26,7 @@ ON_DEVICE = METHODS.names(group="")
 CAPTURABLE = [name for name in ON_DEVICE if "cuda_graph" not in build_method(name).refuses]
 
 
-def ready(name: str, flags: list[str], folder: Path) -> tuple[Method, MultimodalClassifier, Config]:
+def ready(name: str, flags: list[str], folder: Path) -> tuple[Method, MultimodalModel, Config]:
     """A method, set up, and its model on the GPU."""
     options = parse(["--gpu_ids", "0", "--batch_size", "16", "--learning_rate", "0.01", *flags], folder)
     check_switches(options.data, options.engine, GPU, 1)

@@ -18,7 +18,7 @@ from mmpareto.errors import UsageError
 from mmpareto.integration import MMPareto
 from mmpareto.methods import METHODS as REGISTERED
 from mmpareto.methods import Boundary, Method, build_method
-from mmpareto.models import MakeFusion, MultimodalClassifier
+from mmpareto.models import LateFusion, MakeFusion, MultimodalModel
 from mmpareto.training.boundary_engine import BoundaryEngine
 from mmpareto.training.data import Loader
 from mmpareto.training.epochs import EpochRecord, score, train_epoch
@@ -80,9 +80,9 @@ class Encoder(nn.Sequential):
         super().__init__(nn.Linear(inputs, 16), nn.ReLU(inplace=True), nn.Linear(16, 16))
 
 
-def model(seed: int, fusion: MakeFusion | None = None) -> MultimodalClassifier:
+def model(seed: int, fusion: MakeFusion | None = None) -> MultimodalModel:
     torch.manual_seed(seed)
-    made = MultimodalClassifier({name: Encoder(*shape) for name, (_, shape) in ABOUT.items()}, 3, fusion).double()
+    made = LateFusion({name: Encoder(*shape) for name, (_, shape) in ABOUT.items()}, 3, fusion).double()
     for encoder in made.encoders.values():  # the loaders give float32
         encoder.register_forward_pre_hook(lambda module, inputs: (inputs[0].double(),))
     return made

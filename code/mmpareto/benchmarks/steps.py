@@ -15,7 +15,7 @@ from torch import Tensor
 from mmpareto.benchmarks.counting import Calls
 from mmpareto.benchmarks.quartiles import quartiles, ratio_text
 from mmpareto.methods import Method, Piece, build_method, cross_entropies
-from mmpareto.models import MultimodalClassifier, build_model
+from mmpareto.models import MultimodalModel, build_model
 from mmpareto.reporting.tables import text_table
 
 CLASSES = 6
@@ -37,7 +37,7 @@ class Setting:
 
 
 def published_backward(
-    model: MultimodalClassifier, joint_loss: Tensor, unimodal_losses: Mapping[str, Tensor], gamma: float = 1.5
+    model: MultimodalModel, joint_loss: Tensor, unimodal_losses: Mapping[str, Tensor], gamma: float = 1.5
 ) -> None:
     """Fills `.grad` as the published code goes about it: one backward pass per loss, then one of their sum.
 

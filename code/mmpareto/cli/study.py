@@ -36,7 +36,7 @@ from mmpareto.evaluation.gradient_noise import Labelled, gradient_noise
 from mmpareto.evaluation.landscape import hessian_product, surface
 from mmpareto.evaluation.sharpness import largest_eigenvalue
 from mmpareto.flag_values import count, count_or_zero, file_path, path_text, positive, workers
-from mmpareto.models import EnsembleFusion, MultimodalClassifier
+from mmpareto.models import EnsembleFusion, MultimodalModel
 from mmpareto.reporting.tables import text_table
 from mmpareto.runs import RunDirectory, RunError
 from mmpareto.training.data import Loader
@@ -82,7 +82,7 @@ class Subject:
     run: RunDirectory
     label: str
     config: Config
-    model: MultimodalClassifier
+    model: MultimodalModel
     epoch: int
 
 

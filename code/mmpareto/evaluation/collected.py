@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmpareto.datasets import Batch, Modality, to_device
 from mmpareto.evaluation import EvaluationError
-from mmpareto.models import MultimodalClassifier
+from mmpareto.models import MultimodalModel
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Collected:
 
 @torch.inference_mode()
 def collect(
-    model: MultimodalClassifier,
+    model: MultimodalModel,
     batches: Iterable[Batch],
     modalities: Mapping[str, Modality],
     device: torch.device,

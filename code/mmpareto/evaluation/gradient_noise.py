@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmpareto.evaluation import EvaluationError
-from mmpareto.models import MultimodalClassifier
+from mmpareto.models import MultimodalModel
 
 
 class Labelled(NamedTuple):
@@ -84,7 +84,7 @@ class Moments:
         )
 
 
-def gradient_noise(model: MultimodalClassifier, batches: Iterable[Labelled]) -> dict[str, EncoderNoise]:
+def gradient_noise(model: MultimodalModel, batches: Iterable[Labelled]) -> dict[str, EncoderNoise]:
     """{modality: noise of its encoder}: one pass, per batch one forward and two backward passes.
 
     model    in evaluation mode afterwards; its weights and `.grad` stay as they are.

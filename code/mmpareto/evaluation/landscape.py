@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmpareto.evaluation import EvaluationError
 from mmpareto.evaluation.gradient_noise import Labelled
-from mmpareto.models import MultimodalClassifier
+from mmpareto.models import MultimodalModel
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def filter_normalised(parameters: Sequence[Tensor], generator: torch.Generator) 
 
 
 def surface(
-    model: MultimodalClassifier, batches: Iterable[Labelled], directions: int, distance: float, points: int, seed: int
+    model: MultimodalModel, batches: Iterable[Labelled], directions: int, distance: float, points: int, seed: int
 ) -> Surface:
     """The joint loss at `points` places from -distance to distance along random filter-normalised directions.
 
@@ -91,7 +91,7 @@ def surface(
 
 
 @torch.no_grad()
-def mean_loss(model: MultimodalClassifier, batches: Iterable[Labelled]) -> tuple[float, float]:
+def mean_loss(model: MultimodalModel, batches: Iterable[Labelled]) -> tuple[float, float]:
     """Joint cross-entropy and accuracy in percent of the model, in evaluation mode, over all samples."""
     model.eval()
     sums, samples = torch.zeros(2, dtype=torch.float64), 0
@@ -106,7 +106,7 @@ def mean_loss(model: MultimodalClassifier, batches: Iterable[Labelled]) -> tuple
     return loss, 100 * right
 
 
-def hessian_product(model: MultimodalClassifier, batches: Iterable[Labelled]) -> tuple[Callable[[Tensor], Tensor], int]:
+def hessian_product(model: MultimodalModel, batches: Iterable[Labelled]) -> tuple[Callable[[Tensor], Tensor], int]:
     """v -> H v, both float64 [P], of the mean joint loss over all samples, and P.
 
     H is the Hessian with respect to all parameters that reach the joint loss, found by differentiating twice; memory is

@@ -15,7 +15,7 @@ from mmpareto.evaluation.subsets import subsets
 from mmpareto.integration import OneJoint
 from mmpareto.integration.integrator import without_autocast
 from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece, wide
-from mmpareto.models import MultimodalClassifier
+from mmpareto.models import MultimodalModel
 
 
 @METHODS.register("agm")
@@ -41,6 +41,7 @@ class AGM(Method):
         modulation_epochs: epochs from the first on that are modulated; 20 in the published code.
     """
 
+    requires = frozenset({"features"})
     refuses: ClassVar[Mapping[str, str]] = {
         "accumulate": "its coefficients are the whole batch's, and must be known before its first piece's backward pass"
     }
@@ -51,7 +52,7 @@ class AGM(Method):
             raise ValueError(f"alpha must be a finite number, zero or more, found {alpha}")
         self.alpha, self.modulation_epochs = float(alpha), modulation_epochs
 
-    def setup(self, model: MultimodalClassifier, seed: int, epochs: int) -> None:
+    def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Keeps the fusion; begins the running means."""
         self.fuse, self.names = model.fusion, list(model.encoders)
         like = next(model.parameters())

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mmpareto.errors import UserError
 from mmpareto.integration import Integrator
 from mmpareto.integration.reduction import several_processes, start_average
-from mmpareto.models import MultimodalClassifier, Output
+from mmpareto.models import MultimodalModel, Output
 from mmpareto.registry import Registry
 
 
@@ -62,10 +62,10 @@ class Engine(Protocol):
         In evaluation mode and without gradients. Each process gets its share, which may be nothing.
         """
 
-    def fit(self, method: Method, epochs: int, samples: Tensor) -> MultimodalClassifier:
+    def fit(self, method: Method, epochs: int, samples: Tensor) -> MultimodalModel:
         """Trains a copy of the model as it is now, by another method, on these training samples alone."""
 
-    def losses(self, model: MultimodalClassifier, samples: Tensor) -> dict[str, float]:
+    def losses(self, model: MultimodalModel, samples: Tensor) -> dict[str, float]:
         """{"joint" or a modality: mean cross-entropy} over training samples, in evaluation mode, not augmented."""
 
     def total(self, values: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ class Boundary:
     epochs: int
     validation: Mapping[str, float]
     labels: Tensor
-    model: MultimodalClassifier
+    model: MultimodalModel
     optimizer: torch.optim.Optimizer
     engine: Engine
 
@@ -116,8 +116,10 @@ class Method:
         integrator: how the joint loss's and the unimodal losses' gradients meet in the encoders.
     """
 
-    # switches with which the method cannot work, with the reason: flags of train.py, or "processes"
+    # what the method cannot work with, and the reason: flags of train.py, "processes", or "missing" (modalities)
     refuses: ClassVar[Mapping[str, str]] = {}
+    # what it needs of the model: see `MultimodalModel.offers`
+    requires: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, integrator: Integrator) -> None:
         self.integrator = integrator
@@ -134,14 +136,14 @@ class Method:
         return False
 
     def fusion(self, widths: Mapping[str, int], classes: int, heads: nn.ModuleDict) -> nn.Module | None:
-        """The fusion module that the method needs, see `MultimodalClassifier`; None: the model's own.
+        """The fusion module that the method needs, see `MultimodalModel`; None: the model's own.
 
         Args:
             widths: {modality: D}; heads are the unimodal ones.
         """
         return None
 
-    def setup(self, model: MultimodalClassifier, seed: int, epochs: int) -> None:
+    def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Takes note of the model, the seed and the length of a run before it begins, or a checkpoint is restored.
 
         Raises:
@@ -156,7 +158,7 @@ class Method:
         """The losses whose gradients are integrated."""
         return piece.losses
 
-    def gradients(self, model: MultimodalClassifier) -> None:
+    def gradients(self, model: MultimodalModel) -> None:
         """Changes `.grad`."""
 
     def figures(self) -> dict[str, float]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmpareto.integration import OneJoint, OneUnimodal, Uniform
 from mmpareto.methods.base import METHODS, Boundary, Losses, Method, MethodError, Piece
-from mmpareto.models import MultimodalClassifier
+from mmpareto.models import MultimodalModel
 
 
 @METHODS.register("gblending")
@@ -56,7 +56,7 @@ class GBlending(Method):
         """Where an estimate is as long as what follows."""
         return not self.estimate_epochs
 
-    def setup(self, model: MultimodalClassifier, seed: int, epochs: int) -> None:
+    def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Equal weights until the first estimate."""
         self.heads, self.seed = ["joint", *model.encoders], seed
         like = next(model.parameters()).detach()
@@ -69,7 +69,7 @@ class GBlending(Method):
         follow = min(self.super_epoch, now.epochs - now.epoch + 1) if self.online else now.epochs
         kept, held = self._cut(now.labels)
 
-        def losses(model: MultimodalClassifier) -> dict[str, tuple[float, float]]:
+        def losses(model: MultimodalModel) -> dict[str, tuple[float, float]]:
             trained, new = now.engine.losses(model, kept), now.engine.losses(model, held)
             return {head: (trained[head], new[head]) for head in self.heads}
 

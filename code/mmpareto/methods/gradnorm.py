@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmpareto.integration import Uniform
 from mmpareto.methods.base import METHODS, Losses, Method, Piece, gathered, wide
-from mmpareto.models import MultimodalClassifier
+from mmpareto.models import MultimodalModel
 
 
 @METHODS.register("gradnorm")
@@ -35,6 +35,7 @@ class GradNorm(Method):
         rate: of the weights, 0.025 in the paper.
     """
 
+    requires = frozenset({"features"})
     refuses: ClassVar[Mapping[str, str]] = {
         "compile": "it takes gradients with respect to features, which lie inside a compiled model",
         "amp fp16": "the gradients that it reads are of unscaled losses, too small for float16; take --amp bf16",
@@ -47,7 +48,7 @@ class GradNorm(Method):
         self.alpha, self.rate = float(alpha), float(rate)
         self._seen: Tensor | None = None  # [2, T]: squared norms and losses of this step's pieces so far
 
-    def setup(self, model: MultimodalClassifier, seed: int, epochs: int) -> None:
+    def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """All weights are 1."""
         self.names = list(model.encoders)
         like = next(model.parameters()).detach()
@@ -72,7 +73,7 @@ class GradNorm(Method):
         )
 
     @torch.no_grad()
-    def gradients(self, model: MultimodalClassifier) -> None:
+    def gradients(self, model: MultimodalModel) -> None:
         """Moves the weights for the next step."""
         assert self._seen is not None
         squares, values = self.average(self._seen).unbind()

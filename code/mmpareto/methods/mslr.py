@@ -6,7 +6,7 @@ import torch
 
 from mmpareto.integration import OneJoint
 from mmpareto.methods.base import METHODS, Boundary, Method, MethodError
-from mmpareto.models import MultimodalClassifier
+from mmpareto.models import MultimodalModel
 
 
 @METHODS.register("mslr")
@@ -44,7 +44,7 @@ class MSLR(Method):
             if not 0 <= self.factors[name] < float("inf"):
                 raise ValueError(f"factors: expected finite values, zero or more, found {part!r}")
 
-    def setup(self, model: MultimodalClassifier, seed: int, epochs: int) -> None:
+    def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Raises MethodError for a factor of no modality."""
         self.names = list(model.encoders)
         for name in self.factors:

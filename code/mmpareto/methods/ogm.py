@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmpareto.integration import OneJoint
-from mmpareto.methods.base import METHODS, Boundary, Losses, Method, MethodError, Piece, gathered, wide
-from mmpareto.models import MultimodalClassifier
+from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece, gathered, wide
+from mmpareto.models import MultimodalModel
 
 
 @METHODS.register("ogm")
@@ -37,6 +37,8 @@ class OGM(Method):
         modulation_epochs: epochs from the first on that are modulated; 51 in the published code.
     """
 
+    requires = frozenset({"contributions"})
+
     def __init__(self, alpha: float = 0.8, modulation_epochs: int = 51) -> None:
         super().__init__(OneJoint())
         if not 0 <= alpha < float("inf"):
@@ -44,15 +46,9 @@ class OGM(Method):
         self.alpha, self.modulation_epochs = float(alpha), modulation_epochs
         self._scores: Tensor | None = None  # [M], of this step's pieces so far
 
-    def setup(self, model: MultimodalClassifier, seed: int, epochs: int) -> None:
-        """Raises MethodError where the joint logits are no sum over modalities."""
-        contributions = getattr(model.fusion, "contributions", None)
-        if contributions is None:
-            raise MethodError(
-                f"OGM reads each modality's part of the joint logits, and {type(model.fusion).__name__} does not say "
-                "what that is: give the fusion a method contributions(features) -> {modality: logits}"
-            )
-        self._contributions: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = contributions
+    def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
+        """Keep the fusion."""
+        self._contributions = cast(Callable[[Mapping[str, Tensor]], dict[str, Tensor]], model.fusion.contributions)
         device = next(model.parameters()).device
         self.state["active"] = torch.ones((), dtype=torch.bool, device=device)
 
@@ -71,7 +67,7 @@ class OGM(Method):
         return piece.losses
 
     @torch.no_grad()
-    def gradients(self, model: MultimodalClassifier) -> None:
+    def gradients(self, model: MultimodalModel) -> None:
         """Modulates the encoders' weights."""
         assert self._scores is not None
         factors = coefficients(self.average(self._scores), self.alpha)
@@ -104,7 +100,7 @@ class OGMGE(OGM):
 
     refuses: ClassVar[Mapping[str, str]] = {"cuda_graph": "its noise comes from a generator that a graph would replay"}
 
-    def setup(self, model: MultimodalClassifier, seed: int, epochs: int) -> None:
+    def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """As OGM's; seeds the noise."""
         super().setup(model, seed, epochs)
         self._generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmpareto.integration import OneJoint
 from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece, wide
-from mmpareto.models import MultimodalClassifier
+from mmpareto.models import MultimodalModel
 
 
 @METHODS.register("pmr")
@@ -63,7 +63,7 @@ class PMR(Method):
         self.alpha, self.mu, self.momentum, self.fraction = alpha, mu, momentum, fraction
         self.entropy_epochs, self.modulation_epochs = entropy_epochs, modulation_epochs
 
-    def setup(self, model: MultimodalClassifier, seed: int, epochs: int) -> None:
+    def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Makes room for the prototypes."""
         like = next(model.parameters())
         device, dtype = like.device, like.dtype

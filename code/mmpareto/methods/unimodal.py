@@ -10,7 +10,7 @@ from torch import nn
 
 from mmpareto.integration import OneJoint, OneUnimodal
 from mmpareto.methods.base import METHODS, Boundary, Method, MethodError
-from mmpareto.models import EnsembleFusion, MultimodalClassifier
+from mmpareto.models import EnsembleFusion, MultimodalModel
 
 
 @METHODS.register("ensemble")
@@ -21,6 +21,8 @@ class Ensemble(Method):
         combine: "probabilities": the mean of the heads' probabilities; "logarithms": the mean of their logarithms, a
             product of experts.
     """
+
+    requires = frozenset({"features"})
 
     def __init__(self, combine: str = "probabilities") -> None:
         super().__init__(OneUnimodal())
@@ -69,7 +71,7 @@ class FineTune(Method):
         """Where the turn is in the middle."""
         return not self.pretrain_epochs
 
-    def setup(self, model: MultimodalClassifier, seed: int, epochs: int) -> None:
+    def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Keeps the model, whose encoders may be frozen when a checkpoint is restored.
 
         Raises:

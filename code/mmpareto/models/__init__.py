@@ -1,13 +1,14 @@
-"""Models: encoders, fusions, and the multimodal classifier made of them."""
+"""Models: encoders, fusions, and the architectures that join them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from mmpareto.models.classifier import MakeFusion, MultimodalClassifier, Output
+from mmpareto.models.base import ARCHITECTURES, MakeFusion, MultimodalModel, Output, Present
 from mmpareto.models.encoders import ENCODERS, ModelError, build_encoder, default_encoder
 from mmpareto.models.fusions import FUSIONS, ConcatFusion, CosineFusion, EnsembleFusion
+from mmpareto.models.late_fusion import LateFusion
 
 
 def encoder_names(
@@ -41,17 +42,21 @@ def build_model(
     classes: int,
     encoders: Mapping[str, str],
     fusion: MakeFusion | None = None,
-) -> MultimodalClassifier:
+    architecture: str = "late_fusion",
+    options: Mapping[str, Any] | None = None,
+) -> MultimodalModel:
     """A classifier with the named encoder for each modality.
 
     Args:
         modalities: as `encoder_names` takes them.
         classes: number of classes C.
         encoders: as `encoder_names` gives them.
-        fusion: see MultimodalClassifier.
+        fusion: see MultimodalModel.
+        architecture: one of ARCHITECTURES, or `package.module:Class`; `options` are its own.
 
     Raises:
-        ModelError: for an encoder that is unknown or cannot take its modality's input.
+        ModelError: for an encoder that is unknown or cannot take its modality's input, or that the architecture
+            cannot join.
     """
     built = {}
     for name, (kind, shape) in modalities.items():
@@ -60,21 +65,24 @@ def build_model(
         except ModelError as error:
             raise ModelError(f"modality {name}: {error}") from error
     try:
-        return MultimodalClassifier(built, classes, fusion)
+        return ARCHITECTURES.build(architecture, built, classes, fusion, **(options or {}))
     except ValueError as error:
         raise ModelError(str(error)) from error
 
 
 __all__ = [
+    "ARCHITECTURES",
     "ENCODERS",
     "FUSIONS",
     "ConcatFusion",
     "CosineFusion",
     "EnsembleFusion",
+    "LateFusion",
     "MakeFusion",
     "ModelError",
-    "MultimodalClassifier",
+    "MultimodalModel",
     "Output",
+    "Present",
     "build_encoder",
     "build_model",
     "default_encoder",

@@ -19,6 +19,8 @@ from mmpareto.registry import Registry
 FUSIONS: Registry[nn.Module] = Registry("fusion", __name__, skip=("widths", "classes"), error=ModelError)
 FUSIONS.base(nn.Module)
 
+Present = Mapping[str, Tensor] | Collection[str]  # {modality: bool [B]}, or the modalities that all samples have
+
 
 @FUSIONS.register("concat")
 class ConcatFusion(nn.Module):
@@ -34,7 +36,7 @@ class ConcatFusion(nn.Module):
         self.widths = dict(widths)
         self.head = nn.Linear(sum(widths.values()), classes)
 
-    def forward(self, features: Mapping[str, Tensor], present: Collection[str] | None = None) -> Tensor:
+    def forward(self, features: Mapping[str, Tensor], present: Present | None = None) -> Tensor:
         """{modality: [B, D]} -> [B, C].
 
         Args:
@@ -66,7 +68,7 @@ class CosineFusion(nn.Module):
         self.widths, self.scale = dict(widths), scale
         self.head = nn.Linear(sum(widths.values()), classes, bias=False)
 
-    def forward(self, features: Mapping[str, Tensor], present: Collection[str] | None = None) -> Tensor:
+    def forward(self, features: Mapping[str, Tensor], present: Present | None = None) -> Tensor:
         """{modality: [B, D]} -> [B, C]; the cosine with a feature of zeros is zero.
 
         Args:
@@ -99,27 +101,40 @@ class EnsembleFusion(nn.Module):
         self._heads = [heads]  # in a list, so that they are not registered a second time
         self.combine = combine
 
-    def forward(self, features: Mapping[str, Tensor], present: Collection[str] | None = None) -> Tensor:
+    def forward(self, features: Mapping[str, Tensor], present: Present | None = None) -> Tensor:
         """{modality: [B, D]} -> [B, C], normalised: their exponentials sum up to 1.
 
         Args:
-            present: modalities whose heads are asked. None: all of them.
+            present: modalities whose heads count, at least one for each sample. None: all of them.
 
         Raises:
             ValueError: where none is present.
         """
-        asked = [name for name in self._heads[0] if present is None or name in present]
-        if not asked:
+        names = [name for name in self._heads[0] if present is None or name in present]
+        if not names:
             raise ValueError("an ensemble of no modality has no prediction")
         with torch.no_grad():
-            logs = torch.stack([F.log_softmax(self._heads[0][name](features[name]), 1) for name in asked])
+            logs = torch.stack([F.log_softmax(self._heads[0][name](features[name]), 1) for name in names])  # [M, B, C]
+            if isinstance(present, Mapping):
+                return self._masked(logs, torch.stack([present[name] for name in names]))
             if self.combine == "probabilities":
-                return torch.logsumexp(logs, 0) - math.log(len(asked))
+                return torch.logsumexp(logs, 0) - math.log(len(names))
             return F.log_softmax(logs.mean(0), 1)
 
+    def _masked(self, logs: Tensor, masks: Tensor) -> Tensor:
+        """The prediction from log-probabilities [M, B, C] of which `masks` (bool [M, B]) marks those that count."""
+        count, masks = masks.sum(0).unsqueeze(1), masks.unsqueeze(2)
+        if self.combine == "probabilities":
+            return torch.logsumexp(logs.masked_fill(~masks, -math.inf), 0) - count.to(logs).log()
+        return F.log_softmax(torch.where(masks, logs, 0.0).sum(0) / count, 1)
 
-def _used(features: Mapping[str, Tensor], names: Collection[str], present: Collection[str] | None) -> dict[str, Tensor]:
+
+def _used(
+    features: Mapping[str, Tensor], names: Collection[str], present: Mapping[str, Tensor] | Collection[str] | None
+) -> dict[str, Tensor]:
     """Features in the order of `names`; zeros for modalities that are not present."""
+    if isinstance(present, Mapping):
+        return {name: torch.where(present[name][:, None], features[name], 0.0) for name in names}
     return {
         name: features[name] if present is None or name in present else torch.zeros_like(features[name])
         for name in names

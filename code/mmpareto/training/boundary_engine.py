@@ -13,7 +13,7 @@ from torch import Tensor
 from mmpareto.config import Config
 from mmpareto.datasets import MultimodalDataset, to_device
 from mmpareto.methods import Method
-from mmpareto.models import MultimodalClassifier, Output
+from mmpareto.models import MultimodalModel, Output
 from mmpareto.training.checkpoints import process_state, set_process_state
 from mmpareto.training.data import Loader
 from mmpareto.training.epochs import EpochRecord, score, train_epoch
@@ -35,7 +35,7 @@ class BoundaryEngine:
 
     def __init__(
         self,
-        model: MultimodalClassifier,
+        model: MultimodalModel,
         dataset: MultimodalDataset,
         config: Config,
         device: torch.device,
@@ -70,7 +70,7 @@ class BoundaryEngine:
             self.stop()
         self.model.train(was)
 
-    def fit(self, method: Method, epochs: int, samples: Tensor) -> MultimodalClassifier:
+    def fit(self, method: Method, epochs: int, samples: Tensor) -> MultimodalModel:
         """A copy of the model, trained by a method for some epochs on some samples, with the run's optimiser.
 
         At the learning rates of the run's epochs from the coming one on, after its last one those of the last one.
@@ -143,7 +143,7 @@ class BoundaryEngine:
                 set_process_state(found["processes"][self.processes.rank], step.model, self.device)
         return found["epoch"]
 
-    def losses(self, model: MultimodalClassifier, samples: Tensor) -> dict[str, float]:
+    def losses(self, model: MultimodalModel, samples: Tensor) -> dict[str, float]:
         """{"joint" or a modality: mean cross-entropy} over some samples."""
         plain = copy.copy(self.dataset)
         plain.augmenting = False

@@ -15,7 +15,7 @@ from mmpareto.datasets import to_device
 from mmpareto.evaluation.scores import Scores
 from mmpareto.integration import EncoderDiagnostics
 from mmpareto.methods import cross_entropies
-from mmpareto.models import MultimodalClassifier
+from mmpareto.models import MultimodalModel
 from mmpareto.training.data import Loader
 from mmpareto.training.processes import Processes
 from mmpareto.training.step import CapturedStep, Step, TrainingStep
@@ -151,7 +151,7 @@ class EpochRecord:
 
 def train_epoch(
     step: TrainingStep | CapturedStep,
-    model: MultimodalClassifier,
+    model: MultimodalModel,
     loader: Loader,
     epoch: int,
     record: EpochRecord,
@@ -205,7 +205,7 @@ def train_epoch(
 
 @torch.inference_mode()
 def score(
-    model: MultimodalClassifier,
+    model: MultimodalModel,
     loader: Loader,
     device: torch.device,
     *,

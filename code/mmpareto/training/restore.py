@@ -14,7 +14,7 @@ from mmpareto.config import Config, differing
 from mmpareto.datasets import Modality, MultimodalDataset, Split, modality_from
 from mmpareto.errors import UsageError
 from mmpareto.methods import Method
-from mmpareto.models import MultimodalClassifier
+from mmpareto.models import MultimodalModel
 from mmpareto.registry import require_allowed
 from mmpareto.runs import RunDirectory, RunError
 from mmpareto.training.checkpoints import has_best, load_checkpoint
@@ -164,7 +164,7 @@ def check_same_data(run: RunDirectory, config: Config, dataset: MultimodalDatase
 
 def trained_model(
     run: RunDirectory, config: Config, dataset: MultimodalDataset, device: torch.device
-) -> tuple[MultimodalClassifier, int]:
+) -> tuple[MultimodalModel, int]:
     """The run's model with the weights of the selected epoch, and that epoch.
 
     Raises:

@@ -23,7 +23,7 @@ from mmpareto.datasets import SPLITS, DatasetError, MultimodalDataset
 from mmpareto.datasets.names import sample_warnings
 from mmpareto.errors import UsageError
 from mmpareto.methods import Boundary, Method
-from mmpareto.models import MultimodalClassifier
+from mmpareto.models import MultimodalModel
 from mmpareto.reporting.tables import result_table
 from mmpareto.runs import RunDirectory
 from mmpareto.training.board import Board, import_wandb
@@ -470,7 +470,7 @@ def settings_and_data(config: Config, data: dict[str, MultimodalDataset]) -> dic
     return values | {"classes": list(data["train"].classes)}
 
 
-def trainable_names(model: MultimodalClassifier) -> dict[str, list[str]]:
+def trainable_names(model: MultimodalModel) -> dict[str, list[str]]:
     """{modality: names of its encoder's trainable tensors}."""
     return {
         name: [tensor for tensor, parameter in encoder.named_parameters() if parameter.requires_grad]

@@ -17,7 +17,7 @@ from mmpareto.config import Config, DataConfig, EngineConfig, MethodConfig, Opti
 from mmpareto.datasets import Modality, MultimodalDataset, Split
 from mmpareto.errors import UsageError
 from mmpareto.methods import METHODS, Method, MethodError, build_method
-from mmpareto.models import MakeFusion, MultimodalClassifier, build_model, encoder_names, fusion_maker
+from mmpareto.models import MakeFusion, MultimodalModel, build_model, encoder_names, fusion_maker
 from mmpareto.training.data import Loader
 from mmpareto.training.processes import Processes
 from mmpareto.training.step import CapturedStep, TrainingStep
@@ -168,12 +168,27 @@ def _refused(method: Method) -> dict[str, str]:
     return capture | dict(method.refuses)
 
 
-def set_up(method: Method, model: MultimodalClassifier, seed: int, epochs: int) -> None:
+# what each of `MultimodalModel.offers` means
+_NEEDS = {
+    "features": "joint logits that are a function of the encoders' features alone",
+    "contributions": "joint logits that are a sum of one part per modality",
+    "convolutions": "convolutions in every encoder",
+}
+
+
+def set_up(method: Method, model: MultimodalModel, seed: int, epochs: int) -> None:
     """Introduce the method to the model.
 
     Raises:
         UsageError: where it cannot train it.
     """
+    lacking = sorted(method.requires - model.offers)
+    if lacking:
+        parts = f"{type(model).__name__} with the fusion {type(model.fusion).__name__}"
+        raise UsageError(
+            f"the method {type(method).__name__} needs {_NEEDS[lacking[0]]}, which {parts} does not have; choose "
+            "another --architecture, --fusion or --method (docs/methods.md says what goes together)"
+        )
     try:
         method.setup(model, seed, epochs)
     except MethodError as error:
@@ -182,7 +197,7 @@ def set_up(method: Method, model: MultimodalClassifier, seed: int, epochs: int) 
 
 def make_model(
     config: Config, dataset: MultimodalDataset, device: torch.device, method: Method | None = None
-) -> tuple[MultimodalClassifier, dict[str, str]]:
+) -> tuple[MultimodalModel, dict[str, str]]:
     """The classifier for a dataset's modalities and classes, on the device, and the name of each modality's encoder.
 
     Args:
@@ -280,7 +295,7 @@ def fastest(device: torch.device, processes: int, method: MethodConfig, engine: 
     return {key: value for key, value in chosen.items() if key not in refused and f"{key} {value}" not in refused}
 
 
-def apply_switches(model: MultimodalClassifier, engine: EngineConfig, device: torch.device) -> MultimodalClassifier:
+def apply_switches(model: MultimodalModel, engine: EngineConfig, device: torch.device) -> MultimodalModel:
     """Precision of the device, memory format and batch norm of the model; gives the model to train."""
     if device.type == "cuda":
         # PyTorch's own default lets convolutions use TF32: here only when asked to
@@ -296,7 +311,7 @@ def apply_switches(model: MultimodalClassifier, engine: EngineConfig, device: to
 
 
 def make_step(
-    model: MultimodalClassifier,
+    model: MultimodalModel,
     method: Method,
     optimizer: torch.optim.Optimizer,
     engine: EngineConfig,
@@ -323,7 +338,7 @@ def make_step(
 
 
 def make_optimizer(
-    model: MultimodalClassifier, optim: OptimConfig, capturable: bool = False
+    model: MultimodalModel, optim: OptimConfig, capturable: bool = False
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
     """Optimiser (fused on a GPU) and learning-rate schedule, which steps once an epoch.
 

@@ -11,7 +11,7 @@ import torch
 
 from mmpareto.escape import on_one_line
 from mmpareto.methods import Method
-from mmpareto.models import MultimodalClassifier
+from mmpareto.models import MultimodalModel
 from mmpareto.runs import BEST, PREVIOUS, RunDirectory, RunError
 from mmpareto.selection import rank
 from mmpareto.training.checkpoints import (
@@ -58,7 +58,7 @@ class TrainingState:
         fits: progress of unfinished `BoundaryEngine.fit` calls.
     """
 
-    model: MultimodalClassifier
+    model: MultimodalModel
     method: Method
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmpareto.integration import EncoderDiagnostics
 from mmpareto.methods import Losses, Method, Piece, cross_entropies
-from mmpareto.models import MultimodalClassifier, Output
+from mmpareto.models import MultimodalModel, Output
 
 Inputs = Mapping[str, Tensor]
 
@@ -41,7 +41,7 @@ class TrainingStep:
 
     def __init__(
         self,
-        model: MultimodalClassifier,
+        model: MultimodalModel,
         method: Method,
         optimizer: torch.optim.Optimizer,
         *,

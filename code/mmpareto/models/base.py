@@ -1,0 +1,153 @@
+"""The contract of multimodal models: what they take, what they give, which parts methods may rely on.
+
+Shapes: B batch, C classes, D feature width (each modality has its own), N tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mmpareto.inputs import Input, Inputs, map_tensors
+from mmpareto.models.encoders.base import ModelError
+from mmpareto.models.fusions import ConcatFusion, Present
+from mmpareto.registry import Registry
+
+# ({modality: D}, C, the unimodal heads) -> a fusion module; None: the model's own
+MakeFusion = Callable[[Mapping[str, int], int, nn.ModuleDict], nn.Module | None]
+
+
+class Output(NamedTuple):
+    """Output of a model for a batch.
+
+    Attributes:
+        features: {modality: [B, D]}, what the unimodal heads see; zeros where the modality is absent.
+        unimodal: {modality: [B, C]}, logits of the modality's own head; without meaning where it is absent.
+        joint: [B, C].
+        present: {modality: bool [B]}; None: all samples have all modalities.
+    """
+
+    features: dict[str, Tensor]
+    unimodal: dict[str, Tensor]
+    joint: Tensor
+    present: dict[str, Tensor] | None = None
+
+
+class MultimodalModel(nn.Module):
+    """Base of the architectures: an encoder and a unimodal head per modality, a fusion, joint logits.
+
+    A subclass calls `_add_heads` in its constructor and implements `forward`. An encoder whose parameters are all
+    frozen stays in evaluation mode: its batch norm keeps its statistics.
+
+    Args:
+        encoders: {modality: module with an integer attribute `width`}.
+        classes: C.
+
+    Raises:
+        ValueError: for fewer than two modalities or classes, or a modality's name that a module cannot have.
+    """
+
+    fusion: nn.Module
+    heads: nn.ModuleDict
+    widths: dict[str, int]  # D of the features that heads and fusion see
+    late = False  # whether the joint logits are a function of the features alone: `fusion(features, present)`
+
+    def __init__(self, encoders: Mapping[str, nn.Module], classes: int) -> None:
+        super().__init__()
+        if len(encoders) < 2:
+            raise ValueError(f"a multimodal classifier needs two modalities or more, found {list(encoders)}")
+        if classes < 2:
+            raise ValueError(f"a classifier needs two classes or more, found {classes}")
+        for name in encoders:
+            if "." in name or name in ("", "joint", "heads") or hasattr(nn.ModuleDict, name):
+                raise ValueError(f"a modality cannot be called {name!r}: rename it (letters, digits and _ are safe)")
+        self.classes = classes
+        self.encoders = nn.ModuleDict(encoders)
+
+    def _add_heads(self, widths: Mapping[str, int], fusion: MakeFusion | None) -> None:
+        """Make the fusion (by default, or where `fusion` gives None, ConcatFusion) and the unimodal heads."""
+        self.widths = dict(widths)
+        self.fusion = ConcatFusion(self.widths, self.classes)
+        self.heads = nn.ModuleDict({name: nn.Linear(width, self.classes) for name, width in self.widths.items()})
+        if fusion is not None:
+            self.fusion = fusion(self.widths, self.classes, self.heads) or self.fusion
+
+    def forward(self, inputs: Inputs, present: Present | None = None) -> Output:
+        """{modality: input of B samples} -> features, unimodal logits and joint logits.
+
+        Args:
+            present: modalities that samples have; what stands in for the others is said by each architecture. The
+                input of an absent modality is not looked at.
+        """
+        raise NotImplementedError
+
+    @property
+    def offers(self) -> frozenset[str]:
+        """What methods may require: "features" (joint logits are a function of the features alone), "contributions"
+        (and a sum of a part per modality), "convolutions" (every encoder has convolutions).
+        """
+        offered = {
+            "features": self.late,
+            "contributions": hasattr(self.fusion, "contributions"),
+            "convolutions": all(
+                any(parameter.dim() > 3 for parameter in encoder.parameters()) for encoder in self.encoders.values()
+            ),
+        }
+        return frozenset(name for name, holds in offered.items() if holds)
+
+    def train(self, mode: bool = True) -> MultimodalModel:
+        """Set training mode, but not of frozen encoders."""
+        super().train(mode)
+        for encoder in self.encoders.values():
+            if not any(p.requires_grad for p in encoder.parameters()):
+                encoder.eval()
+        return self
+
+    def partition(self) -> tuple[dict[str, Any], list[tuple[str, nn.Parameter]]]:
+        """The parameters as integration takes them: {modality: module or named parameters}, and all others by name."""
+        others = [(name, p) for name, p in self.named_parameters() if not name.startswith("encoders.")]
+        return dict(self.encoders.items()), others
+
+    def masks(self, inputs: Inputs, present: Present | None) -> dict[str, Tensor] | None:
+        """`present` as masks {modality: bool [B]}."""
+        if present is None or isinstance(present, Mapping):
+            return None if present is None else dict(present)
+        first = next(iter(inputs.values()))
+        values = first if isinstance(first, Tensor) else first.values
+        return {name: values.new_full((len(values),), name in present, dtype=torch.bool) for name in self.encoders}
+
+    def rows(self, value: Input, mask: Tensor | None) -> Input:
+        """The input of an encoder. In training, rows of absent samples are those of present ones: batch norm sees no
+        stand-ins. Nothing waits for the device.
+        """
+        if mask is None or not self.training:
+            return value
+        places = torch.arange(len(mask), device=mask.device)
+        present_first = torch.argsort((~mask).to(torch.uint8), stable=True)
+        others = present_first[places % mask.sum().clamp(min=1)]
+        index = torch.where(mask, places, others)
+        return map_tensors(lambda tensor: tensor[index], value)
+
+
+# Architectures by name: subclasses of MultimodalModel, made of (encoders, classes, fusion) and options.
+ARCHITECTURES: Registry[MultimodalModel] = Registry(
+    "architecture", __package__, skip=("encoders", "classes", "fusion"), error=ModelError
+)
+ARCHITECTURES.base(MultimodalModel)
+
+
+def blank(feature: Tensor, mask: Tensor | None) -> Tensor:
+    """[B, ...] with zeros, which pass no gradient, where `mask` (bool [B]) is False."""
+    if mask is None:
+        return feature
+    return torch.where(mask.view(-1, *[1] * (feature.dim() - 1)), feature, feature.new_zeros(()))
+
+
+def width_of(encoder: nn.Module) -> int:
+    """D of an encoder."""
+    width = encoder.width
+    assert isinstance(width, int)
+    return width
