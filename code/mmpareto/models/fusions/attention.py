@@ -1,0 +1,58 @@
+"""Fusion by attention between modalities.
+
+Shapes: B batch, C classes, D feature width (each modality has its own), M modalities, W width of a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from mmpareto.models.encoders.base import ModelError
+from mmpareto.models.fusions.base import FUSIONS, Present, check_counts, mask_of
+
+
+@FUSIONS.register("attention")
+class AttentionFusion(nn.Module):
+    """Self-attention between one token per modality and a class token (Vaswani et al., NeurIPS 2017).
+
+    Each feature is mapped to a token; pre-norm transformer layers follow; the class token gives the logits:
+
+        t_m = W_m f_m + b_m,    logits = head(norm(transformer([class; t_1; ...; t_M])_0))
+
+    The token of an absent modality is masked: the other tokens do not see it.
+
+    Args:
+        widths: {modality: D}.
+        classes: C.
+        width: W.
+        layers: transformer layers.
+        heads: attention heads; they divide the width.
+    """
+
+    def __init__(
+        self, widths: Mapping[str, int], classes: int, width: int = 128, layers: int = 2, heads: int = 4
+    ) -> None:
+        super().__init__()
+        check_counts(width=width, layers=layers, heads=heads)
+        if width % heads:
+            raise ModelError(f"the fusion attention: heads={heads} must divide width={width}")
+        self.maps = nn.ModuleDict({name: nn.Linear(size, width) for name, size in widths.items()})
+        self.token = nn.Parameter(0.02 * torch.randn(width))
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(width, heads, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
+            for _ in range(layers)
+        )
+        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, classes))
+
+    def forward(self, features: Mapping[str, Tensor], present: Present | None = None) -> Tensor:
+        """{modality: [B, D]} -> [B, C]."""
+        names = list(self.maps)
+        mapped = [self.maps[name](features[name]) for name in names]
+        tokens = torch.stack([self.token.expand_as(mapped[0]), *mapped], 1)
+        absent = nn.functional.pad(~mask_of(features, names, present), (1, 0), value=False)
+        for layer in self.layers:
+            tokens = layer(tokens, src_key_padding_mask=absent)
+        return self.head(tokens[:, 0])
