@@ -1,6 +1,6 @@
 """Command lines and configuration files of train.py -> `Config`.
 
-The flags come from the fields of `mmpareto.config`, the options of the dataset, the method and the fusion from their
+The flags come from the fields of `mmpareto.config`, the options of dataset, method, fusion and architecture from their
 registry entries. A file of --config is read as flags that stand before those of the command line.
 """
 
@@ -23,7 +23,7 @@ from mmpareto.datasets import DATASETS, DatasetError
 from mmpareto.errors import UsageError
 from mmpareto.flag_values import converter, import_path, positive, shown
 from mmpareto.methods import METHODS
-from mmpareto.models import ENCODERS, FUSIONS, ModelError
+from mmpareto.models import ARCHITECTURES, ENCODERS, FUSIONS, ModelError
 from mmpareto.registry import REQUIRED, Entry, Registry, require_allowed
 from mmpareto.runs import LAST, PREVIOUS
 
@@ -45,6 +45,13 @@ LISTED: dict[str, Registry[Any]] = {
     "methods": METHODS,
     "encoders": ENCODERS,
     "fusions": FUSIONS,
+    "architectures": ARCHITECTURES,
+}
+# what is chosen by one flag and has options in another one, --<name>_options; with the default
+WITH_OPTIONS: dict[str, tuple[Registry[Any], str]] = {
+    "method": (METHODS, "mmpareto"),
+    "fusion": (FUSIONS, "concat"),
+    "architecture": (ARCHITECTURES, "late_fusion"),
 }
 
 
@@ -63,20 +70,20 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Entries:
-    """The chosen dataset, method and fusion, whose options are flags."""
+    """The chosen dataset, and the chosen entry of each of WITH_OPTIONS."""
 
     def __init__(self, names: Mapping[str, Any]) -> None:
         try:
             self.dataset: Entry[Any] = DATASETS[_text(names, "dataset", "digits")]
-            self.method: Entry[Any] = METHODS[_text(names, "method", "mmpareto")]
-            self.fusion: Entry[Any] = FUSIONS[_text(names, "fusion", "concat")]
+            self.chosen: dict[str, Entry[Any]] = {
+                kind: registry[_text(names, kind, default)] for kind, (registry, default) in WITH_OPTIONS.items()
+            }
         except (DatasetError, ModelError, ValueError, ImportError) as error:
             raise UsageError(str(error)) from error
 
     def named(self, kind: str) -> str:
-        """The registered name of the dataset, method or fusion."""
-        entry: Entry[Any] = getattr(self, kind)
-        return entry.name
+        """The registered name of the dataset, or of one of WITH_OPTIONS."""
+        return self.dataset.name if kind == "dataset" else self.chosen[kind].name
 
 
 def add_allow(parser: argparse.ArgumentParser) -> None:
@@ -87,7 +94,8 @@ def add_allow(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="PACKAGE.MODULE:CLASS",
-        help="import this class where a file names it as dataset, method, encoder or fusion, which runs its code; "
+        help="import this class where a file names it as dataset, method, encoder, fusion or architecture, which runs "
+        "its code; "
         "repeat the flag for several (default: none)",
     )
 
@@ -104,7 +112,7 @@ def parse(argv: Sequence[str], root: Path) -> Config:
         SystemExit: after --help and --list-...
     """
     first = Parser(add_help=False)
-    for name in ("config", "dataset", "method", "fusion"):
+    for name in ("config", "dataset", *WITH_OPTIONS):
         first.add_argument(f"--{name}")
     add_allow(first)
     early = {name: value for name, value in vars(first.parse_known_args(argv)[0]).items() if value is not None}
@@ -115,7 +123,7 @@ def parse(argv: Sequence[str], root: Path) -> Config:
     if in_file.get("lr_schedule", "step") != "step":
         in_file.pop("lr_decay_ratio", None)
     entries = _Entries(in_file | early)
-    for name in ("dataset", "method", "fusion"):  # another one has other options
+    for name in ("dataset", *WITH_OPTIONS):  # another one has other options
         if name in early and _Entries(in_file).named(name) != entries.named(name):
             in_file.pop(f"{name}_options", None)
             if name == "dataset":
@@ -131,12 +139,13 @@ def parse(argv: Sequence[str], root: Path) -> Config:
     del values["config"], values["allow"]
     values["dataset_options"] = {key: values.pop(key) for key in entries.dataset.options}
     short = {key: value for key in SHORT if (value := values.pop(key)) is not None}
-    for group, entry in (("method", entries.method), ("fusion", entries.fusion)):
+    for group, entry in entries.chosen.items():
         name = f"{group}_options"
         before = from_file.get(name, [])
         values[name] = _options(group, entry, before, values[name][len(before) :], short if group == "method" else {})
     values["encoder"] = dict(values["encoder"])
-    values |= {"dataset": entries.dataset.name, "method": entries.method.name, "fusion": entries.fusion.name}
+    values["missing"] = dict(values["missing"])
+    values |= {kind: entries.named(kind) for kind in ("dataset", *WITH_OPTIONS)}
     _resolve(values, entries, root)
     return Config(
         **{
@@ -183,7 +192,7 @@ def _read(path: str, allowed: Collection[str]) -> dict[str, Any]:
         flat = flattened(read_sections(Path(path)))
         settings = {name: value for name, value in flat.items() if value not in (None, "")}
         encoders = settings.get("encoder")
-        names = [settings.get(name) for name in ("dataset", "method", "fusion", "model")]
+        names = [settings.get(name) for name in ("dataset", "model", *WITH_OPTIONS)]
         names += encoders.values() if isinstance(encoders, dict) else [encoders]
         require_allowed(map(str, names), allowed)
     except (OSError, ValueError) as error:
@@ -235,7 +244,7 @@ def _options(
     assigned: Sequence[tuple[str, str]],
     short: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The options of a method or fusion, with their defaults."""
+    """The options of an entry, with their defaults."""
     flag, known = f"--{group}_options", f"it takes {', '.join(entry.options) or 'none'}"
     names = [key for key, _ in assigned]
     if len(set(names)) < len(names):
@@ -344,7 +353,7 @@ def _parser(entries: _Entries, suppress: bool = False) -> Parser:
             group.add_argument(
                 f"--{item.name}",
                 default=argparse.SUPPRESS if suppress else default,
-                help=item.metadata["help"] or _described(entries.method if section == "method" else entries.fusion),
+                help=item.metadata["help"] or _described(entries.chosen[item.name.removesuffix("_options")]),
                 **item.metadata["argument"],
             )
         if section == "method":
@@ -371,7 +380,7 @@ def _title(kind: type) -> tuple[str, str | None]:
 
 
 def _described(entry: Entry[Any]) -> str:
-    """Help on the options of a method or fusion."""
+    """Help on the options of an entry."""
     parts = []
     for key, option in entry.options.items():
         default = "no default" if option.default is REQUIRED else f"default: {shown(option.default)}"

@@ -8,12 +8,12 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from mmpareto import datasets
-from mmpareto.config_files import flattened
+from mmpareto import config_files, datasets
 from mmpareto.flag_values import (
+    assigned_fraction,
     assignment_text,
     count,
     count_or_zero,
@@ -81,6 +81,15 @@ class DataConfig:
         type=count,
         metavar="N",
     )
+    missing: dict[str, float] = flag(
+        dict,
+        "drop a modality in this fraction of the samples, in training and scoring alike; the same samples in every "
+        "epoch (default: none)",
+        type=assigned_fraction,
+        nargs="+",
+        action="extend",
+        metavar="MODALITY=RATE",
+    )
     num_workers: int | None = flag(
         None,
         "processes that load data (default: 0 for data in memory, else the cores minus one, at most 8)",
@@ -114,6 +123,15 @@ class ModelConfig:
         metavar="NAME",
     )
     fusion_options: dict[str, Any] = flag(
+        dict, "", type=assignment_text, nargs="+", action="extend", metavar="KEY=VALUE"
+    )
+    architecture: str = flag(
+        "late_fusion",
+        "how encoders, fusion and heads are joined (--list-architectures), or package.module:Class (default: "
+        "late_fusion, as published)",
+        metavar="NAME",
+    )
+    architecture_options: dict[str, Any] = flag(
         dict, "", type=assignment_text, nargs="+", action="extend", metavar="KEY=VALUE"
     )
 
@@ -308,7 +326,7 @@ class Config:
 
     def flat(self) -> dict[str, Any]:
         """The saved settings without their sections."""
-        return flattened(self.saved())
+        return config_files.flattened(self.saved())
 
     def changed(self, **values: Any) -> Config:
         """With other values of some fields, by name."""
@@ -328,7 +346,7 @@ SECTIONS: dict[str, type] = {
     "engine": EngineConfig,
     "run": RunConfig,
 }
-assert all(is_dataclass(section) for section in SECTIONS.values())
+assert set(SECTIONS) == set(config_files.SECTIONS)
 # what a run may differ in and still be the same run: its results so far do not depend on it; see `differing`
 RUN_ONLY = ("data_root", "num_workers", "gpu_ids", "checkpoint_minutes", "log_interval", "wandb")
 # what --fast may switch on, as the device and the method allow

@@ -13,6 +13,9 @@ from mmpareto.json_files import require_regular
 MOST_BYTES = 2**20
 
 
+SECTIONS = ("data", "model", "method", "optim", "engine", "run")
+
+
 class _Loader(yaml.SafeLoader):
     """Plain values only: no aliases, which a few bytes can expand to gigabytes, and no name twice."""
 
@@ -58,7 +61,7 @@ def read_sections(path: Path) -> dict[str, dict[str, Any]]:
         raise ValueError("it holds no settings by name")
     sections: dict[str, dict[str, Any]] = {"": {}}
     for name, value in content.items():
-        if isinstance(value, dict) and not name.endswith("_options") and name != "encoder":
+        if isinstance(value, dict) and name in SECTIONS:
             sections[name] = value
         else:
             sections[""][name] = value

@@ -100,6 +100,12 @@ def assignment_text(text: str) -> tuple[str, str]:
     return key, value
 
 
+def assigned_fraction(text: str) -> tuple[str, float]:
+    """NAME=NUMBER as (name, number in [0, 1))."""
+    key, value = assignment_text(text)
+    return key, fraction(value)
+
+
 def assignment(text: str) -> tuple[str, Any]:
     """NAME=VALUE with a value that may be a number, true, false or none."""
     key, value = assignment_text(text)

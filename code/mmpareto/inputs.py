@@ -43,17 +43,22 @@ def values_of(value: Input) -> Tensor:
 
 
 def map_tensors(change: Callable[[Tensor], Tensor], tree: T) -> T:
-    """`tree` with every tensor in it changed."""
-    return pytree.tree_map(change, tree)
+    """`tree` with every tensor in it changed; all else stays."""
+    return pytree.tree_map_only(Tensor, change, tree)
 
 
 def chunks(tree: T, parts: int) -> list[T]:
     """`tree` cut along the batch into at most `parts` pieces, as torch.chunk cuts every tensor in it."""
     leaves, spec = pytree.tree_flatten(tree)
-    return [pytree.tree_unflatten(piece, spec) for piece in zip(*(leaf.chunk(parts) for leaf in leaves), strict=True)]
+    cut = [leaf.chunk(parts) if isinstance(leaf, Tensor) else None for leaf in leaves]
+    count = max(len(pieces) for pieces in cut if pieces is not None)
+    return [
+        pytree.tree_unflatten([None if pieces is None else pieces[k] for pieces in cut], spec) for k in range(count)
+    ]
 
 
-def copy_into(target: T, source: T) -> None:
+def copy_into(target: object, source: object) -> None:
     """Copy every tensor of `source` into its place in `target`, a tree of the same form."""
     for ours, theirs in zip(pytree.tree_leaves(target), pytree.tree_leaves(source), strict=True):
-        ours.copy_(theirs)
+        if isinstance(ours, Tensor):
+            ours.copy_(theirs)

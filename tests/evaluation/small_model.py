@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmpareto.evaluation.gradient_noise import Labelled
+from mmpareto.datasets import DeviceBatch
 from mmpareto.models import LateFusion, MultimodalModel
 
 SIZES = {"x": 4, "y": 3}
@@ -31,10 +31,10 @@ def model(seed: int = 0) -> MultimodalModel:
     return made.eval()
 
 
-def batches(count: int = 4, size: int = 8, seed: int = 1) -> list[Labelled]:
+def batches(count: int = 4, size: int = 8, seed: int = 1) -> list[DeviceBatch]:
     generator = torch.Generator().manual_seed(seed)
     return [
-        Labelled(
+        DeviceBatch(
             {name: torch.randn(size, width, generator=generator, dtype=torch.float64) for name, width in SIZES.items()},
             torch.randint(CLASSES, (size,), generator=generator),
         )
@@ -42,10 +42,10 @@ def batches(count: int = 4, size: int = 8, seed: int = 1) -> list[Labelled]:
     ]
 
 
-def joined(parts: list[Labelled]) -> Labelled:
+def joined(parts: list[DeviceBatch]) -> DeviceBatch:
     """All samples as one batch."""
     inputs = {name: torch.cat([part.inputs[name] for part in parts]) for name in SIZES}
-    return Labelled(inputs, torch.cat([part.label for part in parts]))
+    return DeviceBatch(inputs, torch.cat([part.label for part in parts]))
 
 
 def flat(tensors: list[Tensor]) -> Tensor:

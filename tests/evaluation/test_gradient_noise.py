@@ -9,15 +9,16 @@ import torch.nn.functional as F
 from evaluation.small_model import SIZES, Encoder, batches, flat, joined, model
 from torch import Tensor
 
+from mmpareto.datasets import DeviceBatch
 from mmpareto.evaluation import EvaluationError
-from mmpareto.evaluation.gradient_noise import Labelled, Moments, gradient_noise
+from mmpareto.evaluation.gradient_noise import Moments, gradient_noise
 from mmpareto.models import LateFusion, MultimodalModel
 
 
 def gradients(made: MultimodalModel, encoder: str, joint: bool) -> np.ndarray:
     """[batches, P] by `backward` into `.grad`, one loss at a time."""
     rows = []
-    for inputs, label in batches():
+    for inputs, label, _ in batches():
         made.zero_grad()
         output = made(inputs)
         F.cross_entropy(output.joint if joint else output.unimodal[encoder], label).backward()
@@ -46,7 +47,7 @@ def test_means_and_covariances_are_those_of_the_batches_gradients(encoder: str) 
 
 def test_the_mean_over_equal_batches_is_the_gradient_of_all_samples() -> None:
     made = model()
-    inputs, label = joined(batches())
+    inputs, label, _ = joined(batches())
     whole = torch.autograd.grad(F.cross_entropy(made(inputs).joint, label), list(made.encoders["x"].parameters()))
     assert gradient_noise(made, batches())["x"].joint.norm_of_mean == pytest.approx(float(flat(list(whole)).norm()))
 
@@ -93,7 +94,9 @@ def test_gradients_whose_squares_leave_float32(factor: float) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return Scaled.apply(super().forward(x))
 
-    parts = [Labelled({name: value.float() for name, value in part.inputs.items()}, part.label) for part in batches()]
+    parts = [
+        DeviceBatch({name: value.float() for name, value in part.inputs.items()}, part.label) for part in batches()
+    ]
     found = []
     for kind in (Encoder, ScaledEncoder):
         torch.manual_seed(0)

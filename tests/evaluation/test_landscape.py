@@ -41,7 +41,7 @@ def test_the_surface_is_the_loss_of_moved_weights() -> None:
     before = {name: value.clone() for name, value in made.state_dict().items()}
     found = surface(made.train(), batches(), directions=2, distance=0.5, points=5, seed=7)
     assert found.alphas == [-0.5, -0.25, 0.0, 0.25, 0.5]
-    inputs, label = joined(batches())
+    inputs, label, _ = joined(batches())
     made.eval()
     with torch.no_grad():
         output = made(inputs).joint

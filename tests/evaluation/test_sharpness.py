@@ -115,7 +115,7 @@ def test_a_product_that_is_not_finite_is_refused() -> None:
 
 def explicit_hessian(made: MultimodalModel) -> Tensor:
     """By torch.autograd.functional over all samples at once, of all parameters but the unimodal heads'."""
-    inputs, label = joined(batches())
+    inputs, label, _ = joined(batches())
     names = [name for name, _ in made.named_parameters() if not name.startswith("heads.")]
     parameters = [made.get_parameter(name).detach() for name in names]
     sizes = [p.numel() for p in parameters]

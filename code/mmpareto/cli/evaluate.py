@@ -12,27 +12,29 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import torch
 
 from mmpareto import runs
 from mmpareto.arguments import Parser, add_allow
 from mmpareto.cli.common import run_command
-from mmpareto.datasets import SPLITS, MultimodalDataset, Split
+from mmpareto.datasets import SPLITS, Batch, MultimodalDataset, Split
 from mmpareto.errors import UsageError
 from mmpareto.evaluation import EvaluationError
 from mmpareto.evaluation.collected import Collected, collect
 from mmpareto.evaluation.metrics import head_metrics
 from mmpareto.evaluation.probe import linear_probe
 from mmpareto.evaluation.shapley import imbalance, shapley
-from mmpareto.evaluation.subsets import subset_accuracies
+from mmpareto.evaluation.subsets import subset_accuracies, subset_accuracies_by_passes
 from mmpareto.flag_values import count, file_path, path_text, workers
 from mmpareto.reporting.evaluation_tables import evaluation_text
 from mmpareto.runs import RunDirectory, RunError
 from mmpareto.training.restore import same_data, saved_config, trained_model
 from mmpareto.training.setup import autocast_type, choose_device, make_loader
+
+T = TypeVar("T")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -71,18 +73,27 @@ def evaluate(arguments: argparse.Namespace) -> None:
     if data.embedded and arguments.data_root is not None:
         raise UsageError(f"--data_root: the dataset {config.data.dataset} is embedded and reads no folder")
     model, epoch = trained_model(run, config, data, device)
+    if arguments.missing == "mean" and not model.late:
+        raise UsageError(
+            f"--missing mean replaces features, and the joint head of {config.model.architecture} sees more than "
+            "features; leave it out: the architecture has its own stand-in"
+        )
     modalities = list(data.modalities)
 
     # encoders, once per split
-    def collected(name: Split, dataset: MultimodalDataset) -> Collected:
+    def over(dataset: MultimodalDataset, work: Callable[[Iterable[Batch]], T]) -> T:
         dataset.augmenting = False
         loader = make_loader(dataset, config.data, config.run.random_seed, device)
         try:
-            return collect(model, loader.epoch(0), dataset.modalities, device, amp)
-        except EvaluationError as error:
-            raise EvaluationError(f"{run.path}, {name}: {error}") from error
+            return work(loader.epoch(0))
         finally:
             loader.close()
+
+    def collected(name: Split, dataset: MultimodalDataset) -> Collected:
+        try:
+            return over(dataset, lambda batches: collect(model, batches, dataset.modalities, device, amp))
+        except EvaluationError as error:
+            raise EvaluationError(f"{run.path}, {name}: {error}") from error
 
     passes = {split: collected(split, data)}
     needed: dict[Split, bool] = {"train": arguments.probe or arguments.missing == "mean", "val": arguments.probe}
@@ -92,15 +103,27 @@ def evaluate(arguments: argparse.Namespace) -> None:
     scored = passes[split]
 
     # scores
-    heads = {name: head_metrics(logits, scored.label, data.classes) for name, logits in scored.logits().items()}
-    source = scored if arguments.missing == "zero" else passes["train"]
-    instead = {
-        name: torch.zeros(value.shape[1]) if arguments.missing == "zero" else value.mean(0)
-        for name, value in source.features.items()
-    }
-    accuracies = subset_accuracies(
-        model.fusion, scored.features, scored.label, instead, device, batch_size=config.data.batch_size, amp=amp
-    )
+    heads = {}
+    for name, logits in scored.logits().items():
+        having = scored.having([name])
+        if not having.any():
+            raise EvaluationError(f"{run.path}: no sample of {split} has the modality {name}")
+        heads[name] = head_metrics(logits[having], scored.label[having], data.classes)
+    if model.late:
+        accuracies = subset_accuracies(
+            model.fusion,
+            scored.features,
+            scored.label,
+            stand_ins(passes, split, arguments.missing),
+            device,
+            batch_size=config.data.batch_size,
+            amp=amp,
+            having=scored.present if data.absent else None,
+        )
+    else:
+        accuracies = over(
+            data, lambda batches: subset_accuracies_by_passes(model, batches, data.modalities, device, amp)
+        )
     contributions = shapley(modalities, accuracies)
     absent = [row["class"] for row in heads["joint"]["per_class"] if not row["samples"]]
     evaluation = {
@@ -138,13 +161,22 @@ def evaluate(arguments: argparse.Namespace) -> None:
     print(f"\nwritten: {run / runs.EVALUATION.format(split)} and figures beside it")
 
 
+def stand_ins(passes: dict[Split, Collected], split: Split, missing: str) -> dict[str, torch.Tensor]:
+    """{modality: what its features [D] are replaced by}: zeros, or the mean over the training samples that have it."""
+    if missing == "zero":
+        return {name: torch.zeros(value.shape[1]) for name, value in passes[split].features.items()}
+    train = passes["train"]
+    return {name: value[train.present[name]].mean(0) for name, value in train.features.items()}
+
+
 def probes(passes: dict[Split, Collected], split: Split, modalities: list[str]) -> dict[str, Any]:
-    """Linear probes of each modality's features, and of all of them side by side."""
+    """Linear probes of each modality's features, and of all side by side, over the samples that have them."""
 
     def probe(names: list[str]) -> dict[str, Any]:
+        parts = [(part, part.having(names)) for part in (passes["train"], passes["val"], passes[split])]
         train, val, scored = (
-            (torch.cat([part.features[name] for name in names], 1), part.label)
-            for part in (passes["train"], passes["val"], passes[split])
+            (torch.cat([part.features[name] for name in names], 1)[having], part.label[having])
+            for part, having in parts
         )
         return linear_probe(train, val, scored)
 

@@ -29,13 +29,14 @@ from mmpareto import runs
 from mmpareto.arguments import Parser, add_allow
 from mmpareto.cli.common import run_command
 from mmpareto.config import Config
-from mmpareto.datasets import SPLITS, Batch, Modality, MultimodalDataset, to_device
+from mmpareto.datasets import SPLITS, Batch, DeviceBatch, Modality, MultimodalDataset, batch_to_device
 from mmpareto.errors import UsageError
 from mmpareto.evaluation import EvaluationError
-from mmpareto.evaluation.gradient_noise import Labelled, gradient_noise
+from mmpareto.evaluation.gradient_noise import gradient_noise
 from mmpareto.evaluation.landscape import hessian_product, surface
 from mmpareto.evaluation.sharpness import largest_eigenvalue
 from mmpareto.flag_values import count, count_or_zero, file_path, path_text, positive, workers
+from mmpareto.inputs import map_tensors
 from mmpareto.models import EnsembleFusion, MultimodalModel
 from mmpareto.reporting.tables import text_table
 from mmpareto.runs import RunDirectory, RunError
@@ -92,14 +93,9 @@ class Kept:
     def __init__(self, batches: Sequence[Batch], modalities: dict[str, Modality], device: torch.device) -> None:
         self.batches, self.modalities, self.device = batches, modalities, device
 
-    def __iter__(self) -> Iterator[Labelled]:
+    def __iter__(self) -> Iterator[DeviceBatch]:
         for batch in self.batches:
-            yield labelled(batch, self.modalities, self.device)
-
-
-def labelled(batch: Batch, modalities: dict[str, Modality], device: torch.device) -> Labelled:
-    """A batch where the model is."""
-    return Labelled(to_device(batch["inputs"], modalities, device), batch["label"].to(device))
+            yield batch_to_device(batch, self.modalities, self.device)
 
 
 def study_runs(arguments: argparse.Namespace) -> None:
@@ -134,7 +130,9 @@ def study_runs(arguments: argparse.Namespace) -> None:
     rows = []
     for subject in subjects:
         begun = time.perf_counter()
-        stream = (labelled(batch, modalities, device) for batch in islice(full_batches(loader), arguments.batches))
+        stream = (
+            batch_to_device(batch, modalities, device) for batch in islice(full_batches(loader), arguments.batches)
+        )
         rows.append(measures(subject, stream, kept, arguments))
         print(f"{subject.label}, epoch {subject.epoch}: {time.perf_counter() - begun:.1f} s", flush=True)
     study = {
@@ -163,7 +161,9 @@ def can_hold(folder: Path) -> bool:
     return nearest.is_dir() and os.access(nearest, os.W_OK)
 
 
-def measures(subject: Subject, stream: Iterable[Labelled], kept: Kept, arguments: argparse.Namespace) -> dict[str, Any]:
+def measures(
+    subject: Subject, stream: Iterable[DeviceBatch], kept: Kept, arguments: argparse.Namespace
+) -> dict[str, Any]:
     """All that is measured of a run: noise over the batches of `stream`, the loss and its curvature over `kept`."""
     try:
         noise = gradient_noise(subject.model, stream)
@@ -252,11 +252,8 @@ def first_samples(loader: Loader, samples: int) -> list[Batch]:
     size = loader.sampler.batch_size
     batches = list(islice(loader.epoch(0), math.ceil(samples / size)))
     last = samples - size * (len(batches) - 1)
-    batches[-1] = {
-        "inputs": {name: value[:last] for name, value in batches[-1]["inputs"].items()},
-        "label": batches[-1]["label"][:last],
-        "id": batches[-1]["id"][:last],
-    }
+    batches[-1] = map_tensors(lambda tensor: tensor[:last], batches[-1])
+    batches[-1]["id"] = batches[-1]["id"][:last]
     return batches
 
 

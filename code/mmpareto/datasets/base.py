@@ -8,9 +8,9 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypedDict
+from typing import Any, ClassVar, Literal, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from mmpareto.errors import UserError
-from mmpareto.inputs import KINDS, Kind
+from mmpareto.inputs import KINDS, VARIABLE, Input, Kind, Padded
 from mmpareto.registry import Registry
 
 Split = Literal["train", "val", "test"]
@@ -53,11 +53,19 @@ class Sample(TypedDict):
 
 
 class Batch(TypedDict):
-    """B samples: `inputs` {modality: [B, ...]}, `label` int64 [B], `id` B strings."""
+    """B samples.
 
-    inputs: dict[str, Tensor]
+    Attributes:
+        inputs: {modality: [B, ...]}, `Padded` where lengths vary.
+        label: int64 [B].
+        id: B strings.
+        present: {modality: bool [B]}, where some samples of the dataset lack a modality.
+    """
+
+    inputs: dict[str, Input]
     label: Tensor
     id: list[str]
+    present: NotRequired[dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -118,6 +126,8 @@ class MultimodalDataset(Dataset[Sample]):
     labels: np.ndarray  # int64, one per sample, without reading any media
     embedded: bool = False  # comes with an installed library: there is no folder to read
     augmenting: bool = True  # in training; to be set before a loader starts its workers
+    absent: Mapping[str, np.ndarray] = {}  # {modality: bool [N], True where the sample lacks it}; all have the others
+    lengths: np.ndarray | None = None  # int64 [N], where lengths vary and are known: batches of similar length are made
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
@@ -137,6 +147,30 @@ class MultimodalDataset(Dataset[Sample]):
     def set_epoch(self, epoch: int) -> None:
         """Select the augmentation of this epoch (0, 1, ...) in all worker processes."""
         self._epoch.fill_(epoch)
+
+    def drop_modalities(self, rates: Mapping[str, float], seed: int, split: Split) -> None:
+        """Count modalities of random samples as absent; each sample keeps one modality at least.
+
+        The samples are drawn from the seed and the split alone: they are the same in every epoch and every process.
+
+        Args:
+            rates: {modality: fraction of its samples that lose it}.
+
+        Raises:
+            DatasetError: for a modality that the dataset does not have.
+        """
+        unknown = [name for name in rates if name not in self.modalities]
+        if unknown:
+            raise DatasetError(f"--missing {unknown[0]}: the modalities are {', '.join(self.modalities)}")
+        generator = np.random.default_rng([seed, SPLITS.index(split)])
+        names, count = list(self.modalities), len(self)
+        before = np.stack([self.absent.get(name, np.zeros(count, bool)) for name in names])
+        drawn = generator.random((len(names), count)) < np.array([[rates.get(name, 0.0)] for name in names])
+        order = np.where(before, 2.0, generator.random((len(names), count)))
+        kept = order.argmin(0)  # one of those that the sample has
+        alone = (before | drawn).all(0)
+        drawn[kept[alone], np.flatnonzero(alone)] = False
+        self.absent = {name: row for name, row in zip(names, before | drawn, strict=True) if row.any()}
 
     def generator(self, index: int) -> torch.Generator:
         """The random numbers of sample `index` in the current epoch."""
@@ -164,51 +198,124 @@ DATASETS: Registry[MultimodalDataset] = Registry(
 DATASETS.base(MultimodalDataset)
 
 
-def collate(samples: Sequence[Sample] | Batch) -> Batch:
-    """Stack samples into a batch; a batch from `__getitems__` passes through."""
+def collate(samples: Sequence[Sample] | Batch, variable: Collection[str] = ()) -> Batch:
+    """Stack samples into a batch; a batch from `__getitems__` passes through.
+
+    Args:
+        variable: modalities whose samples differ in length; they become `Padded`.
+    """
     if isinstance(samples, dict):
         return samples
-    return {
+    inputs: dict[str, Input] = {}
+    for name in samples[0]["inputs"]:
+        values = [sample["inputs"][name] for sample in samples]
         # PyTorch's own: in a worker process it stacks straight into shared memory
-        "inputs": {name: default_collate([s["inputs"][name] for s in samples]) for name in samples[0]["inputs"]},
-        "label": default_collate([s["label"] for s in samples]),
-        "id": [s["id"] for s in samples],
-    }
+        inputs[name] = pad(values) if name in variable else default_collate(values)
+    return {"inputs": inputs, "label": default_collate([s["label"] for s in samples]), "id": [s["id"] for s in samples]}
+
+
+def pad(values: Sequence[Tensor]) -> Padded:
+    """Samples [l, ...] of different lengths l, padded with zeros to the longest."""
+    lengths = torch.tensor([len(value) for value in values])
+    mask = torch.arange(int(lengths.max())) < lengths[:, None]
+    return Padded(torch.nn.utils.rnn.pad_sequence(list(values), batch_first=True), mask)
+
+
+class Batches(Dataset[Batch]):
+    """A dataset that gives whole batches: samples collated, with the modalities that each has.
+
+    Args:
+        dataset: whose samples they are.
+    """
+
+    def __init__(self, dataset: MultimodalDataset) -> None:
+        self.dataset = dataset
+        self._variable = [name for name, modality in dataset.modalities.items() if modality.kind in VARIABLE]
+        self._present = {
+            name: torch.from_numpy(~dataset.absent.get(name, np.zeros(len(dataset), bool)))
+            for name in (dataset.modalities if dataset.absent else ())
+        }
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """The batch of these samples."""
+        get = getattr(self.dataset, "__getitems__", None)
+        batch = collate([self.dataset[index] for index in indices] if get is None else get(indices), self._variable)
+        if self._present:
+            batch["present"] = {name: mask[indices] for name, mask in self._present.items()}
+        return batch
 
 
 def to_device(
-    inputs: Mapping[str, Tensor],
+    inputs: Mapping[str, Input],
     modalities: Mapping[str, Modality],
     device: torch.device | str,
     dtype: torch.dtype = torch.float32,
-) -> dict[str, Tensor]:
+) -> dict[str, Input]:
     """Move a batch's inputs to `device` and bring them into the form that the model takes.
 
-    uint8 is scaled to 0 .. 1; then each channel's mean is subtracted and the result divided by its std.
+    uint8 is scaled to 0 .. 1; then each channel's mean is subtracted and the result divided by its std. Tokens stay
+    integers; padding stays zero.
 
-    Returns {modality: [B, ...]} of `dtype`.
+    Returns {modality: [B, ...] of `dtype`, or Padded}.
 
     Args:
-        inputs: {modality: [B, ...]}, uint8 or floating point; pinned memory moves without waiting.
+        inputs: {modality: [B, ...]}, uint8 or floating point, or Padded; pinned memory moves without waiting.
     """
-    moved: dict[str, Tensor] = {}
+    moved: dict[str, Input] = {}
     for name, stored in inputs.items():
-        value = stored.to(device, non_blocking=True)
-        scale = 255.0 if value.dtype == torch.uint8 else 1.0
         modality = modalities[name]
-        plain = modality.mean is None and modality.std is None
-        if value.dtype != dtype:
-            value = value.to(dtype)
-        elif not plain:
-            value = value.clone()  # never the caller's tensor
-        # in place: on a CPU a new tensor of this size costs more than the arithmetic
-        if not plain:
-            mean, std = _statistics(modality, scale, value.device, dtype)
-            value.sub_(mean).div_(std)
-        elif scale != 1.0:
-            value.div_(scale)
-        moved[name] = value
+        if isinstance(stored, Tensor):
+            moved[name] = _brought(stored, modality, device, dtype)
+            continue
+        mask = stored.mask.to(device, non_blocking=True)
+        if modality.kind == "tokens":
+            moved[name] = Padded(stored.values.to(device, torch.int64, non_blocking=True), mask)
+            continue
+        values = _brought(stored.values, modality, device, dtype)
+        if modality.mean is not None or modality.std is not None:
+            values.mul_(mask.view(*mask.shape, *[1] * (values.dim() - 2)))
+        moved[name] = Padded(values, mask)
     return moved
+
+
+class DeviceBatch(NamedTuple):
+    """A batch where the model is, in the form that it takes.
+
+    Attributes:
+        inputs: {modality: [B, ...], or Padded}.
+        label: int64 [B].
+        present: {modality: bool [B]}; None: all samples have all modalities.
+    """
+
+    inputs: dict[str, Input]
+    label: Tensor
+    present: dict[str, Tensor] | None = None
+
+
+def batch_to_device(batch: Batch, modalities: Mapping[str, Modality], device: torch.device | str) -> DeviceBatch:
+    """Move a batch to `device`; see `to_device`."""
+    present = batch.get("present")
+    if present is not None:
+        present = {name: mask.to(device, non_blocking=True) for name, mask in present.items()}
+    inputs = to_device(batch["inputs"], modalities, device)
+    return DeviceBatch(inputs, batch["label"].to(device, non_blocking=True), present)
+
+
+def _brought(stored: Tensor, modality: Modality, device: torch.device | str, dtype: torch.dtype) -> Tensor:
+    value = stored.to(device, non_blocking=True)
+    scale = 255.0 if value.dtype == torch.uint8 else 1.0
+    plain = modality.mean is None and modality.std is None
+    if value.dtype != dtype:
+        value = value.to(dtype)
+    elif not plain:
+        value = value.clone()  # never the caller's tensor
+    # in place: on a CPU a new tensor of this size costs more than the arithmetic
+    if not plain:
+        mean, std = _statistics(modality, scale, value.device, dtype)
+        value.sub_(mean).div_(std)
+    elif scale != 1.0:
+        value.div_(scale)
+    return value
 
 
 _cache: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
@@ -218,7 +325,7 @@ def _statistics(modality: Modality, scale: float, device: torch.device, dtype: t
     """Mean and std times `scale`, broadcastable to [B, *shape]; kept on the device, where an upload would wait."""
     key = (modality.mean, modality.std, modality.kind, len(modality.shape), scale, device, dtype)
     if key not in _cache:
-        channel = 1 if modality.kind == "frames" else 0
+        channel = 1 if modality.kind in ("frames", "sequence") else 0
         shape = [1] * len(modality.shape)
         shape[channel] = -1
         mean = torch.tensor(modality.mean or (0.0,), dtype=torch.float64).mul(scale).view(shape)

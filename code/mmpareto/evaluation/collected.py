@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmpareto.datasets import Batch, Modality, to_device
+from mmpareto.datasets import Batch, Modality, batch_to_device
 from mmpareto.evaluation import EvaluationError
 from mmpareto.models import MultimodalModel
 
@@ -24,10 +24,16 @@ class Collected:
     unimodal: dict[str, Tensor]  # {modality: float32 [N, C]}
     joint: Tensor  # float32 [N, C]
     label: Tensor  # int64 [N]
+    present: dict[str, Tensor]  # {modality: bool [N]}
 
     def logits(self) -> dict[str, Tensor]:
         """{"joint" or a modality: logits [N, C]}."""
         return {"joint": self.joint, **self.unimodal}
+
+    def having(self, names: Iterable[str]) -> Tensor:
+        """bool [N]: the samples that have all these modalities; "joint" counts as one that all have."""
+        masks = [self.present[name] for name in names if name != "joint"]
+        return torch.stack([torch.ones_like(self.label, dtype=torch.bool), *masks]).all(0)
 
 
 @torch.inference_mode()
@@ -47,14 +53,18 @@ def collect(
     model.eval()
     features: dict[str, list[Tensor]] = {name: [] for name in modalities}
     unimodal: dict[str, list[Tensor]] = {name: [] for name in modalities}
+    present: dict[str, list[Tensor]] = {name: [] for name in modalities}
     joint, labels = [], []
     ids: list[str] = []
     for batch in batches:
         with torch.autocast(device.type, amp, enabled=amp is not None):
-            output = model(to_device(batch["inputs"], modalities, device))
+            inputs, _, masks = batch_to_device(batch, modalities, device)
+            output = model(inputs, masks)
         for name in modalities:
             features[name].append(output.features[name].float().cpu())
             unimodal[name].append(output.unimodal[name].float().cpu())
+            everywhere = torch.ones(len(batch["label"]), dtype=torch.bool)
+            present[name].append(batch["present"][name] if "present" in batch else everywhere)
         joint.append(output.joint.float().cpu())
         labels.append(batch["label"])
         ids += batch["id"]
@@ -65,6 +75,7 @@ def collect(
         {name: torch.cat(parts) for name, parts in unimodal.items()},
         torch.cat(joint),
         torch.cat(labels),
+        {name: torch.cat(parts) for name, parts in present.items()},
     )
     made = {f"the features of {name}": value for name, value in done.features.items()}
     made |= {f"the logits of the {name} head": value for name, value in done.logits().items()}

@@ -10,21 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from mmpareto.datasets import DeviceBatch
 from mmpareto.evaluation import EvaluationError
-from mmpareto.models import MultimodalModel
-
-
-class Labelled(NamedTuple):
-    """A batch where the model is, as the model takes it: inputs {modality: [B, ...]}, label int64 [B]."""
-
-    inputs: Mapping[str, Tensor]
-    label: Tensor
+from mmpareto.models import MultimodalModel, cross_entropies
 
 
 @dataclass(frozen=True)
@@ -84,7 +76,7 @@ class Moments:
         )
 
 
-def gradient_noise(model: MultimodalModel, batches: Iterable[Labelled]) -> dict[str, EncoderNoise]:
+def gradient_noise(model: MultimodalModel, batches: Iterable[DeviceBatch]) -> dict[str, EncoderNoise]:
     """{modality: noise of its encoder}: one pass, per batch one forward and two backward passes.
 
     model    in evaluation mode afterwards; its weights and `.grad` stay as they are.
@@ -99,12 +91,10 @@ def gradient_noise(model: MultimodalModel, batches: Iterable[Labelled]) -> dict[
     everything = [p for parameters in encoders.values() for p in parameters]
     seen = {name: (Moments(), Moments()) for name in encoders}
     count = 0
-    for count, (inputs, label) in enumerate(batches, 1):
-        output = model(inputs)
-        losses = {
-            "joint": F.cross_entropy(output.joint, label),
-            **{name: F.cross_entropy(logits, label) for name, logits in output.unimodal.items()},
-        }
+    for count, (inputs, label, present) in enumerate(batches, 1):
+        output = model(inputs, present)
+        both = cross_entropies(output, label)
+        losses = {"joint": both.joint, **both.unimodal}
         joint, unimodal = losses["joint"], torch.stack([losses[name] for name in encoders]).sum()
         # a modality's encoder is reached by its own unimodal loss alone, so one pass through the sum gives them all
         found = [

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmpareto.datasets import DeviceBatch
 from mmpareto.evaluation import EvaluationError
-from mmpareto.evaluation.gradient_noise import Labelled
 from mmpareto.models import MultimodalModel
 
 
@@ -52,7 +52,7 @@ def filter_normalised(parameters: Sequence[Tensor], generator: torch.Generator) 
 
 
 def surface(
-    model: MultimodalModel, batches: Iterable[Labelled], directions: int, distance: float, points: int, seed: int
+    model: MultimodalModel, batches: Iterable[DeviceBatch], directions: int, distance: float, points: int, seed: int
 ) -> Surface:
     """The joint loss at `points` places from -distance to distance along random filter-normalised directions.
 
@@ -91,12 +91,12 @@ def surface(
 
 
 @torch.no_grad()
-def mean_loss(model: MultimodalModel, batches: Iterable[Labelled]) -> tuple[float, float]:
+def mean_loss(model: MultimodalModel, batches: Iterable[DeviceBatch]) -> tuple[float, float]:
     """Joint cross-entropy and accuracy in percent of the model, in evaluation mode, over all samples."""
     model.eval()
     sums, samples = torch.zeros(2, dtype=torch.float64), 0
-    for inputs, label in batches:
-        logits = model(inputs).joint
+    for inputs, label, present in batches:
+        logits = model(inputs, present).joint
         loss = F.cross_entropy(logits.double(), label, reduction="sum")
         sums = sums.to(loss.device) + torch.stack([loss, (logits.argmax(1) == label).sum().double()])
         samples += len(label)
@@ -106,7 +106,7 @@ def mean_loss(model: MultimodalModel, batches: Iterable[Labelled]) -> tuple[floa
     return loss, 100 * right
 
 
-def hessian_product(model: MultimodalModel, batches: Iterable[Labelled]) -> tuple[Callable[[Tensor], Tensor], int]:
+def hessian_product(model: MultimodalModel, batches: Iterable[DeviceBatch]) -> tuple[Callable[[Tensor], Tensor], int]:
     """v -> H v, both float64 [P], of the mean joint loss over all samples, and P.
 
     H is the Hessian with respect to all parameters that reach the joint loss, found by differentiating twice; memory is
@@ -122,7 +122,7 @@ def hessian_product(model: MultimodalModel, batches: Iterable[Labelled]) -> tupl
         raise EvaluationError("there are no samples to take the loss of")
     trainable = [p for p in model.parameters() if p.requires_grad]
     gradients = torch.autograd.grad(
-        F.cross_entropy(model(first.inputs).joint, first.label), trainable, allow_unused=True
+        F.cross_entropy(model(first.inputs, first.present).joint, first.label), trainable, allow_unused=True
     )
     reached = [p for p, gradient in zip(trainable, gradients, strict=True) if gradient is not None]
     sizes = [p.numel() for p in reached]
@@ -130,8 +130,8 @@ def hessian_product(model: MultimodalModel, batches: Iterable[Labelled]) -> tupl
     def product(vector: Tensor) -> Tensor:
         parts = [part.view_as(p).to(p.dtype) for part, p in zip(vector.split(sizes), reached, strict=True)]
         total, samples = torch.zeros_like(vector), 0
-        for inputs, label in batches:
-            loss = F.cross_entropy(model(inputs).joint, label, reduction="sum")
+        for inputs, label, present in batches:
+            loss = F.cross_entropy(model(inputs, present).joint, label, reduction="sum")
             slopes = torch.autograd.grad(loss, reached, create_graph=True)
             bends = torch.autograd.grad(slopes, reached, grad_outputs=parts, materialize_grads=True)
             total += torch.cat([bend.flatten() for bend in bends]).double()

@@ -23,8 +23,8 @@ class Scores:
 
     def __init__(self, modalities: Sequence[str], device: torch.device) -> None:
         self.heads = ["joint", *modalities]
-        self._sums = torch.zeros(2, len(self.heads), dtype=torch.float64, device=device)  # losses, right answers
-        self._samples = 0
+        # losses, right answers, samples that count
+        self._sums = torch.zeros(3, len(self.heads), dtype=torch.float64, device=device)
 
     def update(
         self,
@@ -33,37 +33,38 @@ class Scores:
         joint_logits: Tensor,
         unimodal_logits: Mapping[str, Tensor],
         label: Tensor,
+        present: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Takes in a batch: scalar losses (means over the batch), logits [B, C], labels [B]. Waits for nothing."""
+        """Takes in a batch: scalar losses, logits [B, C], labels [B]. Waits for nothing.
+
+        Losses are means over the samples that have the modality; `present` ({modality: bool [B]}) says which.
+        """
         losses = torch.stack([joint_loss.detach(), *(unimodal_losses[name].detach() for name in self.heads[1:])])
         logits = torch.stack([joint_logits.detach(), *(unimodal_logits[name].detach() for name in self.heads[1:])])
-        right = (logits.argmax(-1) == label).sum(-1)
-        self._sums += torch.stack([losses.double() * len(label), right.double()])
-        self._samples += len(label)
+        right = logits.argmax(-1) == label
+        if present is None:
+            counts = losses.new_full((len(losses),), len(label), dtype=torch.float64)
+        else:
+            masks = torch.stack([torch.ones_like(label, dtype=torch.bool), *(present[name] for name in self.heads[1:])])
+            right, counts = right & masks, masks.sum(-1).double()
+        self._sums += torch.stack([losses.double() * counts, right.sum(-1).double(), counts])
 
     def compute(self, total: Callable[[Tensor], Tensor] = lambda values: values) -> dict[str, dict[str, float]]:
         """{"joint" or a modality: {"loss", "accuracy"}}, accuracies in percent. Waits for the device.
 
         total  sums a tensor over the processes of a run.
         """
-        samples = self._sums.new_full((1,), self._samples)
-        values = total(torch.cat([self._sums.flatten(), samples]))
-        losses, right = (values[:-1] / values[-1]).view(2, -1).tolist()
+        losses, right, counts = total(self._sums)
+        values = torch.stack((losses / counts, right / counts)).tolist()  # NaN where no sample has the modality
         return {
             name: {"loss": loss, "accuracy": 100 * accuracy}
-            for name, loss, accuracy in zip(self.heads, losses, right, strict=True)
+            for name, loss, accuracy in zip(self.heads, *values, strict=True)
         }
 
-    def state_dict(self) -> dict[str, Any]:
-        """What was gathered so far."""
-        return {"sums": self._sums.cpu(), "samples": self._samples}
-
-    def total_state(self, total: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-        """As `state_dict`, summed over the processes of a run by `total`."""
-        samples = total(self._sums.new_full((1,), self._samples))
-        return {"sums": total(self._sums).cpu(), "samples": int(samples.item())}
+    def state_dict(self, total: Callable[[Tensor], Tensor] = lambda values: values) -> dict[str, Any]:
+        """What was gathered so far; see `compute`."""
+        return {"sums": total(self._sums).cpu()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restore `state_dict()`."""
         self._sums.copy_(state["sums"])
-        self._samples = state["samples"]

@@ -4,13 +4,12 @@ from mmpareto.methods.base import (
     METHODS,
     Boundary,
     Engine,
-    Losses,
     Method,
     MethodError,
     Piece,
     build_method,
-    cross_entropies,
 )
+from mmpareto.models import Losses, cross_entropies
 
 __all__ = [
     "METHODS",

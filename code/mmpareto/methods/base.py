@@ -11,33 +11,17 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpareto.errors import UserError
 from mmpareto.integration import Integrator
 from mmpareto.integration.reduction import several_processes, start_average
-from mmpareto.models import MultimodalModel, Output
+from mmpareto.models import Losses, MultimodalModel, Output
 from mmpareto.registry import Registry
 
 
 class MethodError(UserError, ValueError):
     """A method cannot train this model or this run."""
-
-
-class Losses(NamedTuple):
-    """Scalar losses, means over a batch."""
-
-    joint: Tensor
-    unimodal: dict[str, Tensor]
-
-
-def cross_entropies(output: Output, label: Tensor) -> Losses:
-    """Joint and unimodal cross-entropy of a model's output; label int64 [B]."""
-    return Losses(
-        F.cross_entropy(output.joint, label),
-        {name: F.cross_entropy(logits, label) for name, logits in output.unimodal.items()},
-    )
 
 
 class Piece(NamedTuple):

@@ -9,6 +9,7 @@ from mmpareto.models.base import ARCHITECTURES, MakeFusion, MultimodalModel, Out
 from mmpareto.models.encoders import ENCODERS, ModelError, build_encoder, default_encoder
 from mmpareto.models.fusions import FUSIONS, ConcatFusion, CosineFusion, EnsembleFusion
 from mmpareto.models.late_fusion import LateFusion
+from mmpareto.models.losses import Losses, cross_entropies
 
 
 def encoder_names(
@@ -78,6 +79,7 @@ __all__ = [
     "CosineFusion",
     "EnsembleFusion",
     "LateFusion",
+    "Losses",
     "MakeFusion",
     "ModelError",
     "MultimodalModel",
@@ -85,6 +87,7 @@ __all__ = [
     "Present",
     "build_encoder",
     "build_model",
+    "cross_entropies",
     "default_encoder",
     "encoder_names",
     "fusion_maker",

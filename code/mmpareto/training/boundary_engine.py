@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmpareto.config import Config
-from mmpareto.datasets import MultimodalDataset, to_device
+from mmpareto.datasets import MultimodalDataset, batch_to_device
 from mmpareto.methods import Method
 from mmpareto.models import MultimodalModel, Output
 from mmpareto.training.checkpoints import process_state, set_process_state
@@ -59,10 +59,9 @@ class BoundaryEngine:
         self.model.eval()
         batches = 0
         for batch in loader.epoch(self.epoch - 1):
-            label = batch["label"].to(self.device, non_blocking=True)
-            inputs = to_device(batch["inputs"], self.dataset.modalities, self.device)
+            inputs, label, present = batch_to_device(batch, self.dataset.modalities, self.device)
             with torch.no_grad(), torch.autocast(self.device.type, self._amp, enabled=self._amp is not None):
-                output = self.model(inputs)
+                output = self.model(inputs, present)
             yield output, label
             self.stop()
             batches += 1

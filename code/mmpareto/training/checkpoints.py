@@ -28,7 +28,7 @@ from mmpareto.json_files import require_regular
 from mmpareto.pickles import is_dense, require_only
 from mmpareto.runs import BEST, LAST, PREVIOUS, RunDirectory, RunError, atomically
 
-FORMAT = 5
+FORMAT = 6
 SEAL = b"sha256:"
 SEAL_BYTES = len(SEAL) + 2 * hashlib.sha256().digest_size
 

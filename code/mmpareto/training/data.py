@@ -7,11 +7,13 @@ import functools
 import os
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from mmpareto.datasets import Batch, DatasetError, MultimodalDataset, collate
+from mmpareto.datasets import Batch, Batches, DatasetError, MultimodalDataset
 from mmpareto.datasets.workers import clean_context, cores, settle_in
 
 
@@ -20,13 +22,28 @@ class SharedBatches(Sampler[list[int]]):
 
     A batch is `batch_size` samples over all processes, whatever their number: what is learned does not depend on it.
 
+    With `lengths` (int64 [N], of the samples) a shuffled epoch has batches of similar length: WINDOW batches at a time
+    are sorted by length, and the order of the batches is drawn anew.
+
     training  every process gets something of every batch, since all must take the step: where there are fewer samples
               than processes, one that counts nothing (see `share`). Otherwise such a process gets nothing.
     """
 
+    WINDOW = 50
+
     def __init__(
-        self, samples: int, batch_size: int, *, shuffle: bool, seed: int, rank: int, size: int, training: bool
+        self,
+        samples: int,
+        batch_size: int,
+        *,
+        shuffle: bool,
+        seed: int,
+        rank: int,
+        size: int,
+        training: bool,
+        lengths: np.ndarray | None = None,
     ) -> None:
+        self.lengths = None if lengths is None else torch.from_numpy(lengths)
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.chosen = torch.arange(samples)
         self.rank, self.size, self.training = rank, size, training
@@ -49,12 +66,23 @@ class SharedBatches(Sampler[list[int]]):
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed + self.epoch)
             order = order[torch.randperm(self.samples, generator=generator)]
+            if self.lengths is not None:
+                order = self._by_length(order, self.lengths[order], generator)
         for whole in order.split(self.batch_size)[self.start :]:
             own = whole[self.rank :: self.size]
             if len(own):
                 yield own.tolist()
             elif self.training:
                 yield whole[:1].tolist()
+
+    def _by_length(self, order: torch.Tensor, lengths: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """`order` [N] with batches of similar length; only whole batches move, the last one stays what it is."""
+        whole = len(order) // self.batch_size * self.batch_size
+        pairs = zip(*(part[:whole].split(self.batch_size * self.WINDOW) for part in (order, lengths)), strict=True)
+        windows = [part[torch.argsort(length, stable=True)] for part, length in pairs]
+        batches = torch.cat([*windows, order[:0]]).view(-1, self.batch_size)
+        mixed = batches[torch.randperm(len(batches), generator=generator)]
+        return torch.cat((mixed.flatten(), order[whole:]))
 
     def share(self, batch: int) -> tuple[int, int]:
         """How many samples of batch 0, 1, ... count on this process, and on all of them."""
@@ -96,7 +124,14 @@ class Loader:
         self.dataset = dataset
         self.workers = workers
         self.sampler = SharedBatches(
-            len(dataset), batch_size, shuffle=shuffle, seed=seed, rank=rank, size=size, training=training
+            len(dataset),
+            batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            rank=rank,
+            size=size,
+            training=training,
+            lengths=dataset.lengths,
         )
         # in shared memory: whether the workers may end
         self._ending = torch.zeros((), dtype=torch.bool).share_memory_()
@@ -105,10 +140,10 @@ class Loader:
         # of the workers' seeds; with PyTorch's own, a new iterator would draw from the generator that training uses
         self._generator = torch.Generator()
         self.batches: DataLoader[Batch] = DataLoader(
-            dataset,  # type: ignore[arg-type]  # samples in, batches out
+            Batches(dataset),
             batch_sampler=self.sampler,
             num_workers=workers,
-            collate_fn=collate,
+            collate_fn=_unchanged,
             pin_memory=pin,
             persistent_workers=workers > 0,
             multiprocessing_context=clean_context() if workers else None,
@@ -141,6 +176,10 @@ class Loader:
             # a worker sends its whole traceback as the message; what a person needs is the last line
             last = str(error).strip().splitlines()[-1]
             raise DatasetError(last.split("DatasetError: ", 1)[-1]) from error
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
 
 
 def _leave_signals_to_the_trainer(ending: torch.Tensor, worker: int) -> None:

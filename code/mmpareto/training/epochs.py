@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mmpareto.datasets import to_device
+from mmpareto.datasets import batch_to_device
 from mmpareto.evaluation.scores import Scores
 from mmpareto.integration import EncoderDiagnostics
-from mmpareto.methods import cross_entropies
-from mmpareto.models import MultimodalModel
+from mmpareto.models import MultimodalModel, cross_entropies
 from mmpareto.training.data import Loader
 from mmpareto.training.processes import Processes
 from mmpareto.training.step import CapturedStep, Step, TrainingStep
@@ -185,15 +184,14 @@ def train_epoch(
         disable=None if progress else True,
     )
     for batch in batches:
-        inputs = to_device(batch["inputs"], modalities, device)
-        label = batch["label"].to(device, non_blocking=True)
+        inputs, label, present = batch_to_device(batch, modalities, device)
         number = first + record.batches
         before_batch(number)
         own, whole = loader.sampler.share(record.batches)
         diagnose = diagnose_interval > 0 and number % diagnose_interval == 0
-        done = step(inputs, label, weight=own * size / whole, diagnose=diagnose)
+        done = step(inputs, label, present=present, weight=own * size / whole, diagnose=diagnose)
         if own:
-            record.scores.update(done.losses.joint, done.losses.unimodal, done.joint, done.unimodal, label)
+            record.scores.update(done.losses.joint, done.losses.unimodal, done.joint, done.unimodal, label, present)
         record.gradients.add(number, done.diagnostics)
         watch.update(number, [done.losses.joint, *done.losses.unimodal.values()], done.gradient_norm, batch["id"])
         record.batches += 1
@@ -224,11 +222,11 @@ def score(
     scores = Scores(list(modalities), device)
     batches = 0
     for batch in loader.epoch(0):
-        label = batch["label"].to(device, non_blocking=True)
+        inputs, label, present = batch_to_device(batch, modalities, device)
         with torch.autocast(device.type, amp, enabled=amp is not None):
-            output = model(to_device(batch["inputs"], modalities, device))
+            output = model(inputs, present)
             loss = cross_entropies(output, label)
-        scores.update(loss.joint, loss.unimodal, output.joint, output.unimodal, label)
+        scores.update(loss.joint, loss.unimodal, output.joint, output.unimodal, label, output.present)
         between()
         batches += 1
     for _ in range(len(loader) - batches):  # this process has no sample of the last batch

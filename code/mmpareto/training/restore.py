@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mmpareto import runs
-from mmpareto.arguments import parse
+from mmpareto.arguments import WITH_OPTIONS, parse
 from mmpareto.config import Config, differing
 from mmpareto.datasets import Modality, MultimodalDataset, Split, modality_from
 from mmpareto.errors import UsageError
@@ -38,7 +38,7 @@ def saved_config(run: RunDirectory, allowed: Collection[str] = (), **changed: An
         raise RunError(f"{run.path} is no folder; give a run directory of train.py")
     settings = run.read_config()
     encoders = _encoders(run)
-    names = [settings.get(name) for name in ("dataset", "method", "model", "fusion")]
+    names = [settings.get(name) for name in ("dataset", "model", *WITH_OPTIONS)]
     try:
         require_allowed([*map(str, names), *encoders.values()], allowed)
     except ValueError as error:

@@ -89,7 +89,7 @@ def build_split(
 
     Args:
         data: the dataset, its folder and its own settings.
-        seed: of the augmentation.
+        seed: of the augmentation, and of the modalities that are dropped.
         split: "train", "val" or "test".
         modalities: as the run resolved them before (see `datasets.build`).
         download: False: missing data are not downloaded.
@@ -97,7 +97,7 @@ def build_split(
     Raises:
         DatasetError: where its data are missing or unusable.
     """
-    return datasets.build(
+    dataset = datasets.build(
         data.dataset,
         data.data_root,
         split,
@@ -106,6 +106,9 @@ def build_split(
         download=download,
         **data.dataset_options,
     )
+    if data.missing:
+        dataset.drop_modalities(data.missing, seed, split)
+    return dataset
 
 
 def make_loader(
@@ -213,6 +216,11 @@ def make_model(
     """
     if method is None and _may_fuse(config.method.method):
         method = make_method(config.method)
+    if method is not None and dataset.absent and "missing" in method.refuses:
+        raise UsageError(
+            f"the method {config.method.method} with missing modalities: {method.refuses['missing']}; leave --missing "
+            "out, or choose another method"
+        )
     chosen = config.model.fusion
     fusion: MakeFusion | None = None if method is None else method.fusion
     if chosen != "concat":
@@ -221,7 +229,14 @@ def make_model(
         fusion = fusion_maker(chosen, config.model.fusion_options)
     about = {name: (modality.kind, modality.shape) for name, modality in dataset.modalities.items()}
     encoders = encoder_names(about, config.model.model, config.model.encoder)
-    model = build_model(about, len(dataset.classes), encoders, fusion)
+    model = build_model(
+        about,
+        len(dataset.classes),
+        encoders,
+        fusion,
+        config.model.architecture,
+        config.model.architecture_options,
+    )
     return apply_switches(model, config.engine, device), encoders
 
 

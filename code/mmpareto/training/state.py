@@ -104,7 +104,7 @@ class TrainingState:
         process_states = self.processes.gather(process_state(self.model, self.device))
         record = self.record.state_dict()
         if self.processes.size > 1:
-            record["scores"] = self.record.scores.total_state(self.processes.total)
+            record["scores"] = self.record.scores.state_dict(self.processes.total)
         content = (
             self.model.state_dict(),
             self.optimizer.state_dict(),

@@ -5,17 +5,19 @@ Shapes: B batch, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from mmpareto.inputs import Input, Inputs, chunks, copy_into, map_tensors
 from mmpareto.integration import EncoderDiagnostics
-from mmpareto.methods import Losses, Method, Piece, cross_entropies
-from mmpareto.models import MultimodalModel, Output
+from mmpareto.methods import Method, Piece
+from mmpareto.models import Losses, MultimodalModel, Output, cross_entropies
 
-Inputs = Mapping[str, Tensor]
+Present = dict[str, Tensor] | None  # {modality: bool [B]}
 
 
 class Step(NamedTuple):
@@ -49,7 +51,7 @@ class TrainingStep:
         amp: torch.dtype | None = None,
         scaler: torch.amp.GradScaler | None = None,
         accumulate: int = 1,
-        forward: Callable[[Inputs], Output] | None = None,
+        forward: Callable[..., Output] | None = None,
     ) -> None:
         self.model, self.method, self.optimizer = model, method, optimizer
         self.clip_grad, self.amp, self.scaler, self.accumulate = clip_grad, amp, scaler, accumulate
@@ -57,34 +59,38 @@ class TrainingStep:
         first = next(model.parameters())
         self.overflows = torch.zeros((), dtype=torch.int64, device=first.device)
 
-    def __call__(self, inputs: Inputs, label: Tensor, *, weight: float = 1.0, diagnose: bool = False) -> Step:
+    def __call__(
+        self, inputs: Inputs, label: Tensor, *, present: Present = None, weight: float = 1.0, diagnose: bool = False
+    ) -> Step:
         """Takes the step.
 
-        inputs    {modality: [B, ...]}, label int64 [B], both on the model's device.
+        inputs    {modality: input of B samples}, label int64 [B], both on the model's device.
+        present   {modality: bool [B]} of the samples; None: all have all modalities.
         weight    of this process's losses in the average over the processes: 1 where all have as many samples.
         diagnose  see `Integrator.backward`.
         """
-        parts = min(self.accumulate, len(label))
-        pieces = {name: value.chunk(parts) for name, value in inputs.items()}
-        labels = label.chunk(parts)
+        parts = chunks((dict(inputs), label, present), min(self.accumulate, len(label)))
+        factors = None if present is None else self._factors(present, weight)
         seen: list[tuple[Output, Losses, float]] = []
         diagnostics: dict[str, EncoderDiagnostics] = {}
-        for k, piece in enumerate(labels):
+        for k, (piece_inputs, piece, piece_present) in enumerate(parts):
             share = len(piece) / len(label)
-            output, loss, minimised = self._forward(
-                {name: value[k] for name, value in pieces.items()}, piece, share * weight
-            )
-            last = k == len(labels) - 1
+            output, loss, minimised = self._forward(piece_inputs, piece, piece_present, share * weight, factors)
+            last = k == len(parts) - 1
             diagnostics = self._backward(minimised, share * weight, last, diagnose)
             # detached at once: the next piece needs this one's memory
             seen.append((_detached(output), Losses(loss.joint.detach(), _detach(loss.unimodal)), share))
         norm = self._update()
+        if present is not None:  # the losses of these samples alone; those above are parts of the whole batch's
+            whole = _joined([output for output, _, _ in seen], present)
+            return Step(whole.joint, whole.unimodal, cross_entropies(whole, label), norm, diagnostics)
         if len(seen) == 1:
             output, loss, _ = seen[0]
             return Step(output.joint, output.unimodal, loss, norm, diagnostics)
+        whole = _joined([output for output, _, _ in seen])
         return Step(
-            torch.cat([output.joint for output, _, _ in seen]),
-            {name: torch.cat([output.unimodal[name] for output, _, _ in seen]) for name in seen[0][0].unimodal},
+            whole.joint,
+            whole.unimodal,
             Losses(
                 torch.stack([loss.joint * share for _, loss, share in seen]).sum(),
                 {
@@ -96,11 +102,25 @@ class TrainingStep:
             diagnostics,
         )
 
-    def _forward(self, inputs: Inputs, label: Tensor, share: float) -> tuple[Output, Losses, Losses]:
+    def _factors(self, present: Mapping[str, Tensor], weight: float) -> dict[str, Tensor]:
+        """{modality: samples / samples that have it} of the whole batch, over all processes."""
+        masks = torch.stack(list(present.values()))
+        counts = torch.cat((torch.ones_like(masks[:1]), masks)).sum(1)
+        total, *having = self.method.average(counts.double() * (weight > 0)).unbind()
+        return {name: (total / count.clamp(min=1e-9)).float() for name, count in zip(present, having, strict=True)}
+
+    def _forward(
+        self,
+        inputs: Inputs,
+        label: Tensor,
+        present: Present,
+        share: float,
+        factors: Mapping[str, Tensor] | None,
+    ) -> tuple[Output, Losses, Losses]:
         """Output, cross-entropies, and what the method minimises."""
         with torch.autocast(label.device.type, self.amp, enabled=self.amp is not None):
-            output = self.forward(inputs)
-            plain = cross_entropies(output, label)
+            output = self.forward(inputs) if present is None else self.forward(inputs, present)
+            plain = cross_entropies(output, label, factors)
             return output, plain, self.method.losses(Piece(output, label, plain, share))
 
     def _backward(self, loss: Losses, factor: float, last: bool, diagnose: bool) -> dict[str, EncoderDiagnostics]:
@@ -160,8 +180,7 @@ class CapturedStep:
         self._key: tuple[Any, ...] = ()
         self._seen = 0
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._inputs: dict[str, Tensor] = {}
-        self._label = torch.empty(0)
+        self._batch: tuple[dict[str, Input], Tensor, Present] = ({}, torch.empty(0), None)
         self._result: Step | None = None
 
     @property
@@ -169,41 +188,51 @@ class CapturedStep:
         """As TrainingStep's."""
         return self.step.overflows
 
-    def __call__(self, inputs: Inputs, label: Tensor, *, weight: float = 1.0, diagnose: bool = False) -> Step:
+    def __call__(
+        self, inputs: Inputs, label: Tensor, *, present: Present = None, weight: float = 1.0, diagnose: bool = False
+    ) -> Step:
         """As TrainingStep's."""
+        batch = (dict(inputs), label, present)
+        step = functools.partial(self.step, weight=weight, diagnose=diagnose)
         rates = tuple(float(group["lr"]) for group in self.step.optimizer.param_groups)
         key = (len(label), weight, diagnose, rates)
         if self._graph is not None and key == self._key and self._result is not None:
-            for name, value in inputs.items():
-                self._inputs[name].copy_(value)
-            self._label.copy_(label)
+            copy_into(self._batch, batch)
             self._graph.replay()
             return self._result
         measured = diagnose and (len(label), weight, False, rates) == self._key
-        if measured or (key != self._key and len(label) < len(self._label)):  # or a smaller last batch
-            return self.step(inputs, label, weight=weight, diagnose=diagnose)
+        if measured or (key != self._key and len(label) < len(self._batch[1])):  # or a smaller last batch
+            return step(inputs, label, present=present)
         if key != self._key:
             self._key, self._seen, self._graph, self._result = key, 0, None, None
-        self._label = label.clone()
-        self._inputs = {name: value.clone() for name, value in inputs.items()}
+        self._batch = map_tensors(torch.clone, batch)
         self._seen += 1
         if self._seen <= self.WARM_UP:
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
-                result = self.step(inputs, label, weight=weight, diagnose=diagnose)
+                result = step(inputs, label, present=present)
             torch.cuda.current_stream().wait_stream(side)
             return result
         self._graph = torch.cuda.CUDAGraph()
         # the loader's pinning thread goes on meanwhile: what it asks of the driver must not end the capture
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            self._result = self.step(self._inputs, self._label, weight=weight, diagnose=diagnose)
+            kept_inputs, kept_label, kept_present = self._batch
+            self._result = step(kept_inputs, kept_label, present=kept_present)
         self._graph.replay()  # capturing has computed nothing yet
         return self._result
 
 
 def _detach(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in values.items()}
+
+
+def _joined(outputs: Sequence[Output], present: Present = None) -> Output:
+    """Logits of the pieces of a batch, in one."""
+    if len(outputs) == 1:
+        return outputs[0]._replace(present=present)
+    unimodal = {name: torch.cat([output.unimodal[name] for output in outputs]) for name in outputs[0].unimodal}
+    return Output({}, unimodal, torch.cat([output.joint for output in outputs]), present)
 
 
 def _detached(output: Output) -> Output:
