@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import nn
 
-from mmpareto.models.encoders.base import ENCODERS, IMAGES, channels
+from mmpareto.models.encoders.base import ENCODERS, IMAGES, ConvolutionalEncoder, channels
 
 
 @ENCODERS.register("cnn")
-class ConvEncoder(nn.Sequential):
+class ConvEncoder(nn.Sequential, ConvolutionalEncoder):
     """Small convolutional encoder for images of about 28 x 28 pixels, D = 64.
 
     [B, channels, H, W] -> [B, 64]: four 3x3 convolutions (16, 32 with stride 2, 64 with stride 2, 64), each with batch
@@ -17,6 +17,7 @@ class ConvEncoder(nn.Sequential):
 
     takes = IMAGES
     width = 64
+    stage_widths = (16, 32, 64, 64)
 
     def __init__(self, kind: str, shape: tuple[int, ...]) -> None:
         layers: list[nn.Module] = []
@@ -29,3 +30,8 @@ class ConvEncoder(nn.Sequential):
             ]
             inputs = outputs
         super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    def stages(self) -> list[nn.Module]:
+        """Convolution, batch norm and ReLU, four times."""
+        layers = list(self.children())
+        return [nn.Sequential(*layers[start : start + 3]) for start in range(0, 12, 3)]

@@ -6,10 +6,11 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from mmpareto.models.encoders.base import ENCODERS, channels
+from mmpareto.inputs import Input, values_of
+from mmpareto.models.encoders.base import ENCODERS, ConvolutionalEncoder, channels, images
 
 
-class ResNetEncoder(nn.Module):
+class ResNetEncoder(ConvolutionalEncoder):
     """A torchvision ResNet without its classifier, its stem fitted to the input's channels.
 
     Args:
@@ -35,12 +36,22 @@ class ResNetEncoder(nn.Module):
         network.fc = nn.Identity()
         self.network = network
 
-    def forward(self, x: Tensor) -> Tensor:
+    @property
+    def stage_widths(self) -> tuple[int, ...]:  # type: ignore[override]
+        """Channels after each of the four stages."""
+        return tuple(self.width // factor for factor in (8, 4, 2, 1))
+
+    def stages(self) -> list[nn.Module]:
+        """The stem with the first group of blocks, and the three other groups."""
+        net = self.network
+        stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool, net.layer1)
+        return [stem, net.layer2, net.layer3, net.layer4]
+
+    def forward(self, x: Input) -> Tensor:
         """[B, channels, H, W] or [B, F, channels, H, W] -> [B, D]."""
-        if x.dim() == 4:
-            return self.network(x)
-        batch, frames = x.shape[:2]
-        return self.network(x.flatten(0, 1)).view(batch, frames, -1).mean(1)
+        features = self.network(images(x))
+        batch = len(values_of(x))
+        return features if len(features) == batch else features.view(batch, -1, self.width).mean(1)
 
 
 for _layers in (18, 34, 50, 101):
