@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "gblending": {"estimate_epochs": 1, "held_out": 0.3},
     "mslr": {"factors": "x:0.5", "window": 1},
 }
-CASES = {
+CASES: dict[str, tuple[Any, ...]] = {
     **{method: (method, SAMPLES, 1) for method in METHODS},
     "accumulated": ("mmpareto", SAMPLES, 2),
     # the last batch holds one sample: the other process counts nothing
@@ -47,6 +48,8 @@ CASES = {
         for method in ("ogm", "gradnorm", "metabalance", "gblending")
     },
     **{f"{method}, uneven": (method, 3 * BATCH + 1, 1) for method in ("agm", "pmr")},
+    "missing": ("mmpareto", 3 * BATCH + 1, 1, {"x": 0.4, "y": 0.3}),
+    "missing, accumulated": ("uniform", SAMPLES, 2, {"x": 0.4}),
 }
 
 
@@ -89,7 +92,11 @@ def model(seed: int, fusion: MakeFusion | None = None) -> MultimodalModel:
 
 
 def trained(
-    processes: Processes, method: str, samples: int = SAMPLES, accumulate: int = 1
+    processes: Processes,
+    method: str,
+    samples: int = SAMPLES,
+    accumulate: int = 1,
+    missing: Mapping[str, float] | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any], dict[str, Any]]:
     """Gradients of the last step, weights and the method's state, training scores and scores of a split, after two
     epochs."""
@@ -97,6 +104,7 @@ def trained(
     shared = model(processes.rank, chosen.fusion)  # the processes begin apart
     processes.start_alike(shared)
     data = Points(samples)
+    data.drop_modalities(missing or {}, 0, "train")
     loaders = [
         Loader(
             data,
@@ -163,8 +171,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_train_as_one(case: str, two: list[dict[str, Any]]) -> None:
-    method, samples, accumulate = CASES[case]
-    gradients, weights, training, scored = trained(Processes(), method, samples, accumulate)
+    gradients, weights, training, scored = trained(Processes(), *CASES[case])
     for own in two:
         assert own[case][0].keys() == gradients.keys()
         for name, gradient in gradients.items():

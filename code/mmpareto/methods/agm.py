@@ -43,7 +43,8 @@ class AGM(Method):
 
     requires = frozenset({"features"})
     refuses: ClassVar[Mapping[str, str]] = {
-        "accumulate": "its coefficients are the whole batch's, and must be known before its first piece's backward pass"
+        "missing": "a modality that a sample lacks has no part of its logits to be modulated by",
+        "accumulate": "its coefficients are the whole batch's, and are needed before the first piece's backward pass",
     }
 
     def __init__(self, alpha: float = 1.0, modulation_epochs: int = 20) -> None:

@@ -38,6 +38,7 @@ class OGM(Method):
     """
 
     requires = frozenset({"contributions"})
+    refuses: ClassVar[Mapping[str, str]] = {"missing": "its scores compare the modalities on the same samples"}
 
     def __init__(self, alpha: float = 0.8, modulation_epochs: int = 51) -> None:
         super().__init__(OneJoint())
@@ -98,7 +99,10 @@ class OGMGE(OGM):
         modulation_epochs: epochs from the first on that are modulated, with noise; 51 in the published code.
     """
 
-    refuses: ClassVar[Mapping[str, str]] = {"cuda_graph": "its noise comes from a generator that a graph would replay"}
+    refuses: ClassVar[Mapping[str, str]] = {
+        **OGM.refuses,
+        "cuda_graph": "its noise comes from a generator that a graph would replay",
+    }
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """As OGM's; seeds the noise."""

@@ -42,7 +42,8 @@ class PMR(Method):
     """
 
     refuses: ClassVar[Mapping[str, str]] = {
-        "accumulate": "its coefficients are the whole batch's, and must be known before its first piece's backward pass"
+        "missing": "its coefficients compare the modalities on the same samples",
+        "accumulate": "its coefficients are the whole batch's, and are needed before the first piece's backward pass",
     }
 
     def __init__(

@@ -101,15 +101,25 @@ class MultimodalModel(nn.Module):
     def train(self, mode: bool = True) -> MultimodalModel:
         """Set training mode, but not of frozen encoders."""
         super().train(mode)
-        for encoder in self.encoders.values():
+        for encoder in self.innermost().values():
             if not any(p.requires_grad for p in encoder.parameters()):
                 encoder.eval()
         return self
+
+    def innermost(self) -> dict[str, nn.Module]:
+        """{modality: the encoder that was given}."""
+        return dict(self.encoders.items())
 
     def partition(self) -> tuple[dict[str, Any], list[tuple[str, nn.Parameter]]]:
         """The parameters as integration takes them: {modality: module or named parameters}, and all others by name."""
         others = [(name, p) for name, p in self.named_parameters() if not name.startswith("encoders.")]
         return dict(self.encoders.items()), others
+
+    def _output(self, features: dict[str, Tensor], masks: dict[str, Tensor] | None) -> Output:
+        """The output from the features of all modalities."""
+        unimodal = {name: head(features[name]) for name, head in self.heads.items()}
+        joint = self.fusion(features) if masks is None else self.fusion(features, present=masks)
+        return Output(features, unimodal, joint, masks)
 
     def masks(self, inputs: Inputs, present: Present | None) -> dict[str, Tensor] | None:
         """`present` as masks {modality: bool [B]}."""

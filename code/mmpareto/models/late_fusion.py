@@ -35,13 +35,9 @@ class LateFusion(MultimodalModel):
     def forward(self, inputs: Inputs, present: Present | None = None) -> Output:
         """See MultimodalModel."""
         masks = self.masks(inputs, present)
-        if masks is None:
-            features = {name: encoder(inputs[name]) for name, encoder in self.encoders.items()}
-            unimodal = {name: head(features[name]) for name, head in self.heads.items()}
-            return Output(features, unimodal, self.fusion(features))
+        having = dict.fromkeys(self.encoders) if masks is None else masks
         features = {
-            name: blank(encoder(self.rows(inputs[name], masks[name])), masks[name])
+            name: blank(encoder(self.rows(inputs[name], having[name])), having[name])
             for name, encoder in self.encoders.items()
         }
-        unimodal = {name: head(features[name]) for name, head in self.heads.items()}
-        return Output(features, unimodal, self.fusion(features, present=masks), masks)
+        return self._output(features, masks)

@@ -107,7 +107,7 @@ class TrainingStep:
         masks = torch.stack(list(present.values()))
         counts = torch.cat((torch.ones_like(masks[:1]), masks)).sum(1)
         total, *having = self.method.average(counts.double() * (weight > 0)).unbind()
-        return {name: (total / count.clamp(min=1e-9)).float() for name, count in zip(present, having, strict=True)}
+        return {name: total / count.clamp(min=1e-9) for name, count in zip(present, having, strict=True)}
 
     def _forward(
         self,

@@ -1,0 +1,53 @@
+"""Tokens: what dense architectures take from encoders, and the transformer layer that they share.
+
+Shapes: B batch, N tokens, W width of a token.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mmpareto.inputs import Input
+from mmpareto.models.encoders.base import ModelError, TokenEncoder
+
+
+def tokens_of(encoder: nn.Module, x: Input) -> tuple[Tensor, Tensor | None]:
+    """Tokens [B, N, D] of an encoder and their mask; the feature as the only token where it has no tokens."""
+    if isinstance(encoder, TokenEncoder):
+        return encoder.tokens(x)
+    return encoder(x)[:, None], None
+
+
+def padding_of(tokens: Tensor, mask: Tensor | None) -> Tensor:
+    """bool [B, N]: the tokens [B, N, W] that do not count."""
+    return torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device) if mask is None else ~mask
+
+
+class TransformerLayer(nn.Module):
+    """A pre-norm transformer layer (Xiong et al., ICML 2020) without dropout.
+
+    Args:
+        width: W.
+        heads: attention heads; they divide the width.
+
+    Raises:
+        ModelError: where they do not.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if heads < 1 or width < 1 or width % heads:
+            raise ModelError(f"{heads} attention heads must divide the width of the tokens, {width}")
+        # the attention is called by itself: TransformerEncoderLayer computes otherwise in evaluation mode
+        self.before = nn.LayerNorm(width)
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, tokens: Tensor, padding: Tensor) -> Tensor:
+        """[B, N, W] -> [B, N, W]; `padding` (bool [B, N]) marks the tokens that nobody attends to."""
+        normed = self.before(tokens)
+        tokens = tokens + self.attention(normed, normed, normed, key_padding_mask=padding, need_weights=False)[0]
+        return tokens + self.mlp(tokens)
