@@ -285,7 +285,8 @@ def _resolve(values: dict[str, Any], entries: _Entries, root: Path) -> None:
     dataset = entries.dataset.name
     if values["data_root"] == "":
         raise UsageError("--data_root is empty; name a folder, or leave the flag out")
-    if getattr(entries.dataset.make, "embedded", False):
+    reads_folder = getattr(entries.dataset.make, "reads_folder", None)
+    if reads_folder is not None and not reads_folder(values["dataset_options"]):
         if values["data_root"] is not None:
             raise UsageError(f"--data_root: the dataset {dataset} is embedded and reads no folder; leave the flag out")
     else:

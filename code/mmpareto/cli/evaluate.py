@@ -70,7 +70,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     device = choose_device(arguments.gpu_ids)
     amp = autocast_type(config.engine)
     data = same_data(run, config, split)
-    if data.embedded and arguments.data_root is not None:
+    if arguments.data_root is not None and not data.reads_folder(config.data.dataset_options):
         raise UsageError(f"--data_root: the dataset {config.data.dataset} is embedded and reads no folder")
     model, epoch = trained_model(run, config, data, device)
     if arguments.missing == "mean" and not model.late:

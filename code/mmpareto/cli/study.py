@@ -208,7 +208,7 @@ def load(arguments: argparse.Namespace, device: torch.device) -> tuple[list[Subj
         config = config.changed(amp=None, tf32=False)
         if first is None:
             first, data = config, same_data(run, config, arguments.split)
-            if data.embedded and arguments.data_root is not None:
+            if arguments.data_root is not None and not data.reads_folder(config.data.dataset_options):
                 raise UsageError(f"--data_root: the dataset {config.data.dataset} is embedded and reads no folder")
         for what in ("dataset", "dataset_options", "data_root"):
             mine, others = getattr(config.data, what), getattr(first.data, what)

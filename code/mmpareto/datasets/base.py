@@ -134,6 +134,12 @@ class MultimodalDataset(Dataset[Sample]):
         # in shared memory, so that persistent workers see the epoch that the training process sets
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
+    @classmethod
+    def reads_folder(cls, options: Mapping[str, Any]) -> bool:
+        """Whether it reads `root` under these options."""
+        del options
+        return not cls.embedded
+
     def __len__(self) -> int:
         return len(self.labels)
 

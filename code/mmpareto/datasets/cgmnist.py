@@ -104,6 +104,17 @@ def load(root: Path, split: Split, variance: float, download: bool = True) -> tu
     return {"gray": gray[chosen][:, None].copy(), "colour": np.ascontiguousarray(colour)}, labels[chosen]
 
 
+def mnist_split(root: Path, split: Split, download: bool = True) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """A split of MNIST, not coloured: images uint8 [N, 28, 28], labels int64 [N] and ids.
+
+    Raises:
+        DatasetError: where its files are missing or damaged.
+    """
+    images, labels = read_mnist(root, download)["test" if split == "test" else "train"]
+    chosen = _chosen(labels, split)
+    return images[chosen], labels[chosen], digit_ids(split, len(chosen))
+
+
 def _generator(split: Split) -> np.random.Generator:
     return np.random.default_rng([_SEED, _STREAMS[split]])
 

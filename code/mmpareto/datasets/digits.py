@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mmpareto.datasets.base import DATASETS, DatasetError, Modality, Split
 from mmpareto.datasets.colouring import colours, paint
@@ -56,6 +57,14 @@ def scanned_digits() -> tuple[np.ndarray, np.ndarray]:
     return values[:, :-1].reshape(-1, 8, 8), values[:, -1].astype(np.int64)
 
 
+def digits_split(split: Split) -> tuple[Tensor, np.ndarray, list[str]]:
+    """A split's images float32 [N, 1, 8, 8], 0 to 255, labels int64 [N] and ids."""
+    images, targets = scanned_digits()
+    indices = np.flatnonzero(np.array(list(_SPLITS)) == {"train": "r", "val": "v", "test": "t"}[split])
+    small = torch.from_numpy(images[indices]).float().unsqueeze(1) * (255 / 16)
+    return small, targets[indices], [f"digit_{index:04d}" for index in indices]
+
+
 @DATASETS.register("digits")
 class Digits(InMemoryImages):
     """Coloured-and-gray digits, modalities `gray` [1, 28, 28] and `colour` [3, 28, 28], classes 0 to 9.
@@ -72,11 +81,7 @@ class Digits(InMemoryImages):
     def __init__(self, root: Path | None, split: Split, *, variance: float = 0.02, seed: int = 0) -> None:
         if not 0 <= variance <= 1:
             raise DatasetError(f"digits: the colour variance must lie between 0 and 1, found {variance}")
-        images, targets = scanned_digits()
-        indices = np.flatnonzero(np.array(list(_SPLITS)) == {"train": "r", "val": "v", "test": "t"}[split])
-        labels = targets[indices]
-
-        small = torch.from_numpy(images[indices]).float().unsqueeze(1) * (255 / 16)  # [N, 1, 8, 8]
+        small, labels, ids = digits_split(split)
         gray = torch.nn.functional.interpolate(small, size=(28, 28), mode="bilinear", align_corners=False)
         gray = gray.round().to(torch.uint8)
         generator = np.random.default_rng([_COLOUR_SEED, ("train", "val", "test").index(split)])
@@ -87,6 +92,6 @@ class Digits(InMemoryImages):
             modalities={"gray": Modality("image", (1, 28, 28)), "colour": Modality("image", (3, 28, 28))},
             labels=labels,
             classes=[str(digit) for digit in range(10)],
-            ids=[f"digit_{index:04d}" for index in indices],
+            ids=ids,
             seed=seed,
         )
