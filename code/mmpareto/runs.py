@@ -169,12 +169,13 @@ class RunDirectory:
             names = list(results["test"]["unimodal"])
             scores = [results[split]["joint"] for split in ("test", "val")]
             scores += [results[split]["unimodal"][name] for split in ("test", "val") for name in names]
+            scores += [score for split in ("test", "val") for score in results[split].get("all_heads", {}).values()]
             rates = [results["integration"][name]["conflict_rate"] for name in names]
             values = [results["epochs"], *(score["accuracy"] for score in scores), *(rate or 0 for rate in rates)]
             wrong = next((value for value in values if type(value) not in (int, float)), None)
             if wrong is not None:
                 raise TypeError(f"{wrong!r:.100} is no number")
-        except (LookupError, TypeError) as error:
+        except (LookupError, TypeError, AttributeError) as error:
             raise RunError(f"{self / RESULTS} holds no results of train.py ({error}); remove it") from error
         return results
 

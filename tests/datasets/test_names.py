@@ -89,7 +89,7 @@ def test_samples_of_each_class_are_shown_shortly() -> None:
     assert class_text(["mid", "midd"], counts) == "samples in train/val/test: mid 40/4/5, midd 1/0/1"
     many = {"train": list(range(1, 1001)), "val": [2] * 1000}
     assert class_text([str(i) for i in range(1000)], many) == (
-        "1000 classes, samples of each: 1 to 1000 in train, 2 to 2 in val"
+        "1000 classes, least/median/most samples of one: train 1/500.5/1000, val 2/2/2"
     )
 
 

@@ -62,7 +62,7 @@ def test_means_and_deviations_over_seeds(tmp_path: Path) -> None:
     done = report(tmp_path / "runs", tmp_path / "runs" / "b0")
     assert done.returncode == 0, done.stderr
     lines = single_spaced(done.stdout).splitlines()
-    assert lines[0] == "| dataset | method | seeds | joint | gray alone | conflict, gray |"
+    assert lines[0] == "| dataset | method | seeds | joint | gray alone | joint - best single | conflict, gray |"
     assert lines[2:] == [  # by joint accuracy; b0 counted once although it was named twice
         "| digits | uniform, epochs 20, SELECTED ON TEST | 1 | 30.0 | 98.0 | 25.0 % |",
         "| digits | uniform, epochs 7 | 1 | 31.0 | 98.0 | 25.0 % |",

@@ -44,6 +44,7 @@ def test_markdown(tmp_path: Path) -> None:
         "joint": "42.0 ± 2.0",
         "gray alone": "60.0 ± 0.0",
         "colour alone": "40.0 ± 0.0",
+        "joint - best single": "-18.0 ± 2.0",
         "rank": "2.0",
         "difference": "baseline",
         "p": "-",
@@ -81,7 +82,7 @@ def test_columns_without_values_are_left_out(tmp_path: Path) -> None:
     make_run(tmp_path / "o", "one_joint", 0, 30.0)
     make_run(tmp_path / "m", "mmpareto", 1, 30.0)
     (summary,) = made(tmp_path)
-    assert list(summary.table) == ["method", "seeds", "joint", "gray alone", "colour alone"]
+    assert list(summary.table) == ["method", "seeds", "joint", "gray alone", "colour alone", "joint - best single"]
     assert "no difference from a baseline could be tested" in made(tmp_path / "m")[0].verdict
 
 
@@ -104,11 +105,11 @@ def test_latex(tmp_path: Path) -> None:
     body = text[text.index(r"\midrule") : text.index(r"\bottomrule")]
     rows = [re.split(r"(?<!\\)&", line.strip().removesuffix(r"\\")) for line in body.splitlines()[1:] if line.strip()]
     columns = text[text.index(r"\begin{tabular}") :].splitlines()[0].count("r", len(r"\begin{tabular}") + 2) + 1
-    assert {len(row) for row in rows} == {columns} == {9}
+    assert {len(row) for row in rows} == {columns} == {10}
     best = [row for row in rows if r"\textbf" in row[2]]
     assert [row[0].strip() for row in best] == ["mmpareto"]
     assert best[0][2].strip() == r"\textbf{46.0 $\pm$ 3.0}"
-    assert best[0][6].strip() == "$+4.0$"
+    assert best[0][7].strip() == "$+4.0$"
     assert r"a\_b \& 50\%" in body
     assert not re.search(r"(?<!\\)[_%#]", body)
     below = text[text.index(r"\end{tabular}") : text.index(r"\end{table}")]

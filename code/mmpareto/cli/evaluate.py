@@ -23,6 +23,7 @@ from mmpareto.cli.common import run_command
 from mmpareto.datasets import SPLITS, Batch, MultimodalDataset, Split
 from mmpareto.errors import UsageError
 from mmpareto.evaluation import EvaluationError
+from mmpareto.evaluation.all_heads import all_heads
 from mmpareto.evaluation.collected import Collected, collect
 from mmpareto.evaluation.metrics import head_metrics
 from mmpareto.evaluation.probe import linear_probe
@@ -139,6 +140,10 @@ def evaluate(arguments: argparse.Namespace) -> None:
         "notes": notes(split, config.optim.selected_on, run.finished, epoch, absent, arguments.probe),
         "joint": heads["joint"],
         "unimodal": {name: heads[name] for name in modalities},
+        "all_heads": {
+            rule: head_metrics(logs, scored.label, data.classes)
+            for rule, logs in all_heads(scored.joint, scored.unimodal, scored.present).items()
+        },
         "probe": probes(passes, split, modalities) if arguments.probe else None,
         "subsets": [
             {"present": [name for name in modalities if name in present], "accuracy": accuracy}

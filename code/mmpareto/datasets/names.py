@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
+import statistics
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -134,15 +135,15 @@ def class_warnings(classes: Sequence[str], counts: Mapping[str, Sequence[int]]) 
 
 
 def class_text(classes: Sequence[str], counts: Mapping[str, Sequence[int]]) -> str:
-    """Samples of each class in each split, or the range of these numbers where there are many classes."""
+    """Samples of each class in each split; of many classes the least, the median and the greatest number."""
     splits = list(counts)
     if len(classes) <= _SHOWN:
         numbers = ["/".join(str(counts[split][index]) for split in splits) for index in range(len(classes))]
         return f"samples in {'/'.join(splits)}: " + ", ".join(
             f"{name} {number}" for name, number in zip(classes, numbers, strict=True)
         )
-    ranges = [f"{min(part)} to {max(part)} in {split}" for split, part in counts.items()]
-    return f"{len(classes)} classes, samples of each: {', '.join(ranges)}"
+    ranges = [f"{split} {min(part)}/{statistics.median(part):g}/{max(part)}" for split, part in counts.items()]
+    return f"{len(classes)} classes, least/median/most samples of one: {', '.join(ranges)}"
 
 
 def sample_warnings(

@@ -2,7 +2,7 @@
 
 After the noisy two-view MNIST of Wang, Arora, Livescu & Bilmes, "On Deep Multi-View Representation Learning", ICML 2015:
 each view carries the class, the noisy one less of it, and what else they show is independent. Images are scikit-learn's
-digits (the splits of `digits`), enlarged to 16 x 16, or MNIST (those of `cgmnist`). Pairs never cross splits.
+digits (the splits of `digits`), enlarged to 12 x 12, or MNIST (those of `cgmnist`). Pairs never cross splits.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mmpareto.datasets.in_memory import InMemoryImages
 
 _SEED = 0  # pairs, angles and noise are part of the dataset: they do not move with a run's seed
 _STREAMS = {"train": 0, "val": 1, "test": 2}
-_SIDE = 16  # pixels of an enlarged scikit-learn digit
+_SIDE = 12  # pixels of an enlarged scikit-learn digit
 _BLOCK = 4096  # images that are drawn at once
 
 
@@ -31,7 +31,7 @@ _BLOCK = 4096  # images that are drawn at once
 class TwoView(InMemoryImages):
     """Two views of handwritten digits, modalities `rotated` and `noisy` [1, H, H], classes 0 to 9.
 
-    Each image is in `pairs` pairs. scikit-learn's digits: H = 16, 1,197 train, 200 validation and 400 test images.
+    Each image is in `pairs` pairs. scikit-learn's digits: H = 12, 1,197 train, 200 validation and 400 test images.
     MNIST: H = 28, 54,000 train, 6,000 validation and 10,000 test images.
 
     Args:

@@ -11,8 +11,10 @@ from typing import Any
 import pandas as pd
 
 from mmpareto.escape import markdown_text
+from mmpareto.evaluation.all_heads import RULES
 from mmpareto.reporting.finished import VARYING, FinishedRun
 
+LEAD = "joint - best single"
 SELECTED_ON_TEST = "SELECTED ON TEST"
 _NO_VALUES = ("n/a", "not measured", "-", "baseline")
 _NOT_SET = "not set"
@@ -60,6 +62,15 @@ class Row:
         return [value for run in self.runs if (value := run.accuracy(modality)) is not None]
 
     @property
+    def combined(self) -> dict[str, str]:
+        """Cells of a table: the joint head against the best unimodal one, all heads together by each rule."""
+        values = {
+            label: [value for run in self.runs if (value := run.all_heads(rule)) is not None]
+            for rule, label in RULES.items()
+        }
+        return {LEAD: spread([run.lead for run in self.runs])} | {label: spread(own) for label, own in values.items()}
+
+    @property
     def seeds(self) -> list[int]:
         """The seeds, ascending."""
         return [run.seed for run in self.runs]
@@ -90,7 +101,8 @@ def rows_of(runs: Sequence[FinishedRun]) -> list[Row]:
 def printed(runs: Sequence[FinishedRun]) -> str:
     """A Markdown table with a line per row, and below it what is in no mean.
 
-    Test accuracy in percent, the joint one first, then each modality's own ("n/a" if the runs have no such modality);
+    Test accuracy in percent, the joint one first, then each modality's own ("n/a" if the runs have no such modality),
+    the joint one minus the best of these in each run, and that of all heads together;
     conflict rate of each encoder. Columns without any number are left out.
     """
     rows = rows_of(runs)
@@ -98,6 +110,7 @@ def printed(runs: Sequence[FinishedRun]) -> str:
     lines = [
         {"dataset": row.runs[0].dataset, "method": row.label, "seeds": str(len(row.runs)), "joint": spread(row.joint)}
         | {f"{name} alone": spread(row.accuracies(name)) for name in names}
+        | row.combined
         | {f"conflict, {name}": _rate([run.conflict_rate(name) for run in row.runs]) for name in names}
         for row in rows
     ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mmpareto.escape import on_one_line
+from mmpareto.evaluation.all_heads import RULES
 from mmpareto.reporting.tables import text_table
 
 MOST_CLASSES = 50  # in the table of classes
@@ -27,10 +29,14 @@ def evaluation_text(evaluation: Mapping[str, Any]) -> str:
 
 
 def scores_table(evaluation: Mapping[str, Any]) -> str:
-    """A row for the joint head and each modality's own."""
+    """A row for the joint head, each modality's own and all heads together; below it joint minus best single."""
     heads = {"joint": evaluation["joint"]} | {f"{name} alone": head for name, head in evaluation["unimodal"].items()}
+    heads |= {RULES[rule]: head for rule, head in evaluation["all_heads"].items()}
     rows = [[name, *_numbers(head, MEASURES)] for name, head in heads.items()]
-    return text_table([f"{evaluation['split']}, percent", *MEASURES.values()], rows)
+    table = text_table([f"{evaluation['split']}, percent", *MEASURES.values()], rows)
+    best = max(evaluation["unimodal"], key=lambda name: evaluation["unimodal"][name]["accuracy"])
+    lead = evaluation["joint"]["accuracy"] - evaluation["unimodal"][best]["accuracy"]
+    return f"{table}\nbest single modality: {on_one_line(best)}; joint - best single: {lead:+.2f} points"
 
 
 def class_table(evaluation: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from mmpareto import datasets, runs
 from mmpareto.config import RUN_ONLY
 from mmpareto.escape import shortened
+from mmpareto.evaluation.all_heads import RULES
 from mmpareto.runs import RunDirectory, RunError
 
 # settings in which the runs of one row may differ
@@ -100,6 +101,16 @@ class FinishedRun:
     def accuracy(self, modality: str) -> float | None:
         """Test accuracy in percent of a modality's own head; None if the run has no such modality."""
         score = self.results["test"]["unimodal"].get(modality)
+        return None if score is None else score["accuracy"]
+
+    @property
+    def lead(self) -> float:
+        """Joint test accuracy minus that of the best unimodal head, in points."""
+        return self.joint - max(score["accuracy"] for score in self.results["test"]["unimodal"].values())
+
+    def all_heads(self, rule: str) -> float | None:
+        """Test accuracy in percent of all heads together; None in results of earlier versions."""
+        score = self.results["test"].get("all_heads", {}).get(rule)
         return None if score is None else score["accuracy"]
 
     def conflict_rate(self, modality: str) -> float | None:
@@ -203,6 +214,7 @@ def _check_scores(path: Path, results: dict[str, Any]) -> None:
     """Raises RunError if test scores or conflict rates are missing or no numbers."""
     try:
         scores = {"joint": results["test"]["joint"], **results["test"]["unimodal"]}
+        scores |= {RULES[rule]: score for rule, score in results["test"].get("all_heads", {}).items()}
         values = {f"accuracy of {name}": score["accuracy"] for name, score in scores.items()}
         rates = {f"conflict rate of {k}": (v or {}).get("conflict_rate") for k, v in results["integration"].items()}
     except (KeyError, TypeError, AttributeError, ValueError) as error:

@@ -103,6 +103,7 @@ class Summary:
             lines.append(
                 {"method": row.label, "seeds": str(len(row.runs)), "joint": spread(row.joint)}
                 | {f"{name} alone": spread(row.accuracies(name)) for name in self.modalities}
+                | row.combined
                 | {"rank": "n/a" if rank is None else f"{rank:.1f}"}
                 | {"difference": BASELINE if is_baseline else difference}
                 | {"p": "-" if is_baseline else _p_text(test.p)}
@@ -115,7 +116,8 @@ class Summary:
         """What the numbers are."""
         text = (
             "Test accuracy in percent of the joint head and of each modality's own head: mean ± sample standard "
-            "deviation over seeds, a single seed without deviation. "
+            "deviation over seeds, a single seed without deviation. Joint - best single: points between the joint head "
+            "and the best unimodal head of a run. "
         )
         if "rank" in self.table:
             text += (

@@ -8,6 +8,7 @@ from typing import Any
 from tabulate import tabulate
 
 from mmpareto.escape import on_one_line
+from mmpareto.evaluation.all_heads import RULES
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -18,12 +19,22 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def result_table(results: Mapping[str, Any]) -> str:
-    """Accuracies of a run's results.json: a row for the joint head and each modality's own, validation and test."""
-    val, test = results["val"], results["test"]
-    rows = [["joint", f"{val['joint']['accuracy']:.2f}", f"{test['joint']['accuracy']:.2f}", ""]]
-    for name, score in test["unimodal"].items():
-        rate = results["integration"][name]["conflict_rate"]
-        conflict = "-" if rate is None else f"{100 * rate:.1f} %"
-        accuracy = val["unimodal"][name]["accuracy"]
-        rows.append([f"{name} alone", f"{accuracy:.2f}", f"{score['accuracy']:.2f}", conflict])
-    return text_table(["accuracy in percent", "val", "test", "conflict in"], rows)
+    """Accuracies of a run's results.json, validation and test, and the rate of conflict in each encoder.
+
+    Columns: the joint head, each modality's own head, the best of these, joint minus best, all heads together by each
+    rule ("-" in results of earlier versions).
+    """
+    modalities = list(results["test"]["unimodal"])
+    header = ["accuracy in percent", "joint", *(f"{name} alone" for name in modalities)]
+    header += ["best single", "joint - best single", *RULES.values()]
+    rows = []
+    for split in ("val", "test"):
+        scores = results[split]
+        joint, own = scores["joint"]["accuracy"], [scores["unimodal"][name]["accuracy"] for name in modalities]
+        combined = [scores.get("all_heads", {}).get(rule, {}).get("accuracy") for rule in RULES]
+        cells = ["-" if value is None else f"{value:.2f}" for value in (joint, *own, max(own))]
+        cells += [f"{joint - max(own):+.2f}", *("-" if value is None else f"{value:.2f}" for value in combined)]
+        rows.append([split, *cells])
+    rates = {name: results["integration"][name]["conflict_rate"] for name in modalities}
+    conflict = ", ".join(f"{name} {'-' if rate is None else f'{100 * rate:.1f} %'}" for name, rate in rates.items())
+    return f"{text_table(header, rows)}\n\nsteps in conflict: {on_one_line(conflict)}"

@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mmpareto.datasets import batch_to_device
+from mmpareto.evaluation.all_heads import AllHeads
 from mmpareto.evaluation.scores import Scores
 from mmpareto.integration import EncoderDiagnostics
 from mmpareto.models import MultimodalModel, cross_entropies
@@ -210,12 +211,14 @@ def score(
     amp: torch.dtype | None = None,
     processes: Processes | None = None,
     between: Callable[[], None] = lambda: None,
+    combined: AllHeads | None = None,
 ) -> dict[str, dict[str, float]]:
     """Mean loss and accuracy in percent of the joint head and of each modality's own, over a whole split.
 
     amp        type of automatic mixed precision, as in training.
     processes  those that share the split; every sample counts once.
     between    called after every batch, equally often on every process; what it raises breaks off.
+    combined   gathers the predictions of all heads together as well.
     """
     model.eval()
     modalities = loader.dataset.modalities
@@ -227,6 +230,8 @@ def score(
             output = model(inputs, present)
             loss = cross_entropies(output, label)
         scores.update(loss.joint, loss.unimodal, output.joint, output.unimodal, label, output.present)
+        if combined is not None:
+            combined.update(output.joint, output.unimodal, label, output.present)
         between()
         batches += 1
     for _ in range(len(loader) - batches):  # this process has no sample of the last batch

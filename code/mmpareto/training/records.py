@@ -75,10 +75,17 @@ def epoch_line(row: dict[str, Any], epochs: int, took: float, modalities: Sequen
     )
 
 
-def by_head(scores: Scores) -> dict[str, Any]:
-    """Scores in the form of results.json: the joint head, and the unimodal heads by modality."""
+def by_head(scores: Scores, combined: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """Scores in the form of results.json: the joint head, the unimodal heads by modality, all heads by rule."""
     rest = {name: value for name, value in scores.items() if name != "joint"}
-    return {"joint": scores["joint"], "unimodal": rest}
+    best = max(rest, key=lambda name: rest[name]["accuracy"])
+    return {
+        "joint": scores["joint"],
+        "unimodal": rest,
+        "best_single": {"modality": best, "accuracy": rest[best]["accuracy"]},
+        "joint_minus_best_single": scores["joint"]["accuracy"] - rest[best]["accuracy"],
+        "all_heads": combined,
+    }
 
 
 def settings_text(

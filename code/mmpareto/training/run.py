@@ -22,6 +22,7 @@ from mmpareto.config import Config
 from mmpareto.datasets import SPLITS, DatasetError, MultimodalDataset
 from mmpareto.datasets.names import sample_warnings
 from mmpareto.errors import UsageError
+from mmpareto.evaluation.all_heads import AllHeads
 from mmpareto.methods import Boundary, Method
 from mmpareto.models import MultimodalModel
 from mmpareto.reporting.tables import result_table
@@ -274,7 +275,7 @@ class Run:
         self.processes.on_main(lambda: None)  # best.pt is written
         selected = load_checkpoint(self.directory / runs.BEST, self.device, ("model", "epoch"))
         self.model.load_state_dict(selected["model"])
-        test, val = self.scores("test"), self.scores("val")
+        test, val = self.scores_by_head("test"), self.scores_by_head("val")
         if not self.processes.main:
             return {}
         self.draw(selected["epoch"])
@@ -289,8 +290,8 @@ class Run:
             "epochs": config.optim.epochs,
             "epochs_trained": len(self.state.history),
             "seconds": round(self.state.seconds, 1),
-            "test": by_head(test),
-            "val": by_head(val),
+            "test": test,
+            "val": val,
             "integration": integration_summary(self.directory.read_csv(runs.GRADIENTS), self.modalities),
         }
 
@@ -313,7 +314,9 @@ class Run:
         refuse_other_settings(directory, self.config, self.method)
         self.model.load_state_dict(load_checkpoint(directory / runs.BEST, self.device, ("model",))["model"])
         for split in ("test", "val"):
-            results[split] = by_head(score(self.model, self.loaders[split], self.device, amp=self.amp))
+            combined = AllHeads(self.device)
+            scores = score(self.model, self.loaders[split], self.device, amp=self.amp, combined=combined)
+            results[split] = by_head(scores, combined.compute())
         self.say(result_table(results))
 
     # parts of an epoch
@@ -377,13 +380,19 @@ class Run:
             state.save(self.directory)
         return stop
 
-    def scores(self, split: str) -> Scores:
-        """Scores of the model as it is now on a split."""
+    def scores_by_head(self, split: str) -> dict[str, Any]:
+        """Scores of the model as it is now on a split, in the form of results.json."""
+        combined = AllHeads(self.device)
+        scores = self.scores(split, combined)
+        return by_head(scores, combined.compute(self.processes.total))
+
+    def scores(self, split: str, combined: AllHeads | None = None) -> Scores:
+        """Scores of the model as it is now on a split; `combined` gathers those of all heads together."""
 
         def passes() -> Scores:
             result = score(
                 self.model, self.loaders[split], self.device, amp=self.amp, processes=self.processes,
-                between=self.stop_together,
+                between=self.stop_together, combined=combined,
             )  # fmt: skip
             if self.processes.settle(2)[1]:  # of the last batch
                 raise Interrupted(self.signals.number or 15)

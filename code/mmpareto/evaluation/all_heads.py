@@ -1,0 +1,73 @@
+"""Free predictions of a trained model: the joint and all unimodal heads, combined.
+
+Shapes: B batch, C classes, H heads (the joint one and one per modality).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+RULES = {"logarithms": "all heads, sum of logs", "probabilities": "all heads, mean"}  # with what tables call them
+
+
+def all_heads(
+    joint: Tensor, unimodal: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Combine the predictions of the joint head and of all unimodal heads.
+
+    Args:
+        joint: logits [B, C].
+        unimodal: {modality: logits [B, C]}.
+        present: {modality: bool [B]}; the heads of absent modalities are left out. None: all are present.
+
+    Returns:
+        {rule: log-probabilities [B, C]} for "logarithms" (the sum of the heads' log-probabilities, normalised) and
+        "probabilities" (the mean of their probabilities).
+    """
+    logs = F.log_softmax(torch.stack([joint, *unimodal.values()]).float(), -1)  # [H, B, C]
+    if present is None:
+        return {
+            "logarithms": F.log_softmax(logs.sum(0), -1),
+            "probabilities": logs.logsumexp(0) - math.log(len(logs)),
+        }
+    masks = torch.stack([torch.ones_like(joint[:, 0], dtype=torch.bool), *(present[name] for name in unimodal)])
+    absent = ~masks[..., None]
+    return {
+        "logarithms": F.log_softmax(logs.masked_fill(absent, 0.0).sum(0), -1),
+        "probabilities": logs.masked_fill(absent, -math.inf).logsumexp(0) - masks.sum(0).log()[:, None],
+    }
+
+
+class AllHeads:
+    """Accuracy of `all_heads` over a split, gathered on the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._right = torch.zeros(len(RULES), dtype=torch.float64, device=device)  # right answers
+        self._samples = 0
+
+    def update(
+        self,
+        joint: Tensor,
+        unimodal: Mapping[str, Tensor],
+        label: Tensor,
+        present: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Add a batch: see `all_heads`; label [B]. Does not wait for the device."""
+        combined = all_heads(joint, unimodal, present)
+        self._right += torch.stack([(combined[rule].argmax(-1) == label).sum() for rule in RULES])
+        self._samples += len(label)
+
+    def compute(self, total: Callable[[Tensor], Tensor] = lambda values: values) -> dict[str, dict[str, float]]:
+        """{rule: {"accuracy"}} in percent. Waits for the device.
+
+        Args:
+            total: sums a tensor over the processes of a run.
+        """
+        samples = self._right.new_full((1,), self._samples)
+        *right, samples = total(torch.cat([self._right, samples])).tolist()
+        return {rule: {"accuracy": 100 * count / samples} for rule, count in zip(RULES, right, strict=True)}
