@@ -64,10 +64,10 @@ def test_means_and_deviations_over_seeds(tmp_path: Path) -> None:
     lines = single_spaced(done.stdout).splitlines()
     assert lines[0] == "| dataset | method | seeds | joint | gray alone | joint - best single | conflict, gray |"
     assert lines[2:] == [  # by joint accuracy; b0 counted once although it was named twice
-        "| digits | uniform, epochs 20, SELECTED ON TEST | 1 | 30.0 | 98.0 | 25.0 % |",
-        "| digits | uniform, epochs 7 | 1 | 31.0 | 98.0 | 25.0 % |",
-        "| digits | mmpareto | 3 | 42.0 ± 2.0 | 99.0 ± 0.0 | 25.0 % |",
-        "| digits | uniform, epochs 20 | 1 | 50.0 | 98.0 | not measured |",
+        "| digits | uniform, epochs 20, SELECTED ON TEST | 1 | 30.0 | 98.0 | -68.0 | 25.0 % |",
+        "| digits | uniform, epochs 7 | 1 | 31.0 | 98.0 | -67.0 | 25.0 % |",
+        "| digits | mmpareto | 3 | 42.0 ± 2.0 | 99.0 ± 0.0 | -57.0 ± 2.0 | 25.0 % |",
+        "| digits | uniform, epochs 20 | 1 | 50.0 | 98.0 | -48.0 | not measured |",
     ]
     assert "not finished, left out" in done.stderr
     assert str(tmp_path / "runs" / "c") in done.stderr

@@ -1,8 +1,8 @@
 """`twoview`: a rotated handwritten digit, and another digit of the same class under noise; no download.
 
-After the noisy two-view MNIST of Wang, Arora, Livescu & Bilmes, "On Deep Multi-View Representation Learning", ICML 2015:
-each view carries the class, the noisy one less of it, and what else they show is independent. Images are scikit-learn's
-digits (the splits of `digits`), enlarged to 12 x 12, or MNIST (those of `cgmnist`). Pairs never cross splits.
+After the noisy two-view MNIST of Wang, Arora, Livescu & Bilmes, "On Deep Multi-View Representation Learning" (ICML
+2015): both views show the class, and what else they show is independent. Images are scikit-learn's digits in the splits
+of `digits`, enlarged to 12 x 12, or MNIST in the splits of `cgmnist`. Both images of a pair are of the same split.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class TwoView(InMemoryImages):
         *,
         source: Literal["digits", "mnist"] = "digits",
         rotation: float = 180.0,
-        noise: float = 1.5,
-        pairs: int = 4,
+        noise: float = 1.0,
+        pairs: int = 3,
         seed: int = 0,
         download: bool = True,
     ) -> None:
