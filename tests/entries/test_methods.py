@@ -19,14 +19,19 @@ OPTIONS = {
     "gblending": ["online=true", "super_epoch=2"],
     "mslr": ["window=1", "factors=left:0.5"],
     "pmr": ["mu=0.1", "fraction=0.5"],
+    "opm": ["warm_up_epochs=0"],
+    "synib": ["weight=0.1"],
+    "relearning": ["interval=2"],
 }
 TOLD = {
     "finetune": ("turned",),
     "gblending": ("weight_joint", "weight_left", "weight_right"),
     "gradnorm": ("weight_joint", "weight_left", "weight_right"),
     "mslr": ("rate_left", "rate_right"),
+    "lfm": ("alpha",),
+    "relearning": ("pull_left", "pull_right"),
 }
-OWN_FUSION = ("ensemble", "mmcosine")
+OWN_FUSION = ("ensemble", "mmcosine", "lfm")
 # the launchers' methods are tested by test_train.py and test_faults.py
 LAUNCHED = ("one_joint", "uniform", "uniform_gamma", "pareto", "mmpareto")
 

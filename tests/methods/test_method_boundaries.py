@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.cluster import KMeans
 from torch import Tensor
 from training.test_training_processes import CPU, Points
 from training.test_training_processes import model as classifier
@@ -35,7 +37,10 @@ class Run:
         self.data = Points(samples)
         self.method.setup(self.model, 0, epochs)
         self.optimizer, self.schedule = make_optimizer(self.model, self.config.optim)
-        self.engine = BoundaryEngine(self.model, self.data, self.config, CPU, Processes(), lambda: None)
+        self.validation = Points(samples // 2)
+        self.engine = BoundaryEngine(
+            self.model, self.data, self.config, CPU, Processes(), lambda: None, validation=self.validation
+        )
         self.epochs = epochs
 
     def boundary(self, epoch: int, **validation: float) -> dict[str, float]:
@@ -114,7 +119,54 @@ def test_modulation_ends_after_its_last_epoch(name: str) -> None:
     assert seen == [True, True, False]
 
 
-@pytest.mark.parametrize("name", ["ogm", "agm", "pmr", "mslr", "gblending"])
+def test_relearning_draws_encoders_back_by_the_gap_of_purities() -> None:
+    run = Run("relearning", samples=60, interval=2, times=1)
+    first = {name: p.detach().clone() for name, p in run.model.named_parameters()}
+    run.boundary(1)
+    with torch.no_grad():
+        for p in run.model.parameters():
+            p += 0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
+    moved = {name: p.detach().clone() for name, p in run.model.named_parameters()}
+    run.boundary(2)
+    assert all(torch.equal(p, moved[name]) for name, p in run.model.named_parameters())
+    pulls = {}
+    for name, encoder in run.model.encoders.items():
+        purities = []
+        for data in (run.data, run.validation):
+            with torch.no_grad():
+                features = encoder(data.x[name].float())
+            low, high = features.amin(0), features.amax(0)
+            scaled = ((features - low) / (high - low) * 2 - 1).float()
+            cluster = torch.from_numpy(KMeans(3, n_init=10, random_state=0).fit_predict(scaled)).long()
+            labels = torch.from_numpy(data.labels)
+            counts = [labels[cluster == k].bincount(minlength=3).max().item() for k in range(3)]
+            purities.append(sum(counts) / len(labels))
+        pulls[name] = math.tanh(3 * abs(purities[0] - purities[1]))
+    run.boundary(3)
+    assert run.method.figures() == pytest.approx({f"pull_{name}": pull for name, pull in pulls.items()}, abs=0.15)
+    pulls = {name: run.method.figures()[f"pull_{name}"] for name in pulls}
+    assert 0 < min(pulls.values()) < max(pulls.values()) < 1
+    for name, p in run.model.named_parameters():
+        pull = pulls[name.split(".")[1]] if name.startswith("encoders.") else 0.0
+        torch.testing.assert_close(p.detach(), pull * first[name] + (1 - pull) * moved[name], rtol=1e-9, atol=1e-12)
+    after = {name: p.detach().clone() for name, p in run.model.named_parameters()}
+    run.boundary(5)  # once is all
+    assert all(torch.equal(p, after[name]) for name, p in run.model.named_parameters())
+    assert run.model.training
+
+
+def test_relearning_without_strength_leaves_the_weights() -> None:
+    run = Run("relearning", interval=1, strength=0.0)
+    run.boundary(1)
+    with torch.no_grad():
+        for p in run.model.parameters():
+            p.mul_(1.7)
+    before = {name: p.detach().clone() for name, p in run.model.named_parameters()}
+    run.boundary(2)
+    assert all(torch.equal(p, before[name]) for name, p in run.model.named_parameters())
+
+
+@pytest.mark.parametrize("name", ["ogm", "agm", "pmr", "mslr", "gblending", "inforeg", "lfm", "opm", "relearning"])
 def test_boundaries_change_state_in_place(name: str) -> None:
     """A CUDA graph goes on with the memory that it was captured with."""
     run = Run(name)

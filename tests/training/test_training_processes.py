@@ -31,12 +31,17 @@ from mmpareto.training.watch import FiniteWatch
 CPU = torch.device("cpu")
 SAMPLES, BATCH = 29, 8  # the last batch holds 5: three on one process and two on the other
 # TorchJD's weightings have a test of their own; every other method is here
-METHODS = REGISTERED.names(group="")
+REFUSING = ("mcr",)
+# what they draw for a sample is another thing on each process: see `test_processes_that_draw_apart_stay_together`
+RANDOM = ("opm", "synib")
+METHODS = [name for name in REGISTERED.names(group="") if name not in (*REFUSING, *RANDOM)]
 OPTIONS: dict[str, dict[str, Any]] = {
     "finetune": {"pretrain_epochs": 1},
     "pmr": {"mu": 0.1, "fraction": 0.5},
     "gblending": {"estimate_epochs": 1, "held_out": 0.3},
     "mslr": {"factors": "x:0.5", "window": 1},
+    "relearning": {"interval": 1},
+    "opm": {"warm_up_epochs": 0, "rate": 0.5, "base": 0.9},
 }
 CASES: dict[str, tuple[Any, ...]] = {
     **{method: (method, SAMPLES, 1) for method in METHODS},
@@ -47,7 +52,7 @@ CASES: dict[str, tuple[Any, ...]] = {
         f"{method}, accumulated, uneven": (method, 3 * BATCH + 1, 2)
         for method in ("ogm", "gradnorm", "metabalance", "gblending")
     },
-    **{f"{method}, uneven": (method, 3 * BATCH + 1, 1) for method in ("agm", "pmr")},
+    **{f"{method}, uneven": (method, 3 * BATCH + 1, 1) for method in ("agm", "pmr", "mlb", "mimo", "inforeg")},
     "missing": ("mmpareto", 3 * BATCH + 1, 1, {"x": 0.4, "y": 0.3}),
     "missing, accumulated": ("uniform", SAMPLES, 2, {"x": 0.4}),
 }
@@ -125,7 +130,7 @@ def trained(
     chosen.setup(shared, options.run.random_seed, 2)
     optimizer, schedule = make_optimizer(shared, options.optim)
     step = TrainingStep(shared, chosen, optimizer, accumulate=accumulate)
-    engine = BoundaryEngine(shared, data, options, CPU, processes, lambda: None)
+    engine = BoundaryEngine(shared, data, options, CPU, processes, lambda: None, validation=Points(samples // 2))
     validation: dict[str, float] = {}
     for epoch in (1, 2):
         engine.epoch = epoch
@@ -157,6 +162,7 @@ def work(rank: int, folder: str) -> None:
 def everything(processes: Processes) -> dict[str, Any]:
     return {
         **{case: trained(processes, *flags) for case, flags in CASES.items()},
+        **{method: trained(processes, method) for method in RANDOM},
         **{function.__name__: function(processes) for function in (naive, agree, buffers, stopped, unequal)},
     }
 
@@ -184,6 +190,18 @@ def test_two_processes_train_as_one(case: str, two: list[dict[str, Any]]) -> Non
         for head, values in scored.items():
             assert own[case][3][head]["accuracy"] == pytest.approx(values["accuracy"], abs=1e-9)
             assert own[case][3][head]["loss"] == pytest.approx(values["loss"], rel=1e-9)
+
+
+@pytest.mark.parametrize("method", RANDOM)
+def test_processes_that_draw_apart_stay_together(method: str, two: list[dict[str, Any]]) -> None:
+    first, second = (own[method] for own in two)
+    for name, weight in first[1].items():
+        assert torch.equal(second[1][name], weight), name
+    assert first[2] == second[2]
+
+
+def test_methods_that_compare_the_samples_of_a_batch_are_not_here() -> None:
+    assert [name for name in REGISTERED.names(group="") if "processes" in build_method(name).refuses] == [*REFUSING]
 
 
 def naive(processes: Processes) -> dict[str, Tensor]:

@@ -5,18 +5,20 @@ Shapes: B batch, C classes, D feature width of a modality, M modalities.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, cast
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpareto.errors import UserError
 from mmpareto.integration import Integrator
 from mmpareto.integration.reduction import several_processes, start_average
-from mmpareto.models import Losses, MultimodalModel, Output
+from mmpareto.models import Losses, MultimodalModel, Output, cross_entropies
+from mmpareto.models.losses import wide
 from mmpareto.registry import Registry
 
 
@@ -40,10 +42,11 @@ class Piece(NamedTuple):
 class Engine(Protocol):
     """What a method may request of the engine between two epochs; all processes must request the same, together."""
 
-    def outputs(self, fraction: float) -> Iterator[tuple[Output, Tensor]]:
-        """Outputs and labels of a random part of the training samples, by batches.
+    def outputs(self, fraction: float, split: str = "train", shared: bool = True) -> Iterator[tuple[Output, Tensor]]:
+        """Outputs and labels of a random part of a split's samples ("train" or "val"), by batches.
 
-        In evaluation mode and without gradients. Each process gets its share, which may be nothing.
+        In evaluation mode and without gradients. Each process gets its share, which may be nothing; all samples, where
+        they are not `shared`.
         """
 
     def fit(self, method: Method, epochs: int, samples: Tensor) -> MultimodalModel:
@@ -204,9 +207,72 @@ def build_method(name: str, **options: Any) -> Method:
     return built if isinstance(built, Method) else Method(built)
 
 
-def wide(values: Tensor) -> Tensor:
-    """Half precision as float32, everything else as it is."""
-    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+class SharedDraws(Method):
+    """A method with a generator of its own, seeded alike on all processes and saved in checkpoints.
+
+    All processes must draw equally many numbers.
+    """
+
+    refuses: ClassVar[Mapping[str, str]] = {"cuda_graph": "its noise comes from a generator that a graph would replay"}
+
+    def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
+        """Seeds the generator."""
+        super().setup(model, seed, epochs)
+        self._generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
+        self.state["generator"] = self._generator.get_state()
+
+    def state_dict(self) -> dict[str, Any]:
+        """As Method's, with the generator where it is now."""
+        self.state["generator"].copy_(self._generator.get_state())
+        return super().state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """As Method's.
+
+        Raises:
+            ValueError: for the state of another kind of device, whose generator is another thing.
+        """
+        saved = cast(Mapping[str, Tensor], state["own"]).get("generator")
+        if saved is not None and saved.shape != self.state["generator"].shape:
+            raise ValueError(
+                f"the generator of {type(self).__name__}'s noise differs between GPU and CPU: continue this run on the "
+                "kind of device on which it was begun (--gpu_ids)"
+            )
+        super().load_state_dict(state)
+        self._generator.set_state(self.state["generator"])
+
+
+def contributions_of(model: MultimodalModel) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
+    """The function {modality: [B, D]} -> {modality: [B, C]}: each modality's part of the joint logits, their sum."""
+    return cast(Callable[[Mapping[str, Tensor]], dict[str, Tensor]], model.fusion.contributions)
+
+
+def certainty(logits: Iterable[Tensor], label: Tensor) -> Tensor:
+    """The mean probability of the right class, [M], from M logits [B, C] and the labels [B]."""
+    stacked = wide(torch.stack(list(logits)))
+    return F.softmax(stacked, -1).gather(-1, label.expand(len(stacked), -1).unsqueeze(-1)).mean((1, 2))
+
+
+def detached_heads(model: MultimodalModel, piece: Piece) -> dict[str, Tensor]:
+    """{modality: its own head's cross-entropy}, on features that count as constants."""
+    logits = {name: head(piece.output.features[name].detach()) for name, head in model.heads.items()}
+    return cross_entropies(piece.output._replace(unimodal=logits), piece.label).unimodal
+
+
+def encoder_weights(model: MultimodalModel, prefix: str) -> dict[str, Tensor]:
+    """The encoders' parameters, detached, by `prefix.modality.name`."""
+    return {f"{prefix}.{name}": p.detach() for name, p in model.encoders.named_parameters()}
+
+
+def finite(name: str, value: float, least: float = 0.0) -> float:
+    """`value` as a float.
+
+    Raises:
+        ValueError: where it is not a finite number of `least` or more.
+    """
+    if not least <= value < float("inf"):
+        raise ValueError(f"{name} must be a finite number, {least:g} or more, found {value}")
+    return float(value)
 
 
 def gathered(sums: Tensor | None, values: Tensor) -> Tensor:

@@ -89,9 +89,7 @@ class GBlending(Method):
 
     def losses(self, piece: Piece) -> Losses:
         """The weighted losses."""
-        weights = self.state["weights"]
-        unimodal = {name: piece.losses.unimodal[name] * weights[k] for k, name in enumerate(self.heads[1:], 1)}
-        return Losses(piece.losses.joint * weights[0], unimodal)
+        return piece.losses.weighted(self.state["weights"])
 
     def figures(self) -> dict[str, float]:
         """The losses' weights."""

@@ -64,13 +64,10 @@ class GradNorm(Method):
         for loss, reads in tasks:
             parts = torch.autograd.grad(loss, reads, retain_graph=True)
             norms.append(torch.stack([wide(part).square().sum() for part in parts]).sum())
-        values = torch.stack([wide(loss.detach()) for loss, _ in tasks])
-        self._seen = gathered(self._seen, torch.stack((torch.stack(norms) * piece.share**2, values * piece.share)))
-        weights = self.state["weights"].clone()  # `gradients` changes them in place, before a graph's next replay
-        return Losses(
-            piece.losses.joint * weights[0],
-            {name: piece.losses.unimodal[name] * weights[k] for k, name in enumerate(self.names, 1)},
-        )
+        seen = torch.stack((torch.stack(norms) * piece.share**2, piece.losses.values() * piece.share))
+        self._seen = gathered(self._seen, seen)
+        # a copy: `gradients` changes them in place, before a graph's next replay
+        return piece.losses.weighted(self.state["weights"].clone())
 
     @torch.no_grad()
     def gradients(self, model: MultimodalModel) -> None:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import ClassVar, cast
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mmpareto.integration import OneJoint
-from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece, gathered, wide
+from mmpareto.methods.base import (
+    METHODS,
+    Boundary,
+    Losses,
+    Method,
+    Piece,
+    SharedDraws,
+    certainty,
+    contributions_of,
+    gathered,
+)
 from mmpareto.models import MultimodalModel
 
 
@@ -49,7 +58,7 @@ class OGM(Method):
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Keep the fusion."""
-        self._contributions = cast(Callable[[Mapping[str, Tensor]], dict[str, Tensor]], model.fusion.contributions)
+        self._contributions = contributions_of(model)
         device = next(model.parameters()).device
         self.state["active"] = torch.ones((), dtype=torch.bool, device=device)
 
@@ -62,9 +71,8 @@ class OGM(Method):
         """The plain ones; takes down how sure each modality alone is of the right class."""
         with torch.no_grad():
             parts = self._contributions({name: value.detach() for name, value in piece.output.features.items()})
-            logits = wide(torch.stack([parts[name] for name in piece.output.features]))  # [M, B, C]
-            right = F.softmax(logits, -1).gather(-1, piece.label.expand(len(logits), -1).unsqueeze(-1))
-            self._scores = gathered(self._scores, right.mean((1, 2)) * piece.share)
+            scores = certainty([parts[name] for name in piece.output.features], piece.label)
+            self._scores = gathered(self._scores, scores * piece.share)
         return piece.losses
 
     @torch.no_grad()
@@ -85,7 +93,7 @@ class OGM(Method):
 
 
 @METHODS.register("ogm_ge")
-class OGMGE(OGM):
+class OGMGE(SharedDraws, OGM):
     """OGM-GE (Peng et al., CVPR 2022): OGM, and noise.
 
     OGM with generalisation enhancement (Peng et al., CVPR 2022, Algorithm 1): OGM, and Gaussian noise of the
@@ -99,36 +107,7 @@ class OGMGE(OGM):
         modulation_epochs: epochs from the first on that are modulated, with noise; 51 in the published code.
     """
 
-    refuses: ClassVar[Mapping[str, str]] = {
-        **OGM.refuses,
-        "cuda_graph": "its noise comes from a generator that a graph would replay",
-    }
-
-    def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
-        """As OGM's; seeds the noise."""
-        super().setup(model, seed, epochs)
-        self._generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
-        self.state["generator"] = self._generator.get_state()
-
-    def state_dict(self) -> dict[str, object]:
-        """As Method's, with the generator where it is now."""
-        self.state["generator"].copy_(self._generator.get_state())
-        return super().state_dict()
-
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """As Method's.
-
-        Raises:
-            ValueError: for the state of another kind of device, whose generator is another thing.
-        """
-        saved = cast(Mapping[str, Mapping[str, Tensor]], state)["own"].get("generator")
-        if saved is not None and saved.shape != self.state["generator"].shape:
-            raise ValueError(
-                "the generator of OGM-GE's noise differs between GPU and CPU: continue this run on the "
-                "kind of device on which it was begun (--gpu_ids)"
-            )
-        super().load_state_dict(state)
-        self._generator.set_state(self.state["generator"])
+    refuses: ClassVar[Mapping[str, str]] = {**OGM.refuses, **SharedDraws.refuses}
 
     def _modulate(self, weights: list[Tensor], factor: Tensor) -> None:
         noises = [torch.empty_like(g).normal_(generator=self._generator) for g in weights]

@@ -21,6 +21,20 @@ class Losses(NamedTuple):
     joint: Tensor
     unimodal: dict[str, Tensor]
 
+    def values(self) -> Tensor:
+        """All losses, detached, [M + 1]: the joint one first."""
+        return torch.stack([wide(loss.detach()) for loss in (self.joint, *self.unimodal.values())])
+
+    def weighted(self, weights: Tensor) -> Losses:
+        """Each loss times its weight; weights [M + 1], in the order of `values`."""
+        unimodal = {name: loss * weights[k] for k, (name, loss) in enumerate(self.unimodal.items(), 1)}
+        return Losses(self.joint * weights[0], unimodal)
+
+
+def wide(values: Tensor) -> Tensor:
+    """Half precision as float32, everything else as it is."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
 
 def cross_entropies(output: Output, label: Tensor, factors: Mapping[str, Tensor] | None = None) -> Losses:
     """Joint and unimodal cross-entropy of a model's output: means over the batch, unimodal ones over present samples.

@@ -26,7 +26,7 @@ from mmpareto.training.watch import FiniteWatch, TrainingError
 class BoundaryEngine:
     """The engine as methods see it between two epochs, see `mmpareto.methods.Engine`.
 
-    dataset  the training split.
+    dataset  the training split; validation is the other one.
     epoch    that is about to begin; fixes which samples are drawn.
     stop     called after every batch, equally often on every process; raises what ends the run.
     fits     of the boundary in progress: the state of each call of `fit` after its last whole epoch. In the checkpoint,
@@ -42,24 +42,28 @@ class BoundaryEngine:
         processes: Processes,
         stop: Callable[[], None],
         fits: list[dict[str, Any]] | None = None,
+        validation: MultimodalDataset | None = None,
     ) -> None:
         self.model, self.dataset, self.config = model, dataset, config
+        self.splits = {"train": dataset, "val": validation}
         self.device, self.processes, self.stop = device, processes, stop
         self.epoch, self.fits, self._fitted = 1, [] if fits is None else fits, 0
         self._amp = autocast_type(config.engine)
         self._loaders: dict[str, Loader] = {}
 
-    def outputs(self, fraction: float) -> Iterator[tuple[Output, Tensor]]:
-        """Outputs and labels of a random part of the training samples; a process may get none."""
-        loader = self._loader("outputs", self.dataset)
-        count = max(1, round(fraction * len(self.dataset)))
+    def outputs(self, fraction: float, split: str = "train", shared: bool = True) -> Iterator[tuple[Output, Tensor]]:
+        """Outputs and labels of a random part of a split's samples; see `mmpareto.methods.Engine`."""
+        dataset = self.splits[split]
+        assert dataset is not None
+        loader = self._loader(f"outputs {split} {shared}", dataset, shared=shared)
+        count = max(1, round(fraction * len(dataset)))
         generator = torch.Generator().manual_seed(hash((self.config.run.random_seed, self.epoch)))
-        loader.sampler.choose(torch.randperm(len(self.dataset), generator=generator)[:count])
+        loader.sampler.choose(torch.randperm(len(dataset), generator=generator)[:count])
         was = self.model.training
         self.model.eval()
         batches = 0
         for batch in loader.epoch(self.epoch - 1):
-            inputs, label, present = batch_to_device(batch, self.dataset.modalities, self.device)
+            inputs, label, present = batch_to_device(batch, dataset.modalities, self.device)
             with torch.no_grad(), torch.autocast(self.device.type, self._amp, enabled=self._amp is not None):
                 output = self.model(inputs, present)
             yield output, label
@@ -172,10 +176,13 @@ class BoundaryEngine:
         for loader in self._loaders.values():
             loader.close()
 
-    def _loader(self, name: str, dataset: MultimodalDataset, training: bool = False) -> Loader:
+    def _loader(self, name: str, dataset: MultimodalDataset, training: bool = False, shared: bool = True) -> Loader:
         """A loader for each use; its worker processes stay until `release`, those of `outputs` until `close`."""
         if name not in self._loaders:
+            processes = copy.copy(self.processes)
+            if not shared:  # all samples on every process
+                processes.rank, processes.size = 0, 1
             self._loaders[name] = make_loader(
-                dataset, self.config.data, self.config.run.random_seed, self.device, self.processes, training=training
+                dataset, self.config.data, self.config.run.random_seed, self.device, processes, training=training
             )
         return self._loaders[name]

@@ -196,7 +196,7 @@ class Run:
         differences = self.state.restore(self.directory, checkpoint) if checkpoint else []
         self.boundary_engine = BoundaryEngine(
             self.model, self.data["train"], self.config, self.device, self.processes, self.stop_together,
-            self.state.fits,
+            self.state.fits, self.data["val"],
         )  # fmt: skip
         self.watch = FiniteWatch(self.modalities, self.device, gradients=self.config.engine.amp != "fp16")
         if differences:

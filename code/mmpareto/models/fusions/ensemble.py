@@ -1,9 +1,9 @@
-"""The joint prediction of unimodal heads that were trained alone."""
+"""The joint prediction of unimodal heads."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -13,15 +13,16 @@ from mmpareto.models.fusions.base import Present
 
 
 class EnsembleFusion(nn.Module):
-    """Joint logits of unimodal heads that were trained alone: the logarithm of their mean prediction.
+    """Joint logits of unimodal heads: their mean prediction. The heads stay the model's; it has no parameters.
 
     Args:
-        heads: {modality: head}, which stay the model's: this module has no parameters, and gives them no gradient.
+        heads: {modality: head}.
         combine: "probabilities": log of the mean of the heads' probabilities; "logarithms": the mean of the heads'
-            log-probabilities, normalised.
+            log-probabilities, normalised; both give heads and features no gradient, since they learn alone. "logits":
+            the mean of the heads' logits, with its gradient.
     """
 
-    COMBINE = ("probabilities", "logarithms")
+    COMBINE = ("probabilities", "logarithms")  # of heads that learn alone
 
     def __init__(self, heads: nn.ModuleDict, combine: str) -> None:
         super().__init__()
@@ -29,7 +30,7 @@ class EnsembleFusion(nn.Module):
         self.combine = combine
 
     def forward(self, features: Mapping[str, Tensor], present: Present | None = None) -> Tensor:
-        """{modality: [B, D]} -> [B, C], normalised: their exponentials sum up to 1.
+        """{modality: [B, D]} -> [B, C]; the exponentials sum up to 1, but those of "logits".
 
         Args:
             present: modalities whose heads count, at least one for each sample. None: all of them.
@@ -40,6 +41,9 @@ class EnsembleFusion(nn.Module):
         names = [name for name in self._heads[0] if present is None or name in present]
         if not names:
             raise ValueError("an ensemble of no modality has no prediction")
+        if self.combine == "logits":
+            logits = torch.stack([self._heads[0][name](features[name]) for name in names])  # [M, B, C]
+            return _mean(logits, present, names)
         with torch.no_grad():
             logs = torch.stack([F.log_softmax(self._heads[0][name](features[name]), 1) for name in names])  # [M, B, C]
             if isinstance(present, Mapping):
@@ -54,3 +58,11 @@ class EnsembleFusion(nn.Module):
         if self.combine == "probabilities":
             return torch.logsumexp(logs.masked_fill(~masks, -math.inf), 0) - count.to(logs).log()
         return F.log_softmax(torch.where(masks, logs, 0.0).sum(0) / count, 1)
+
+
+def _mean(logits: Tensor, present: Present | None, names: Sequence[str]) -> Tensor:
+    """The mean of logits [M, B, C] over the modalities that are present."""
+    if not isinstance(present, Mapping):
+        return logits.mean(0)
+    masks = torch.stack([present[name] for name in names])[:, :, None]
+    return logits.where(masks, 0.0).sum(0) / masks.sum(0).clamp(min=1)

@@ -1,0 +1,141 @@
+"""InfoReg: the modality ahead is slowed while it still takes in much (Huang et al., CVPR 2025)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from mmpareto.integration import OneJoint, Uniform
+from mmpareto.methods.base import (
+    METHODS,
+    Boundary,
+    Losses,
+    Method,
+    MethodError,
+    Piece,
+    certainty,
+    contributions_of,
+    cross_entropies,
+    detached_heads,
+    encoder_weights,
+    finite,
+    gathered,
+)
+from mmpareto.models import MultimodalModel
+
+
+@METHODS.register("inforeg")
+class InfoReg(Method):
+    """InfoReg (Huang et al., CVPR 2025): the modality ahead is slowed while it still takes in much.
+
+    Adaptive unimodal regulation (Huang, Wei, Yang & Hu, "Adaptive Unimodal Regulation for Balanced Multimodal
+    Information Acquisition", CVPR 2025): one joint loss. Where modality m leads, in its prime learning window,
+
+        g_m <- g_m + exp(beta tanh(Delta_m)) (theta_m - theta_m at the beginning of the epoch),
+        Delta_m = mean of s_m - s_j over the modalities j with less,   s_m as in OGM, mean over the batch,
+
+    the window being open while (T - T') / T > threshold, T and T' the sums of squared gradients of encoder m over the
+    last epoch and the one before; it is open in the first two epochs. The paper's score has a minus sign that
+    contradicts its use; it is left out. The weights at the beginning of the epoch are in the checkpoint.
+
+    `published` takes the released code's rule, of two modalities of which the first is audio: the losses of the parts
+    of the joint logits are added; the factor is 0.95 exp(tanh d) for the first modality and 0.1 exp(tanh d) for the
+    second, d the gap of sums over the batch; both windows are the first one's, with T and T' the means over ten epochs,
+    one epoch apart, of sums over tensors of mean squares, the added term included, and threshold 0.05.
+
+    Args:
+        beta: strength, 0.9 in the paper.
+        threshold: of the window, 0.04 in the paper.
+        unimodal: add the unimodal losses (InfoReg* in the paper).
+        published: the released code's rule.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset({"contributions"})
+    refuses: ClassVar[Mapping[str, str]] = {"missing": "its scores compare modalities on the same samples"}
+
+    def __init__(
+        self, beta: float = 0.9, threshold: float = 0.04, unimodal: bool = False, published: bool = False
+    ) -> None:
+        super().__init__(Uniform() if unimodal or published else OneJoint())
+        self.beta, self.published = finite("beta", beta), bool(published)
+        self.threshold = 0.05 if published else finite("threshold", threshold)
+        self._seen: Tensor | None = None  # [M + 1]: scores of this step's pieces so far, samples
+
+    def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
+        """Makes room for the weights at the beginning of an epoch."""
+        self.model, count = model, len(model.encoders)
+        if self.published and count != 2:
+            raise MethodError(f"InfoReg: the published rule is of two modalities, found {count}")
+        self._contributions = contributions_of(model)
+        like = next(model.parameters()).detach()
+        self.state |= {name: torch.zeros_like(p) for name, p in encoder_weights(model, "anchor").items()}
+        self.state["trace"] = like.new_zeros(count)  # of this epoch so far
+        self.state["traces"] = like.new_zeros((10 if self.published else 1) + 1, count)  # of epochs, the oldest first
+        self.state["open"] = torch.ones(count, dtype=torch.bool, device=like.device)
+
+    def boundary(self, now: Boundary) -> dict[str, float]:
+        """Opens and closes the windows; keeps the weights."""
+        state = self.state
+        if now.epoch > 1:
+            state["traces"].copy_(torch.cat((state["traces"][1:], state["trace"][None])))
+            last, before = state["traces"][1:].mean(0), state["traces"][:-1].mean(0)
+            is_open = last - before > self.threshold * last
+            state["open"].copy_(is_open[:1] if self.published else is_open)
+        state["trace"].zero_()
+        for name, parameter in encoder_weights(now.model, "anchor").items():
+            state[name].copy_(parameter)
+        return {}
+
+    def losses(self, piece: Piece) -> Losses:
+        """The plain ones, with those of the parts of the joint logits where the published rule is taken."""
+        parts = self._contributions(piece.output.features)
+        logits = {name: parts[name] for name in piece.output.features}
+        with torch.no_grad():
+            scores = certainty(logits.values(), piece.label) * piece.share
+            self._seen = gathered(self._seen, torch.cat((scores, scores.new_full((1,), len(piece.label)))))
+        if not self.published:
+            return piece.losses
+        slices = cross_entropies(piece.output._replace(unimodal=logits), piece.label).unimodal
+        heads = detached_heads(self.model, piece)
+        return Losses(piece.losses.joint, {name: slices[name] + heads[name] for name in heads})
+
+    @torch.no_grad()
+    def gradients(self, model: MultimodalModel) -> None:
+        """Pulls the encoder of a leading modality back; takes down the squared gradients."""
+        assert self._seen is not None
+        seen = self.average(self._seen)
+        scores, samples = seen[:-1], seen[-1] * self.processes
+        self._seen = None
+        strengths = pull(scores * samples if self.published else scores, self.beta, self.published)
+        strengths = torch.where(self.state["open"], strengths, 0.0)
+        for k, (name, encoder) in enumerate(model.encoders.items()):
+            learning = {key: p for key, p in encoder.named_parameters() if p.grad is not None}
+            gradients = [p.grad for p in learning.values() if p.grad is not None]
+            if not gradients:
+                continue
+            before = squares(gradients, mean=False)
+            steps = torch._foreach_sub([*learning.values()], [self.state[f"anchor.{name}.{key}"] for key in learning])
+            torch._foreach_mul_(steps, strengths[k].to(steps[0].dtype))
+            torch._foreach_add_(gradients, steps)
+            trace = squares(gradients, mean=True) if self.published else before
+            self.state["trace"][k] += torch.where(trace.isfinite(), trace, 0.0).to(self.state["trace"])
+
+
+def pull(scores: Tensor, beta: float, published: bool) -> Tensor:
+    """Strength of the pull on each encoder, [M], from the scores s_m [M]; zero for one that does not lead."""
+    gaps = scores[:, None] - scores[None]
+    ahead = gaps > 0
+    lead = (gaps * ahead).sum(1) / ahead.sum(1).clamp(min=1)
+    if not published:
+        return torch.where(lead > 0, torch.exp(beta * torch.tanh(lead)), 0.0)
+    factors = torch.where(torch.arange(len(scores), device=scores.device) == 0, 0.95, 0.1)
+    return torch.where(lead > 0, factors * torch.exp(torch.tanh(lead)), 0.0)
+
+
+def squares(gradients: list[Tensor], mean: bool) -> Tensor:
+    """The sum over tensors of the sum (or the mean) of squared entries."""
+    norms = torch._foreach_norm(gradients)
+    return torch.stack([n**2 / (g.numel() if mean else 1) for n, g in zip(norms, gradients, strict=True)]).sum()

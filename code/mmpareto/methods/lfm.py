@@ -1,0 +1,89 @@
+"""LFM: mean logits, and predictions that are drawn together (Yang et al., NeurIPS 2024)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmpareto.integration import Uniform
+from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece, wide
+from mmpareto.models import EnsembleFusion, MultimodalModel
+
+# the published schedule, by powers of the epoch 0 .. 199
+POLYNOMIAL = (0.204623704, 3.35472727e-3, 1.22989557e-4, -2.92947416e-6, 2.23835486e-8, -5.39717505e-11)
+
+
+@METHODS.register("lfm")
+class LFM(Method):
+    """LFM (Yang et al., NeurIPS 2024): mean logits, and predictions that are drawn together.
+
+    Learning to facilitate modality (Yang, Wan, Jiang & Xu, "Facilitating Multimodal Classification via Dynamically
+    Learning Modality Gap", NeurIPS 2024). The joint logits are the mean of the own heads' logits u_m, and the loss is
+
+        2 (alpha CE(mean u, label) + (1 - alpha) A),   A = mean over pairs of [KL(mid || p_a) + KL(mid || p_b)] / 2,
+
+    p = softmax(u) and mid the mean of the two. A has its arguments the other way round than the Jensen-Shannon
+    divergence, as in the published code. alpha follows the epoch by the published polynomial of degree five (0.20 at
+    first, 0.54 in the middle, 0.92 in the end). More than two modalities: pairs, as in BalanceBenchmark.
+
+    Not built: alpha learned from a Hessian-vector product at held-out samples. The published code reads it off the
+    first parameter tensor alone.
+
+    Args:
+        schedule_epochs: epochs over which alpha follows the polynomial; 200 in the published code.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset({"features"})
+    refuses: ClassVar[Mapping[str, str]] = {"missing": "it compares the modalities' predictions sample by sample"}
+
+    def __init__(self, schedule_epochs: int = 200) -> None:
+        super().__init__(Uniform())
+        if schedule_epochs < 1:
+            raise ValueError(f"schedule_epochs must be 1 or more, found {schedule_epochs}")
+        self.schedule_epochs = schedule_epochs
+
+    def fusion(self, widths: Mapping[str, int], classes: int, heads: nn.ModuleDict) -> nn.Module:
+        """The mean of the unimodal heads' logits."""
+        return EnsembleFusion(heads, "logits")
+
+    def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
+        """The first epoch's alpha."""
+        like = next(model.parameters())
+        self.state["alpha"] = torch.full((), POLYNOMIAL[0], dtype=like.dtype, device=like.device)
+
+    def boundary(self, now: Boundary) -> dict[str, float]:
+        """The epoch's alpha."""
+        self.state["alpha"].fill_(schedule((now.epoch - 1) * 200 / self.schedule_epochs))
+        return {}
+
+    def losses(self, piece: Piece) -> Losses:
+        """The joint loss, and for each modality its share of A."""
+        alpha, logits = self.state["alpha"], piece.output.unimodal
+        gaps = {name: 2 * (1 - alpha) * gap for name, gap in differences(logits).items()}
+        return Losses(2 * alpha * piece.losses.joint, gaps)
+
+    def figures(self) -> dict[str, float]:
+        """The epoch's alpha."""
+        return {"alpha": float(self.state["alpha"])}
+
+
+def schedule(epoch: float) -> float:
+    """alpha in epoch 0 .. 199; later ones have that of the last."""
+    return sum(factor * min(epoch, 199.0) ** power for power, factor in enumerate(POLYNOMIAL))
+
+
+def differences(logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """{modality: its part of A}: A is their sum; see LFM."""
+    logs = {name: F.log_softmax(wide(value), 1) for name, value in logits.items()}
+    pairs = list(itertools.combinations(logs, 2))
+    terms: dict[str, list[Tensor]] = {name: [] for name in logs}
+    for pair in pairs:
+        middle = torch.stack([logs[name].exp() for name in pair]).mean(0)
+        for name in pair:
+            terms[name].append(F.kl_div(logs[name], middle, reduction="batchmean") / (2 * len(pairs)))
+    return {name: torch.stack(parts).sum() for name, parts in terms.items()}

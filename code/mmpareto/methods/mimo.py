@@ -1,0 +1,43 @@
+"""MIMO: the joint loss and a smooth maximum of the unimodal losses (Fernando et al., 2025)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+
+from mmpareto.integration import Uniform
+from mmpareto.methods.base import METHODS, Losses, Method, Piece, finite
+
+
+@METHODS.register("mimo")
+class MIMO(Method):
+    """MIMO (Fernando et al., 2025): the joint loss and a smooth maximum of the unimodal losses.
+
+    Multi-objective optimisation of multimodal learning (Fernando, Ram, Zhou, Dan, Samulowitz, Baracaldo & Chen,
+    "Mitigating Modality Imbalance in Multi-modal Learning via Multi-objective Optimization", 2025, arXiv:2511.06686):
+
+        L + lambda mu log sum_m exp(L_m / mu),   whose gradient is that of L + lambda sum_m softmax(L / mu)_m L_m.
+
+    The modality with the largest loss counts most; with a large mu all count 1 / M. The losses in the softmax are
+    those of the whole batch.
+
+    Args:
+        weight: lambda; this project's choice, the paper's was not read.
+        mu: temperature of the softmax; this project's choice.
+    """
+
+    refuses: ClassVar[Mapping[str, str]] = {
+        "accumulate": "its weights are the whole batch's, and must be known before its first piece's backward pass"
+    }
+
+    def __init__(self, weight: float = 1.0, mu: float = 0.5) -> None:
+        super().__init__(Uniform())
+        self.weight, self.mu = finite("weight", weight), finite("mu", mu, 1e-6)
+
+    def losses(self, piece: Piece) -> Losses:
+        """The weighted losses."""
+        losses = self.average(piece.losses.values() * piece.share)
+        shares = torch.softmax(losses[1:] / self.mu, 0)
+        return piece.losses.weighted(torch.cat((torch.ones_like(shares[:1]), self.weight * shares)))

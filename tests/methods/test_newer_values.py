@@ -1,0 +1,166 @@
+"""Formulas of the newer methods on values worked out by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from methods.small import made
+from torch import Tensor, nn
+
+from mmpareto.methods import Losses, Piece, cross_entropies, inforeg, lfm, mcr, mlb, opm, relearning, synib
+from mmpareto.models import ConcatFusion, EnsembleFusion, Output
+
+
+def t(values: object) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def close(found: Tensor, expected: object) -> None:
+    torch.testing.assert_close(found, t(expected), rtol=0, atol=1e-6)
+
+
+def test_mlb_s_factors() -> None:
+    close(mlb.coefficients(t([0.6, 0.3]), 0.5, 2), [0.755081, 1.462117])
+    close(mlb.coefficients(t([0.6, 0.3]), 0.5, 10), [0.755081, 5.159054])
+    close(mlb.coefficients(t([0.6, 0.3]), 2, 0.5), [0.238406, 0.517986])
+    close(mlb.coefficients(t([0.6, 0.3, 0.2]), 1, 2), [0.474916, 1.321513, 1.848284])
+    close(t([0.2, -0.4]) * mlb.coefficients(t([0.6, 0.3]), 0.5, 2)[0], [0.151016, -0.302032])
+    close(mlb.coefficients(t([0.4, 0.4, 0.4]), 3, 7), [1, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("weight", "bias", "features", "label", "alpha", "losses", "gradients"),
+    [
+        (
+            [[1.0, 0.5], [-1.0, 0.2]], [0.1, 0], {"x": [[1.0]], "y": [[2.0]]}, [0], 4.0,
+            [0.065044, 0.115520, 0.403186], {"x": [[-0.872775]], "y": [[-0.398175]]},
+        ),
+        (
+            [[1.0, 0, 0, 1], [0, 1, 1, 0], [0, 0, 0.5, 0.5]], [0, 0, 0],
+            {"x": [[1.0, -1], [0, 2]], "y": [[0.5, 0.5], [1, 0]]}, [0, 2], 2.0,
+            [1.515739, 1.323575, 1.139441],
+            {"x": [[-0.334759, 0.090031], [0.106507, 0.786986]], "y": [[0.5, -0.5], [0.160078, -0.160078]]},
+        ),
+    ],
+)  # fmt: skip
+def test_dgl_s_losses_and_gradients(
+    weight: object, bias: object, features: dict[str, Any], label: list[int], alpha: float,
+    losses: object, gradients: dict[str, Any],
+) -> None:  # fmt: skip
+    method, model = made("dgl", alpha=alpha)
+    inputs = {name: t(value).requires_grad_() for name, value in features.items()}
+    widths = {name: value.shape[1] for name, value in inputs.items()}
+    classes, target = len(t(weight)), torch.tensor(label)
+    model.fusion = ConcatFusion(widths, classes).double()
+    model.fusion.head.weight, model.fusion.head.bias = nn.Parameter(t(weight)), nn.Parameter(t(bias))
+    model.heads = nn.ModuleDict({name: nn.Linear(width, classes).double() for name, width in widths.items()})
+    output = Output(inputs, {name: head(inputs[name]) for name, head in model.heads.items()}, model.fusion(inputs))
+    minimised = method.losses(Piece(output, target, cross_entropies(output, target), 1.0))
+    heads = [F.cross_entropy(head(inputs[name].detach()), target) for name, head in model.heads.items()]
+    masked = [(loss - head) / alpha for loss, head in zip(minimised.unimodal.values(), heads, strict=True)]
+    close(torch.stack([minimised.joint, *masked]).detach(), losses)
+    total = torch.stack([*minimised.unimodal.values()]).sum()
+    for name, gradient in gradients.items():
+        close(torch.autograd.grad(total, inputs[name], retain_graph=True)[0], gradient)
+    head = model.fusion.head.weight
+    assert torch.autograd.grad(total, head, allow_unused=True, retain_graph=True) == (None,)
+    if classes == 2:
+        close(torch.autograd.grad(minimised.joint, head)[0], [[-0.062973, -0.125947], [0.062973, 0.125947]])
+
+
+def test_lfm_s_schedule_loss_and_gradients() -> None:
+    close(t([lfm.schedule(epoch) for epoch in (0, 100, 199, 300)]), [0.204624, 0.539155, 0.915989, 0.915989])
+    logits = {"a": t([[2.0, 0]]).requires_grad_(), "v": t([[0.0, 0.5]]).requires_grad_()}
+    gap = torch.stack([*lfm.differences(logits).values()]).sum()
+    heads = torch.nn.ModuleDict({name: torch.nn.Identity() for name in logits})
+    joint = F.cross_entropy(EnsembleFusion(heads, "logits")(logits), torch.tensor([0]))
+    close(torch.stack((gap, joint)).detach(), [0.169229, 0.386871])
+    losses = [2 * (lfm.schedule(e) * joint + (1 - lfm.schedule(e)) * gap) for e in (0, 100)]
+    close(torch.stack(losses).detach(), [0.427528, 0.573144])
+    first, second = torch.autograd.grad(losses[0], [*logits.values()])
+    close(first, [[0.116007, -0.116007]])
+    close(second, [[-0.307160, 0.307160]])
+
+
+def test_inforeg_s_pulls_and_traces() -> None:
+    close(inforeg.pull(t([0.4, 0.2]), 0.9, False), [1.194393, 0])
+    close(inforeg.pull(t([0.25, 0.2]), 0.9, False), [1.045989, 0])
+    close(inforeg.pull(t([0.5, 0.3, 0.1]), 0.9, False)[:1], [np.exp(0.9 * np.tanh(0.3))])  # the mean of 0.2 and 0.4
+    close(inforeg.pull(t([0.3, 0.0]), 0.9, True), [1.271274, 0])
+    close(inforeg.pull(t([0.0, 0.3]), 0.9, True), [0, 0.133818])
+    close(inforeg.pull(t([12.8, 0.0]), 0.9, True), [2.582368, 0])
+    close(inforeg.pull(t([0.0, 12.8]), 0.9, True), [0, 0.271828])
+    close(t([0.5, -0.5]) + inforeg.pull(t([0.4, 0.2]), 0.9, False)[0] * t([0.2, -0.2]), [0.738879, -0.738879])
+    close(torch.stack([inforeg.squares([t(g)], mean=True) for g in ([1, 2], [3, 0])]).sum(), 7)
+
+
+def test_opm_s_rates() -> None:
+    rates = opm.drop_rates(t([1.363103, 0.785196]), 0.5, 0.5)
+    close(rates, [0.656681, 0])
+    share = opm.share_dropped(rates, [512.0, 512.0])
+    close(torch.stack((share, 1 / (1 - share), (1 - rates[0]) / (1 - share))), [0.328341, 1.488850, 0.511150])
+    rates = opm.drop_rates(t([3, 1]), 0.5, 0.5)
+    share = opm.share_dropped(rates, [64.0, 512.0])
+    close(torch.stack((rates[0], share, 1 / (1 - share))), [0.741007, 0.082334, 1.089721])
+    rates = opm.drop_rates(t([3, 1, 1]), 0.5, 0.5)
+    share = opm.share_dropped(rates, [8.0, 8.0, 8.0])
+    close(torch.stack((rates[0], share, 1 / (1 - share))), [0.615529, 0.205176, 1.258141])
+    close(opm.drop_rates(t([3, 1]), 0.8, 0.9), [1, 0])
+
+
+def test_synib_s_penalty() -> None:
+    close(synib.certainty_left(t([[2.0, 0, 0]])), 0.433040)
+    close(synib.certainty_left(t([[5.0, 5.0, 5.0]])), 0)
+
+
+def test_relearning_s_purity() -> None:
+    """Six samples in three clusters (0, 0, 0, 1, 1, 2), two of each class: 4 of 6."""
+    features = np.array([[0.0], [0.1], [0.2], [10.0], [10.1], [30.0]])
+    assert relearning.purity(features, np.array([0, 0, 1, 1, 2, 2]), 3) == pytest.approx(0.666667, abs=1e-6)
+    first, last = t(1.0), t(3.0)
+    for gap, expected in ((0.3, 1.567404), (0.05, 2.702230)):
+        close(torch.lerp(last, first, float(np.tanh(3 * gap))), expected)
+
+
+def test_mcr_s_influences_and_games() -> None:
+    audio, visual = t([[2, 0], [0, 1]]).requires_grad_(), t([[0.5, 0], [0, 0.5]]).requires_grad_()
+    parts = {"a": audio, "v": visual}
+    influences = mcr.influences(parts, audio + visual, 32)
+    close(torch.stack([influences[frozenset(name)] for name in "av"]).detach(), [0.199664, 0.018473])
+    value = mcr.regularizer(parts, -1.0, 32)
+    assert value.item() == 0
+    first, second = torch.autograd.grad(0.1 * value, (audio, visual))
+    close(first, [[-0.007116, 0.007116], [0.009208, -0.009208]])
+    close(second, [[-0.009208, 0.009208], [0.007116, -0.007116]])
+    first, second = torch.autograd.grad(0.1 * mcr.regularizer(parts, 0.0, 32), (audio, visual))
+    close(first, [[-0.009920, 0.009920], [0.014260, -0.014260]])
+    close(second, [[-0.006938, 0.006938], [0.009188, -0.009188]])
+
+    audio, visual = torch.eye(3).double().requires_grad_(), t([[0, 0, 0], [0.5, 0, 0], [0, 1, 0]]).requires_grad_()
+    parts = {"a": audio, "v": visual}
+    influences = mcr.influences(parts, audio + visual, 1)  # each row gets the next one's features
+    close(torch.stack([influences[frozenset(name)] for name in "av"]).detach(), [0.076128, 0.026444])
+    first, second = torch.autograd.grad(0.1 * mcr.regularizer(parts, -1.0, 1), (audio, visual))
+    close(first[0], [-0.001304, -0.000008, 0.001312])
+    close(second[1], [-0.001312, -0.001705, 0.003017])
+
+
+def test_mcr_s_contrastive_term() -> None:
+    features = [torch.eye(2).double(), t([[0.6, 0.8], [0.8, -0.6]])]
+    close(mcr.contrast(features, torch.tensor([0, 1]), 0.5), 2.030190)
+    alike = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    loss = mcr.contrast([alike], torch.zeros(4, dtype=torch.int64), 0.5)  # nothing to keep apart
+    assert loss.item() == pytest.approx(0)
+    assert torch.autograd.grad(loss, alike)[0].isfinite().all()
+
+
+def test_mimo_s_shares() -> None:
+    method, _ = made("mimo", mu=0.5)
+    losses = Losses(t(3.0), {"x": t(1.0), "y": t(2.0)})
+    weighted = method.losses(Piece(Output({}, {}, t(0.0)), torch.zeros(1), losses, 1.0))
+    assert weighted.joint == 3
+    close(torch.stack((weighted.unimodal["x"], weighted.unimodal["y"] / 2)), [0.119203, 0.880797])
