@@ -139,7 +139,7 @@ def converter(hint: Any) -> Callable[[str], Any]:
         return choice
     if origin in (tuple, list):
         inner = converter(arguments[0])
-        return lambda text: tuple(inner(part) for part in text.split(","))
+        return lambda text: tuple(inner(part) for part in text.split(",")) if text else ()
     if hint is bool:
         return lambda text: bool(
             number(text.lower().replace("true", "1").replace("false", "0"), int, (0, 1).__contains__, "true or false")

@@ -18,7 +18,7 @@ from entries.command import refused
 from PIL import Image
 
 from mmpareto.cli import prepare as entry
-from mmpareto.datasets import SPLITS, DatasetError, build, manifest
+from mmpareto.datasets import SPLITS, DatasetError, base, build, manifest
 from mmpareto.datasets.base import UnusableError
 from mmpareto.datasets.clips import ImageReader
 from mmpareto.datasets.features import fbank
@@ -59,6 +59,7 @@ def test_kinds_shapes_classes_and_splits(tmp_path: Path) -> None:
 
 def test_validation_is_cut_from_train_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_manifest(tmp_path)
+    base.say.cache_clear()  # another test may have said it
     parts = {split: made(tmp_path, split) for split in SPLITS}
     assert {split: len(part) for split, part in parts.items()} == {"train": 15, "val": 3, "test": 6}
     assert sorted(parts["val"].labels) == [0, 1, 2]
@@ -146,7 +147,7 @@ def pipe(path: Path, target: str | Path | None = None) -> None:
 BAD: dict[str, tuple[Callable[[Path, Rows], None], str]] = {
     "absolute path": (change(sound="/etc/passwd"), "clip4, sound: the path '/etc/passwd' must be relative"),
     "climbing path": (change(sensor="../secret.npy"), "'../secret.npy' must be relative"),
-    "no path": (change(sensor=""), "clip4, sensor: the path '' must be relative"),
+    "no modality": (change(sensor="", sound="", sight="", photo=""), "clip4 has no modality; take its line out"),
     "climbing id": (change(id="../clip"), "the id '../clip' cannot be the name of a file"),
     "id twice": (change(id="clip3"), "1 ids come more than once: clip3"),
     "unknown split": (change(split="dev2"), "clip4 has the split 'dev2'; expected train, val or test"),

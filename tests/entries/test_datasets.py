@@ -194,7 +194,8 @@ def test_what_the_first_run_took_from_its_training_clips_stays_with_it(tmp_path:
     trained(run, *flags)
     config = read_settings(run)
     assert config["modalities"]["sound"]["shape"] == [1, 58, 128]  # 0.6 s: 1 + (9600 - 400) // 160
-    assert config["modalities"]["sensor"] == {"kind": "vector", "shape": [5], "mean": None, "std": None}
+    sensor = {"kind": "vector", "shape": [5], "mean": None, "std": None, "tokenizer": None}
+    assert config["modalities"]["sensor"] == sensor
 
     def scores() -> list[Any]:
         done = inside(evaluate.main, run, "--no-probe", "--gpu_ids", "cpu")

@@ -79,12 +79,14 @@ class Modality:
             (L, size of the vocabulary).
         mean, std: per channel, in units of the input after scaling to 0 .. 1 where it is stored as uint8. They are
             applied on the device (see `to_device`), so that workers and the bus carry bytes. None: not applied.
+        tokenizer: of text, the JSON text of the `tokenizers` library.
     """
 
     kind: Kind
     shape: tuple[int, ...]
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    tokenizer: str | None = None
 
     @property
     def channels(self) -> int:
@@ -102,7 +104,10 @@ def modality_from(saved: Mapping[str, Any]) -> Modality:
     if kind not in KINDS or not all(type(size) is int and size > 0 for size in shape):
         raise ValueError(f"{kind} {shape}")
     mean, std = (None if values is None else tuple(map(float, values)) for values in statistics)
-    return Modality(kind, tuple(shape), mean, std)
+    tokenizer = saved.get("tokenizer")
+    if not isinstance(tokenizer, str | None):
+        raise TypeError("tokenizer must be text")
+    return Modality(kind, tuple(shape), mean, std, tokenizer)
 
 
 class MultimodalDataset(Dataset[Sample]):

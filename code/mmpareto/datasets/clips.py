@@ -9,6 +9,7 @@ Shapes: F frames of a clip, L audio frames, M mel bins, H x W pixels.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import mmap
@@ -18,7 +19,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from mmpareto.datasets.base import DatasetError, Modality, MultimodalDataset, Sa
 from mmpareto.datasets.files import hint, is_hidden, load_npy, refuse_special_file
 from mmpareto.datasets.items import Item, Items
 from mmpareto.datasets.media import IMAGE_SUFFIXES, is_lfs_pointer
+from mmpareto.inputs import VARIABLE
 from mmpareto.json_files import read_object
 from mmpareto.pickles import is_tensor, require_legacy, require_only
 from mmpareto.writing import write_text
@@ -52,10 +54,13 @@ class Reader(Protocol):
     def modality(self) -> Modality:
         """What `read` gives."""
 
-    def read(self, path: Path, generator: torch.Generator | None) -> Tensor:
-        """Read a clip's input: augmented with the random numbers of a generator; None: the fixed form for scoring."""
+    def read(self, path: Any, generator: torch.Generator | None) -> Tensor:
+        """Read a clip's input: augmented with the random numbers of a generator; None: the fixed form for scoring.
 
-    def check(self, path: Path) -> None:
+        A reader of inputs that vary in length has `length(path)` as well.
+        """
+
+    def check(self, path: Any) -> None:
         """Raise DatasetError where the file cannot be read as this modality."""
 
 
@@ -346,6 +351,39 @@ class ClipDataset(MultimodalDataset):
         self.classes = list(classes)
         index = {label: number for number, label in enumerate(classes)}
         self.labels = np.array([index[label] for label in self.items.labels], dtype=np.int64)
+        self.absent = {name: rows for name in readers if (rows := self.items.absent(name)).any()}
+        self._stand_ins: dict[str, Tensor] = {}
+
+    def _stand_in(self, name: str) -> Tensor:
+        """What is stacked into a batch for a clip that lacks a modality: zeros of the type of the others."""
+        if name not in self._stand_ins:
+            sources = self.items.sources(name)
+            modality = self.modalities[name]
+            if sources:
+                value = torch.zeros_like(self.readers[name].read(sources[0], None))
+            else:
+                tokens = modality.kind == "tokens"
+                value = torch.zeros(modality.shape[:1] if tokens else modality.shape).to(
+                    torch.int64 if tokens else torch.float32
+                )
+            self._stand_ins[name] = value[:1] if modality.kind in VARIABLE else value
+        return self._stand_ins[name]
+
+    @functools.cached_property
+    def lengths(self) -> np.ndarray | None:  # type: ignore[override]
+        """int64 [N]: the sum of the lengths of a training clip's modalities; None where no length varies."""
+        total = None
+        if self.split != "train":
+            return None
+        for name, reader in self.readers.items():
+            length = getattr(reader, "length", None)
+            if length is None:
+                continue
+            with ThreadPoolExecutor(4) as pool:
+                lengths = np.array(list(pool.map(length, self.items.sources(name))), dtype=np.int64)
+            total = np.zeros(len(self), np.int64) if total is None else total
+            total[~self.items.absent(name)] += lengths
+        return total
 
     def sample_ids(self) -> list[str]:
         """The clips' ids, in their order."""
@@ -356,6 +394,9 @@ class ClipDataset(MultimodalDataset):
         generator = self.generator(index) if self.split == "train" and self.augmenting else None
         inputs = {}
         for modality, reader in self.readers.items():
+            if modality not in item.paths:
+                inputs[modality] = self._stand_in(modality)
+                continue
             try:
                 inputs[modality] = reader.read(item.paths[modality], generator)
             except DatasetError as error:
@@ -389,11 +430,11 @@ class ClipDataset(MultimodalDataset):
 
     def _problem(self, item: Item) -> tuple[str, str] | None:
         """(id, message) of a clip of which a file cannot be read."""
-        for modality, reader in self.readers.items():
-            path = item.paths[modality]
+        for modality, path in item.paths.items():
             try:
-                reader.check(path)
+                self.readers[modality].check(path)
             except DatasetError as error:
-                text = f"{self.name}: clip {item.id}, {modality}: {error}{'' if path.exists() else hint(path)}"
+                lost = isinstance(path, Path) and not path.exists()
+                text = f"{self.name}: clip {item.id}, {modality}: {error}{hint(path) if lost else ''}"
                 return item.id, text
         return None

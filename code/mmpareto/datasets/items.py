@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 
 @dataclass(frozen=True)
 class Item:
-    """One clip: its id, the name of its class, and the path of each modality."""
+    """One clip: its id, the name of its class, and the path of each modality that it has (or its text, in a str)."""
 
     id: str
     label: str
-    paths: Mapping[str, Path]
+    paths: Mapping[str, Any]
 
 
 class Items(Sequence[Item]):
@@ -26,13 +27,19 @@ class Items(Sequence[Item]):
 
     root    folder that the paths are relative to.
     ids     of the clips; `labels` are the names of their classes.
-    paths   {modality: path of each clip}.
+    paths   {modality: path of each clip; "" where the clip lacks it}.
+    texts   modalities whose values are no paths but the text itself.
     """
 
     def __init__(
-        self, root: Path, ids: Sequence[str], labels: Sequence[str], paths: Mapping[str, Sequence[str]]
+        self,
+        root: Path,
+        ids: Sequence[str],
+        labels: Sequence[str],
+        paths: Mapping[str, Sequence[str]],
+        texts: Collection[str] = (),
     ) -> None:
-        self.root = root
+        self.root, self._texts = root, frozenset(texts)
         self._ids, self._labels, *columns = (
             np.array(column, np.dtypes.StringDType()) for column in (ids, labels, *paths.values())
         )
@@ -42,14 +49,18 @@ class Items(Sequence[Item]):
     def of(cls, items: Sequence[Item]) -> Items:
         """Pack some clips."""
         modalities = items[0].paths if items else ()
-        paths = {modality: [str(item.paths[modality]) for item in items] for modality in modalities}
+        paths = {modality: [str(item.paths.get(modality, "")) for item in items] for modality in modalities}
         return cls(Path(), [item.id for item in items], [item.label for item in items], paths)
 
     def __len__(self) -> int:
         return len(self._ids)
 
     def __getitem__(self, index: int) -> Item:  # type: ignore[override]  # no slices
-        paths = {modality: self.root / column[index] for modality, column in self._paths.items()}
+        paths = {
+            modality: value if modality in self._texts else self.root / value
+            for modality, column in self._paths.items()
+            if (value := column[index])
+        }
         return Item(self._ids[index], self._labels[index], paths)
 
     @property
@@ -61,6 +72,14 @@ class Items(Sequence[Item]):
     def labels(self) -> list[str]:
         """The names of the clips' classes, in their order."""
         return self._labels.tolist()
+
+    def absent(self, modality: str) -> np.ndarray:
+        """bool [N], True where the clip lacks the modality."""
+        return self._paths[modality] == ""
+
+    def sources(self, modality: str) -> list[Any]:
+        """Paths, or texts, of the clips that have the modality."""
+        return [value if modality in self._texts else self.root / value for value in self._paths[modality] if value]
 
     @property
     def digest(self) -> str:

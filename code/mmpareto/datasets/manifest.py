@@ -2,9 +2,10 @@
 
     manifest.csv      id,split,label and a column for each modality, which holds a path relative to the file
 
-A column may hold sound files, images, folders of frames or arrays (.npy, .pt), all of one kind. Videos are prepared
-first (`prepare.py manifest`), which also computes sound features once and for all. Splits are train, val and test;
-where no clip has the split val, validation is cut from train.
+A column may hold sound files, images, folders of frames, arrays (.npy, .pt), text files (.txt) or the text itself, all
+of one kind. An empty cell is a modality that the clip lacks. Videos are prepared first (`prepare.py manifest`), which
+also computes sound features once and for all. Splits are train, val and test; where no clip has the split val,
+validation is cut from train.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mmpareto.datasets.base import DATASETS, SPLITS, DatasetError, Kind, Modality, Split, UnusableError, say
 from mmpareto.datasets.clips import ArrayReader, ClipDataset, FramesReader, ImageReader, Reader, load_array
@@ -24,6 +25,8 @@ from mmpareto.datasets.items import Items
 from mmpareto.datasets.lists import are_plain, check_ids, check_inside, check_modality, cut, read_table
 from mmpareto.datasets.media import IMAGE_SUFFIXES, SOUND_SUFFIXES, VIDEO_SUFFIXES, read_sound
 from mmpareto.datasets.prepared import DESCRIPTION, read_description, read_split, require_root
+from mmpareto.datasets.sequences import SequenceReader, TokensReader, sequence_modality, tokens_modality
+from mmpareto.datasets.text import TextReader, text_modality
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,13 +40,16 @@ _SPLIT_NAMES: dict[str, Split] = {
     "test": "test",
 }
 
-Source = Literal["sound", "image", "frames", "array", "video"]
+Source = Literal["sound", "image", "frames", "array", "video", "text", "words", "sequence", "tokens"]
+# what a person must say of a column, since its files do not show it
+DECLARED: dict[str, Source] = {"text": "words", "sequences": "sequence", "tokens": "tokens"}
 _SUFFIXES: dict[str, Source] = {
     **dict.fromkeys(SOUND_SUFFIXES, "sound"),
     **dict.fromkeys(IMAGE_SUFFIXES, "image"),
     **dict.fromkeys(VIDEO_SUFFIXES, "video"),
     ".npy": "array",
     ".pt": "array",
+    ".txt": "text",
 }
 
 
@@ -75,6 +81,13 @@ class Manifest(ClipDataset):
         frames: frames per clip, one of each equal part of it; 3 unless given
         audio_frames: length of sound features, 100 a second; unless given that of the longest training clip, at most
             1024
+        text: columns that hold the text itself, with commas between their names (files .txt are known by their name)
+        sequences: columns whose arrays are sequences [length, features] of any length
+        tokens: columns whose arrays are token ids [length] of any length
+        longest: steps or tokens that sequences and texts are cut to; unless given those of the longest training clip,
+            at most 1024 steps or 256 tokens of text
+        vocabulary: tokens of the tokenizer that is trained on the training split's text; 8000 unless given
+        tokenizer: a tokenizer.json or a folder with one, in the place of one that is trained
         modalities: as the first run resolved them; None: lengths and shapes are those of the training clips
 
     Raises:
@@ -91,20 +104,32 @@ class Manifest(ClipDataset):
         image_size: int | None = None,
         frames: int | None = None,
         audio_frames: int | None = None,
+        text: tuple[str, ...] = (),
+        sequences: tuple[str, ...] = (),
+        tokens: tuple[str, ...] = (),
+        longest: int | None = None,
+        vocabulary: int | None = None,
+        tokenizer: str | None = None,
         seed: int = 0,
         modalities: Mapping[str, Modality] | None = None,
     ) -> None:
         root = require_root(root, "manifest")
-        if audio_frames is not None and audio_frames < 1:
-            raise DatasetError(f"audio_frames must be 1 or more, found {audio_frames}")
+        for option, number in (("audio_frames", audio_frames), ("longest", longest), ("vocabulary", vocabulary)):
+            if number is not None and number < 1:
+                raise DatasetError(f"{option} must be 1 or more, found {number}")
+        declared = declarations(text=text, sequences=sequences, tokens=tokens)
         if (root / DESCRIPTION).exists():
             description = read_description(root, "manifest")
             sources, classes = _prepared_sources(root, description), description["classes"]
             items, train = (read_split(root, "manifest", part, {}, classes) for part in (split, "train"))
+            if declared:
+                raise DatasetError(
+                    f"{root} is prepared and says what its columns hold; leave --text, --sequences and --tokens out"
+                )
             stored = {"sound": "features", "video": "frames"}
             sources = {name: stored.get(source, source) for name, source in sources.items()}
         else:
-            listed = read_manifest(root)
+            listed = read_manifest(root, declared=declared)
             sources, classes = dict(listed.sources), listed.classes
             videos = [name for name, source in sources.items() if source == "video"]
             if videos:
@@ -113,17 +138,25 @@ class Manifest(ClipDataset):
                     f"code/prepare.py manifest --source {root} --output PREPARED; then give --data_root PREPARED"
                 )
             items, train = listed.clips[split], listed.clips["train"]
-        for option, value, kinds in (
+        for option, choice, kinds in (
             ("image_size", image_size, ("image", "frames")),
             ("frames", frames, ("frames",)),
             ("audio_frames", audio_frames, ("sound", "features")),
+            ("longest", longest, ("text", "words", "sequence", "tokens")),
+            ("vocabulary", vocabulary, ("text", "words")),
+            ("tokenizer", tokenizer, ("text", "words")),
         ):
-            if value is not None and not set(kinds) & set(sources.values()):
+            if choice is not None and not set(kinds) & set(sources.values()):
                 content = ", ".join(f"{name} ({source})" for name, source in sources.items())
                 raise DatasetError(f"{option} is for {' or '.join(kinds)}, and {root} holds {content}; leave it out")
+        for name in sources:
+            if not train.sources(name):
+                raise DatasetError(f"{root}: no training clip has the modality {name}; take its column out")
         resolved = modalities or {}
         readers = {
-            name: _reader(name, source, train, image_size, frames, audio_frames, resolved.get(name))
+            name: _variable_reader(name, source, train, longest, vocabulary, tokenizer, resolved.get(name))
+            if source in ("text", "words", "sequence", "tokens")
+            else _reader(name, source, train, image_size, frames, audio_frames, resolved.get(name))
             for name, source in sources.items()
         }
         super().__init__("manifest", split, items, readers, classes, seed)
@@ -137,7 +170,7 @@ def _prepared_sources(root: Path, description: Mapping[str, Any]) -> dict[str, s
         DatasetError: where dataset.json does not name a source of each modality.
     """
     sources = description["parameters"].get("sources")
-    kinds = {*_SUFFIXES.values(), "frames"}
+    kinds = set(get_args(Source)) - {"words"}
     if not isinstance(sources, dict) or sources.keys() != description["modalities"].keys():
         sources = {}
     if not sources or not all(isinstance(source, str) and source in kinds for source in sources.values()):
@@ -164,11 +197,50 @@ def _reader(
     if source == "frames":
         return FramesReader(3 if frames is None else frames, size)
     if source == "array":
-        return ArrayReader(resolved or array_modality(train[0].paths[name]))
+        return ArrayReader(resolved or array_modality(train.sources(name)[0]))
     if resolved is not None and resolved.kind == "spectrogram":
         audio_frames = resolved.shape[1]
-    length = audio_frames or _longest(tuple(item.paths[name] for item in train))
+    length = audio_frames or _longest(tuple(train.sources(name)))
     return SoundReader("fbank", length) if source == "sound" else audio_reader("fbank", length)
+
+
+def _variable_reader(
+    name: str,
+    source: str,
+    train: Items,
+    longest: int | None,
+    vocabulary: int | None,
+    tokenizer: str | None,
+    resolved: Modality | None,
+) -> Reader:
+    """The reader of a modality whose samples differ in length; see `_reader`."""
+    sources = tuple(train.sources(name))
+    if source == "sequence":
+        return SequenceReader(resolved or _sequence_modality(sources, longest))
+    if source == "tokens":
+        return TokensReader(resolved or _tokens_modality(sources, longest))
+    return TextReader(resolved or _text_modality(sources, longest, vocabulary, tokenizer))
+
+
+# a run asks for its three splits
+_sequence_modality = functools.lru_cache(maxsize=4)(sequence_modality)
+_tokens_modality = functools.lru_cache(maxsize=4)(tokens_modality)
+_text_modality = functools.lru_cache(maxsize=4)(text_modality)
+
+
+def declarations(**named: tuple[str, ...]) -> dict[str, Source]:
+    """{modality: source} from the columns that are named for each of DECLARED.
+
+    Raises:
+        DatasetError: for a column that is named twice.
+    """
+    declared: dict[str, Source] = {}
+    for option, names in named.items():
+        for name in names:
+            if name in declared:
+                raise DatasetError(f"--{option} names {name}, which is named already; name it once")
+            declared[name] = DECLARED[option]
+    return declared
 
 
 @functools.lru_cache(maxsize=16)  # a run asks for its three splits
@@ -229,6 +301,7 @@ def read_manifest(
     seed: int = SPLIT_SEED,
     sounds_of_videos: Sequence[str] = (),
     missing_ok: bool = False,
+    declared: Mapping[str, Source] | None = None,
 ) -> Listed:
     """Read `root/manifest.csv`, again only when the file changes.
 
@@ -236,6 +309,7 @@ def read_manifest(
         val_fraction: of train, which is cut off as validation where the file has none (None: 0.1); `seed` of the cut.
         sounds_of_videos: modalities whose videos are read for their sound tracks.
         missing_ok: clips that lack a file are named in the result instead of refused.
+        declared: what some columns hold, see `declarations`.
 
     Raises:
         DatasetError: columns, splits or paths that are missing, of another form, or lead out of the folder; ids that
@@ -244,7 +318,8 @@ def read_manifest(
     file = root / MANIFEST
     if not file.exists():
         raise DatasetError(f"{root} has no {MANIFEST}; docs/datasets.md shows how to write it")
-    return _read_manifest(root, val_fraction, seed, tuple(sounds_of_videos), missing_ok, version(file))
+    said = tuple((declared or {}).items())
+    return _read_manifest(root, val_fraction, seed, tuple(sounds_of_videos), missing_ok, said, version(file))
 
 
 @functools.lru_cache(maxsize=1)  # a run asks for its three splits
@@ -255,9 +330,11 @@ def _read_manifest(
     seed: int,
     sounds_of_videos: tuple[str, ...],
     missing_ok: bool,
+    said: tuple[tuple[str, Source], ...],
     file_version: tuple[int, ...],
 ) -> Listed:
     del file_version  # a part of the cache's key
+    declared = dict(said)
     file = root / MANIFEST
     table = read_table(file, _COLUMNS)
     modalities = [name for name in table.columns if name not in _COLUMNS]
@@ -268,7 +345,7 @@ def _read_manifest(
         )
     for name in modalities:
         check_modality(name, file)
-    for name in sounds_of_videos:
+    for name in (*sounds_of_videos, *declared):
         if name not in modalities:
             raise DatasetError(f"{file}: there is no modality {name!r}; they are {', '.join(modalities)}")
     _check_clips(table, file)
@@ -282,25 +359,46 @@ def _read_manifest(
         table.loc[val, "split"] = "val"
         say(f"manifest: no clip has the split val; {len(val)} of {len(train)} are cut from train, stratified by class")
     ids = table["id"].tolist()
+    empty = (table[modalities] == "").all(axis=1)
+    if empty.any():
+        raise DatasetError(f"{file}: {table.loc[empty, 'id'].iloc[0]} has no modality; take its line out")
     for name in modalities:
         paths = table[name].tolist()
-        if not are_plain(paths):
+        if declared.get(name) != "words" and not are_plain(list(filter(None, paths))):
             table[name] = [
-                check_inside(path, root, f"{file}: {identifier}, {name}")
+                path and check_inside(path, root, f"{file}: {identifier}, {name}")
                 for identifier, path in zip(ids, paths, strict=True)
             ]
     sources: dict[str, Source] = {}
     missing: set[str] = set()
     for name in modalities:
-        files = table[["id", name]].set_axis(["id", "path"], axis="columns")
+        files = table.loc[table[name] != "", ["id", name]].set_axis(["id", "path"], axis="columns")
+        if files.empty:
+            raise DatasetError(f"{file}: no clip has the modality {name}; take its column out")
+        if declared.get(name) == "words":
+            sources[name] = "words"
+            continue
         files["kind"] = file_kinds(root, files["path"].tolist())
         absent = files[files["kind"].isna()]
         missing.update(absent["id"])
         if len(absent) and not missing_ok:
             raise DatasetError(f"{file}: {_absent_text(root, name, absent['path'].tolist(), len(table))}")
         sources[name] = _source(file, name, files, name in sounds_of_videos)
+        if name in declared:
+            if sources[name] != "array":
+                raise DatasetError(
+                    f"{file}: {name} holds {sources[name]}, and is named as {declared[name]}, which arrays (.npy, .pt) "
+                    "hold"
+                )
+            sources[name] = declared[name]
     clips = {
-        split: Items(root, part["id"].tolist(), part["label"].tolist(), {m: part[m].tolist() for m in modalities})
+        split: Items(
+            root,
+            part["id"].tolist(),
+            part["label"].tolist(),
+            {m: part[m].tolist() for m in modalities},
+            [name for name, source in sources.items() if source == "words"],
+        )
         for split in SPLITS
         for part in [table[table["split"] == split]]
     }
@@ -336,10 +434,10 @@ def _absent_text(root: Path, modality: str, absent: list[str], count: int) -> st
     shown = ", ".join(f"{root / path}{hint(root / path)}" for path in absent[:3])
     if any("\\" in path for path in absent):
         shown += "; paths have / between folders, not \\"
-    return (
-        f"{len(absent)} of {count} files of the modality {modality} are not there, such as {shown}; add them, or take "
-        "their clips out of the manifest"
-    )
+    remedy = "add them, or take their clips out of the manifest"
+    if not any(Path(path).suffix.lower() in _SUFFIXES for path in absent):
+        remedy += f"; if {modality} holds the text itself, name it with --text"
+    return f"{len(absent)} of {count} files of the modality {modality} are not there, such as {shown}; {remedy}"
 
 
 def _source(file: Path, modality: str, files: pd.DataFrame, sound_of_video: bool) -> Source:
@@ -360,8 +458,8 @@ def _source(file: Path, modality: str, files: pd.DataFrame, sound_of_video: bool
             continue
         if source is None:
             raise DatasetError(
-                f"{file}: {identifier}, {modality}: cannot tell what {path} is; expected a folder of frames or a "
-                f"file with one of {', '.join(_SUFFIXES)}"
+                f"{file}: {identifier}, {modality}: cannot tell what {path:.90} is; expected a folder of frames or a "
+                f"file with one of {', '.join(_SUFFIXES)}, or text in a column that --text names"
             )
         if source == "video" and sound_of_video:
             source, videos = "sound", True

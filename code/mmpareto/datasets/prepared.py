@@ -103,6 +103,15 @@ def _read_clips(
     ids, labels = table["id"].tolist(), table["label"].tolist()
     check_ids(ids, file)
     check_classes(labels, classes, file)
+    absent = [set(names.split("/")) for names in table["absent"]] if "absent" in table else [set[str]()] * len(ids)
     return Items(
-        root, ids, labels, {modality: [f"{modality}/{i}{suffix}" for i in ids] for modality, suffix in suffixes}
+        root,
+        ids,
+        labels,
+        {
+            modality: [
+                "" if modality in lacking else f"{modality}/{i}{suffix}" for i, lacking in zip(ids, absent, strict=True)
+            ]
+            for modality, suffix in suffixes
+        },
     )

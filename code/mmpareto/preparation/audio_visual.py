@@ -46,7 +46,7 @@ def make(clip: Clip, folder: Path, *, audio_features: AudioFeatures, fps: float,
 
 def refuse_pointers(clips: Sequence[Clip], source: Path) -> None:
     """Raise DatasetError where all media are git-lfs pointers: the clone was made without git-lfs."""
-    files = [path for clip in clips for path in clip.source.values() if path.is_file()]
+    files = [path for clip in clips for path in clip.source.values() if isinstance(path, Path) and path.is_file()]
     if files and all(map(is_lfs_pointer, files)):
         raise DatasetError(
             f"{source} holds git-lfs pointers of 130 bytes instead of media (such as {files[0]}); "

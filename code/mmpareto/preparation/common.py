@@ -3,7 +3,7 @@
 A prepared dataset:
 
     dataset.json                     name, modalities, classes, parameters, tool versions, what was left out and why
-    splits/{train,val,test}.csv      id,label
+    splits/{train,val,test}.csv      id,label, and absent (modalities with / between) where some clips lack one
     <modality>/<id><suffix>          a file, or a folder where the suffix is empty
 
 dataset.json is written last: a folder without it is not finished. A clip's files are made in a folder beside and
@@ -57,13 +57,15 @@ class Clip:
     id      its name in the prepared dataset.
     split   "train", "val" or "test".
     label   the name of its class.
-    source  {modality: raw file}; empty where the clip is listed but not there: it counts as missing.
+    source  {modality: raw file, or its text}; empty where the clip is listed but not there: it counts as missing.
+    absent  modalities that the clip does not have: no file is made for them.
     """
 
     id: str
     split: Split
     label: str
-    source: Mapping[str, Path] = field(default_factory=dict)
+    source: Mapping[str, Any] = field(default_factory=dict)
+    absent: frozenset[str] = frozenset()
 
 
 Make = Callable[[Clip, Path], None]
@@ -151,9 +153,12 @@ def prepare(
         if not outcome.prepared:
             raise DatasetError(f"{name}: not one of {len(clips)} clips could be prepared\n{outcome.text}")
         (output / DESCRIPTION).unlink(missing_ok=True)  # of an earlier run: the splits change now
+        columns = {"id": "id", "class": "label", "absent": "absent"}
+        if not table["absent"].any():
+            del columns["absent"]
         for split in SPLITS:
-            rows = table.loc[(table["split"] == split) & (table["state"] == "prepared"), ["id", "class"]]
-            text = rows.to_csv(index=False, header=["id", "label"], lineterminator="\n")
+            rows = table.loc[(table["split"] == split) & (table["state"] == "prepared"), list(columns)]
+            text = rows.to_csv(index=False, header=list(columns.values()), lineterminator="\n")
             write_text(output / "splits" / f"{split}.csv", text)
         counts = _counts(table)
         description = identity | {
@@ -184,7 +189,8 @@ def _make_all(
     waiting = [
         clip
         for clip in clips
-        if clip.source and not all((output / m / (clip.id + suffix)).exists() for m, suffix in modalities.items())
+        if clip.source
+        and not all((output / m / (clip.id + modalities[m])).exists() for m in modalities if m not in clip.absent)
     ]
     work = functools.partial(_make_one, beside=beside, output=output, modalities=dict(modalities), make=make)
     with tqdm(total=len(waiting), desc=name, unit="clip", disable=not progress, file=sys.stderr) as bar:
@@ -243,6 +249,8 @@ def _make_one(
             folder.mkdir()  # fails where another run has begun
             make(clip, folder)
             for modality, suffix in modalities.items():
+                if modality in clip.absent:
+                    continue
                 place = output / modality / (clip.id + suffix)
                 if place.is_dir():  # whole, from a run that was killed between two modalities
                     shutil.rmtree(place)
@@ -306,12 +314,14 @@ def _is_harmless(path: Path) -> bool:
 
 
 def _state_table(clips: Sequence[Clip], reasons: Mapping[str, Reason]) -> pd.DataFrame:
-    """A row for each clip: id, split, class, state, and of clips that are left out reason and detail."""
+    """A row for each clip: id, split, class, absent modalities, state, and if it is left out reason and detail."""
     rows = []
     for clip in clips:
         state = "prepared" if clip.id not in reasons else "unusable" if clip.source else "missing"
-        rows.append((clip.id, clip.split, clip.label, state, *reasons.get(clip.id, ("", ""))))
-    return pd.DataFrame(rows, columns=["id", "split", "class", "state", "reason", "detail"], dtype=object)
+        rows.append(
+            (clip.id, clip.split, clip.label, "/".join(sorted(clip.absent)), state, *reasons.get(clip.id, ("", "")))
+        )
+    return pd.DataFrame(rows, columns=["id", "split", "class", "absent", "state", "reason", "detail"], dtype=object)
 
 
 def _counts(table: pd.DataFrame) -> pd.DataFrame:
@@ -344,7 +354,7 @@ def _summary(table: pd.DataFrame, classes: Sequence[str]) -> Outcome:
         "ids", table["id"].tolist()
     )
     lines += [f"warning: {text}" for text in warnings]
-    left_out = table[table["state"] != "prepared"]
+    left_out = table[table["state"] != "prepared"].drop(columns="absent")
     unusable = left_out[left_out["state"] == "unusable"]
     for reason, number in unusable["reason"].value_counts().items():
         example = unusable[unusable["reason"] == reason].iloc[0]

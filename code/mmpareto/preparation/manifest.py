@@ -1,7 +1,8 @@
 """Prepare a dataset that a manifest.csv describes: frames of videos, features of sounds, once and for all.
 
 The folder --source holds manifest.csv (see docs/datasets.md). Videos become frames, sounds become log-mel features;
-images, folders of frames and arrays are copied. A video that is listed for its sound track is named with --sound:
+images, folders of frames, arrays and text files are copied; text in the manifest itself becomes text files. An empty
+cell stays a modality that the clip lacks. A video that is listed for its sound track is named with --sound:
 
     id,split,label,voice,face
     a1,train,happy,clips/a1.mp4,clips/a1.mp4          with --sound voice
@@ -20,8 +21,9 @@ from PIL import Image
 from mmpareto.datasets.base import DatasetError, UnusableError
 from mmpareto.datasets.clips import frame_files, load_array, read_image
 from mmpareto.datasets.features import write_features
-from mmpareto.datasets.manifest import VAL_FRACTION, Source, read_manifest
+from mmpareto.datasets.manifest import VAL_FRACTION, Source, declarations, read_manifest
 from mmpareto.datasets.media import read_sound, refuse_pointer, write_frames
+from mmpareto.datasets.text import text_of
 from mmpareto.flag_values import positive
 from mmpareto.preparation.audio_visual import TOOLS, add_frame_size, refuse_pointers
 from mmpareto.preparation.common import PREPARATIONS, Clip, Outcome, add_cut_arguments
@@ -35,15 +37,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sound", nargs="+", default=[], metavar="MODALITY", help="modalities whose videos are read for their sound"
     )
+    for option, content in (
+        ("text", "columns that hold the text itself"),
+        ("sequences", "columns whose arrays are sequences [length, features]"),
+        ("tokens", "columns whose arrays are token ids [length]"),
+    ):
+        parser.add_argument(f"--{option}", nargs="+", default=[], metavar="MODALITY", help=content)
     add_cut_arguments(parser, f"of train, as validation, where the manifest has none (default: {VAL_FRACTION})")
 
 
 @PREPARATIONS.register("manifest", summary="any dataset that a manifest.csv describes")
 def prepare(args: argparse.Namespace) -> Outcome:
     """Prepare the dataset as the flags say."""
-    listed = read_manifest(args.source, args.val_fraction, args.split_seed, args.sound, missing_ok=True)
+    declared = declarations(text=tuple(args.text), sequences=tuple(args.sequences), tokens=tuple(args.tokens))
+    listed = read_manifest(
+        args.source, args.val_fraction, args.split_seed, args.sound, missing_ok=True, declared=declared
+    )
     clips = [
-        Clip(item.id, split, item.label, {} if item.id in listed.missing else item.paths)
+        Clip(
+            item.id,
+            split,
+            item.label,
+            {} if item.id in listed.missing else item.paths,
+            frozenset(listed.sources) - frozenset(item.paths),
+        )
         for split, items in listed.clips.items()
         for item in items
     ]
@@ -64,7 +81,7 @@ def prepare(args: argparse.Namespace) -> Outcome:
         modalities=suffixes,
         make=functools.partial(make, sources=listed.sources, suffixes=suffixes, **frames),
         parameters={
-            "sources": listed.sources,
+            "sources": {name: "text" if source == "words" else source for name, source in listed.sources.items()},
             **frames,
             "val_fraction": VAL_FRACTION if args.val_fraction is None else args.val_fraction,
             "split_seed": args.split_seed,
@@ -80,8 +97,10 @@ def _suffix(source: Source, modality: str, clips: list[Clip]) -> str:
         return ""
     if source == "sound":
         return ".npy"
-    suffixes = {clip.source[modality].suffix for clip in clips if clip.source}
-    return suffixes.pop() if len(suffixes) == 1 else {"image": ".png", "array": ".npy"}[source]
+    if source in ("text", "words"):
+        return ".txt"
+    suffixes = {clip.source[modality].suffix for clip in clips if modality in clip.source}
+    return suffixes.pop() if len(suffixes) == 1 else ".png" if source == "image" else ".npy"
 
 
 def make(
@@ -94,9 +113,10 @@ def make(
     frame_size: int | None,
 ) -> None:
     """Write a clip's files."""
-    for modality, source in sources.items():
-        path, place = clip.source[modality], folder / (modality + suffixes[modality])
-        refuse_pointer(path)
+    for modality, path in clip.source.items():
+        source, place = sources[modality], folder / (modality + suffixes[modality])
+        if source != "words":
+            refuse_pointer(path)
         try:
             if source == "video":
                 write_frames(path, place, fps, frame_size)
@@ -108,6 +128,8 @@ def make(
                     _copy_image(file, place / file.name)
             elif source == "image":
                 _copy_image(path, place)
+            elif source in ("text", "words"):
+                place.write_bytes(text_of(path).encode())
             else:
                 _copy_array(path, place)
         except UnusableError:
