@@ -143,7 +143,7 @@ def parse(argv: Sequence[str], root: Path) -> Config:
         name = f"{group}_options"
         before = from_file.get(name, [])
         values[name] = _options(group, entry, before, values[name][len(before) :], short if group == "method" else {})
-    values["encoder"] = dict(values["encoder"])
+    values["encoder"], values["encoder_options"] = dict(values["encoder"]), dict(values["encoder_options"])
     values["missing"] = dict(values["missing"])
     values |= {kind: entries.named(kind) for kind in ("dataset", *WITH_OPTIONS)}
     _resolve(values, entries, root)
@@ -192,9 +192,10 @@ def _read(path: str, allowed: Collection[str]) -> dict[str, Any]:
         flat = flattened(read_sections(Path(path)))
         settings = {name: value for name, value in flat.items() if value not in (None, "")}
         encoders = settings.get("encoder")
-        names = [settings.get(name) for name in ("dataset", "model", *WITH_OPTIONS)]
-        names += encoders.values() if isinstance(encoders, dict) else [encoders]
-        require_allowed(map(str, names), allowed)
+        names = [settings.get("model"), *(encoders.values() if isinstance(encoders, dict) else [encoders])]
+        names = [name for name in map(str, names) if ENCODERS.is_path(name)]
+        names += [str(settings.get(name)) for name in ("dataset", *WITH_OPTIONS)]
+        require_allowed(names, allowed)
     except (OSError, ValueError) as error:
         raise UsageError(f"--config {path}: {getattr(error, 'strerror', None) or error}") from error
     for name in ("resume", "overwrite", "train"):
@@ -226,7 +227,12 @@ def _as_flags(settings: Mapping[str, Any], parser: Parser) -> Iterable[str]:
         if name == "dataset_options" and isinstance(value, dict):
             yield from _as_flags(value, parser)
         elif isinstance(value, dict):
-            yield from (f"--{name}={key}={_shown(inner)}" for key, inner in value.items() if inner not in (None, ""))
+            flat = {
+                key if word is None else f"{key}.{word}": item
+                for key, inner in value.items()
+                for word, item in (inner.items() if isinstance(inner, dict) else [(None, inner)])
+            }
+            yield from (f"--{name}={key}={_shown(item)}" for key, item in flat.items() if item not in (None, ""))
         elif isinstance(value, bool) and isinstance(actions.get(name), argparse.BooleanOptionalAction):
             yield f"--{name}" if value else f"--no-{name}"
         elif value is not None:

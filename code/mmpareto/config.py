@@ -19,6 +19,7 @@ from mmpareto.flag_values import (
     count_or_zero,
     fraction,
     not_negative,
+    option_text,
     path_text,
     positive,
     seed,
@@ -115,6 +116,15 @@ class ModelConfig:
         nargs="+",
         action="extend",
         metavar="MODALITY=ENCODER",
+    )
+    encoder_options: dict[str, str] = flag(
+        dict,
+        "options of one modality's encoder: weights (pretrained, none or a file), frozen, lr_factor, pooling where it "
+        "has tokens, and its own (--list-encoders) (default: none is set)",
+        type=option_text,
+        nargs="+",
+        action="extend",
+        metavar="MODALITY.KEY=VALUE",
     )
     fusion: str = flag(
         "concat",

@@ -106,6 +106,15 @@ def assigned_fraction(text: str) -> tuple[str, float]:
     return key, fraction(value)
 
 
+def option_text(text: str) -> tuple[str, str]:
+    """MODALITY.KEY=VALUE as ("MODALITY.KEY", value)."""
+    name, _, value = text.partition("=")
+    modality, _, key = name.partition(".")
+    if not (modality and key and value):
+        raise argparse.ArgumentTypeError(f"expected MODALITY.KEY=VALUE, found {text!r:.100}")
+    return name, value
+
+
 def assignment(text: str) -> tuple[str, Any]:
     """NAME=VALUE with a value that may be a number, true, false or none."""
     key, value = assignment_text(text)

@@ -12,15 +12,17 @@
 
         def __init__(self, share: float = 0.5) -> None: ...
 
-Options, their defaults, types and help come from the signature and the docstring (Google's format). A class elsewhere
-is named by its import path, `package.module:Class`. Importing a module runs its code: a path that a person typed may be
-imported, one that a file names (the settings of a run) only after `require_allowed`.
+Options, their defaults, types and help come from the signature and the docstring (Google's format). An entry may take a
+name after a colon, which becomes its first constructor argument: `timm:resnet18`. A class elsewhere is named by its
+import path, `package.module:Class`; a registered name that takes an argument wins. Importing a module runs its code: a
+path that a person typed may be imported, one that a file names (the settings of a run) only after `require_allowed`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -62,6 +64,7 @@ class Entry(Generic[T]):
         summary: one line for tables and help.
         group: heading under which the entry is listed.
         options: of `make`, by name.
+        argument: what must follow the name after a colon and does not; "" where nothing is missing.
     """
 
     name: str
@@ -69,6 +72,12 @@ class Entry(Generic[T]):
     summary: str
     group: str
     options: Mapping[str, Option]
+    argument: str = ""
+
+    @property
+    def source(self) -> Any:
+        """The class or function behind `make`, whose first arguments may be bound."""
+        return _source(self.make)
 
 
 class Registry(Generic[T]):
@@ -96,19 +105,22 @@ class Registry(Generic[T]):
         self.bases: tuple[type, ...] = ()
         self._package, self._skip, self._aliases = package, frozenset(skip), dict(aliases or {})
         self._makers: dict[str, tuple[Callable[..., Any], str, str]] = {}
+        self._arguments: dict[str, str] = {}  # names that take one after a colon
         self._discovered = False
 
     def base(self, *classes: type) -> None:
         """Set the classes that a class named by its import path must be derived from."""
         self.bases = classes
 
-    def register(self, name: str, *, summary: str = "", group: str = "") -> Callable[[Make], Make]:
+    def register(self, name: str, *, summary: str = "", group: str = "", argument: str = "") -> Callable[[Make], Make]:
         """Register the decorated class, or function that makes an instance, under a name.
 
         Args:
             name: in lower case.
             summary: one line; by default the first line of the docstring.
             group: heading under which it is listed.
+            argument: the first constructor argument, where it is the text after a colon: "model" of `timm:resnet18`.
+                The entry stands in a module of its own name.
 
         Raises:
             ValueError: for a name that is taken.
@@ -118,6 +130,8 @@ class Registry(Generic[T]):
             if name in self._makers:
                 raise ValueError(f"the {self.kind} {name!r} is registered twice")
             self._makers[name] = make, summary, group
+            if argument:
+                self._arguments[name] = argument
             return make
 
         return add
@@ -138,6 +152,16 @@ class Registry(Generic[T]):
         """The registered names, those of one group where it is given."""
         return [name for name in self if group is None or self._makers[name][2] == group]
 
+    def split(self, name: str) -> tuple[str, str] | None:
+        """The registered name and the text after the colon; None for a plain name and for an import path."""
+        prefix, _, text = name.partition(":")
+        known = self._registered(prefix, everywhere=False) if text else None
+        return None if known is None or known not in self._arguments else (known, text)
+
+    def is_path(self, name: str) -> bool:
+        """Whether a name is an import path."""
+        return ":" in name and self.split(name) is None
+
     def canonical(self, name: str) -> str:
         """The registered name for `name`: aliases and letter case are resolved; an import path stays as it is.
 
@@ -145,7 +169,7 @@ class Registry(Generic[T]):
             ValueError: (or the registry's own error) for an unknown name; it names the closest and all known ones.
         """
         if ":" in name:
-            return name
+            return ":".join(self.split(name) or (name,))
         known = self._registered(name)
         if known is not None:
             return known
@@ -163,16 +187,20 @@ class Registry(Generic[T]):
             ValueError: (or the registry's own error) for an unknown name, or a class that cannot be used.
         """
         name = self.canonical(name)
-        if ":" in name:
+        argument = self._arguments.get(name, "")
+        if parts := self.split(name):
+            make, summary, group = self._makers[parts[0]]
+            make = functools.partial(make, parts[1])
+        elif ":" in name:
             try:
-                make: Callable[..., Any] = class_at(name, *self.bases)
+                make = class_at(name, *self.bases)
             except ValueError as error:
                 raise self.error(f"{self.kind} {error}") from error
             summary, group = "", ""
         else:
             make, summary, group = self._makers[name]
-        options = {key: option for key, option in _options(make).items() if key not in self._skip}
-        return Entry(name, make, summary or _summary(make), group, options)
+        options = {key: option for key, option in _options(make).items() if key not in self._skip | {argument}}
+        return Entry(name, make, summary or _summary(make), group, options, argument)
 
     def build(self, name: str, *arguments: Any, **options: Any) -> T:
         """Make an instance.
@@ -187,6 +215,11 @@ class Registry(Generic[T]):
                 cannot use.
         """
         entry = self[name]
+        if entry.argument:
+            raise self.error(
+                f"the {self.kind} {entry.name} needs the name of a {entry.argument} after a colon: "
+                f"{entry.name}:{entry.argument.upper()}"
+            )
         self.check_options(entry, [key for key in options if key not in self._skip])
         try:
             return entry.make(*arguments, **options)
@@ -203,7 +236,9 @@ class Registry(Generic[T]):
         for key in names:
             if key not in entry.options:
                 known = ", ".join(entry.options) or "none"
-                raise self.error(f"the {self.kind} {entry.name} has no option {key!r:.100}; its options: {known}")
+                close = difflib.get_close_matches(key, entry.options, n=1)
+                hint = f"did you mean {close[0]}? " if close else ""
+                raise self.error(f"the {self.kind} {entry.name} has no option {key!r:.100}; {hint}its options: {known}")
 
     def table(self) -> list[tuple[str, str, str]]:
         """A row (name, options with defaults, summary) for each entry."""
@@ -214,11 +249,15 @@ class Registry(Generic[T]):
                 key if option.default is REQUIRED else f"{key}={option.default}"
                 for key, option in entry.options.items()
             )
-            rows.append((name, options, entry.summary))
+            rows.append((f"{name}:{entry.argument.upper()}" if entry.argument else name, options, entry.summary))
         return rows
 
-    def _registered(self, name: str) -> str | None:
-        """The registered name for `name`; the module of that name is imported before all others."""
+    def _registered(self, name: str, everywhere: bool = True) -> str | None:
+        """The registered name for `name`; the module of that name is imported before all others.
+
+        Args:
+            everywhere: import the other modules too where that module does not register it.
+        """
         for alias, target in self._aliases.items():
             if _simple(name) == _simple(alias):
                 name = target
@@ -227,7 +266,7 @@ class Registry(Generic[T]):
             if name.isidentifier() or name.replace("-", "_").isidentifier():
                 with contextlib.suppress(ModuleNotFoundError):
                     importlib.import_module(module)
-        for names in (self._makers, self):  # the second imports all modules
+        for names in (self._makers, self) if everywhere else (self._makers,):  # the second imports all modules
             for known in names:
                 if _simple(name) == _simple(known):
                     return known
@@ -240,6 +279,10 @@ class Registry(Generic[T]):
         package = importlib.import_module(self._package)
         for module in pkgutil.iter_modules(getattr(package, "__path__", ())):
             importlib.import_module(f"{self._package}.{module.name}")
+
+
+def _source(make: Callable[..., Any]) -> Any:
+    return make.func if isinstance(make, functools.partial) else make
 
 
 def _simple(name: str) -> str:
@@ -283,6 +326,10 @@ def class_at(path: str, *expected: type) -> type:
 def require_allowed(paths: Iterable[str], allowed: Collection[str]) -> None:
     """Refuse import paths that a file names and the command line does not allow.
 
+    Args:
+        paths: names; those with a colon are import paths.
+        allowed: import paths that may be imported.
+
     Raises:
         ValueError: with the flags that allow them.
     """
@@ -296,16 +343,17 @@ def require_allowed(paths: Iterable[str], allowed: Collection[str]) -> None:
 
 
 def _summary(make: Callable[..., Any]) -> str:
-    return docstring_parser.parse(inspect.getdoc(make) or "").short_description or ""
+    return docstring_parser.parse(inspect.getdoc(_source(make)) or "").short_description or ""
 
 
 def _options(make: Callable[..., Any]) -> dict[str, Option]:
     """Options of a callable from its signature; an attribute `options()` of a callable object gives its own."""
     if isinstance(make, HasOptions):
         return make.options()
-    about = docstring_parser.parse(inspect.getdoc(make) or "").params
+    source = _source(make)
+    about = docstring_parser.parse(inspect.getdoc(source) or "").params
     help_texts = {item.arg_name: " ".join((item.description or "").split()) for item in about}
-    hints = typing.get_type_hints(make.__init__ if isinstance(make, type) else make)  # type: ignore[misc]
+    hints = typing.get_type_hints(source.__init__ if isinstance(source, type) else source)  # type: ignore[misc]
     return {
         key: Option(parameter.default, hints.get(key, str), help_texts.get(key, ""))
         for key, parameter in inspect.signature(make).parameters.items()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from mmpareto.models.base import ARCHITECTURES, MakeFusion, MultimodalModel, Output, Present
@@ -33,6 +34,26 @@ def encoder_names(
     return {name: chosen.get(name, model or default_encoder(*about)) for name, about in modalities.items()}
 
 
+def options_by_modality(options: Mapping[str, Any], modalities: Collection[str]) -> dict[str, dict[str, Any]]:
+    """{"modality.option": value} -> {modality: {option: value}}.
+
+    Raises:
+        ModelError: for a modality that does not exist.
+    """
+    split: dict[str, dict[str, Any]] = {}
+    for name, value in options.items():
+        modality, _, key = name.partition(".")
+        if modality not in modalities:
+            close = difflib.get_close_matches(modality, modalities, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise ModelError(
+                f"an encoder option is set for {modality!r}, which is no modality; {hint}they are "
+                f"{', '.join(modalities)}"
+            )
+        split.setdefault(modality, {})[key] = value
+    return split
+
+
 def fusion_maker(name: str, options: Mapping[str, Any]) -> MakeFusion:
     """What makes the fusion of a name in FUSIONS, or at `package.module:Class`, with its options."""
     return lambda widths, classes, heads: FUSIONS.build(name, widths, classes, **options)
@@ -45,6 +66,9 @@ def build_model(
     fusion: MakeFusion | None = None,
     architecture: str = "late_fusion",
     options: Mapping[str, Any] | None = None,
+    *,
+    encoder_options: Mapping[str, Mapping[str, Any]] | None = None,
+    restored: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> MultimodalModel:
     """A classifier with the named encoder for each modality.
 
@@ -54,6 +78,9 @@ def build_model(
         encoders: as `encoder_names` gives them.
         fusion: see MultimodalModel.
         architecture: one of ARCHITECTURES, or `package.module:Class`; `options` are its own.
+        encoder_options: {modality: {option: value}}, see `build_encoder`.
+        restored: {modality: configuration of its encoder, where it has one}; weights are not loaded, since a checkpoint
+            follows. None: the encoders begin with the weights that their options name.
 
     Raises:
         ModelError: for an encoder that is unknown or cannot take its modality's input, or that the architecture
@@ -62,7 +89,14 @@ def build_model(
     built = {}
     for name, (kind, shape) in modalities.items():
         try:
-            built[name] = build_encoder(encoders[name], kind, shape)
+            built[name] = build_encoder(
+                encoders[name],
+                kind,
+                shape,
+                (encoder_options or {}).get(name),
+                load=restored is None,
+                configuration=(restored or {}).get(name),
+            )
         except ModelError as error:
             raise ModelError(f"modality {name}: {error}") from error
     try:
@@ -91,4 +125,5 @@ __all__ = [
     "default_encoder",
     "encoder_names",
     "fusion_maker",
+    "options_by_modality",
 ]

@@ -14,7 +14,7 @@ from mmpareto.config import Config, differing
 from mmpareto.datasets import Modality, MultimodalDataset, Split, modality_from
 from mmpareto.errors import UsageError
 from mmpareto.methods import Method
-from mmpareto.models import MultimodalModel
+from mmpareto.models import ENCODERS, MultimodalModel
 from mmpareto.registry import require_allowed
 from mmpareto.runs import RunDirectory, RunError
 from mmpareto.training.checkpoints import has_best, load_checkpoint
@@ -38,9 +38,10 @@ def saved_config(run: RunDirectory, allowed: Collection[str] = (), **changed: An
         raise RunError(f"{run.path} is no folder; give a run directory of train.py")
     settings = run.read_config()
     encoders = _encoders(run)
-    names = [settings.get(name) for name in ("dataset", "model", *WITH_OPTIONS)]
+    names = [name for name in (str(settings.get("model")), *encoders.values()) if ENCODERS.is_path(name)]
+    names += [str(settings.get(name)) for name in ("dataset", *WITH_OPTIONS)]
     try:
-        require_allowed([*map(str, names), *encoders.values()], allowed)
+        require_allowed(names, allowed)
     except ValueError as error:
         raise RunError(f"{run.path} {error}") from error
     try:
@@ -90,14 +91,28 @@ def saved_modalities(run: RunDirectory) -> dict[str, Modality]:
         ) from error
 
 
+def saved_configurations(run: RunDirectory) -> dict[str, dict[str, Any]]:
+    """{modality: configuration of its encoder}, with which it is built without the files that it came from.
+
+    Raises:
+        RunError: where the run holds something else.
+    """
+    content = run.read_json(runs.RESOLVED).get("configurations", {})
+    if not isinstance(content, dict) or not all(isinstance(value, dict) for value in content.values()):
+        raise RunError(f"{run / runs.RESOLVED} holds configurations that train.py does not write; train the run again")
+    return content
+
+
 def continued_modalities(config: Config, restarts: int) -> dict[str, Modality] | None:
     """The modalities of the run that these settings continue or score again; None where a run begins.
 
     None also where the settings are of other data: the run directory refuses them later, by name.
     """
     run = RunDirectory(Path(config.run.ckpt_path))
-    continues = config.run.resume is not None or bool(restarts) or not config.run.train
-    if not continues or not (run / runs.CONFIG).exists() or not any((run / n).exists() for n in _CHECKPOINTS):
+    resume = config.run.resume
+    continues = resume is not None or bool(restarts) or not config.run.train
+    needed = (runs.LAST,) if resume == "auto" or restarts else _CHECKPOINTS
+    if not continues or not (run / runs.CONFIG).exists() or not any((run / n).exists() for n in needed):
         return None
     if {"dataset", "dataset_options", "data_root"} & set(differing(run.read_config(), config.flat())):
         return None
@@ -174,7 +189,7 @@ def trained_model(
     if not (run / runs.BEST).exists():
         raise RunError(f"{run.path} has no {runs.BEST}: no epoch is finished yet; continue with train.py --resume")
     saved = load_checkpoint(run / runs.BEST, device, ("model", "epoch"))
-    model, _ = make_model(config, dataset, device)
+    model, _ = make_model(config, dataset, device, restored=saved_configurations(run))
     try:
         model.load_state_dict(saved["model"])
     except (RuntimeError, TypeError, AttributeError) as error:

@@ -42,7 +42,13 @@ from mmpareto.training.records import (
     settings_text,
     step_scalars,
 )
-from mmpareto.training.restore import check_same_data, continued_modalities, open_run, refuse_other_settings
+from mmpareto.training.restore import (
+    check_same_data,
+    continued_modalities,
+    open_run,
+    refuse_other_settings,
+    saved_configurations,
+)
 from mmpareto.training.setup import (
     autocast_type,
     build_split,
@@ -57,6 +63,7 @@ from mmpareto.training.setup import (
     seed_everything,
     set_rates,
     set_up,
+    use_statistics,
 )
 from mmpareto.training.state import TrainingState
 from mmpareto.training.step import Step
@@ -145,6 +152,7 @@ class Run:
         """Build the splits and their loaders; all processes must have the same data and settings."""
         config, seed = self.config, self.config.run.random_seed
         earlier = continued_modalities(config, self.processes.restarts)
+        self.continues = earlier is not None
         train_set = build_split(config.data, seed, "train", earlier)
         self.data: dict[str, MultimodalDataset] = {"train": train_set}
         for split in SPLITS[1:]:
@@ -167,7 +175,9 @@ class Run:
         config = self.config
         self.method = make_method(config.method, config.engine, self.processes.size)
         seed_everything(config.run.random_seed)
-        self.model, self.encoders = make_model(config, self.data["train"], self.device, self.method)
+        restored = saved_configurations(RunDirectory(Path(config.run.ckpt_path))) if self.continues else None
+        self.model, self.encoders = make_model(config, self.data["train"], self.device, self.method, restored)
+        use_statistics(self.model, self.data.values())
         set_up(self.method, self.model, config.run.random_seed, config.optim.epochs)
         self.optimizer, self.schedule = make_optimizer(self.model, config.optim, config.engine.cuda_graph)
         self.step = make_step(
@@ -212,6 +222,7 @@ class Run:
         # what the data decided: read from here from now on, so that a changed training file changes no score
         resolved = {
             "encoders": self.encoders,
+            "configurations": configurations(self.model),
             "classes": self.data["train"].classes,
             "modalities": {name: asdict(modality) for name, modality in self.data["train"].modalities.items()},
         }
@@ -232,7 +243,7 @@ class Run:
     def run_epoch(self) -> None:
         """Train for one epoch, score it, select, write."""
         state = self.state
-        epoch, rate = state.epoch, float(self.schedule.get_last_lr()[0])
+        epoch, rate = state.epoch, float(self.schedule.get_last_lr()[-1])  # of the heads: without factor
         self.before_epoch()
         self.train_epoch(epoch)
         training = state.record.scores.compute(self.processes.total)
@@ -371,7 +382,7 @@ class Run:
         if number % config.log_interval == 0:
             self.watch.check(state.epoch)
             speed = state.record.batches_per_second * self.config.data.batch_size
-            self.board.scalars(step_scalars(done, float(self.schedule.get_last_lr()[0]), speed), number)
+            self.board.scalars(step_scalars(done, float(self.schedule.get_last_lr()[-1]), speed), number)
         minutes = (time.monotonic() - state.saved_at) / 60
         due = config.checkpoint_minutes is not None and minutes >= config.checkpoint_minutes
         due, stop = self.processes.any(due, self.signals.number is not None)
@@ -477,6 +488,12 @@ def settings_and_data(config: Config, data: dict[str, MultimodalDataset]) -> dic
         labels = hashlib.sha256(split.labels.tobytes()).hexdigest()[:12]
         values |= {f"samples of {name}": len(split), f"checksum of the labels of {name}": labels}
     return values | {"classes": list(data["train"].classes)}
+
+
+def configurations(model: MultimodalModel) -> dict[str, Any]:
+    """{modality: configuration of its encoder}, of those that have one; see `ENCODERS`."""
+    values = {name: getattr(encoder, "configuration", None) for name, encoder in model.encoders.items()}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def trainable_names(model: MultimodalModel) -> dict[str, list[str]]:

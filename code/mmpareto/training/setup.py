@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import random
 import resource
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,14 @@ from mmpareto.config import Config, DataConfig, EngineConfig, MethodConfig, Opti
 from mmpareto.datasets import Modality, MultimodalDataset, Split
 from mmpareto.errors import UsageError
 from mmpareto.methods import METHODS, Method, MethodError, build_method
-from mmpareto.models import MakeFusion, MultimodalModel, build_model, encoder_names, fusion_maker
+from mmpareto.models import (
+    MakeFusion,
+    MultimodalModel,
+    build_model,
+    encoder_names,
+    fusion_maker,
+    options_by_modality,
+)
 from mmpareto.training.data import Loader
 from mmpareto.training.processes import Processes
 from mmpareto.training.step import CapturedStep, TrainingStep
@@ -199,7 +207,11 @@ def set_up(method: Method, model: MultimodalModel, seed: int, epochs: int) -> No
 
 
 def make_model(
-    config: Config, dataset: MultimodalDataset, device: torch.device, method: Method | None = None
+    config: Config,
+    dataset: MultimodalDataset,
+    device: torch.device,
+    method: Method | None = None,
+    restored: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[MultimodalModel, dict[str, str]]:
     """The classifier for a dataset's modalities and classes, on the device, and the name of each modality's encoder.
 
@@ -209,9 +221,10 @@ def make_model(
         device: where the model goes.
         method: whose fusion it gets; by default that of the configuration. A routine of integration leaves the fusion
             as it is and is not made: a trained run can be read where the libraries that the routine needs are missing.
+        restored: configurations of its encoders where a checkpoint of the model follows, see `build_model`.
 
     Raises:
-        ModelError: for encoders that are unknown or cannot take such input.
+        ModelError: for encoders that are unknown, cannot take such input, or whose weights are missing.
         UsageError: for a fusion beside that of the method.
     """
     if method is None and _may_fuse(config.method.method):
@@ -236,8 +249,20 @@ def make_model(
         fusion,
         config.model.architecture,
         config.model.architecture_options,
+        encoder_options=options_by_modality(config.model.encoder_options, about),
+        restored=restored,
     )
     return apply_switches(model, config.engine, device), encoders
+
+
+def use_statistics(model: MultimodalModel, datasets: Iterable[MultimodalDataset]) -> None:
+    """Replace the mean and the std of modalities by those that their encoders were trained with."""
+    for dataset in datasets:
+        for name, encoder in model.encoders.items():
+            preprocess = getattr(encoder, "preprocess", None)
+            if preprocess is not None and preprocess.mean is not None:
+                modality = replace(dataset.modalities[name], mean=preprocess.mean, std=preprocess.std)
+                dataset.modalities = dataset.modalities | {name: modality}
 
 
 def _may_fuse(method: str) -> bool:
@@ -357,12 +382,20 @@ def make_optimizer(
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
     """Optimiser (fused on a GPU) and learning-rate schedule, which steps once an epoch.
 
-    A parameter group for each encoder, named after its modality, and one for heads and fusion. `capturable`: its steps
+    A parameter group for each encoder, named after its modality, whose `lr_factor` multiplies the learning rate, and
+    one for heads and fusion. `capturable`: its steps
     can be captured in a CUDA graph.
     """
     encoders, others = model.partition()
-    groups = [
-        *({"params": list(encoder.parameters()), "name": name} for name, encoder in encoders.items()),
+    groups: list[dict[str, Any]] = [
+        *(
+            {
+                "params": list(encoder.parameters()),
+                "name": name,
+                "lr": optim.learning_rate * getattr(model.encoders[name], "lr_factor", 1.0),
+            }
+            for name, encoder in encoders.items()
+        ),
         {"params": [parameter for _, parameter in others], "name": "heads"},
     ]
     common: dict[str, Any] = {"lr": optim.learning_rate, "weight_decay": optim.weight_decay}

@@ -1,15 +1,24 @@
-"""What an encoder is, and encoders by name.
+"""What an encoder is, encoders by name, and the options that all of them have.
 
-Shapes: B batch, F frames of a clip, L audio frames, M mel bins, H x W pixels, D feature width.
+Shapes: B batch, F frames of a clip, L audio frames, M mel bins, H x W pixels, D feature width, N tokens.
 """
 
 from __future__ import annotations
 
+import argparse
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 from mmpareto.errors import UserError
+from mmpareto.flag_values import converter
 from mmpareto.inputs import KINDS, Input, values_of
-from mmpareto.registry import Registry
+from mmpareto.registry import Option, Registry
 
 IMAGES = frozenset({"image", "spectrogram"})
 
@@ -18,10 +27,46 @@ class ModelError(UserError, ValueError):
     """A model cannot be built as requested."""
 
 
-# An encoder is a torch.nn.Module made of the kind and the shape of one sample of its modality, with two attributes:
-# `width`, the integer D of its output [B, D], and, on the class, `takes`, the kinds that it can take (default: all).
-ENCODERS: Registry[nn.Module] = Registry("encoder", __package__, skip=("kind", "shape"), error=ModelError)
+# An encoder is a torch.nn.Module made of the kind and the shape of one sample of its modality, and options. It has
+#   width       int, the D of its output [B, D];
+#   takes       on the class, the kinds that it can take (default: all);
+#   tokens      optional, see TokenEncoder;
+#   preprocess  optional: Preprocess, what its weights were trained with;
+#   configuration  optional: a JSON object with which the encoder is built again without the files that it came from;
+#                  it is passed as the argument of that name.
+# An encoder without an option `weights` takes a file of its state_dict.
+ENCODERS: Registry[nn.Module] = Registry(
+    "encoder", __package__, skip=("kind", "shape", "configuration"), error=ModelError
+)
 ENCODERS.base(nn.Module)
+
+# What every encoder can be told, see `build_encoder`.
+COMMON: dict[str, Option] = {
+    "weights": Option("none", str, "a file with the encoder's state_dict to start from (none: random weights)"),
+    "frozen": Option(False, bool, "the encoder does not learn, stays in evaluation mode and costs no backward pass"),
+    "lr_factor": Option(1.0, float, "factor of the learning rate of this encoder"),
+}
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """The images that an encoder's weights were trained with.
+
+    Attributes:
+        size: (H, W) to which it resizes its input; None: it takes any size.
+        mean, std: per channel, of images in 0 .. 1; None: the dataset's own.
+    """
+
+    size: tuple[int, int] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def fitted(self, channels: int) -> Preprocess:
+        """For another number of channels: each gets the average over the channels."""
+        if self.mean is None or self.std is None or len(self.mean) == channels:
+            return self
+        mean, std = (sum(values) / len(values) for values in (self.mean, self.std))
+        return replace(self, mean=(mean,) * channels, std=(std,) * channels)
 
 
 class TokenEncoder(nn.Module):
@@ -31,17 +76,22 @@ class TokenEncoder(nn.Module):
     """
 
     width: int
+    pooling: str = "mean"  # "mean", "max", or "cls" where the first token is a class token
 
     def tokens(self, x: Input) -> tuple[Tensor, Tensor | None]:
         """Input of B samples -> tokens [B, N, D], and a mask bool [B, N] of those that count (None: all)."""
         raise NotImplementedError
 
     def pool(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        """Tokens [B, N, D] -> their mean [B, D]."""
+        """Tokens [B, N, D] -> [B, D]."""
+        if self.pooling == "cls":
+            return tokens[:, 0]
+        if self.pooling == "max":
+            return (tokens if mask is None else tokens.masked_fill(~mask[..., None], -math.inf)).amax(1)
         if mask is None:
             return tokens.mean(1)
         counts = mask.sum(1, keepdim=True).clamp(min=1)
-        return (tokens * mask[..., None]).sum(1) / counts.to(tokens.dtype)
+        return tokens.masked_fill(~mask[..., None], 0.0).sum(1) / counts.to(tokens.dtype)
 
     def forward(self, x: Input) -> Tensor:
         """Input of B samples -> [B, D]."""
@@ -74,6 +124,11 @@ def images(x: Input) -> Tensor:
     return values.flatten(0, 1) if values.dim() == 5 else values
 
 
+def by_sample(features: Tensor, samples: int) -> Tensor:
+    """[B F, D] of frames -> their mean [B, D]; [B, D] as it is."""
+    return features if len(features) == samples else features.unflatten(0, (samples, -1)).mean(1)
+
+
 def channels(kind: str, shape: tuple[int, ...]) -> int:
     """Channels of an image [C, H, W], a spectrogram [1, L, M] or frames [F, C, H, W]."""
     return shape[1] if kind == "frames" else shape[0]
@@ -86,27 +141,98 @@ def default_encoder(kind: str, shape: tuple[int, ...]) -> str:
     return "cnn" if kind == "image" and max(shape[-2:]) <= 32 else "resnet18"
 
 
-def build_encoder(name: str, kind: str, shape: tuple[int, ...]) -> nn.Module:
+def resized(x: Tensor, size: tuple[int, int] | None, mode: str = "bilinear") -> Tensor:
+    """Images [B, C, H, W] in another size, on their device; as they are where they have it."""
+    if size is None or x.shape[-2:] == size:
+        return x
+    return nn.functional.interpolate(x, size, mode=mode, align_corners=False, antialias=True)
+
+
+def build_encoder(
+    name: str,
+    kind: str,
+    shape: tuple[int, ...],
+    options: Mapping[str, Any] | None = None,
+    *,
+    load: bool = True,
+    configuration: Mapping[str, Any] | None = None,
+) -> nn.Module:
     """The encoder of a modality.
 
     Args:
         name: one of ENCODERS, or `package.module:Class`.
         kind: of the modality, one of KINDS.
         shape: of one sample of it.
+        options: of COMMON and the encoder's own; text is converted to the option's type.
+        load: False: weights are left random, because a checkpoint follows.
+        configuration: what the encoder's attribute of that name was when it was first built.
+
+    Returns:
+        The module; its attribute `lr_factor` is set.
 
     Raises:
-        ModelError: for an unknown name or an encoder that cannot take such input.
+        ModelError: for an unknown name or option, an encoder that cannot take such input, or weights that are missing
+            or do not fit.
     """
-    takes = getattr(ENCODERS[name].make, "takes", KINDS)
+    entry = ENCODERS[name]
+    takes = getattr(entry.source, "takes", KINDS)
     if kind not in takes:
         raise ModelError(
             f"the encoder {name} takes {' or '.join(sorted(takes))}, not {kind} of shape {list(shape)}; choose another "
             "one with --encoder"
         )
+    known = replace(entry, options=COMMON | dict(entry.options))
+    ENCODERS.check_options(known, options or {})
+    values = {key: option.default for key, option in COMMON.items()}
+    values |= {key: _converted(key, value, known.options[key]) for key, value in (options or {}).items()}
+    arguments = {key: value for key, value in values.items() if key in entry.options}
+    if "weights" in entry.options and (not load or "weights" not in (options or {})):
+        arguments["weights"] = entry.options["weights"].default if load else "none"
+    if configuration is not None:
+        arguments["configuration"] = configuration
     try:
-        encoder = ENCODERS.build(name, kind, shape)
+        encoder = ENCODERS.build(name, kind, shape, **arguments)
     except ModelError as error:
         raise ModelError(f"the encoder cannot be made for {kind} of shape {list(shape)}: {error}") from error
     if not isinstance(getattr(encoder, "width", None), int):
         raise ModelError(f"the encoder {name!r} must have an integer attribute `width`, the width of its output")
+    if load and "weights" not in entry.options and values["weights"] != "none":
+        load_weights(encoder, values["weights"])
+    if not values["lr_factor"] > 0:
+        raise ModelError(f"lr_factor must be above zero, found {values['lr_factor']}; to train nothing: frozen=true")
+    encoder.lr_factor = values["lr_factor"]
+    if values["frozen"]:
+        encoder.requires_grad_(False)
     return encoder
+
+
+def load_weights(encoder: nn.Module, file: str) -> None:
+    """Load a file of the module's state_dict, .safetensors or of torch.save.
+
+    Raises:
+        ModelError: where it cannot be read or does not fit.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise ModelError(f"weights={file}: there is no such file; give a file of the encoder's state_dict, or none")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        encoder.load_state_dict(state)
+    except Exception as error:  # whatever broken bytes and other models raise
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"weights={file} do not fit the encoder or cannot be read: {reason}") from error
+
+
+def _converted(key: str, value: Any, option: Option) -> Any:
+    """Text as a value of an option; everything else as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return converter(option.type)(value)
+    except argparse.ArgumentTypeError as error:
+        raise ModelError(f"the encoder option {key}: {error}") from error

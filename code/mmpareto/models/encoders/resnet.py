@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Literal
 
 from torch import Tensor, nn
 
 from mmpareto.inputs import Input, values_of
-from mmpareto.models.encoders.base import ENCODERS, ConvolutionalEncoder, channels, images
+from mmpareto.models.encoders.base import ENCODERS, ConvolutionalEncoder, by_sample, channels, images
 
 
 class ResNetEncoder(ConvolutionalEncoder):
     """A torchvision ResNet without its classifier, its stem fitted to the input's channels.
+
+    Tokens are the positions of the last feature map, those of all frames one after the other.
 
     Args:
         name: "resnet18" (D = 512, as in Wei & Hu, ICML 2024), "resnet34", "resnet50", "resnet101".
         kind: "spectrogram" [B, 1, L, M], "image" [B, C, H, W], or "frames" [B, F, C, H, W], whose features are averaged
             over the frames.
         shape: of one sample.
+        pooling: of the positions of an image.
     """
 
     takes = frozenset({"image", "spectrogram", "frames"})
 
-    def __init__(self, name: str, kind: str, shape: tuple[int, ...]) -> None:
+    def __init__(self, name: str, kind: str, shape: tuple[int, ...], pooling: Literal["mean", "max"] = "mean") -> None:
         super().__init__()
         import torchvision  # takes two seconds to import, which small encoders need not spend
 
@@ -32,6 +36,9 @@ class ResNetEncoder(ConvolutionalEncoder):
             stem = nn.Conv2d(inputs, 64, kernel_size=7, stride=2, padding=3, bias=False)
             nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")  # as torchvision does it
             network.conv1 = stem
+        if pooling == "max":
+            network.avgpool = nn.AdaptiveMaxPool2d(1)
+        self.pooling = pooling
         self.width: int = network.fc.in_features
         network.fc = nn.Identity()
         self.network = network
@@ -49,12 +56,10 @@ class ResNetEncoder(ConvolutionalEncoder):
 
     def forward(self, x: Input) -> Tensor:
         """[B, channels, H, W] or [B, F, channels, H, W] -> [B, D]."""
-        features = self.network(images(x))
-        batch = len(values_of(x))
-        return features if len(features) == batch else features.view(batch, -1, self.width).mean(1)
+        return by_sample(self.network(images(x)), len(values_of(x)))
 
 
 for _layers in (18, 34, 50, 101):
-    _make = partial(ResNetEncoder, f"resnet{_layers}")
-    _make.takes = ResNetEncoder.takes  # type: ignore[attr-defined]
-    ENCODERS.register(f"resnet{_layers}", summary=f"torchvision's ResNet-{_layers}, trained from scratch")(_make)
+    ENCODERS.register(f"resnet{_layers}", summary=f"torchvision's ResNet-{_layers}, trained from scratch")(
+        partial(ResNetEncoder, f"resnet{_layers}")
+    )
