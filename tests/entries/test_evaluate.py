@@ -71,9 +71,17 @@ def test_scores_a_run_and_leaves_tables_json_and_figures(trained: Path) -> None:
     assert found["shapley"]["sum"] == pytest.approx(accuracy["gray+colour"] - accuracy[""])
     assert found["probe"]["unimodal"]["gray"]["accuracy"] > 80  # frozen features of one epoch; colour is of no use here
     assert found["probe"]["unimodal"]["colour"]["accuracy"] < 30
-    for table in ("macro F1", "joint head, class", "linear probe", "missing by zero", "Shapley value", "imbalance"):
+    for table in (
+        "macro F1",
+        "joint head, class",
+        "linear probe",
+        "missing by zero",
+        "missing in",
+        "Shapley value",
+        "imbalance",
+    ):
         assert table in done.stdout
-    for name in ("confusion", "subsets", "reliability"):
+    for name in ("confusion", "subsets", "reliability", "missing"):
         pixels = np.asarray(Image.open(trained / f"evaluation_test_{name}.png").convert("RGB"))
         assert min(pixels.shape[:2]) > 200
         assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20

@@ -26,16 +26,17 @@ from mmpareto.evaluation import EvaluationError
 from mmpareto.evaluation.all_heads import all_heads
 from mmpareto.evaluation.collected import Collected, collect
 from mmpareto.evaluation.metrics import head_metrics
+from mmpareto.evaluation.missing import Case, accuracies_by_passes, accuracies_from_features, rate_cases, subset_cases
 from mmpareto.evaluation.probe import linear_probe
 from mmpareto.evaluation.shapley import imbalance, shapley
-from mmpareto.evaluation.subsets import subset_accuracies, subset_accuracies_by_passes
-from mmpareto.flag_values import count, file_path, path_text, workers
+from mmpareto.flag_values import count, file_path, fraction, path_text, workers
 from mmpareto.reporting.evaluation_tables import evaluation_text
 from mmpareto.runs import RunDirectory, RunError
 from mmpareto.training.restore import same_data, saved_config, trained_model
 from mmpareto.training.setup import autocast_type, choose_device, make_loader
 
 T = TypeVar("T")
+SEED = 0  # of the samples that --missing_rates drops: the same for all runs
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,8 +54,16 @@ def parser() -> argparse.ArgumentParser:
         "--missing",
         choices=("zero", "mean"),
         default="zero",
-        help="what stands in the place of a missing modality's features: zeros, or their mean over the training split "
-        "(default: zero)",
+        help="what stands in the place of a missing modality: zero: what the model was built with (zero features, for "
+        "most fusions); mean: its mean features over the training split (default: zero)",
+    )
+    add(
+        "--missing_rates",
+        type=fraction,
+        nargs="*",
+        default=[0.25, 0.5, 0.75],
+        metavar="RATE",
+        help="also drop each modality in these fractions of the samples (default: 0.25 0.5 0.75; none: no number)",
     )
     add_allow(flags)
     return flags
@@ -110,22 +119,24 @@ def evaluate(arguments: argparse.Namespace) -> None:
         if not having.any():
             raise EvaluationError(f"{run.path}: no sample of {split} has the modality {name}")
         heads[name] = head_metrics(logits[having], scored.label[having], data.classes)
+    by_subset, by_rate = subset_cases(scored.present), rate_cases(scored.present, arguments.missing_rates, SEED)
+    cases: dict[Any, Case] = {**by_subset, **by_rate}
     if model.late:
-        accuracies = subset_accuracies(
+        accuracies = accuracies_from_features(
+            cases,
             model.fusion,
             scored.features,
             scored.label,
-            stand_ins(passes, split, arguments.missing),
             device,
             batch_size=config.data.batch_size,
+            instead=means(passes["train"]) if arguments.missing == "mean" else None,
             amp=amp,
-            having=scored.present if data.absent else None,
         )
     else:
         accuracies = over(
-            data, lambda batches: subset_accuracies_by_passes(model, batches, data.modalities, device, amp)
+            data, lambda batches: accuracies_by_passes(cases, model, batches, data.modalities, device, amp)
         )
-    contributions = shapley(modalities, accuracies)
+    contributions = shapley(modalities, {present: accuracies[present] for present in by_subset})
     absent = [row["class"] for row in heads["joint"]["per_class"] if not row["samples"]]
     evaluation = {
         "dataset": config.data.dataset,
@@ -146,8 +157,11 @@ def evaluate(arguments: argparse.Namespace) -> None:
         },
         "probe": probes(passes, split, modalities) if arguments.probe else None,
         "subsets": [
-            {"present": [name for name in modalities if name in present], "accuracy": accuracy}
-            for present, accuracy in accuracies.items()
+            {"present": [name for name in modalities if name in present], "accuracy": accuracies[present]}
+            for present in by_subset
+        ],
+        "missing_rates": [
+            {"modality": modality, "rate": rate, "accuracy": accuracies[modality, rate]} for modality, rate in by_rate
         ],
         "shapley": {
             "contributions": contributions,
@@ -166,11 +180,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
     print(f"\nwritten: {run / runs.EVALUATION.format(split)} and figures beside it")
 
 
-def stand_ins(passes: dict[Split, Collected], split: Split, missing: str) -> dict[str, torch.Tensor]:
-    """{modality: what its features [D] are replaced by}: zeros, or the mean over the training samples that have it."""
-    if missing == "zero":
-        return {name: torch.zeros(value.shape[1]) for name, value in passes[split].features.items()}
-    train = passes["train"]
+def means(train: Collected) -> dict[str, torch.Tensor]:
+    """{modality: mean of its features [D]} over the training samples that have it."""
     return {name: value[train.present[name]].mean(0) for name, value in train.features.items()}
 
 
@@ -232,6 +243,7 @@ def write(run: RunDirectory, evaluation: dict[str, Any], classes: list[str]) -> 
             f"joint head, {split}; missing: {evaluation['missing']}{mark}",
         ),
         "reliability": made.reliability_figure(heads),
+        "missing": made.missing_figure(evaluation, f"joint head, {split}{mark}"),
     }
     content = {runs.EVALUATION.format(split): evaluation_json(evaluation)}
     content |= {f"evaluation_{split}_{name}.png": png(figure) for name, figure in figures.items()}

@@ -173,20 +173,33 @@ class MultimodalDataset(Dataset[Sample]):
         unknown = [name for name in rates if name not in self.modalities]
         if unknown:
             raise DatasetError(f"--missing {unknown[0]}: the modalities are {', '.join(self.modalities)}")
+        names = list(self.modalities)
+        before = np.stack([self.absent.get(name, np.zeros(len(self), bool)) for name in names])
         generator = np.random.default_rng([seed, SPLITS.index(split)])
-        names, count = list(self.modalities), len(self)
-        before = np.stack([self.absent.get(name, np.zeros(count, bool)) for name in names])
-        drawn = generator.random((len(names), count)) < np.array([[rates.get(name, 0.0)] for name in names])
-        order = np.where(before, 2.0, generator.random((len(names), count)))
-        kept = order.argmin(0)  # one of those that the sample has
-        alone = (before | drawn).all(0)
-        drawn[kept[alone], np.flatnonzero(alone)] = False
-        self.absent = {name: row for name, row in zip(names, before | drawn, strict=True) if row.any()}
+        absent = draw_absent(before, [rates.get(name, 0.0) for name in names], generator)
+        self.absent = {name: row for name, row in zip(names, absent, strict=True) if row.any()}
 
     def generator(self, index: int) -> torch.Generator:
         """The random numbers of sample `index` in the current epoch."""
         seed = np.random.SeedSequence([self.seed, int(self._epoch), index]).generate_state(1, np.uint64)[0]
         return torch.Generator().manual_seed(int(seed >> np.uint64(1)))
+
+
+def draw_absent(before: np.ndarray, rates: Sequence[float], generator: np.random.Generator) -> np.ndarray:
+    """Drop modalities of random samples; each keeps one of those that it has.
+
+    Args:
+        before: bool [M, N], True where a sample lacks a modality already.
+        rates: fraction of the samples, of each of the M modalities.
+
+    Returns:
+        bool [M, N].
+    """
+    drawn = generator.random(before.shape) < np.array(rates)[:, None]
+    order = np.where(before, 2.0, generator.random(before.shape))
+    alone = (before | drawn).all(0)
+    drawn[order.argmin(0)[alone], np.flatnonzero(alone)] = False
+    return before | drawn
 
 
 # Datasets by name: classes, or import paths, made of (root, split) and options.

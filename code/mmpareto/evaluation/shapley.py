@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from mmpareto.evaluation.subsets import Subset, subsets
+from mmpareto.evaluation.missing import Subset, subsets
 
 Score = TypeVar("Score", float, Tensor)
 

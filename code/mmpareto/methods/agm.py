@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmpareto.evaluation.missing import subsets
 from mmpareto.evaluation.shapley import shapley
-from mmpareto.evaluation.subsets import subsets
 from mmpareto.integration import OneJoint
 from mmpareto.integration.integrator import without_autocast
 from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece, wide

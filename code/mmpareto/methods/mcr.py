@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmpareto.evaluation.subsets import Subset, subsets
+from mmpareto.evaluation.missing import Subset, subsets
 from mmpareto.integration import Uniform
 from mmpareto.methods.base import METHODS, Losses, Method, MethodError, Piece, contributions_of, finite, wide
 from mmpareto.models import MultimodalModel

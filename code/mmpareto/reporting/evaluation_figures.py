@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from mmpareto.escape import figure_text
-from mmpareto.reporting.evaluation_tables import shown_subsets, subset_name
+from mmpareto.reporting.evaluation_tables import missing_curves, shown_subsets, subset_name
 from mmpareto.reporting.rendering import plt
 
 MOST = 24  # characters of a name
@@ -86,6 +86,18 @@ def subset_figure(subsets: Sequence[Mapping[str, Any]], contributions: Mapping[s
     for axes in (left, right):
         axes.invert_yaxis()
         axes.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def missing_figure(evaluation: Mapping[str, Any], title: str) -> Figure:
+    """Curves: accuracy against the fraction of the samples that lack a modality (see `missing_curves`)."""
+    figure, axes = plt.subplots(figsize=(5.2, 3.6), layout="constrained")
+    for name, curve in missing_curves(evaluation).items():
+        axes.plot([100 * rate for rate in curve], list(curve.values()), marker="o", label=figure_text(name, MOST))
+    axes.set(xlabel="samples that lack the modality, percent", ylabel="accuracy in percent", title=figure_text(title))
+    axes.grid(alpha=0.3)
+    if axes.lines:
+        axes.legend()
     return figure
 
 

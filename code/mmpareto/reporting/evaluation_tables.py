@@ -25,7 +25,10 @@ def evaluation_text(evaluation: Mapping[str, Any]) -> str:
     tables = [scores_table(evaluation), class_table(evaluation)]
     if evaluation["probe"] is not None:
         tables.append(probe_table(evaluation))
-    return "\n\n".join([*tables, subset_table(evaluation), shapley_table(evaluation)])
+    tables.append(subset_table(evaluation))
+    if evaluation["missing_rates"]:
+        tables.append(rate_table(evaluation))
+    return "\n\n".join([*tables, shapley_table(evaluation)])
 
 
 def scores_table(evaluation: Mapping[str, Any]) -> str:
@@ -66,6 +69,23 @@ def subset_table(evaluation: Mapping[str, Any]) -> str:
     """A row per subset of the modalities (see `shown_subsets`)."""
     rows = [[subset_name(row["present"]), *_numbers(row, ["accuracy"])] for row in shown_subsets(evaluation["subsets"])]
     return text_table([f"joint head, missing by {evaluation['missing']}", "accuracy"], rows)
+
+
+def rate_table(evaluation: Mapping[str, Any]) -> str:
+    """A row per modality, and one for any of them; a column per fraction of the samples that lack it."""
+    curves = missing_curves(evaluation)
+    rates = next(iter(curves.values())).keys()
+    rows = [[name, *(f"{accuracy:.2f}" for accuracy in curve.values())] for name, curve in curves.items()]
+    return text_table(["joint head, missing in", *(f"{100 * rate:g} %" for rate in rates)], rows)
+
+
+def missing_curves(evaluation: Mapping[str, Any]) -> dict[str, dict[float, float]]:
+    """{modality, or "any": {fraction of the samples that lack it: accuracy in percent}}; 0 is the first fraction."""
+    curves: dict[str, dict[float, float]] = {}
+    for row in evaluation["missing_rates"]:
+        curve = curves.setdefault(row["modality"], {0.0: evaluation["joint"]["accuracy"]})
+        curve[row["rate"]] = row["accuracy"]
+    return {name: dict(sorted(curve.items())) for name, curve in curves.items()}
 
 
 def shapley_table(evaluation: Mapping[str, Any]) -> str:

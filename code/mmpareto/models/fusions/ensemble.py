@@ -53,11 +53,15 @@ class EnsembleFusion(nn.Module):
             return F.log_softmax(logs.mean(0), 1)
 
     def _masked(self, logs: Tensor, masks: Tensor) -> Tensor:
-        """The prediction from log-probabilities [M, B, C] of which `masks` (bool [M, B]) marks those that count."""
-        count, masks = masks.sum(0).unsqueeze(1), masks.unsqueeze(2)
+        """The prediction from log-probabilities [M, B, C] of which `masks` (bool [M, B]) marks those that count.
+
+        Where none counts, all classes are equally probable.
+        """
+        masks = masks.unsqueeze(2)
         if self.combine == "probabilities":
-            return torch.logsumexp(logs.masked_fill(~masks, -math.inf), 0) - count.to(logs).log()
-        return F.log_softmax(torch.where(masks, logs, 0.0).sum(0) / count, 1)
+            total = torch.logsumexp(logs.masked_fill(~masks, -math.inf), 0)
+            return F.log_softmax(torch.where(masks.any(0), total, 0.0), 1)
+        return F.log_softmax(torch.where(masks, logs, 0.0).sum(0) / masks.sum(0).clamp(min=1), 1)
 
 
 def _mean(logits: Tensor, present: Present | None, names: Sequence[str]) -> Tensor:

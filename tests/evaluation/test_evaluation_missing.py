@@ -11,8 +11,15 @@ import torch
 from mmpareto.datasets import Batch, Modality
 from mmpareto.evaluation import EvaluationError
 from mmpareto.evaluation.collected import Collected, collect
+from mmpareto.evaluation.missing import (
+    ANY,
+    accuracies_by_passes,
+    accuracies_from_features,
+    rate_cases,
+    subset_cases,
+    subsets,
+)
 from mmpareto.evaluation.shapley import imbalance, shapley
-from mmpareto.evaluation.subsets import subset_accuracies, subsets
 from mmpareto.models import MultimodalModel, build_model
 
 SIZES = {"x": 6, "y": 4, "z": 3}
@@ -60,7 +67,12 @@ def test_subsets_are_passes_with_the_missing_features_replaced(mean: bool) -> No
     made = model()
     found: Collected = collect(made, batches(), MODALITIES, CPU)
     instead = {name: value.mean(0) if mean else torch.zeros(512) for name, value in found.features.items()}
-    accuracies = subset_accuracies(made.fusion, found.features, found.label, instead, CPU, batch_size=16)
+    cases = subset_cases(found.present)
+    accuracies = accuracies_from_features(
+        cases, made.fusion, found.features, found.label, CPU, batch_size=16, instead=instead if mean else None
+    )
+    if not mean:
+        assert accuracies_by_passes(cases, made, batches(), MODALITIES, CPU) == accuracies
     assert len(accuracies) == 8
     inputs, label = data()
     weight, bias = made.fusion.head.weight.detach(), made.fusion.head.bias.detach()
@@ -116,3 +128,23 @@ def test_shapley_by_hand() -> None:
 def test_imbalance(contributions: tuple[float, ...], expected: float | None) -> None:
     found = imbalance({str(number): value for number, value in enumerate(contributions)})
     assert found == expected if expected is None else found == pytest.approx(expected)
+
+
+def test_rates_drop_that_part_of_the_samples_and_more_of_the_same_at_a_greater_rate() -> None:
+    having = {name: torch.ones(3000, dtype=torch.bool) for name in SIZES}
+    having["x"][:1000] = False
+    cases = rate_cases(having, [0.3, 0.6], seed=0)
+    assert list(cases) == [(name, rate) for name in (*SIZES, ANY) for rate in (0.3, 0.6)]
+    for (dropped, rate), case in cases.items():
+        masks = torch.stack(list(case.values()))
+        assert masks.any(0).all()
+        assert not case["x"][:1000].any()
+        for name, mask in case.items():
+            share = (~mask)[1000:].double().mean().item()
+            if dropped == ANY:  # a sample that would lose all keeps one
+                assert rate - 0.1 < share < rate + 0.04
+            else:
+                assert share == pytest.approx(rate if name == dropped else 0.0, abs=0.04)
+    assert not (cases["y", 0.6]["y"] & ~cases["y", 0.3]["y"]).any()
+    again = rate_cases(having, [0.3, 0.6], seed=0)
+    assert all(torch.equal(case[name], again[key][name]) for key, case in cases.items() for name in SIZES)

@@ -1,0 +1,120 @@
+"""The joint head where modalities are missing: subsets of them, or a fraction of the samples of each.
+
+A case says which samples have which modality: {modality: bool [N]}.
+
+Shapes: N samples, D feature width, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from itertools import chain, combinations
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmpareto.datasets import Batch, Modality, batch_to_device
+from mmpareto.datasets.base import draw_absent
+from mmpareto.models import MultimodalModel
+
+Subset = frozenset[str]
+Case = Mapping[str, Tensor]
+Key = TypeVar("Key", bound=Hashable)
+ANY = "any"  # in the place of a modality: each one is dropped on its own
+
+
+def subsets(modalities: Sequence[str]) -> list[Subset]:
+    """All subsets of the modalities, the empty one first and all of them last."""
+    chosen = chain.from_iterable(combinations(modalities, size) for size in range(len(modalities) + 1))
+    return [frozenset(names) for names in chosen]
+
+
+def subset_cases(having: Case) -> dict[Subset, Case]:
+    """A case for every subset of the modalities; a sample still lacks what it lacks by itself (`having`)."""
+    return {
+        present: {name: mask if name in present else torch.zeros_like(mask) for name, mask in having.items()}
+        for present in subsets(list(having))
+    }
+
+
+def rate_cases(having: Case, rates: Sequence[float], seed: int) -> dict[tuple[str, float], Case]:
+    """A case for every modality (or ANY) and rate: the modality is dropped in this fraction of the samples.
+
+    Every sample keeps one modality at least. The samples are drawn from the seed; a greater rate drops those of a
+    smaller one, and more.
+    """
+    names = list(having)
+    before = ~torch.stack(list(having.values())).numpy()
+    cases: dict[tuple[str, float], Case] = {}
+    for dropped in (*names, ANY):
+        for rate in rates:
+            each = [rate if dropped in (name, ANY) else 0.0 for name in names]
+            absent = draw_absent(before, each, np.random.default_rng(seed))
+            cases[dropped, rate] = {name: ~torch.from_numpy(row) for name, row in zip(names, absent, strict=True)}
+    return cases
+
+
+@torch.inference_mode()
+def accuracies_from_features(
+    cases: Mapping[Key, Case],
+    fusion: nn.Module,
+    features: Mapping[str, Tensor],
+    label: Tensor,
+    device: torch.device,
+    *,
+    batch_size: int,
+    instead: Mapping[str, Tensor] | None = None,
+    amp: torch.dtype | None = None,
+) -> dict[Key, float]:
+    """Accuracy in percent of the joint head in every case, by the fusion alone: for late fusion.
+
+    Args:
+        fusion: maps {modality: [N, D]} and the case to joint logits [N, C].
+        features: {modality: [N, D]}; label int64 [N].
+        batch_size: that of the pass which made the features: where all is present, the logits are that pass's to the
+            bit.
+        instead: {modality: [D]} that replaces the features of an absent modality; None: the fusion's own stand-in.
+        amp: type of automatic mixed precision, as in training.
+    """
+    right = dict.fromkeys(cases, 0)
+    fusion.eval()
+    for start in range(0, len(label), batch_size):
+        part = slice(start, start + batch_size)
+        stored = {name: value[part].to(device) for name, value in features.items()}
+        answer = label[part].to(device)
+        for key, case in cases.items():
+            masks = {name: case[name][part].to(device) for name in stored}
+            with torch.autocast(device.type, amp, enabled=amp is not None):
+                if instead is None:
+                    logits = fusion(stored, present=masks)
+                else:
+                    logits = fusion(
+                        {n: torch.where(masks[n][:, None], value, instead[n].to(value)) for n, value in stored.items()}
+                    )
+            right[key] += int((logits.argmax(1) == answer).sum())
+    return {key: 100 * (count / len(label)) for key, count in right.items()}
+
+
+@torch.inference_mode()
+def accuracies_by_passes(
+    cases: Mapping[Key, Case],
+    model: MultimodalModel,
+    batches: Iterable[Batch],
+    modalities: Mapping[str, Modality],
+    device: torch.device,
+    amp: torch.dtype | None = None,
+) -> dict[Key, float]:
+    """As `accuracies_from_features`, for any architecture: a pass of the whole model for every case."""
+    model.eval()
+    right, start = dict.fromkeys(cases, 0), 0
+    for batch in batches:
+        inputs, label, _ = batch_to_device(batch, modalities, device)
+        part = slice(start, start + len(label))
+        for key, case in cases.items():
+            with torch.autocast(device.type, amp, enabled=amp is not None):
+                logits = model(inputs, {name: mask[part].to(device) for name, mask in case.items()}).joint
+            right[key] += int((logits.argmax(1) == label).sum())
+        start += len(label)
+    return {key: 100 * (count / start) for key, count in right.items()}
