@@ -9,11 +9,19 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from mmpareto.config import OptimConfig
 from mmpareto.datasets import Modality
-from mmpareto.models import ENCODERS, ModelError, build_encoder, build_model, options_by_modality
+from mmpareto.inputs import Padded
+from mmpareto.models import (
+    ENCODERS,
+    ModelError,
+    build_encoder,
+    build_model,
+    default_encoder,
+    options_by_modality,
+)
 from mmpareto.training.setup import make_optimizer, set_rates, use_statistics
 
 NONE = {"weights": "none"}
@@ -62,6 +70,23 @@ def test_learning_rates_have_the_factor_of_their_encoder() -> None:
     assert rates() == pytest.approx({"a": 0.1, "b": 0.4, "heads": 0.4})
     set_rates(optimizer, schedule, {"a": 3.0})
     assert rates() == pytest.approx({"a": 0.3, "b": 0.4, "heads": 0.4})
+
+
+def test_options_reach_the_encoder_inside_of_a_dense_architecture() -> None:
+    """The layers that MBT puts around an encoder have the plain learning rate, and learn where it is frozen."""
+    options = {"a": {"lr_factor": "0.25"}, "b": {"frozen": "true"}}
+    model = pair({"a": "cnn", "b": "mlp"}, options, architecture="mbt").train()
+    optimizer, _ = make_optimizer(model, OptimConfig(learning_rate=0.8, momentum=0.9, lr_schedule="constant"))
+    groups = [(group["name"], pytest.approx(group["lr"]), len(group["params"])) for group in optimizer.param_groups]
+    inner = len(list(build_encoder("cnn", "image", (3, 16, 16)).parameters()))
+    assert groups[0] == ("a", 0.2, inner)
+    assert [group[:2] for group in groups[1:]] == [("a", 0.8), ("b", 0.8), ("heads", 0.8)]
+    assert sum(group[2] for group in groups) == len(list(model.parameters()))
+    assert not model.innermost()["b"].training
+    model({"a": torch.randn(2, 3, 16, 16), "b": torch.randn(2, 4)}).joint.sum().backward()
+    learning = {name for name, parameter in model.encoders["b"].named_parameters() if parameter.grad is not None}
+    assert "map.weight" in learning
+    assert not any(name.startswith("encoder.") for name in learning)
 
 
 def test_any_encoder_begins_with_a_file_of_its_weights(tmp_path: Path) -> None:
@@ -121,6 +146,94 @@ def test_features_are_the_pooled_positions_of_the_last_map(
         by_frame = tokens.unflatten(1, (shape[0] if kind == "frames" else 1, -1))
         expected = (by_frame.mean(2) if pooling == "mean" else by_frame.amax(2)).mean(1)
         torch.testing.assert_close(encoder(x), expected)
+
+
+# padding
+
+SMALL = {"width": "16", "layers": "2"}
+LENGTHS = (7, 200, 1, 83)
+PADDED = [
+    pytest.param("text", "tokens", (200, 11), {}, id="text"),
+    pytest.param("text", "tokens", (200, 11), {"pooling": "max"}, id="text-max"),
+    *(
+        pytest.param("sequence", kind, shape, {"network": network}, id=f"{kind}-{network}")
+        for network in ("conv", "transformer")
+        for kind, shape in (("sequence", (200, 3)), ("waveform", (200,)))
+    ),
+    pytest.param("sequence", "sequence", (200, 3), {"pooling": "max"}, id="sequence-max"),
+]
+
+
+def ragged(kind: str, shape: tuple[int, ...]) -> list[Tensor]:
+    random = torch.Generator().manual_seed(3)
+    if kind == "tokens":
+        return [torch.randint(shape[1], (length,), generator=random) for length in LENGTHS]
+    return [torch.randn(length, *shape[1:], generator=random) for length in LENGTHS]
+
+
+def padded(samples: list[Tensor], fill: float) -> Padded:
+    values = torch.nn.utils.rnn.pad_sequence(samples, batch_first=True, padding_value=fill)
+    return Padded(values, torch.arange(values.shape[1]) < torch.tensor([[len(sample)] for sample in samples]))
+
+
+@pytest.mark.parametrize(("name", "kind", "shape", "options"), PADDED)
+def test_padding_changes_neither_features_nor_gradients(
+    name: str, kind: str, shape: tuple[int, ...], options: dict[str, str]
+) -> None:
+    """Whatever stands in the padding: a batch gives what its samples give alone, to 1e-6 in float32."""
+    torch.manual_seed(0)
+    encoder: Any = build_encoder(name, kind, shape, SMALL | options)
+    samples, weights = ragged(kind, shape), torch.randn(len(LENGTHS), encoder.width) / 10
+
+    def gradients(features: Tensor) -> list[Tensor]:
+        return list(torch.autograd.grad((features * weights).mean(), list(encoder.parameters())))
+
+    alone = torch.cat([encoder(padded([sample], 0)) for sample in samples])
+    expected = gradients(alone)
+    for fill in (0, 5):
+        together = encoder(padded(samples, fill))
+        torch.testing.assert_close(together, alone, atol=1e-6, rtol=1e-6)
+        for found, wanted in zip(gradients(together), expected, strict=True):
+            torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-6)
+    for inference in (encoder.train, encoder.eval):
+        inference()
+        with torch.no_grad():
+            torch.testing.assert_close(encoder(padded(samples, 0)), alone, atol=2e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "kind", "shape", "options"), PADDED)
+def test_tokens_have_a_mask_and_whole_batches_need_none(
+    name: str, kind: str, shape: tuple[int, ...], options: dict[str, str]
+) -> None:
+    encoder: Any = build_encoder(name, kind, shape, SMALL | options).eval()
+    samples = ragged(kind, shape)
+    with torch.no_grad():
+        tokens, mask = encoder.tokens(padded(samples, 0))
+        step = 80 if kind == "waveform" else 1
+        assert mask.sum(1).tolist() == [-(-length // step) for length in LENGTHS]
+        torch.testing.assert_close(encoder.pool(tokens, mask), encoder(padded(samples, 0)))
+        plain, none = encoder.tokens(samples[1][None])
+        assert none is None
+        torch.testing.assert_close(plain[0], tokens[1], atol=2e-6, rtol=1e-6)
+        nothing = Padded(samples[1][None], torch.zeros(1, 200, dtype=torch.bool))
+        assert encoder.pooling == "max" or torch.isfinite(encoder(nothing)).all()
+
+
+def test_order_matters_to_text() -> None:
+    encoder: Any = build_encoder("text", "tokens", (4, 9), SMALL).eval()
+    with torch.no_grad():
+        first, second = encoder(torch.tensor([[1, 2, 3, 4], [4, 3, 2, 1]]))
+    assert (first - second).abs().max() > 0.01
+
+
+def test_encoders_by_kind() -> None:
+    assert [default_encoder(kind, (9, 4)) for kind in ("tokens", "sequence")] == ["text", "sequence"]
+    assert default_encoder("waveform", (900,)) == "sequence"
+    for options, message in (({"kernel": "4"}, "kernel odd; found .*kernel=4"), ({"layers": "0"}, "layers=0")):
+        with pytest.raises(ModelError, match=message):
+            build_encoder("sequence", "sequence", (9, 4), options)
+    with pytest.raises(ModelError, match="3 attention heads must divide the width of the tokens, 16"):
+        build_encoder("text", "tokens", (9, 4), {"width": "16", "heads": "3"})
 
 
 # names with a colon

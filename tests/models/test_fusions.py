@@ -196,7 +196,7 @@ def test_fusions_that_cannot_be_made_are_refused() -> None:
         fusion("tensor", {str(number): 512 for number in range(4)})
     with pytest.raises(ModelError, match="take --fusion lmf"):
         fusion("tensor", {str(number): 512 for number in range(17)})
-    with pytest.raises(ModelError, match="heads=3 must divide width=8"):
+    with pytest.raises(ModelError, match="3 attention heads must divide the width of the tokens, 8"):
         fusion("attention", TWO, heads=3)
     for name, option in (("lmf", "rank"), ("mlp", "width"), ("tensor", "width"), ("attention", "layers")):
         with pytest.raises(ModelError, match=f"option {option} must be 1 or more, found 0"):

@@ -5,6 +5,8 @@ Shapes: B batch, N tokens, W width of a token.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -51,3 +53,15 @@ class TransformerLayer(nn.Module):
         normed = self.before(tokens)
         tokens = tokens + self.attention(normed, normed, normed, key_padding_mask=padding, need_weights=False)[0]
         return tokens + self.mlp(tokens)
+
+
+def attended(mask: Tensor) -> Tensor:
+    """Mask bool [B, N] -> the padding for `TransformerLayer`; never the first token, so that there is always one."""
+    return torch.cat((torch.zeros_like(mask[:, :1]), ~mask[:, 1:]), 1)
+
+
+def sinusoids(length: int, width: int, device: torch.device) -> Tensor:
+    """Positions [length, width] (Vaswani et al., NeurIPS 2017): sines and cosines of wavelengths 2 pi to 20000 pi."""
+    rates = torch.exp(torch.arange((width + 1) // 2, device=device) * (-2 * math.log(10000.0) / width))
+    angles = torch.arange(length, device=device)[:, None] * rates
+    return torch.cat((angles.sin(), angles.cos()), 1)[:, :width]

@@ -492,7 +492,7 @@ def settings_and_data(config: Config, data: dict[str, MultimodalDataset]) -> dic
 
 def configurations(model: MultimodalModel) -> dict[str, Any]:
     """{modality: configuration of its encoder}, of those that have one; see `ENCODERS`."""
-    values = {name: getattr(encoder, "configuration", None) for name, encoder in model.encoders.items()}
+    values = {name: getattr(encoder, "configuration", None) for name, encoder in model.innermost().items()}
     return {name: value for name, value in values.items() if value is not None}
 
 

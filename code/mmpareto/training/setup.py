@@ -258,7 +258,7 @@ def make_model(
 def use_statistics(model: MultimodalModel, datasets: Iterable[MultimodalDataset]) -> None:
     """Replace the mean and the std of modalities by those that their encoders were trained with."""
     for dataset in datasets:
-        for name, encoder in model.encoders.items():
+        for name, encoder in model.innermost().items():
             preprocess = getattr(encoder, "preprocess", None)
             if preprocess is not None and preprocess.mean is not None:
                 modality = replace(dataset.modalities[name], mean=preprocess.mean, std=preprocess.std)
@@ -382,22 +382,24 @@ def make_optimizer(
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
     """Optimiser (fused on a GPU) and learning-rate schedule, which steps once an epoch.
 
-    A parameter group for each encoder, named after its modality, whose `lr_factor` multiplies the learning rate, and
-    one for heads and fusion. `capturable`: its steps
+    A parameter group for each encoder, named after its modality, and one for heads and fusion. Where an encoder has a
+    `lr_factor`, its parameters are a group with that factor. `capturable`: its steps
     can be captured in a CUDA graph.
     """
     encoders, others = model.partition()
-    groups: list[dict[str, Any]] = [
-        *(
-            {
-                "params": list(encoder.parameters()),
-                "name": name,
-                "lr": optim.learning_rate * getattr(model.encoders[name], "lr_factor", 1.0),
-            }
-            for name, encoder in encoders.items()
-        ),
-        {"params": [parameter for _, parameter in others], "name": "heads"},
-    ]
+    groups: list[dict[str, Any]] = []
+    for name, encoder in encoders.items():
+        inner = model.innermost()[name]
+        factor = getattr(inner, "lr_factor", 1.0)
+        scaled = {id(parameter) for parameter in inner.parameters()} if factor != 1 else set()
+        parameters = list(encoder.parameters())
+        for part, rate in (
+            ([p for p in parameters if id(p) in scaled], optim.learning_rate * factor),
+            ([p for p in parameters if id(p) not in scaled], optim.learning_rate),  # of layers around the encoder
+        ):
+            if part:
+                groups.append({"params": part, "name": name, "lr": rate})
+    groups.append({"params": [parameter for _, parameter in others], "name": "heads"})
     common: dict[str, Any] = {"lr": optim.learning_rate, "weight_decay": optim.weight_decay}
     if next(model.parameters()).is_cuda:
         common["fused"] = True

@@ -135,9 +135,14 @@ def channels(kind: str, shape: tuple[int, ...]) -> int:
 
 
 def default_encoder(kind: str, shape: tuple[int, ...]) -> str:
-    """The encoder where none is chosen: `mlp` for vectors, `cnn` for images up to 32 x 32 pixels, else `resnet18`."""
-    if kind == "vector":
-        return "mlp"
+    """The encoder where none is chosen.
+
+    `mlp` for vectors, `text` for tokens, `sequence` for sequences and waveforms, `cnn` for images up to 32 x 32 pixels,
+    else `resnet18`.
+    """
+    by_kind = {"vector": "mlp", "tokens": "text", "sequence": "sequence", "waveform": "sequence"}
+    if kind in by_kind:
+        return by_kind[kind]
     return "cnn" if kind == "image" and max(shape[-2:]) <= 32 else "resnet18"
 
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from mmpareto.models.encoders.base import ModelError
 from mmpareto.models.fusions.base import FUSIONS, Present, check_counts, mask_of
+from mmpareto.models.tokens import TransformerLayer
 
 
 @FUSIONS.register("attention")
@@ -37,14 +37,9 @@ class AttentionFusion(nn.Module):
     ) -> None:
         super().__init__()
         check_counts(width=width, layers=layers, heads=heads)
-        if width % heads:
-            raise ModelError(f"the fusion attention: heads={heads} must divide width={width}")
         self.maps = nn.ModuleDict({name: nn.Linear(size, width) for name, size in widths.items()})
         self.token = nn.Parameter(0.02 * torch.randn(width))
-        self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(width, heads, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
-            for _ in range(layers)
-        )
+        self.layers = nn.ModuleList(TransformerLayer(width, heads) for _ in range(layers))
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, classes))
 
     def forward(self, features: Mapping[str, Tensor], present: Present | None = None) -> Tensor:
@@ -54,5 +49,5 @@ class AttentionFusion(nn.Module):
         tokens = torch.stack([self.token.expand_as(mapped[0]), *mapped], 1)
         absent = nn.functional.pad(~mask_of(features, names, present), (1, 0), value=False)
         for layer in self.layers:
-            tokens = layer(tokens, src_key_padding_mask=absent)
+            tokens = layer(tokens, absent)
         return self.head(tokens[:, 0])
