@@ -21,6 +21,7 @@ from PIL import Image
 
 from mmpareto.datasets import DatasetError, Modality
 from mmpareto.datasets.clips import (
+    LOG_RANGE,
     ArrayReader,
     ClipDataset,
     FramesReader,
@@ -29,7 +30,6 @@ from mmpareto.datasets.clips import (
     frame_files,
     load_array,
     read_image,
-    spectrogram_reader,
 )
 from mmpareto.datasets.items import Item
 from mmpareto.training.data import Loader
@@ -132,16 +132,20 @@ def test_cut_off_and_absent_images_are_found_by_the_check(tmp_path: Path) -> Non
         (folder / name).write_bytes(kept)
 
 
+def spectra(frames: int) -> ArrayReader:
+    return ArrayReader(Modality("spectrogram", (1, frames, 4)), padded=True, limits=LOG_RANGE)
+
+
 def test_spectrograms_are_padded_and_cut(tmp_path: Path) -> None:
     array = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float16)
     np.save(tmp_path / "a.npy", array)
     torch.save(torch.from_numpy(array)[None], tmp_path / "a.pt")
     for file in (tmp_path / "a.npy", tmp_path / "a.pt"):
-        longer = spectrogram_reader(8, 4).read(file, None)
+        longer = spectra(8).read(file, None)
         assert longer.shape == (1, 8, 4)
         np.testing.assert_array_equal(longer[0, :5].numpy(), array)
         assert not longer[0, 5:].any()
-        np.testing.assert_array_equal(spectrogram_reader(3, 4).read(file, None)[0].numpy(), array[:3])
+        np.testing.assert_array_equal(spectra(3).read(file, None)[0].numpy(), array[:3])
 
 
 @pytest.mark.parametrize(
@@ -156,7 +160,7 @@ def test_spectrograms_are_padded_and_cut(tmp_path: Path) -> None:
 def test_arrays_of_another_form_are_named(tmp_path: Path, array: np.ndarray, message: str) -> None:
     np.save(tmp_path / "a.npy", array)
     with pytest.raises(DatasetError, match=message) as caught:
-        spectrogram_reader(8, 4).check(tmp_path / "a.npy")
+        spectra(8).check(tmp_path / "a.npy")
     assert "a.npy" in str(caught.value)
 
 

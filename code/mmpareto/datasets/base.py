@@ -155,6 +155,13 @@ class MultimodalDataset(Dataset[Sample]):
         """The samples' ids, in their order; none where they are not known without reading any media."""
         return ()
 
+    def saved_readers(self) -> dict[str, dict[str, Any]]:
+        """{modality: how its files are read}, in types of JSON, of which `reading.reader_from` makes readers again.
+
+        They are saved with a run, whose model then reads new files. Empty where samples are no files.
+        """
+        return {}
+
     def set_epoch(self, epoch: int) -> None:
         """Select the augmentation of this epoch (0, 1, ...) in all worker processes."""
         self._epoch.fill_(epoch)

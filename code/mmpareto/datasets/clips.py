@@ -39,12 +39,13 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _STAMP = ".checked.json"
 _NAMED = 50  # clips with problems that a message names; the first three with what is wrong
 _JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+ARRAY_SUFFIXES = (".npy", ".pt")
 # of Pillow's formats; one of the others starts Ghostscript
 _PICTURES = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 _LARGEST_VIEW = 2**28  # bytes
 _KEPT_TYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # log energies and spectra lie well inside; what is outside is another quantity, or damage
-_LOG_RANGE = (-40.0, 40.0)
+LOG_RANGE = (-40.0, 40.0)
 
 
 class Reader(Protocol):
@@ -62,6 +63,9 @@ class Reader(Protocol):
 
     def check(self, path: Any) -> None:
         """Raise DatasetError where the file cannot be read as this modality."""
+
+    def saved(self) -> dict[str, Any]:
+        """What `reading.reader_from` makes the reader of again, with the modality; in types of JSON."""
 
 
 @contextlib.contextmanager
@@ -198,6 +202,10 @@ class ImageReader:
         if not whole:
             read_image(path)
 
+    def saved(self) -> dict[str, Any]:
+        """See `Reader`."""
+        return {"reader": "image"}
+
 
 class FramesReader(ImageReader):
     """A folder of frames per clip: uint8 [F, 3, size, size]. Every frame is cropped and flipped on its own."""
@@ -224,6 +232,10 @@ class FramesReader(ImageReader):
         for file in frame_files(path):
             super().check(file)
 
+    def saved(self) -> dict[str, Any]:
+        """See `Reader`."""
+        return {"reader": "frames"}
+
 
 class ArrayReader:
     """A .npy array, or a tensor in a .pt file, per clip.
@@ -241,15 +253,18 @@ class ArrayReader:
     def read(self, path: Path, generator: torch.Generator | None) -> Tensor:
         """Floating point, of the modality's shape."""
         del generator  # nothing is augmented
+        return self.fitted(load_array(path), path)
+
+    def fitted(self, array: Tensor, source: object) -> Tensor:
+        """An array brought to the modality's shape; `source` names it in messages."""
         shape = self.modality.shape
-        array = load_array(path)
         inner = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
         if array.dim() == len(inner) + 1 and array.shape[0] == 1:
             array = array[0]
         fits = array.shape[1:] == inner[1:] and array.dim() == len(inner) if self.padded else array.shape == inner
         if not fits or not array.numel():
             allowed = f"{list(inner)}" + (", or another first dimension" if self.padded else "")
-            raise DatasetError(f"{path}: expected an array of shape {allowed}, found {list(array.shape)}")
+            raise DatasetError(f"{source}: expected an array of shape {allowed}, found {list(array.shape)}")
         if self.padded:
             array = torch.cat([array[: inner[0]], array.new_zeros(max(inner[0] - len(array), 0), *inner[1:])])
         return array.reshape(shape)
@@ -264,6 +279,10 @@ class ArrayReader:
             raise DatasetError(
                 f"{path}: values from {low:.4g} to {high:.4g}, expected {self.limits[0]:g} to {self.limits[1]:g}"
             )
+
+    def saved(self) -> dict[str, Any]:
+        """See `Reader`."""
+        return {"reader": "array", "padded": self.padded}
 
 
 def load_array(path: Path) -> Tensor:
@@ -316,12 +335,6 @@ def _load_tensor(path: Path) -> Tensor:
     if array.untyped_storage().nbytes() > size or values > max(size, _LARGEST_VIEW):
         raise ValueError(f"a tensor of {list(array.shape)} in a file of {size} bytes; save tensor.clone()")
     return array.detach()  # workers cannot send a tensor that requires a gradient
-
-
-def spectrogram_reader(frames: int, bins: int, mean: float | None = None, std: float | None = None) -> ArrayReader:
-    """A reader of log spectra [1, frames, bins], padded with zeros or cut to `frames`."""
-    statistics = ((mean,) if mean is not None else None, (std,) if std is not None else None)
-    return ArrayReader(Modality("spectrogram", (1, frames, bins), *statistics), padded=True, limits=_LOG_RANGE)
 
 
 class ClipDataset(MultimodalDataset):
@@ -388,6 +401,10 @@ class ClipDataset(MultimodalDataset):
     def sample_ids(self) -> list[str]:
         """The clips' ids, in their order."""
         return self.items.ids
+
+    def saved_readers(self) -> dict[str, dict[str, Any]]:
+        """See MultimodalDataset."""
+        return {modality: reader.saved() for modality, reader in self.readers.items()}
 
     def __getitem__(self, index: int) -> Sample:
         item = self.items[index]

@@ -6,14 +6,14 @@ Shapes: L audio frames, M mel bins.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mmpareto.datasets.base import DatasetError, Modality, UnusableError
-from mmpareto.datasets.clips import ArrayReader, FramesReader, Reader, spectrogram_reader
+from mmpareto.datasets.clips import ARRAY_SUFFIXES, LOG_RANGE, ArrayReader, FramesReader, Reader
 from mmpareto.datasets.media import Sound, read_sound
 
 AudioFeatures = Literal["fbank", "stft"]
@@ -95,11 +95,29 @@ def audio_visual_readers(audio_features: AudioFeatures, frames: int, image_size:
 
 def audio_reader(audio_features: AudioFeatures, frames: int = FBANK_FRAMES) -> ArrayReader:
     """The reader of features that `write_features` stored; `frames` is the L of fbank."""
-    if audio_features == "fbank":
-        return spectrogram_reader(frames, MEL_BINS, FBANK_MEAN, FBANK_STD)
-    if audio_features == "stft":
-        return ArrayReader(Modality("spectrogram", (1, *STFT_SHAPE)), limits=_STFT_RANGE)
-    raise DatasetError(f"audio_features must be fbank or stft, found {audio_features!r}")
+    if audio_features not in ("fbank", "stft"):
+        raise DatasetError(f"audio_features must be fbank or stft, found {audio_features!r}")
+    return FeatureReader(audio_features, frames)
+
+
+class FeatureReader(ArrayReader):
+    """Features that `write_features` stored.
+
+    features  fbank or stft.
+    frames    length L of fbank features: longer ones are cut, shorter ones padded.
+    """
+
+    def __init__(self, features: AudioFeatures, frames: int = FBANK_FRAMES) -> None:
+        self.features = features
+        if features == "fbank":
+            modality = Modality("spectrogram", (1, frames, MEL_BINS), (FBANK_MEAN,), (FBANK_STD,))
+            super().__init__(modality, padded=True, limits=LOG_RANGE)
+        else:
+            super().__init__(Modality("spectrogram", (1, *STFT_SHAPE)), limits=_STFT_RANGE)
+
+    def saved(self) -> dict[str, Any]:
+        """See `Reader`."""
+        return {"reader": "sound", "features": self.features, "stored": True}
 
 
 class SoundReader:
@@ -107,20 +125,30 @@ class SoundReader:
 
     features  fbank or stft.
     frames    length L of fbank features: longer sounds are cut, shorter ones padded.
+    stored    round to float16, as features are that `write_features` stored.
+
+    It reads stored features (.npy, .pt), too.
     """
 
-    def __init__(self, features: AudioFeatures, frames: int = FBANK_FRAMES) -> None:
-        self.features = features
-        self.modality = audio_reader(features, frames).modality
+    def __init__(self, features: AudioFeatures, frames: int = FBANK_FRAMES, stored: bool = False) -> None:
+        self.features, self.stored = features, stored
+        self._arrays = audio_reader(features, frames)
+        self.modality = self._arrays.modality
 
     def read(self, path: Path, generator: torch.Generator | None) -> Tensor:
-        """float32 [1, L, 128] or [1, 257, 188]."""
-        del generator  # nothing is augmented
+        """[1, L, 128] or [1, 257, 188]; float32, float16 where it is stored."""
+        if path.suffix.lower() in ARRAY_SUFFIXES:
+            return self._arrays.read(path, generator)
         _, length, bins = self.modality.shape
         sound = read_sound(path)
         array = torch.from_numpy(fbank(sound, length) if self.features == "fbank" else stft(sound))
-        return torch.cat([array, array.new_zeros(length - len(array), bins)])[None]
+        array = torch.cat([array, array.new_zeros(length - len(array), bins)])[None]
+        return array.half() if self.stored else array
 
     def check(self, path: Path) -> None:
         """Decode the sound."""
         self.read(path, None)
+
+    def saved(self) -> dict[str, Any]:
+        """See `Reader`."""
+        return {"reader": "sound", "features": self.features, "stored": self.stored}

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,16 +32,23 @@ class SequenceReader:
     def read(self, path: Path, generator: torch.Generator | None) -> Tensor:
         """float32 [l, D]."""
         del generator  # nothing is augmented
+        return self.fitted(load_array(path), path)
+
+    def fitted(self, array: Tensor, source: object) -> Tensor:
+        """An array in the form of `read`; `source` names it in messages."""
         longest, width = self.modality.shape
-        array = load_array(path)
         if array.dim() != 2 or array.shape[1] != width or not len(array):
-            raise DatasetError(f"{path}: expected a sequence of shape [length, {width}], found {list(array.shape)}")
+            raise DatasetError(f"{source}: expected a sequence of shape [length, {width}], found {list(array.shape)}")
         return array[:longest].float()
 
     def check(self, path: Path) -> None:
         """Check shape and finite values."""
         if not self.read(path, None).isfinite().all():
             raise DatasetError(f"{path}: has values that are not finite; make the file again")
+
+    def saved(self) -> dict[str, Any]:
+        """See `Reader`."""
+        return {"reader": "sequence"}
 
     def length(self, path: Path) -> int:
         """Steps of a sample."""
@@ -59,14 +67,17 @@ class TokensReader:
     def read(self, path: Path, generator: torch.Generator | None) -> Tensor:
         """int64 [l]."""
         del generator
+        return self.fitted(load_array(path), path)
+
+    def fitted(self, array: Tensor, source: object) -> Tensor:
+        """An array in the form of `read`; `source` names it in messages."""
         longest, vocabulary = self.modality.shape
-        array = load_array(path)
         if array.dim() != 1 or not len(array):
-            raise DatasetError(f"{path}: expected token ids of shape [length], found {list(array.shape)}")
+            raise DatasetError(f"{source}: expected token ids of shape [length], found {list(array.shape)}")
         ids = array[:longest].long()
         if (ids != array[:longest]).any() or ids.min() < 0 or ids.max() >= vocabulary:
             raise DatasetError(
-                f"{path}: values from {array.min():g} to {array.max():g}; expected whole numbers from 0 to "
+                f"{source}: values from {array.min():g} to {array.max():g}; expected whole numbers from 0 to "
                 f"{vocabulary - 1}, the vocabulary of the training split"
             )
         return ids
@@ -74,6 +85,10 @@ class TokensReader:
     def check(self, path: Path) -> None:
         """Check shape and range."""
         self.read(path, None)
+
+    def saved(self) -> dict[str, Any]:
+        """See `Reader`."""
+        return {"reader": "tokens"}
 
     def length(self, path: Path) -> int:
         """Tokens of a sample."""

@@ -11,7 +11,7 @@ import functools
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -57,6 +57,10 @@ class TextReader:
     def check(self, source: Path | str) -> None:
         """Check that it is text."""
         text_of(source)
+
+    def saved(self) -> dict[str, Any]:
+        """See `Reader`."""
+        return {"reader": "text"}
 
     def length(self, source: Path | str) -> int:
         """Tokens of a sample."""

@@ -12,6 +12,8 @@ from mmpareto import runs
 from mmpareto.arguments import WITH_OPTIONS, parse
 from mmpareto.config import Config, differing
 from mmpareto.datasets import Modality, MultimodalDataset, Split, modality_from
+from mmpareto.datasets.clips import Reader
+from mmpareto.datasets.reading import reader_from
 from mmpareto.errors import UsageError
 from mmpareto.methods import Method
 from mmpareto.models import ENCODERS, MultimodalModel
@@ -101,6 +103,36 @@ def saved_configurations(run: RunDirectory) -> dict[str, dict[str, Any]]:
     if not isinstance(content, dict) or not all(isinstance(value, dict) for value in content.values()):
         raise RunError(f"{run / runs.RESOLVED} holds configurations that train.py does not write; train the run again")
     return content
+
+
+def without_samples(run: RunDirectory) -> MultimodalDataset:
+    """A dataset of the run's modalities and classes without samples, from the run directory alone.
+
+    Raises:
+        RunError: where the run does not say them.
+    """
+    dataset = MultimodalDataset()
+    dataset.modalities = saved_modalities(run)
+    classes = run.read_json(runs.RESOLVED).get("classes")
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise RunError(f"{run / runs.RESOLVED} holds classes {classes!r:.100}, which train.py does not write")
+    dataset.classes = classes
+    return dataset
+
+
+def saved_readers(run: RunDirectory) -> dict[str, Reader]:
+    """How files of each modality are read for the run's model.
+
+    Raises:
+        RunError: where the run does not say it.
+    """
+    saved = run.read_json(runs.RESOLVED).get("readers", {})
+    try:
+        return {name: reader_from(saved.get(name), modality) for name, modality in saved_modalities(run).items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise RunError(
+            f"{run / runs.RESOLVED} holds readers that train.py does not write ({error!r:.100}); train the run again"
+        ) from error
 
 
 def continued_modalities(config: Config, restarts: int) -> dict[str, Modality] | None:

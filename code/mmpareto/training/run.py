@@ -225,6 +225,7 @@ class Run:
             "configurations": configurations(self.model),
             "classes": self.data["train"].classes,
             "modalities": {name: asdict(modality) for name, modality in self.data["train"].modalities.items()},
+            "readers": self.data["train"].saved_readers(),
         }
         self.directory.write_json(runs.RESOLVED, resolved)
         self.directory.write_text(runs.CONFIG, config_files.text(self.config.saved()))

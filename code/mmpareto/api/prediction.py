@@ -1,0 +1,256 @@
+"""A trained run used on new samples; the run directory alone is read, not the data that it was trained on.
+
+model = load("runs/cremad/mmpareto/seed0")
+model.predict(audio="a.wav", visual="frames/").label
+model.predict([{"audio": "a.wav", "visual": "frames/a"}, {"audio": "b.wav"}])     # the second lacks a modality
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import torch
+from torch import Tensor
+
+from mmpareto.config import Config
+from mmpareto.datasets import Batch, DatasetError, Modality, collate
+from mmpareto.datasets.clips import Reader
+from mmpareto.datasets.lists import check_ids, check_inside, read_table
+from mmpareto.datasets.reading import absent_input, alike, is_file_of, read_input
+from mmpareto.evaluation.collected import collect
+from mmpareto.inputs import VARIABLE
+from mmpareto.models import MultimodalModel
+from mmpareto.runs import RunDirectory
+from mmpareto.training.restore import saved_config, saved_readers, trained_model, without_samples
+from mmpareto.training.setup import autocast_type, choose_device
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_READING = 4  # threads
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the heads say of one sample.
+
+    Attributes:
+        id: of the sample.
+        classes: C names.
+        logits: {"joint" or a modality: float32 [C]}; modalities that the sample lacks are left out.
+    """
+
+    id: str
+    classes: list[str]
+    logits: dict[str, Tensor]
+
+    @property
+    def label(self) -> str:
+        """The class with the greatest probability of the joint head."""
+        return self.classes[int(self.logits["joint"].argmax())]
+
+    @property
+    def probability(self) -> float:
+        """Of that class, by the joint head."""
+        return self.probabilities["joint"][self.label]
+
+    @property
+    def probabilities(self) -> dict[str, dict[str, float]]:
+        """{"joint" or a modality: {class: probability}}."""
+        return {
+            head: dict(zip(self.classes, values.double().softmax(0).tolist(), strict=True))
+            for head, values in self.logits.items()
+        }
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """Probabilities: a row per class, a column per head."""
+        import pandas as pd  # takes a second to load
+
+        return pd.DataFrame(self.probabilities).reindex(self.classes).rename_axis("class")
+
+
+class Predictor:
+    """The classifier of a trained run; made by `load`.
+
+    Attributes:
+        modalities: {name: kind and shape of its inputs}.
+        classes: C names.
+        model: with the weights of the selected epoch, in evaluation mode.
+        epoch: the selected one.
+    """
+
+    def __init__(
+        self, config: Config, readers: Mapping[str, Reader], modalities: Mapping[str, Modality], classes: list[str],
+        model: MultimodalModel, epoch: int, device: torch.device,
+    ) -> None:  # fmt: skip
+        self.config, self.modalities, self.classes = config, dict(modalities), classes
+        self.model, self.epoch, self.device = model.eval(), epoch, device
+        self._readers = dict(readers)
+
+    def __repr__(self) -> str:
+        inputs = ", ".join(f"{name} {value.kind} {list(value.shape)}" for name, value in self.modalities.items())
+        return f"Predictor of {self.config.run.ckpt_path}, epoch {self.epoch}: {inputs}; {len(self.classes)} classes"
+
+    @overload
+    def predict(self, samples: None = None, /, **inputs: Any) -> Prediction: ...
+
+    @overload
+    def predict(self, samples: Sequence[Mapping[str, Any]], /) -> list[Prediction]: ...
+
+    def predict(
+        self, samples: Sequence[Mapping[str, Any]] | None = None, /, **inputs: Any
+    ) -> Prediction | list[Prediction]:
+        """Classify one sample, or a list of samples.
+
+        Args:
+            samples: {modality: input} of each sample.
+            inputs: those of a single sample. An input is the path of a file or folder, an array or a tensor, or the
+                text itself; a modality that is left out, or None, is missing.
+
+        Raises:
+            DatasetError: for a modality that the run does not know, a sample without any, and unusable inputs.
+            EvaluationError: where the model gives values that are not finite.
+        """
+        if samples is None:
+            return self.predict([inputs])[0]
+        if inputs:
+            raise TypeError("give a list of samples, or the inputs of one sample by name")
+        return self.predict_named({f"sample {number}": sample for number, sample in enumerate(samples)})
+
+    def predict_named(self, samples: Mapping[str, Mapping[str, Any]]) -> list[Prediction]:
+        """Classify samples {id: {modality: input}}; see `predict`."""
+        for identifier, sample in samples.items():
+            self._check(identifier, sample)
+        if not samples:
+            return []
+        with ThreadPoolExecutor(_READING) as pool:
+            amp = autocast_type(self.config.engine)
+            done = collect(self.model, self._batches(samples, pool), self.modalities, self.device, amp)
+        logits, present = done.logits(), done.present | {"joint": torch.ones(len(samples), dtype=torch.bool)}
+        return [
+            Prediction(name, self.classes, {head: logits[head][row] for head in logits if present[head][row]})
+            for row, name in enumerate(samples)
+        ]
+
+    def read_manifest(self, path: str | Path) -> dict[str, dict[str, Path | str]]:
+        """The samples {id: {modality: path or text}} of a CSV file with the column id and one per modality.
+
+        Paths are relative to the file; an empty cell is a missing modality. Other columns are not read.
+
+        Raises:
+            DatasetError: for a file of another form, and for paths that lead out of its folder.
+        """
+        file = Path(path)
+        table = read_table(file, ("id",))
+        check_ids(table["id"].tolist(), file)
+        names = [name for name in self.modalities if name in table.columns]
+        if not names:
+            raise DatasetError(
+                f"{file}: expected a column for one or more of the modalities {', '.join(self.modalities)}, found "
+                f"{','.join(table.columns)}"
+            )
+        samples: dict[str, dict[str, Path | str]] = {}
+        for row in table.to_dict("records"):
+            samples[row["id"]] = {}
+            for name in names:
+                value = row[name]
+                if value and is_file_of(value, self._readers[name]):
+                    value = file.parent / check_inside(value, file.parent, f"{file}: {row['id']}, {name}")
+                if value:
+                    samples[row["id"]][name] = value
+        return samples
+
+    def _check(self, identifier: str, sample: Mapping[str, Any]) -> None:
+        for name in sample:
+            if name not in self.modalities:
+                raise DatasetError(
+                    f"{identifier}: the run has no modality {name!r:.100}; its modalities: {', '.join(self.modalities)}"
+                )
+        if all(value is None for value in sample.values()):
+            raise DatasetError(f"{identifier}: has no input; give one or more of {', '.join(self.modalities)}")
+
+    def _batches(self, samples: Mapping[str, Mapping[str, Any]], pool: ThreadPoolExecutor) -> Iterator[Batch]:
+        """Batches of the run's size, as `evaluate.py` makes them."""
+        variable = [name for name, modality in self.modalities.items() if modality.kind in VARIABLE]
+        incomplete = any(sample.get(name) is None for sample in samples.values() for name in self.modalities)
+        names, size = list(samples), self.config.data.batch_size
+        for start in range(0, len(names), size):
+            part = names[start : start + size]
+            read = list(pool.map(lambda name: self._read(name, samples[name]), part))
+            columns = {modality: alike([inputs[modality] for inputs in read]) for modality in self.modalities}
+            batch = collate(
+                [
+                    {"inputs": {modality: column[row] for modality, column in columns.items()}, "label": 0, "id": name}
+                    for row, name in enumerate(part)
+                ],
+                variable,
+            )
+            if incomplete:
+                batch["present"] = {
+                    modality: torch.tensor([samples[name].get(modality) is not None for name in part])
+                    for modality in self.modalities
+                }
+            yield batch
+
+    def _read(self, identifier: str, sample: Mapping[str, Any]) -> dict[str, Tensor]:
+        inputs = {}
+        for name, modality in self.modalities.items():
+            value = sample.get(name)
+            try:
+                reader = self._readers[name]
+                inputs[name] = absent_input(modality) if value is None else read_input(value, reader, modality)
+            except DatasetError as error:
+                raise DatasetError(f"{identifier}, {name}: {error}") from error
+        return inputs
+
+
+def load(
+    run: str | os.PathLike[str],
+    *,
+    device: str | None = None,
+    batch_size: int | None = None,
+    allow: Collection[str] = (),
+) -> Predictor:
+    """The classifier of a trained run, with the weights of its selected epoch.
+
+    Args:
+        run: a run directory of train.py.
+        device: "cpu", or the number of a GPU; None: the first GPU where there is one.
+        batch_size: samples that go through the model at once; None: the run's.
+        allow: import paths, `package.module:Class`, that the run's settings may name; importing them runs their code.
+
+    Raises:
+        RunError: where the folder holds no run that can be read.
+        UsageError: for a device that is not there.
+    """
+    directory = RunDirectory(Path(run))
+    config = saved_config(directory, allow, batch_size=batch_size)
+    readers = saved_readers(directory)
+    form = without_samples(directory)
+    chosen = choose_device(device)
+    model, epoch = trained_model(directory, config, form, chosen)
+    return Predictor(config, readers, form.modalities, form.classes, model, epoch, chosen)
+
+
+def prediction_table(predictions: Sequence[Prediction]) -> pd.DataFrame:
+    """A row per sample: id, prediction, its probability, and the probability of each class by each head.
+
+    The columns of a head are called `<head>_<class>`; they are empty where the sample lacks the modality.
+    """
+    import pandas as pd  # takes a second to load
+
+    rows = []
+    for prediction in predictions:
+        row: dict[str, Any] = {
+            "id": prediction.id, "prediction": prediction.label, "probability": prediction.probability,
+        }  # fmt: skip
+        for head, values in prediction.probabilities.items():
+            row |= {f"{head}_{label}": value for label, value in values.items()}
+        rows.append(row)
+    return pd.DataFrame(rows)

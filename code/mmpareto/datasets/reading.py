@@ -1,0 +1,118 @@
+"""Inputs of new samples for a trained model: files, arrays or tensors, read as the run's dataset read its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmpareto.datasets.base import DatasetError, Modality
+from mmpareto.datasets.clips import ARRAY_SUFFIXES, ArrayReader, FramesReader, ImageReader, Reader, opened_image
+from mmpareto.datasets.features import SoundReader
+from mmpareto.datasets.media import IMAGE_SUFFIXES
+from mmpareto.datasets.sequences import SequenceReader, TokensReader
+from mmpareto.datasets.text import TextReader
+from mmpareto.inputs import VARIABLE
+
+TEXT_SUFFIX = ".txt"
+
+
+class FileReader(ArrayReader):
+    """Reader of a modality whose training samples were no files: an array, or a picture of its size for an image."""
+
+    def read(self, path: Path, generator: torch.Generator | None) -> Tensor:
+        """See `Reader`."""
+        suffix = path.suffix.lower()
+        if suffix in ARRAY_SUFFIXES:
+            return super().read(path, generator)
+        if self.modality.kind == "image" and suffix in IMAGE_SUFFIXES:
+            return self._picture(path)
+        kinds = [*ARRAY_SUFFIXES, *(IMAGE_SUFFIXES if self.modality.kind == "image" else ())]
+        raise DatasetError(f"{path}: expected a file with one of {', '.join(kinds)}")
+
+    def _picture(self, path: Path) -> Tensor:
+        """uint8 [channels, H, W]."""
+        channels, height, width = self.modality.shape
+        with opened_image(path) as picture:
+            if picture.size != (width, height):
+                raise DatasetError(
+                    f"{path}: expected a picture of {width} x {height} pixels, found {picture.width} x {picture.height}"
+                )
+            pixels = np.array(picture.convert("L" if channels == 1 else "RGB"))
+        return torch.from_numpy(pixels).reshape(height, width, -1).permute(2, 0, 1)
+
+
+def reader_from(saved: Mapping[str, Any] | None, modality: Modality) -> Reader:
+    """The reader of `Reader.saved()`; None: of a dataset whose samples are no files.
+
+    Raises:
+        ValueError: (or KeyError, TypeError) where `saved` is something else.
+    """
+    if saved is None:
+        return _array_reader(modality)
+    kind, shape = saved["reader"], modality.shape
+    if kind == "image":
+        return ImageReader(shape[-1])
+    if kind == "frames":
+        return FramesReader(shape[0], shape[-1])
+    if kind == "sound":
+        return SoundReader(saved["features"], shape[1], saved["stored"] is True)
+    if kind == "array":
+        return ArrayReader(modality, padded=saved["padded"] is True)
+    if kind == "text":
+        return TextReader(modality)
+    if kind in ("sequence", "tokens"):
+        return _array_reader(modality)
+    raise ValueError(f"an unknown reader {kind!r:.50}")
+
+
+def _array_reader(modality: Modality) -> FileReader | SequenceReader | TokensReader:
+    """The reader of arrays, or of samples in memory."""
+    readers: dict[str, type[SequenceReader | TokensReader]] = {"sequence": SequenceReader, "tokens": TokensReader}
+    return readers.get(modality.kind, FileReader)(modality)
+
+
+def is_file_of(value: str, reader: Reader) -> bool:
+    """Whether text names a file or folder that `reader` reads; else it is the text itself."""
+    return not isinstance(reader, TextReader) or value.lower().endswith(TEXT_SUFFIX)
+
+
+def read_input(value: Any, reader: Reader, modality: Modality) -> Tensor:
+    """The input of one sample, without the batch dimension: of the modality's shape, or of its own length.
+
+    Args:
+        value: the path of a file or folder that `reader` reads; or an array, a tensor or a list of numbers. Of a
+            modality of text: the text itself, or the path of a .txt file.
+
+    Raises:
+        DatasetError: for a file that is missing or unusable, and for an array of another form.
+    """
+    if isinstance(value, str | Path):
+        return reader.read(Path(value) if is_file_of(str(value), reader) else value, None)
+    try:
+        array = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+        array = array.detach().cpu()
+    except (TypeError, ValueError) as error:
+        raise DatasetError(
+            f"expected a path, an array or a tensor, found {type(value).__name__} ({str(error)[:100]})"
+        ) from error
+    return _array_reader(modality).fitted(array, "the array")
+
+
+def absent_input(modality: Modality) -> Tensor:
+    """What stands in the batch for a sample without the modality; the model does not look at it."""
+    shape = modality.shape
+    if modality.kind == "tokens":
+        return torch.zeros(1, dtype=torch.int64)
+    return torch.zeros(1, *shape[1:]) if modality.kind in VARIABLE else torch.zeros(shape, dtype=torch.uint8)
+
+
+def alike(inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Inputs of one modality that can be stacked: bytes are scaled to 0 .. 1 where others are floating point."""
+    if len({value.dtype for value in inputs}) == 1:
+        return list(inputs)
+    return [value.float() / 255 if value.dtype == torch.uint8 else value.float() for value in inputs]

@@ -1,0 +1,266 @@
+"""A run folder alone predicts new files as evaluate.py scores them, to the bit."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from datasets.make_manifest import write_manifest, write_rows
+from entries.command import inside, refused
+from matplotlib.figure import Figure
+from PIL import Image
+
+import mmpareto
+from mmpareto.api.prediction import load, prediction_table
+from mmpareto.cli import evaluate as evaluation
+from mmpareto.cli import predict as entry
+from mmpareto.cli import prepare as preparation
+from mmpareto.cli import train as training
+from mmpareto.datasets import DatasetError
+from mmpareto.evaluation.collected import Collected, collect
+from mmpareto.reporting import figures
+from mmpareto.reporting.rendering import plt
+from mmpareto.runs import RunDirectory, RunError
+from mmpareto.training.restore import same_data, saved_config, trained_model
+from mmpareto.training.setup import make_loader
+
+CPU = torch.device("cpu")
+MEDIA = ("sound", "sight", "photo", "sensor")
+SMALL = ("--encoder", "sound=cnn", "photo=cnn", "sight=resnet18", "sensor=mlp")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_figures() -> Iterator[None]:
+    """Small pictures in the place of figures, which take as long as an epoch."""
+
+    def save(figure: Figure, path: Path) -> None:
+        plt.close(figure)
+        Image.new("RGB", (8, 8)).save(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "save", save)
+        yield
+
+
+def train(folder: Path, *flags: str | Path) -> Path:
+    arguments = ["--epochs", "1", "--ckpt_path", str(folder), "--gpu_ids", "cpu", *map(str, flags)]
+    assert training.main(arguments) == 0
+    return folder
+
+
+def scored(run: Path, absent: Mapping[str, np.ndarray] | None = None) -> tuple[list[str], Collected]:
+    """What evaluate.py scores: ids and outputs of the test split, whose samples lack the modalities `absent`."""
+    directory = RunDirectory(run)
+    config = saved_config(directory)
+    data = same_data(directory, config, "test")
+    data.absent = absent or {}
+    loader = make_loader(data, config.data, 0, CPU)
+    model, _ = trained_model(directory, config, data, CPU)
+    return list(data.sample_ids()), collect(model, loader.epoch(0), data.modalities, CPU)
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sounds, frames, images and arrays that a manifest lists."""
+    folder = tmp_path_factory.mktemp("media")
+    write_manifest(folder, 24, val=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run_on_media(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on them, moved away from where it was trained."""
+    made = tmp_path_factory.mktemp("made")
+    flags = ["--dataset", "manifest", "--data_root", media, "--image_size", "16", "--frames", "2", "--batch_size", "4"]
+    train(made / "run", *flags, *SMALL, "--num_workers", "0")
+    return Path(shutil.move(made / "run", tmp_path_factory.mktemp("elsewhere") / "run"))
+
+
+@pytest.fixture(scope="module")
+def run_on_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tmp_path_factory.mktemp("digits") / "run", "--dataset", "digits")
+
+
+def rows_of_test(media: Path) -> list[dict[str, str]]:
+    with open(media / "manifest.csv", newline="", encoding="utf-8") as file:
+        return [row for row in csv.DictReader(file) if row["split"] == "test"]
+
+
+def test_a_manifest_of_new_files_is_predicted_as_evaluate_scores_it(
+    run_on_media: Path, media: Path, tmp_path: Path
+) -> None:
+    ids, expected = scored(run_on_media)
+    new = tmp_path / "new"
+    shutil.copytree(media, new)
+    rows = rows_of_test(media)
+    write_rows(new, rows, ["id", *MEDIA])  # neither split nor label
+    (new / "manifest.csv").rename(new / "new.csv")
+    model = load(run_on_media, device="cpu")
+    predictions = model.predict_named(model.read_manifest(new / "new.csv"))
+    assert [each.id for each in predictions] == ids
+    for row, each in enumerate(predictions):
+        for head, logits in expected.logits().items():
+            assert torch.equal(each.logits[head], logits[row])
+
+    output = tmp_path / "predictions.csv"
+    done = inside(entry.main, run_on_media, "--manifest", new / "new.csv", "--output", output, "--gpu_ids", "cpu")
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(output)
+    classes = model.classes
+    assert table["prediction"].tolist() == [classes[i] for i in expected.joint.argmax(1)]
+    np.testing.assert_allclose(table[[f"joint_{c}" for c in classes]], expected.joint.double().softmax(1), rtol=1e-12)
+    np.testing.assert_allclose(
+        table[[f"photo_{c}" for c in classes]], expected.unimodal["photo"].double().softmax(1), rtol=1e-12
+    )
+
+    assert inside(evaluation.main, run_on_media, "--no-probe", "--gpu_ids", "cpu").returncode == 0
+    accuracy = json.loads((run_on_media / "evaluation_test.json").read_text())["joint"]["accuracy"]
+    right = [row["label"] == each.label for row, each in zip(rows, predictions, strict=True)]
+    assert 100 * np.mean(right) == pytest.approx(accuracy)
+
+
+def test_one_sample_needs_the_run_folder_alone(run_on_media: Path, media: Path) -> None:
+    _, expected = scored(run_on_media)
+    row = rows_of_test(media)[0]
+    hidden = media.rename(media.with_name("away"))
+    try:
+        files = {name: hidden / row[name] for name in MEDIA}
+        one = mmpareto.load(run_on_media, device="cpu").predict(**files)
+        printed = inside(
+            entry.main, run_on_media, "--input", *(f"{k}={v}" for k, v in files.items()), "--gpu_ids", "cpu"
+        )
+    finally:
+        hidden.rename(media)
+    for head, logits in expected.logits().items():
+        torch.testing.assert_close(one.logits[head], logits[0])  # another batch size rounds differently
+    assert sum(one.probabilities["joint"].values()) == pytest.approx(1)
+    assert one.probability == max(one.probabilities["joint"].values())
+    assert one.table.shape == (3, 5)
+    assert f"prediction: {one.label}" in printed.stdout
+    assert "sight alone" in printed.stdout
+
+
+def test_missing_modalities_are_predicted_as_evaluate_scores_them(run_on_media: Path, media: Path) -> None:
+    rows = rows_of_test(media)
+    absent = {"sound": np.arange(len(rows)) % 2 == 0, "photo": np.arange(len(rows)) == 1}
+    _, expected = scored(run_on_media, absent)
+    samples = [
+        {name: media / row[name] for name in MEDIA if name not in absent or not absent[name][number]}
+        for number, row in enumerate(rows)
+    ]
+    model = load(run_on_media, device="cpu")
+    predictions = model.predict(samples)
+    for row, each in enumerate(predictions):
+        assert list(each.logits) == ["joint", *(name for name in MEDIA if name in samples[row])]
+        for head, logits in each.logits.items():
+            assert torch.equal(logits, expected.logits()[head][row])
+    table = prediction_table(predictions)
+    assert table[f"sound_{model.classes[0]}"].isna().tolist() == absent["sound"].tolist()
+    assert table[f"joint_{model.classes[0]}"].notna().all()
+    alone = model.predict(photo=samples[0]["photo"], sound=None)
+    assert list(alone.logits) == ["joint", "photo"]
+
+
+def test_arrays_and_tensors_are_taken_as_files_are(run_on_media: Path, media: Path) -> None:
+    model = load(run_on_media, device="cpu")
+    row = rows_of_test(media)[0]
+    sensor = np.load(media / row["sensor"])
+    given = [media / row["sensor"], sensor, torch.from_numpy(sensor), sensor.tolist()]
+    logits = [each.logits["joint"] for each in model.predict([{"sensor": value} for value in given])]
+    for other in logits[1:]:
+        assert torch.equal(logits[0], other)
+    picture = torch.from_numpy(np.array(Image.open(media / row["photo"]).resize((16, 16)))).permute(2, 0, 1)
+    mixed = model.predict([{"photo": picture}, {"photo": picture.float() / 255}])
+    torch.testing.assert_close(mixed[0].logits["photo"], mixed[1].logits["photo"])
+    torch.testing.assert_close(mixed[0].logits["photo"], model.predict(photo=picture).logits["photo"])
+
+
+def test_sounds_are_read_for_a_run_on_prepared_features(media: Path, tmp_path: Path) -> None:
+    prepared = tmp_path / "prepared"
+    assert inside(preparation.main, "manifest", "--source", media, "--output", prepared).returncode == 0
+    flags = ["--dataset", "manifest", "--data_root", prepared, "--image_size", "16", "--frames", "2"]
+    run = train(tmp_path / "run", *flags, *SMALL, "--batch_size", "8", "--num_workers", "0")
+    model = load(run, device="cpu")
+    row = rows_of_test(media)[0]
+    raw, stored = model.predict([{"sound": media / row["sound"]}, {"sound": prepared / "sound" / f"{row['id']}.npy"}])
+    assert torch.equal(raw.logits["joint"], stored.logits["joint"])
+
+
+def test_samples_in_memory_are_pictures_arrays_or_tensors(run_on_digits: Path, tmp_path: Path) -> None:
+    data = same_data(RunDirectory(run_on_digits), saved_config(RunDirectory(run_on_digits)), "test")
+    ids, expected = scored(run_on_digits)
+    samples = []
+    for index in range(64):
+        inputs = data[index]["inputs"]
+        folder = tmp_path / str(index)
+        folder.mkdir()
+        Image.fromarray(inputs["gray"][0].numpy()).save(folder / "gray.png")
+        np.save(folder / "colour.npy", inputs["colour"].numpy())
+        samples.append({"gray": folder / "gray.png", "colour": folder / "colour.npy"})
+    model = load(run_on_digits, device="cpu")
+    size = model.config.data.batch_size
+    for row, each in enumerate(model.predict(samples[:size])):
+        assert torch.equal(each.logits["joint"], expected.joint[row])
+    tensors = [data[index]["inputs"] for index in range(size)]
+    for row, each in enumerate(model.predict(tensors)):
+        assert torch.equal(each.logits["gray"], expected.unimodal["gray"][row])
+    assert len(ids) == len(expected.joint)
+    wrong = tmp_path / "wrong.png"
+    Image.new("L", (30, 28)).save(wrong)
+    with pytest.raises(DatasetError, match="expected a picture of 28 x 28 pixels, found 30 x 28"):
+        model.predict(gray=wrong)
+    with pytest.raises(DatasetError, match=r"a.wav: expected a file with one of \.npy, \.pt, \.jpg"):
+        model.predict(gray="a.wav")
+
+
+def test_what_cannot_be_predicted_is_named(run_on_media: Path, media: Path, tmp_path: Path) -> None:
+    model = load(run_on_media, device="cpu")
+    with pytest.raises(DatasetError, match="has no modality 'smell'; its modalities: sound, sight, photo, sensor"):
+        model.predict(smell="a.wav")
+    with pytest.raises(DatasetError, match="has no input; give one or more of sound"):
+        model.predict()
+    with pytest.raises(DatasetError, match=r"sample 1, sensor: the array: expected an array of shape \[5\]"):
+        model.predict([{"sensor": np.zeros(5)}, {"sensor": np.zeros(4)}])
+    with pytest.raises(DatasetError, match=r"sample 0, sound: .*absent.wav"):
+        model.predict(sound=tmp_path / "absent.wav")
+    with pytest.raises(TypeError, match="a list of samples, or the inputs of one"):
+        model.predict([], sound="a.wav")  # type: ignore[call-overload]
+    assert model.predict([]) == []
+    with pytest.raises(RunError, match="no folder; give a run directory"):
+        load(tmp_path / "none")
+    (media / "other.csv").write_text("id,smell\na,b\n")
+    try:
+        message = refused(entry.main, run_on_media, "--manifest", media / "other.csv")
+        assert "expected a column for one or more of the modalities sound" in message
+    finally:
+        (media / "other.csv").unlink()
+    assert "a modality is given twice" in refused(entry.main, run_on_media, "--input", "photo=a.png", "photo=b.png")
+    assert "there is no folder" in refused(
+        entry.main, run_on_media, "--input", "photo=a.png", "--output", tmp_path / "absent" / "out.csv"
+    )
+
+
+def test_an_older_run_and_a_damaged_one(run_on_media: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run_on_media, tmp_path / "copy"))
+    resolved = json.loads((copy / "resolved.json").read_text())
+    readers = resolved.pop("readers")
+    assert readers["sound"] == {"reader": "sound", "features": "fbank", "stored": False}
+    (copy / "resolved.json").write_text(json.dumps(resolved))
+    assert load(copy, device="cpu").predict(sensor=np.zeros(5)).label in resolved["classes"]
+    for damage in ({"sound": {"reader": "scent"}}, {"sound": {}}, ["sound"], {"sound": 3}):
+        (copy / "resolved.json").write_text(json.dumps(resolved | {"readers": damage}))
+        with pytest.raises(RunError, match=r"readers that train\.py does not write"):
+            load(copy)
+
+
+def test_importing_the_package_imports_nothing_else() -> None:
+    assert {"load", "Prediction", "Predictor"} <= set(dir(mmpareto))
+    with pytest.raises(AttributeError, match="no attribute 'lode'"):
+        mmpareto.lode  # noqa: B018

@@ -1,0 +1,57 @@
+"""A run's saved readers read files as the dataset's own do."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets.make_manifest import write_manifest
+from datasets.test_manifest_variable import OPTIONS, write
+
+from mmpareto.datasets import DatasetError, MultimodalDataset, build, modality_from
+from mmpareto.datasets.reading import is_file_of, read_input, reader_from
+
+
+def check_alike(data: MultimodalDataset) -> None:
+    saved = json.loads(json.dumps(data.saved_readers()))
+    for name, reader in data.readers.items():  # type: ignore[attr-defined]
+        modality = modality_from(json.loads(json.dumps(asdict(data.modalities[name]))))
+        again = reader_from(saved[name], modality)
+        assert type(again) is type(reader)
+        assert again.modality == reader.modality
+        for source in data.items.sources(name):  # type: ignore[attr-defined]
+            expected = reader.read(source, None)
+            assert torch.equal(again.read(source, None), expected)
+            assert torch.equal(read_input(source, again, modality), expected)
+
+
+def test_media(tmp_path: Path) -> None:
+    write_manifest(tmp_path, 12)
+    check_alike(build("manifest", tmp_path, "test", image_size=8, frames=2))
+
+
+def test_text_sequences_and_tokens(tmp_path: Path) -> None:
+    write(tmp_path)
+    data = build("manifest", tmp_path, "test", **OPTIONS)
+    check_alike(data)
+    readers, modalities = data.readers, data.modalities  # type: ignore[attr-defined]
+    assert is_file_of("a.npy", readers["sensor"])
+    assert is_file_of("a.TXT", readers["note"])
+    assert not is_file_of("a red ball", readers["caption"])
+    text = (tmp_path / "note" / "1.txt").read_text()
+    as_file, as_text = (
+        read_input(value, readers["note"], modalities["note"]) for value in (str(tmp_path / "note" / "1.txt"), text)
+    )
+    assert torch.equal(as_file, as_text)
+    sequence = read_input(np.ones((2, 3)), readers["sensor"], modalities["sensor"])
+    assert sequence.dtype == torch.float32
+    assert read_input([1, 2], readers["codes"], modalities["codes"]).tolist() == [1, 2]
+    for value, name in (([1.5], "codes"), ([99], "codes"), (np.ones((2, 4)), "sensor")):
+        with pytest.raises(DatasetError, match="the array: "):
+            read_input(value, readers[name], modalities[name])
+    with pytest.raises(DatasetError, match="expected a path, an array or a tensor, found object"):
+        read_input(object(), readers["sensor"], modalities["sensor"])
