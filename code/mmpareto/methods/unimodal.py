@@ -50,6 +50,7 @@ class FineTune(Method):
         frozen: leave the encoders as pre-training made them, batch norm's statistics included; train the heads.
     """
 
+    requires = frozenset({"features"})
     refuses: ClassVar[Mapping[str, str]] = {"cuda_graph": "at the turn other parameters begin to learn"}
 
     def __init__(self, pretrain_epochs: int = 0, frozen: bool = False) -> None:

@@ -88,6 +88,16 @@ def by_head(scores: Scores, combined: Mapping[str, Mapping[str, float]]) -> dict
     }
 
 
+def missing_text(parts: Mapping[str, MultimodalDataset]) -> str:
+    """How many samples lack which modality; "" where none does."""
+    counts = {
+        split: ", ".join(f"{name} {100 * rows.mean():.0f} %" for name, rows in part.absent.items())
+        for split, part in parts.items()
+        if part.absent
+    }
+    return "; ".join(f"{split}: {text}" for split, text in counts.items())
+
+
 def settings_text(
     config: Config,
     parts: Mapping[str, MultimodalDataset],
@@ -118,13 +128,18 @@ def settings_text(
     where = str(device) + (f" x {processes} processes" if processes > 1 else "")
     inputs = ", ".join(f"{n} {list(m.shape)} -> {encoders[n]}" for n, m in train_set.modalities.items())
     parameters = sum(p.numel() for p in model.parameters())
+    chosen = config.model
+    joined = chosen.fusion + settings(chosen.fusion_options)
+    if chosen.architecture != "late_fusion":
+        joined = f"{chosen.architecture}{settings(chosen.architecture_options)}, {joined}"
     lines = {
         "method": method.method + settings(method.method_options),
         "data": f"{data.dataset}{settings(data.dataset_options)}; "
         + "".join(f"{len(part)} {split}, " for split, part in parts.items())
         + f"{len(train_set.classes)} classes",
+        "missing": missing_text(parts),
         "classes": class_text(train_set.classes, counts),
-        "model": f"{inputs}; {parameters / 1e6:.2f} M parameters",
+        "model": f"{inputs}; {joined}; {parameters / 1e6:.2f} M parameters",
         "training": f"{optim.epochs} epochs, batch {data.batch_size}, {optim.optimizer}, learning rate "
         f"{optim.learning_rate:g} ({schedule}), weight decay {optim.weight_decay:g}, seed {config.run.random_seed}, "
         f"on {where}",

@@ -52,6 +52,7 @@ from mmpareto.training.restore import (
 from mmpareto.training.setup import (
     autocast_type,
     build_split,
+    check_shapes,
     check_switches,
     choose_device,
     fastest,
@@ -160,6 +161,7 @@ class Run:
         if earlier is not None:
             check_same_data(RunDirectory(Path(config.run.ckpt_path)), config, train_set)
         self.modalities, classes = list(train_set.modalities), len(train_set.classes)
+        check_shapes(config.engine, train_set.modalities)
         if config.data.n_classes not in (None, classes):
             raise UsageError(
                 f"--n_classes {config.data.n_classes}: the dataset {config.data.dataset} has {classes} classes"

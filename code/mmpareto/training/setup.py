@@ -17,6 +17,7 @@ from mmpareto import datasets
 from mmpareto.config import Config, DataConfig, EngineConfig, MethodConfig, OptimConfig
 from mmpareto.datasets import Modality, MultimodalDataset, Split
 from mmpareto.errors import UsageError
+from mmpareto.inputs import VARIABLE
 from mmpareto.methods import METHODS, Method, MethodError, build_method
 from mmpareto.models import (
     MakeFusion,
@@ -269,6 +270,15 @@ def _may_fuse(method: str) -> bool:
     """Whether a method is more than an integration routine."""
     make = METHODS[method].make
     return isinstance(make, type) and issubclass(make, Method)
+
+
+def check_shapes(engine: EngineConfig, modalities: Mapping[str, Modality]) -> None:
+    """Raise UsageError for switches that need inputs of one shape, where lengths vary."""
+    variable = [name for name, modality in modalities.items() if modality.kind in VARIABLE]
+    if engine.cuda_graph and variable:
+        raise UsageError(
+            f"--cuda_graph replays steps of one shape, and samples of {variable[0]} differ in length; leave it out"
+        )
 
 
 def check_switches(data: DataConfig, engine: EngineConfig, device: torch.device, processes: int) -> None:
