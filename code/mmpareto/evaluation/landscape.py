@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mmpareto.datasets import DeviceBatch
 from mmpareto.evaluation import EvaluationError
@@ -131,7 +132,8 @@ def hessian_product(model: MultimodalModel, batches: Iterable[DeviceBatch]) -> t
         parts = [part.view_as(p).to(p.dtype) for part, p in zip(vector.split(sizes), reached, strict=True)]
         total, samples = torch.zeros_like(vector), 0
         for inputs, label, present in batches:
-            loss = F.cross_entropy(model(inputs, present).joint, label, reduction="sum")
+            with sdpa_kernel(SDPBackend.MATH):  # the other kernels of attention cannot be differentiated twice
+                loss = F.cross_entropy(model(inputs, present).joint, label, reduction="sum")
             slopes = torch.autograd.grad(loss, reached, create_graph=True)
             bends = torch.autograd.grad(slopes, reached, grad_outputs=parts, materialize_grads=True)
             total += torch.cat([bend.flatten() for bend in bends]).double()

@@ -81,9 +81,10 @@ def rate_table(evaluation: Mapping[str, Any]) -> str:
 
 def missing_curves(evaluation: Mapping[str, Any]) -> dict[str, dict[float, float]]:
     """{modality, or "any": {fraction of the samples that lack it: accuracy in percent}}; 0 is the first fraction."""
+    whole = max(evaluation["subsets"], key=lambda row: len(row["present"]))
     curves: dict[str, dict[float, float]] = {}
     for row in evaluation["missing_rates"]:
-        curve = curves.setdefault(row["modality"], {0.0: evaluation["joint"]["accuracy"]})
+        curve = curves.setdefault(row["modality"], {0.0: whole["accuracy"]})
         curve[row["rate"]] = row["accuracy"]
     return {name: dict(sorted(curve.items())) for name, curve in curves.items()}
 

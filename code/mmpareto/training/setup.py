@@ -232,8 +232,8 @@ def make_model(
         method = make_method(config.method)
     if method is not None and dataset.absent and "missing" in method.refuses:
         raise UsageError(
-            f"the method {config.method.method} with missing modalities: {method.refuses['missing']}; leave --missing "
-            "out, or choose another method"
+            f"some samples lack a modality, and the method {config.method.method} cannot train on them: "
+            f"{method.refuses['missing']}; choose another method (docs/methods.md says which)"
         )
     chosen = config.model.fusion
     fusion: MakeFusion | None = None if method is None else method.fusion
