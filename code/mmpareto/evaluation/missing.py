@@ -86,13 +86,12 @@ def accuracies_from_features(
         answer = label[part].to(device)
         for key, case in cases.items():
             masks = {name: case[name][part].to(device) for name in stored}
+            used = {
+                name: torch.where(masks[name][:, None], value, 0.0 if instead is None else instead[name].to(value))
+                for name, value in stored.items()
+            }
             with torch.autocast(device.type, amp, enabled=amp is not None):
-                if instead is None:
-                    logits = fusion(stored, present=masks)
-                else:
-                    logits = fusion(
-                        {n: torch.where(masks[n][:, None], value, instead[n].to(value)) for n, value in stored.items()}
-                    )
+                logits = fusion(used, present=masks) if instead is None else fusion(used)
             right[key] += int((logits.argmax(1) == answer).sum())
     return {key: 100 * (count / len(label)) for key, count in right.items()}
 
