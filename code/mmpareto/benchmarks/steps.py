@@ -34,6 +34,9 @@ class Setting:
     tf32: bool = False
     compiled: bool = False
     captured: bool = False
+    encoder: str = "resnet18"
+    architecture: str = "late_fusion"
+    frozen: tuple[str, ...] = ()  # names in an encoder's tensors that mark those that do not learn
 
 
 def published_backward(
@@ -84,8 +87,14 @@ class Contender:
         torch.manual_seed(0)
         self.method: Method | None = None if way in ("plain sum", "published") else build_method(way)
         fusion = None if self.method is None else self.method.fusion
-        encoders = dict.fromkeys(setting.shapes, "resnet18")
-        self.model = build_model(setting.shapes, CLASSES, encoders, fusion).to(device)
+        encoders = dict.fromkeys(setting.shapes, setting.encoder)
+        random = {name: {"weights": "none"} for name in setting.shapes}
+        self.model = build_model(
+            setting.shapes, CLASSES, encoders, fusion, setting.architecture, encoder_options=random
+        ).to(device)
+        for name, parameter in self.model.named_parameters():
+            if name.startswith("encoders.") and any(part in name for part in setting.frozen):
+                parameter.requires_grad_(False)
         if setting.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3, momentum=0.9)
@@ -158,10 +167,15 @@ class Contender:
             torch.cuda.synchronize(self.device)
 
     def counts(self) -> tuple[int, int]:
-        """Convolution-backward calls, and waits for the device, of one eager step."""
+        """Backward calls of convolutions, or of attention, and waits for the device, of one eager step."""
         with Calls() as calls:
             self.step()
-        return calls.operators["convolution_backward"], calls.waits
+        attention = sum(
+            count
+            for name, count in calls.operators.items()
+            if name.startswith("_scaled_dot_product") and name.endswith("backward")
+        )
+        return calls.operators["convolution_backward"] or attention, calls.waits
 
     def peak_bytes(self) -> int:
         """Most memory that one step holds beyond what it began with, in bytes."""
@@ -261,6 +275,7 @@ def plan(device: torch.device, quick: bool, methods: Sequence[str]) -> list[tupl
             (replace(everything, name="bf16, channels last, captured", captured=True), few, 20),
             *((replace(cremad, shapes=shapes(n, None), batch=32, name="fp32, batch 32"), few, 10) for n in (2, 3, 4)),
         ]
+        chosen += [(setting, ("plain sum", "mmpareto"), 20) for setting in _other_models(cremad)]
         return chosen[:2] if quick else chosen
     small = Setting("fp32, batch 8, 112 x 112", shapes(2, 112), 8)
     if quick:
@@ -271,6 +286,22 @@ def plan(device: torch.device, quick: bool, methods: Sequence[str]) -> list[tupl
         (small, few, 9),
         *((replace(small, shapes=shapes(n, 112)), few, 5) for n in (3, 4)),
         (replace(large, name="bf16, channels last, batch 16, 160 x 160", bf16=True, channels_last=True), few, 7),
+        *((setting, ("plain sum", "mmpareto"), 9) for setting in _other_models(small)),
+    ]
+
+
+def _other_models(setting: Setting) -> list[Setting]:
+    """A bottleneck transformer, and vision transformers whose patch embedding is frozen, as for fine-tuning."""
+    size = dict.fromkeys(setting.shapes, ("image", (3, 224, 224)))
+    return [
+        replace(setting, name=f"mbt on resnet18, {setting.name}", architecture="mbt"),
+        replace(
+            setting,
+            name=f"ViT-Tiny, stem frozen, fp32, batch {setting.batch}, 224 x 224",
+            shapes=size,
+            encoder="timm:vit_tiny_patch16_224",
+            frozen=("patch_embed.", "cls_token", "pos_embed"),
+        ),
     ]
 
 
