@@ -236,6 +236,17 @@ def test_encoders_by_kind() -> None:
         build_encoder("text", "tokens", (9, 4), {"width": "16", "heads": "3"})
 
 
+def test_the_documentation_has_a_row_for_each_encoder() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "models.md").read_text()
+    rows = [line for line in page.partition("# Encoders\n")[2].partition("\n# ")[0].splitlines() if line[:3] == "| `"]
+    for name in ENCODERS:
+        entry = ENCODERS[name]
+        if entry.source.__module__.startswith("mmpareto."):
+            label = f"`{name}:{entry.argument.upper()}`" if entry.argument else f"`{name}`"
+            (row,) = [row for row in rows if label in row]
+            assert all(f"`{option}`" in row for option in entry.options), name
+
+
 # names with a colon
 
 

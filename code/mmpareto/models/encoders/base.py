@@ -6,6 +6,7 @@ Shapes: B batch, F frames of a clip, L audio frames, M mel bins, H x W pixels, D
 from __future__ import annotations
 
 import argparse
+import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -153,6 +154,15 @@ def resized(x: Tensor, size: tuple[int, int] | None, mode: str = "bilinear") -> 
     return nn.functional.interpolate(x, size, mode=mode, align_corners=False, antialias=True)
 
 
+def normalised(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Waveforms [B, L] of mean 0 and variance 1, each over the samples that `mask` (bool [B, L]) marks; else zero."""
+    if mask is None:
+        return nn.functional.layer_norm(x, x.shape[1:])
+    count = mask.sum(1, keepdim=True).clamp(min=1)
+    centred = (x - x.masked_fill(~mask, 0.0).sum(1, keepdim=True) / count).masked_fill(~mask, 0.0)
+    return centred / (centred.square().sum(1, keepdim=True) / count + 1e-5).sqrt()
+
+
 def build_encoder(
     name: str,
     kind: str,
@@ -195,6 +205,8 @@ def build_encoder(
         arguments["weights"] = entry.options["weights"].default if load else "none"
     if configuration is not None:
         arguments["configuration"] = configuration
+    elif not load and "configuration" in inspect.signature(entry.make).parameters:
+        raise ModelError(f"the run lacks the configuration of its encoder {name}; train it again")
     try:
         encoder = ENCODERS.build(name, kind, shape, **arguments)
     except ModelError as error:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
+import pytest
 import timm
 import torch
-from entries.command import inside, refused, train
+from entries.command import inside, refused
 from settings import read_settings
 
 from mmpareto.cli import evaluate
@@ -39,8 +41,8 @@ def test_a_frozen_timm_encoder_is_trained_continued_and_scored(tmp_path: Path) -
     flags += [f"colour.{key}={value}" for key, value in options]
     run, whole = tmp_path / "run", tmp_path / "whole"
     trained(*flags, "--epochs", "2", "--ckpt_path", whole)
-    begun = train(*CPU, "--batch_size", "128", *flags, "--epochs", "1", "--ckpt_path", run, OMP_NUM_THREADS="1")
-    assert begun.returncode == 0, begun.stderr
+    trained(*flags, "--epochs", "1", "--ckpt_path", tmp_path / "begun")
+    shutil.copytree(tmp_path / "begun", run)  # this process still holds the lock of the other one
     file.unlink()
     trained(*flags, "--epochs", "2", "--ckpt_path", run, "--resume")
     assert metrics(run) == metrics(whole)
@@ -62,6 +64,23 @@ def test_a_frozen_timm_encoder_is_trained_continued_and_scored(tmp_path: Path) -
     accuracy = read_object(run / "results.json")["test"]["joint"]["accuracy"]
     assert read_object(run / "evaluation_test.json")["joint"]["accuracy"] == accuracy
     assert f"{accuracy:.2f}" in again.stdout
+
+
+def test_a_model_from_a_folder_is_scored_when_the_folder_is_gone(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers, an extra, is not installed")
+    config = transformers.ViTConfig(
+        image_size=28, patch_size=14, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
+    )
+    transformers.AutoModel.from_config(config).save_pretrained(tmp_path / "vit")
+    run = tmp_path / "run"
+    trained("--encoder", f"gray=hf:{tmp_path / 'vit'}", "--epochs", "1", "--ckpt_path", run, "--diagnose_interval", "0")
+    shutil.rmtree(tmp_path / "vit")
+    scored = inside(evaluate.main, run, "--gpu_ids", "cpu", "--no-probe")
+    assert scored.returncode == 0, scored.stderr
+    assert (
+        read_object(run / "evaluation_test.json")["joint"]["accuracy"]
+        == (read_object(run / "results.json")["test"]["joint"]["accuracy"])
+    )
 
 
 def test_a_configuration_file_may_nest_options_and_names_no_code(tmp_path: Path) -> None:
