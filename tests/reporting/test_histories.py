@@ -110,3 +110,31 @@ def test_damaged_files_are_named(tmp_path: Path, name: str, content: str, said: 
     with pytest.raises(RunError, match=said) as caught:
         read(folder)
     assert str(folder / name) in str(caught.value)
+
+
+def test_accuracies_with_modalities_missing(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", epochs=3)
+    evaluation = {
+        "finished": True,
+        "selected_epoch": 3,
+        "joint": {"confusion": [[3]], "per_class": [{"class": "cat"}]},
+        "subsets": [{"present": ["gray"], "accuracy": 20.0}, {"present": ["gray", "colour"], "accuracy": 90.0}],
+        "missing_rates": [
+            {"modality": "gray", "rate": 0.5, "accuracy": 60.0},
+            {"modality": "any", "rate": 0.5, "accuracy": 40.0},
+        ],
+    }
+    path = folder / "evaluation_test.json"
+    path.write_text(json.dumps(evaluation))
+    assert read(folder).missing.to_numpy().tolist() == [
+        ["gray", 0.0, 90.0],
+        ["any", 0.0, 90.0],
+        ["gray", 50.0, 60.0],
+        ["any", 50.0, 40.0],
+    ]
+    path.write_text(json.dumps(evaluation | {"selected_epoch": 2}))
+    assert read(folder).missing.empty
+    for rows in ([{"modality": "gray", "rate": 5, "accuracy": 60.0}], [{"rate": 0.5}], 3):
+        path.write_text(json.dumps(evaluation | {"missing_rates": rows}))
+        with pytest.raises(RunError, match=r"evaluation_test\.json.*run evaluate\.py again"):
+            read(folder)

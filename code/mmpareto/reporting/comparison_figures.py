@@ -36,6 +36,7 @@ def drawings(
     scored = [(each, pooled) for each in curves if (pooled := _pooled(each)) is not None]
     if scored:
         yield confusion(dataset, scored)
+    yield from missing_modalities(dataset, curves)
     yield from gradient_figures.drawings(dataset, curves)
     yield from method_figures(dataset, curves)
 
@@ -187,6 +188,49 @@ def confusion(dataset: str, scored: Sequence[tuple[Curves, Confusion]]) -> Drawi
         "Of the samples of each class, the percentage that the joint head predicted as each class; summed over the "
         f"seeds that evaluate.py has scored ({seeds}).",
     )
+
+
+def missing_modalities(dataset: str, curves: Sequence[Curves]) -> Iterator[Drawing]:
+    """Accuracy over the part of the samples that lack a modality, a panel for each; none without an evaluation."""
+    values = collect(curves, lambda history: history.missing)
+    if values.empty:
+        return
+    values = values.rename(columns={"modality": "panel", "rate": "x", "accuracy": "value"})
+    names = list(dict.fromkeys(values["panel"]))
+    means = values.groupby(["place", "panel", "x"], sort=False)["value"].mean()
+    labels = {each.place: each.row.label for each in curves}
+    said = "; ".join(f"{labels[place]}, {panel} {x:g} %: {mean:.1f}" for (place, panel, x), mean in means.items())
+    yield from curve_drawings(
+        "missing-modalities",
+        "Modalities missing",
+        f"Joint test accuracy in percent on {dataset} over the percentage of samples that lack a modality; "
+        f"panels: {listed(names)}. {said}.",
+        "Accuracy in percent of the joint head on the test split where a modality is dropped from a part of the "
+        "samples (any: each modality on its own; a sample keeps one at least), of the seeds that evaluate.py has "
+        "scored. A line is the mean over seeds, its band one sample standard deviation to either side.",
+        [each for each in curves if any(len(history.missing) for history in each.histories)],
+        values,
+        Panels(
+            names,
+            "samples that lack it, percent",
+            "joint test accuracy in percent",
+            columns=min(3, len(names)),
+            limits=PERCENT,
+            points=True,
+            marker="o",
+        ),
+    )
+
+
+def missing_table(dataset: str, curves: Sequence[Curves]) -> pd.DataFrame:
+    """A line per row, modality and rate: mean and sample standard deviation of the joint accuracy, number of seeds."""
+    values = collect(curves, lambda history: history.missing)
+    labels = {each.place: each.row.label for each in curves}
+    groups = values.groupby(["place", "modality", "rate"], sort=False)["accuracy"]
+    table = groups.agg(["mean", "std", "count"]).reset_index()
+    table.insert(0, "method", table.pop("place").map(labels))
+    table.insert(0, "dataset", dataset)
+    return table.rename(columns={"rate": "missing_percent", "count": "seeds"})
 
 
 def _over_epochs(curves: Sequence[Curves], columns: dict[str, str]) -> pd.DataFrame:

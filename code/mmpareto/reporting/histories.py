@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,12 +42,15 @@ class History:
     steps      `encoder` and STEP_COLUMNS, a line per measured step and encoder; no line if nothing was measured
     layers     `encoder`, `layer` and `rate` (share of the measured steps in conflict, 0 to 1), from the inputs on
     confusion  of the joint head on the test split; None unless evaluate.py has scored this run's selected model
+    missing    of the same evaluation `modality` ("any": each one on its own), `rate` (percent of the samples that lack
+               it) and `accuracy` of the joint head
     """
 
     epochs: pd.DataFrame
     steps: pd.DataFrame
     layers: pd.DataFrame
     confusion: Confusion | None = None
+    missing: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["modality", "rate", "accuracy"]))
 
 
 def history(run: FinishedRun) -> History:
@@ -64,7 +68,11 @@ def history(run: FinishedRun) -> History:
         raise RunError(f"{path} is damaged: it has {len(epochs)} epochs, {runs.RESULTS} says {trained}; {RETRAIN}")
     steps = _optional_table(run.path / runs.GRADIENTS, STEP_COLUMNS, ["encoder"])
     layers = _optional_table(run.path / runs.LAYERS, ("steps", "conflict_rate"), ["encoder", "layer"])
-    return History(epochs, steps, _conflict_rates(layers), _confusion(run))
+    evaluation = _evaluation(run)
+    if evaluation is None:
+        return History(epochs, steps, _conflict_rates(layers))
+    file = run.path / runs.EVALUATION.format("test")
+    return History(epochs, steps, _conflict_rates(layers), _confusion(file, evaluation), _missing(file, evaluation))
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -139,21 +147,42 @@ def _conflict_rates(layers: pd.DataFrame) -> pd.DataFrame:
     return (sums["conflicts"] / sums["steps"]).rename("rate").reset_index()
 
 
-def _confusion(run: FinishedRun) -> Confusion | None:
-    """`History.confusion`; an evaluation of an unfinished run or of another checkpoint counts as none."""
+def _evaluation(run: FinishedRun) -> dict[str, Any] | None:
+    """The content of evaluation_test.json; that of an unfinished run or of another checkpoint counts as none."""
     name = runs.EVALUATION.format("test")
     if not present(run.path / name):
         return None
     content = RunDirectory(run.path).read_json(name)
+    current = content.get("finished") and content.get("selected_epoch") == run.results["selected_epoch"]
+    return content if current else None
+
+
+def _confusion(file: Path, content: dict[str, Any]) -> Confusion:
+    """`History.confusion`."""
     try:
-        if not content["finished"] or content["selected_epoch"] != run.results["selected_epoch"]:
-            return None
         counts = np.array(content["joint"]["confusion"], dtype=np.float64)
         classes = tuple(str(entry["class"]) for entry in content["joint"]["per_class"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise RunError(f"{run.path / name} has no confusion matrix ({error}); run evaluate.py again") from error
+        raise RunError(f"{file} has no confusion matrix ({error}); run evaluate.py again") from error
     if counts.shape != (len(classes), len(classes)):
-        raise RunError(f"{run.path / name}: a confusion matrix of shape {counts.shape} for {len(classes)} classes")
+        raise RunError(f"{file}: a confusion matrix of shape {counts.shape} for {len(classes)} classes")
     if not (np.isfinite(counts).all() and (counts >= 0).all()):
-        raise RunError(f"{run.path / name}: a confusion matrix with entries that are no counts; run evaluate.py again")
+        raise RunError(f"{file}: a confusion matrix with entries that are no counts; run evaluate.py again")
     return Confusion(counts, classes)
+
+
+def _missing(file: Path, content: dict[str, Any]) -> pd.DataFrame:
+    """`History.missing`; evaluations of an older version have none."""
+    try:
+        rows = content.get("missing_rates") or []
+        subsets = content["subsets"] if rows else [{"present": [], "accuracy": 0.0}]
+        whole = max(subsets, key=lambda row: len(row["present"]))["accuracy"]
+        names = dict.fromkeys(str(row["modality"]) for row in rows)
+        lines = [(name, 0.0, float(whole)) for name in names]
+        lines += [(str(row["modality"]), 100 * float(row["rate"]), float(row["accuracy"])) for row in rows]
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise RunError(f"{file} has no accuracies with modalities missing ({error}); run evaluate.py again") from error
+    table = pd.DataFrame(lines, columns=["modality", "rate", "accuracy"])
+    if not (table[["rate", "accuracy"]].apply(lambda column: column.between(0, 100)).all().all()):
+        raise RunError(f"{file}: rates or accuracies that are no percentages; run evaluate.py again")
+    return table

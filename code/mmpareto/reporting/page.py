@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import pandas as pd
 from PIL import Image
 
-from mmpareto.escape import csv_text
+from mmpareto.escape import csv_cell, csv_text
 from mmpareto.reporting.comparison import usual_settings, worded
-from mmpareto.reporting.comparison_figures import drawings
+from mmpareto.reporting.comparison_figures import drawings, missing_table
 from mmpareto.reporting.drawing import Curves
 from mmpareto.reporting.finished import FinishedRun
 from mmpareto.reporting.histories import history
@@ -26,13 +27,14 @@ from mmpareto.reporting.rendering import picture, write_together
 from mmpareto.reporting.summary import JOINT, Summary, as_csv, as_latex, as_markdown, marks
 from mmpareto.runs import RunError
 
-PAGE, TABLE, FIGURES = "index.html", "table.csv", "figures"
+PAGE, TABLE, MISSING, FIGURES = "index.html", "table.csv", "missing.csv", "figures"
 TITLE = "Methods compared"
 KINDS = (
     "joint-accuracy",
     "over-.+",
     "learning-curves",
     "confusion",
+    "missing-modalities",
     "cosine",
     "norms",
     "joint-weight",
@@ -63,12 +65,16 @@ class Picture:
 
 
 def write(output: Path, summaries: Sequence[Summary], unfinished: Sequence[Path]) -> list[Path]:
-    """Write table.md, table.csv, table.tex, figures/*.png and index.html; other files in the folder stay.
+    """Write table.md, table.csv, table.tex, missing.csv, figures/*.png and index.html; other files in the folder stay.
 
     All input is read before anything is written. Raises RunError if a run's files or the folder cannot be used.
     """
     identifiers = unique_identifiers([summary.dataset for summary in summaries])
-    pictures = [list(draw(summary, identifiers[summary.dataset])) for summary in summaries]
+    pictures, tables = [], []
+    for summary in summaries:
+        curves = curves_of(summary)
+        pictures.append(list(draw(summary, identifiers[summary.dataset], curves)))
+        tables.append(missing_table(summary.dataset, curves))
     names = short_names([*(run.path for summary in summaries for run in summary.runs), *unfinished])
     texts = {
         "table.md": as_markdown(summaries, [names[path] for path in unfinished]),
@@ -76,6 +82,9 @@ def write(output: Path, summaries: Sequence[Summary], unfinished: Sequence[Path]
         "table.tex": as_latex(summaries),
         PAGE: page(summaries, pictures, unfinished, names),
     }
+    missing = pd.concat(tables)
+    if len(missing):
+        texts[MISSING] = missing.map(csv_cell).to_csv(index=False)
     # names of folders may hold bytes that are no UTF-8
     content = {name: text.encode(errors="backslashreplace") for name, text in texts.items()}
     content |= {f"{FIGURES}/{drawn.name}.png": drawn.png for of_dataset in pictures for drawn in of_dataset}
@@ -101,13 +110,17 @@ def _datasets(table: Path) -> set[str]:
         return set()
 
 
-def draw(summary: Summary, prefix: str) -> Iterator[Picture]:
-    """A dataset's figures as PNG; prefix: of their names."""
+def curves_of(summary: Summary) -> list[Curves]:
+    """A dataset's rows with their histories."""
     baselines = [row for row in summary.rows if row.method == summary.baseline]
-    curves = [
+    return [
         Curves(row, [history(run) for run in row.runs], place, baselines == [row])
         for place, row in enumerate(summary.rows)
     ]
+
+
+def draw(summary: Summary, prefix: str, curves: Sequence[Curves]) -> Iterator[Picture]:
+    """A dataset's figures as PNG; prefix: of their names."""
     for drawing in drawings(summary.dataset, curves, summary.modalities, summary.baseline):
         image, file = picture(drawing.figure, DPI), io.BytesIO()
         _few_colours(image).save(file, format="png")
