@@ -246,12 +246,13 @@ def _labels(firsts: Sequence[FinishedRun], runs: Sequence[FinishedRun]) -> list[
 
     A label is the method, the settings in which these runs differ from others of the method on the same dataset, and
     those in which they differ from other methods, unless more than half of the dataset's runs have the same value.
+    Where fusion or architecture differs, their options are left out if the labels stay different without them.
     """
     by_dataset: dict[str, list[FinishedRun]] = {}
     for run in runs:
         by_dataset.setdefault(run.dataset, []).append(run)
     tables = {dataset: settings_table(members) for dataset, members in by_dataset.items()}
-    labels = []
+    labels, short = [], []
     for run in firsts:
         table, members = tables[run.dataset], by_dataset[run.dataset]
         values: pd.Series = table.loc[run.path]
@@ -267,7 +268,15 @@ def _labels(firsts: Sequence[FinishedRun], runs: Sequence[FinishedRun]) -> list[
         keys = dict.fromkeys([*table.columns[differs[same_method].any()], *unusual])
         marks = [SELECTED_ON_TEST] * run.selected_on_test
         labels.append(", ".join([run.method, *(f"{key} {values[key]}" for key in keys), *marks]))
-    return labels
+        parts = {
+            _option_name(other, f"{part}_options", name)
+            for part in ("fusion", "architecture")
+            if part in keys
+            for other in members
+            for name in other.config.get(f"{part}_options") or {}
+        }
+        short.append(", ".join([run.method, *(f"{key} {values[key]}" for key in keys if key not in parts), *marks]))
+    return [brief if short.count(brief) == 1 else full for brief, full in zip(short, labels, strict=True)]
 
 
 def _usual(table: pd.DataFrame) -> dict[str, str]:

@@ -175,7 +175,7 @@ def _missing(file: Path, content: dict[str, Any]) -> pd.DataFrame:
     """`History.missing`; evaluations of an older version have none."""
     try:
         rows = content.get("missing_rates") or []
-        subsets = content["subsets"] if rows else [{"present": [], "accuracy": 0.0}]
+        subsets: list[dict[str, Any]] = content["subsets"] if rows else [{"present": [], "accuracy": 0.0}]
         whole = max(subsets, key=lambda row: len(row["present"]))["accuracy"]
         names = dict.fromkeys(str(row["modality"]) for row in rows)
         lines = [(name, 0.0, float(whole)) for name in names]
