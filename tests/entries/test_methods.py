@@ -29,6 +29,8 @@ TOLD = {
     "gradnorm": ("weight_joint", "weight_left", "weight_right"),
     "mslr": ("rate_left", "rate_right"),
     "lfm": ("alpha",),
+    "dwa": ("weight_joint", "weight_left", "weight_right"),
+    "famo": ("share_joint", "share_left", "share_right"),
     "relearning": ("pull_left", "pull_right"),
 }
 OWN_FUSION = ("ensemble", "mmcosine", "lfm")
@@ -36,7 +38,7 @@ OWN_FUSION = ("ensemble", "mmcosine", "lfm")
 LAUNCHED = ("one_joint", "uniform", "uniform_gamma", "pareto", "mmpareto")
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS.names(group="") if name not in LAUNCHED])
+@pytest.mark.parametrize("method", [*(name for name in METHODS.names(group="") if name not in LAUNCHED), "dwa", "famo"])
 def test_a_method_trains_goes_on_exactly_and_is_evaluated(
     method: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -230,7 +230,7 @@ BAD = {
     ),
     "epochs that are no number": (["--method", "ogm", "--method_options", "modulation_epochs=nan"], "a whole number"),
     "truth for a number": (["--method", "pmr", "--method_options", "alpha=true"], "alpha: expected a number"),
-    "number for text": (["--method", "mslr", "--method_options", "factors=1.5"], "expected MODALITY:VALUE"),
+    "number for text": (["--method", "mslr", "--method_options", "factors=1.5"], "expected NAME:VALUE"),
     "text for a share": (
         ["--method", "metabalance", "--method_options", "relax=x"],
         "relax: expected a number, found 'x'",

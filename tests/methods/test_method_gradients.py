@@ -16,12 +16,13 @@ from mmpareto.benchmarks.counting import Calls
 from mmpareto.integration import Uniform
 from mmpareto.methods import METHODS, Method, Piece, agm, build_method, cross_entropies
 from mmpareto.methods.base import SharedDraws
+from mmpareto.methods.scalarizations import GROUP
 from mmpareto.models import MultimodalModel
 from mmpareto.training.step import TrainingStep
 
 # the plain routines have tests of their own in tests/integration
 PLAIN = ("one_joint", "uniform", "uniform_gamma", "pareto", "mmpareto")
-OWN = [name for name in METHODS.names(group="") if name not in (*PLAIN, "finetune")]
+OWN = [*(name for name in METHODS.names(group="") if name not in (*PLAIN, "finetune")), *METHODS.names(group=GROUP)]
 REFUSES = {name: build_method(name).refuses for name in OWN}
 # what they draw for a sample comes from PyTorch's own generator, another one on each process and for each piece
 RANDOM = ("opm", "synib")
@@ -315,7 +316,7 @@ def test_pmr_before_its_prototypes_and_after_its_last_epoch_is_the_joint_loss() 
 
 
 @pytest.mark.parametrize("modalities", [2, 3])
-@pytest.mark.parametrize("name", METHODS.names(group=""))
+@pytest.mark.parametrize("name", [*PLAIN, "finetune", *OWN])
 def test_no_step_waits_for_the_device(name: str, modalities: int) -> None:
     method, model = made(name, modalities)
     inputs, label = batch(model)

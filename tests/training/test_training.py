@@ -388,7 +388,7 @@ def test_switches_that_cannot_work_are_refused_with_the_reason(
         (["--method", "gradnorm", "--compile"], "--compile with --method gradnorm: it takes gradients"),
         (["--method", "ogm", "--method_options", "alpha=-1"], "alpha must be a finite number"),
         (["--method", "ogm", "--method_options", "alpha=big"], "alpha: expected a number, found 'big'"),
-        (["--method", "mslr", "--method_options", "factors=gray"], "expected MODALITY:VALUE"),
+        (["--method", "mslr", "--method_options", "factors=gray"], "expected NAME:VALUE"),
     ],
 )
 def test_methods_refuse_what_they_cannot_do_with_the_reason(flags: list[str], message: str, tmp_path: Path) -> None:

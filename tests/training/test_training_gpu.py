@@ -10,6 +10,7 @@ import torch
 from mmpareto.arguments import parse
 from mmpareto.config import Config
 from mmpareto.methods import METHODS, Method, build_method
+from mmpareto.methods.scalarizations import GROUP
 from mmpareto.models import MultimodalModel, build_model
 from mmpareto.training.setup import apply_switches, check_switches, fastest, make_optimizer, make_step
 from mmpareto.training.step import CapturedStep
@@ -22,7 +23,7 @@ ABOUT = {"gray": ("image", (1, 28, 28)), "colour": ("image", (3, 28, 28))}
 GPU = torch.device("cuda", 0)
 
 
-ON_DEVICE = METHODS.names(group="")
+ON_DEVICE = [*METHODS.names(group=""), *METHODS.names(group=GROUP)]
 CAPTURABLE = [name for name in ON_DEVICE if "cuda_graph" not in build_method(name).refuses]
 
 

@@ -34,7 +34,8 @@ SAMPLES, BATCH = 29, 8  # the last batch holds 5: three on one process and two o
 REFUSING = ("mcr",)
 # what they draw for a sample is another thing on each process: see `test_processes_that_draw_apart_stay_together`
 RANDOM = ("opm", "synib")
-METHODS = [name for name in REGISTERED.names(group="") if name not in (*REFUSING, *RANDOM)]
+SCALARIZATIONS = ("stch", "uw", "dwa", "famo", "rlw")
+METHODS = [name for name in (*REGISTERED.names(group=""), *SCALARIZATIONS) if name not in (*REFUSING, *RANDOM)]
 OPTIONS: dict[str, dict[str, Any]] = {
     "finetune": {"pretrain_epochs": 1},
     "pmr": {"mu": 0.1, "fraction": 0.5},
@@ -52,7 +53,10 @@ CASES: dict[str, tuple[Any, ...]] = {
         f"{method}, accumulated, uneven": (method, 3 * BATCH + 1, 2)
         for method in ("ogm", "gradnorm", "metabalance", "gblending")
     },
-    **{f"{method}, uneven": (method, 3 * BATCH + 1, 1) for method in ("agm", "pmr", "mlb", "mimo", "inforeg")},
+    **{
+        f"{method}, uneven": (method, 3 * BATCH + 1, 1)
+        for method in ("agm", "pmr", "mlb", "mimo", "inforeg", "stch", "dwa")
+    },
     "missing": ("mmpareto", 3 * BATCH + 1, 1, {"x": 0.4, "y": 0.3}),
     "missing, accumulated": ("uniform", SAMPLES, 2, {"x": 0.4}),
 }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,11 +16,12 @@ from mmpareto.integration.pareto import minimum_norm_weights, unit_scale
 # 6e-8 of its size. What is left of exactly opposed gradients is that rounding, which must not grow to full size.
 _FLOOR = 1e-8
 
-Rescale = Literal["tensor", "encoder"]
+Place = Literal["tensor", "encoder"]
+Transition = Literal["jump", "linear", "cone"]
 
 
 class MMPareto(Integrator):
-    """MMPareto (Wei & Hu, ICML 2024, Section 3.4 and Algorithm 1).
+    """MMPareto (Wei & Hu, ICML 2024, Section 3.4 and Algorithm 1), and variants that are an experiment of this project.
 
     With the joint gradient g_j and the unimodal gradient g_u of an encoder:
     1. direction   no conflict (g_j.g_u >= 0): h = g_j + g_u. Conflict: h = 2 a g_j + 2 (1 - a) g_u, a the minimum-norm
@@ -31,31 +33,112 @@ class MMPareto(Integrator):
     Homogeneous of degree 1: a loss scale passes through. Exactly opposed gradients of equal norm give 0, where the
     published code gives NaN. Two backward passes.
 
+    The variants change the direction alone; each is off by default. With `momentum` give `loss_scale` to `backward`.
+
     Args:
         gamma: factor of the encoders' gradients, 1.5 in the published code.
         rescale: where step 2 takes its norms: "tensor", each parameter tensor on its own, as the published code does;
             or "encoder", once for the whole encoder, as the paper's Algorithm 1 reads. Rescaling tensor by tensor can,
             rarely, leave the cone of common descent; rescaling per encoder cannot.
+        transition: "jump", as published: the direction jumps where the cosine changes sign. Two variants without a
+            jump: "linear", in conflict a moves from 1/2 to the minimum-norm weight as the cosine falls from 0 to -1;
+            "cone", a is the weight nearest to 1/2 whose h is not opposed to either gradient.
+        conflict: where the sign of the cosine and a are taken: "encoder", as published. Variant "tensor": in each
+            parameter tensor on its own, which needs rescale="tensor".
+        momentum: variant: the Gramians that decide on conflict and a are moving averages over the steps,
+            G <- momentum G + (1 - momentum) Gramian of the step; 0, as published, takes those of the step alone.
 
     Raises:
-        ValueError: for a gamma that is not a positive finite number or an unknown rescale.
+        ValueError: for a gamma that is not a positive finite number, an unknown name, or a momentum outside 0 .. 1.
     """
 
-    def __init__(self, gamma: float = 1.5, rescale: Rescale = "tensor") -> None:
-        if rescale not in get_args(Rescale):
-            raise ValueError(f"rescale must be one of {', '.join(get_args(Rescale))}, found {rescale!r}")
-        self.gamma = positive(gamma, "gamma")
-        self.rescale = rescale
+    def __init__(
+        self,
+        gamma: float = 1.5,
+        rescale: Place = "tensor",
+        transition: Transition = "jump",
+        conflict: Place = "encoder",
+        momentum: float = 0.0,
+    ) -> None:
+        choices = (
+            ("rescale", rescale, get_args(Place)),
+            ("transition", transition, get_args(Transition)),
+            ("conflict", conflict, get_args(Place)),
+        )
+        for option, value, known in choices:
+            if value not in known:
+                raise ValueError(f"{option} must be one of {', '.join(known)}, found {value!r}")
+        if conflict == "tensor" and rescale == "encoder":
+            raise ValueError("conflict=tensor gives each tensor a direction of its own: leave rescale at tensor")
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum must be from 0 up to but not including 1, found {momentum}")
+        self.gamma, self.momentum = positive(gamma, "gamma"), float(momentum)
+        self.rescale, self.transition, self.conflict = rescale, transition, conflict
+        self._averages: dict[str, Tensor] = {}  # {encoder: [T, 2, 2]}, with momentum
 
     def coefficients(self, gramians: Tensor) -> Tensor:
         """[T, 2, 2] -> [T, 2]: gamma for both without conflict, else gamma * enlargement_t * (2 a, 2 (1 - a))."""
+        return self.encoder_coefficients("", gramians)
+
+    def encoder_coefficients(self, encoder: str, gramians: Tensor) -> Tensor:
+        """As `coefficients`, with the encoder's own moving averages."""
         tensors = gramians.double()
-        total = tensors.sum(0, keepdim=True)
-        pareto = 2 * minimum_norm_weights(total)  # [1, 2]
-        enlargement = _enlargement(tensors if self.rescale == "tensor" else total, pareto)
-        conflict = total[:, 0, 1] < 0
-        coefficients = self.gamma * torch.where(conflict, enlargement * pareto, 1.0)
+        deciding = self._average_of(encoder, tensors) if self.momentum else tensors
+        if self.conflict == "encoder":
+            deciding = deciding.sum(0, keepdim=True)
+        weights = _cone_weights(deciding) if self.transition == "cone" else minimum_norm_weights(deciding)
+        pareto = 2 * weights  # [1, 2], or [T, 2] of each tensor
+        if self.transition == "linear":
+            pareto = 1 + (pareto - 1) * _opposition(deciding)
+        enlargement = _enlargement(tensors if self.rescale == "tensor" else tensors.sum(0, keepdim=True), pareto)
+        coefficients = self.gamma * torch.where(deciding[:, 0, 1:] < 0, enlargement * pareto, 1.0)
         return coefficients.to(gramians.dtype).expand(len(gramians), 2)
+
+    def _average_of(self, encoder: str, gramians: Tensor) -> Tensor:
+        """The moving averages after this step's Gramians; those that are not finite leave them as they are."""
+        averages = self._averages.get(encoder)
+        if averages is None or averages.shape != gramians.shape:
+            averages = self._averages[encoder] = torch.zeros_like(gramians)
+        moved = self.momentum * averages + (1 - self.momentum) * gramians
+        averages.copy_(torch.where(gramians.isfinite().all(), moved, averages))  # in place, for CUDA graphs
+        return averages
+
+    def state_dict(self) -> dict[str, Any]:
+        """{encoder: moving averages of its Gramians, [T, 2, 2]}; empty without momentum."""
+        return {encoder: averages.clone() for encoder, averages in self._averages.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore `state_dict()`.
+
+        Raises:
+            ValueError: for a state of another routine.
+        """
+        if not self.momentum:
+            super().load_state_dict(state)
+        elif any(not isinstance(value, Tensor) or value.shape[1:] != (2, 2) for value in state.values()):
+            raise ValueError(f"MMPareto keeps Gramians of shape [T, 2, 2] for every encoder, found {sorted(state)}")
+        self._averages = {encoder: averages.clone() for encoder, averages in state.items()}
+
+
+def _opposition(gramians: Tensor) -> Tensor:
+    """How far the gradients are opposed: minus their cosine, clipped to 0 .. 1; [T, 2, 2] -> [T, 1]."""
+    scaled = unit_scale(gramians)
+    norms = scaled.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt().prod(1)
+    return (-scaled[:, 0, 1] / torch.where(norms > 0, norms, 1.0)).clamp(0, 1).unsqueeze(1)
+
+
+def _cone_weights(gramians: Tensor) -> Tensor:
+    """Weights a and 1 - a nearest to 1/2 whose h has no negative product with either gradient; [T, 2, 2] -> [T, 2].
+
+    With g_j.g_u = -c < 0 these are |g_u|^2 / (|g_u|^2 + c) >= a >= c / (|g_j|^2 + c). Of no meaning without conflict.
+    """
+    scaled = unit_scale(gramians)
+    conflict = (-scaled[:, 0, 1]).clamp(min=0)
+    squares = scaled.diagonal(dim1=1, dim2=2)
+    bounds = torch.stack((conflict, squares[:, 0]), 1), torch.stack((squares[:, 1], conflict), 1)
+    least, most = (bound / torch.where(bound.sum(1, True) > 0, bound.sum(1, True), 1.0) for bound in bounds)
+    weights = torch.where(least[:, :1] > 0.5, least, 0.5)
+    return torch.where((most[:, :1] < 0.5) & (conflict[:, None] > 0), most, weights)
 
 
 def _enlargement(gramians: Tensor, pareto: Tensor) -> Tensor:

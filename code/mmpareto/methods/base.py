@@ -5,7 +5,7 @@ Shapes: B batch, C classes, D feature width of a modality, M modalities.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol, cast
 
@@ -262,6 +262,29 @@ def detached_heads(model: MultimodalModel, piece: Piece) -> dict[str, Tensor]:
 def encoder_weights(model: MultimodalModel, prefix: str) -> dict[str, Tensor]:
     """The encoders' parameters, detached, by `prefix.modality.name`."""
     return {f"{prefix}.{name}": p.detach() for name, p in model.encoders.named_parameters()}
+
+
+def named_values(option: str, text: str, names: Collection[str] | None = None) -> dict[str, float]:
+    """The numbers of an option that is written NAME:VALUE,NAME:VALUE; zero or more, finite.
+
+    Args:
+        names: those that there are; None: any.
+
+    Raises:
+        ValueError: for text of another form, MethodError for an unknown name.
+    """
+    values = {}
+    for part in filter(None, text.split(",")):
+        name, _, number = part.partition(":")
+        try:
+            values[name] = float(number)
+        except ValueError:
+            raise ValueError(f"{option}: expected NAME:VALUE,..., found {part!r}") from None
+        if not 0 <= values[name] < float("inf"):
+            raise ValueError(f"{option}: expected finite values, zero or more, found {part!r}")
+        if names is not None and name not in names:
+            raise MethodError(f"{option}: a value is given for {name!r}; the names are {', '.join(names)}")
+    return values
 
 
 def finite(name: str, value: float, least: float = 0.0) -> float:

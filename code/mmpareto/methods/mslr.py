@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from mmpareto.integration import OneJoint
-from mmpareto.methods.base import METHODS, Boundary, Method, MethodError
+from mmpareto.methods.base import METHODS, Boundary, Method, MethodError, named_values
 from mmpareto.models import MultimodalModel
 
 
@@ -34,15 +34,7 @@ class MSLR(Method):
         if window < 1:
             raise ValueError(f"window must be 1 or more, found {window}")
         self.window = window
-        self.factors: dict[str, float] = {}
-        for part in filter(None, factors.split(",")):
-            name, _, value = part.partition(":")
-            try:
-                self.factors[name] = float(value)
-            except ValueError:
-                raise ValueError(f"factors: expected MODALITY:VALUE,..., found {part!r}") from None
-            if not 0 <= self.factors[name] < float("inf"):
-                raise ValueError(f"factors: expected finite values, zero or more, found {part!r}")
+        self.factors = named_values("factors", factors)
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Raises MethodError for a factor of no modality."""

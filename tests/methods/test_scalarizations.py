@@ -1,0 +1,107 @@
+"""TorchJD's scalarizations as methods, over several steps, against TorchJD in a plain loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from methods.small import batch, gradients, made
+from methods.test_method_gradients import assert_same
+from methods.test_newer_gradients import begin
+from torch import Tensor
+from torchjd import scalarization as theirs
+
+from mmpareto.methods import METHODS, MethodError
+from mmpareto.methods.scalarizations import GROUP
+from mmpareto.models import MultimodalModel
+from mmpareto.training.step import TrainingStep
+
+RATE, STEPS = 0.2, 4
+WEIGHTS = torch.tensor([0.5, 2.0, 1.0, 1.0], dtype=torch.float64)
+TEXT = "joint:0.5,x:2"
+CASES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "gls": (lambda count: theirs.GeometricMean(), {}),
+    "stch": (lambda count: theirs.STCH(0.3), {"mu": 0.3}),
+    "cosmos": (lambda count: theirs.COSMOS(2.0, WEIGHTS[:count] / count), {"penalty": 2.0, "weights": "all"}),
+    "pbi": (lambda count: theirs.PBI(5.0, WEIGHTS[:count]), {"weights": TEXT}),
+    "constant": (lambda count: theirs.Constant(WEIGHTS[:count]), {"weights": TEXT}),
+    "uw": (theirs.UW, {"rate": RATE}),
+    "imtl_l": (theirs.IMTLL, {"rate": RATE}),
+    "dwa": (lambda count: theirs.DWA(0.01), {"temperature": 0.01}),
+    "famo": (theirs.FAMO, {}),
+}
+
+
+def losses_of(model: MultimodalModel, inputs: dict[str, Tensor], label: Tensor) -> Tensor:
+    output = model(inputs)
+    return torch.stack([F.cross_entropy(u, label) for u in (output.joint, *output.unimodal.values())])
+
+
+@pytest.mark.parametrize("modalities", [2, 3])
+@pytest.mark.parametrize("name", CASES)
+def test_weights_follow_torchjd(name: str, modalities: int) -> None:
+    make, options = CASES[name]
+    count = modalities + 1
+    if options.get("weights") == "all":
+        values = (WEIGHTS[:count] / count).tolist()
+        options = options | {"weights": ",".join(f"{n}:{v!r}" for n, v in zip(["joint", *"xyz"], values, strict=False))}
+    method, model = made(name, modalities, **options)
+    twin = made(name, modalities, **options)[1]
+    function = make(count).double()
+    step = TrainingStep(model, method, torch.optim.SGD(model.parameters(), lr=RATE))
+    optimizer = torch.optim.SGD([*twin.parameters(), *(function.parameters() if name != "famo" else ())], lr=RATE)
+    for seed in range(STEPS):
+        if seed % 2 == 0:  # an epoch is two batches
+            begin(method, model, seed // 2 + 1)
+        inputs, label = batch(model, seed=seed)
+        step(inputs, label)
+        losses = losses_of(twin, inputs, label)
+        if name == "famo" and seed:
+            function.update(losses)
+        optimizer.zero_grad()
+        function(losses).backward()
+        optimizer.step()
+        if name == "dwa" and seed % 2:
+            function.step()
+    expected = dict(twin.named_parameters())
+    assert_same(dict(model.named_parameters()), expected, rtol=1e-6, atol=1e-9)
+    if name == "dwa":  # in the third epoch for the first time
+        begin(method, model, 3)
+        inputs, label = batch(model, seed=9)
+        values = losses_of(twin, inputs, label)
+        scalar = function(values)
+        (weights,) = torch.autograd.grad(scalar, values)
+        assert (weights - 1).abs().max() > 0.01
+        torch.testing.assert_close(method.state["weights"], weights)
+    assert all(key.split("_", 1)[1] in ("joint", "x", "y", "z") for key in method.figures())
+
+
+def test_all_of_torchjd_s_scalarizations_are_here() -> None:
+    ours = {"GeometricMean": "gls", "Random": "rlw", "IMTLL": "imtl_l"}
+    names = {ours.get(name, name.lower()) for name in theirs.__all__} - {"mean", "sum", "scalarizer"}
+    assert names == set(METHODS.names(group=GROUP))  # the two left out are `uniform`, times a number
+
+
+def test_equal_constants_are_the_uniform_sum_and_wrong_names_are_refused() -> None:
+    inputs, label = batch(made("uniform")[1])
+    expected = gradients(*made("uniform"), inputs, label)
+    assert_same(gradients(*made("constant"), inputs, label), expected)
+    assert_same(gradients(*made("dwa"), inputs, label), expected)
+    assert_same(gradients(*made("imtl_l"), inputs, label), expected)
+    with pytest.raises(MethodError, match="'sound'; the names are joint, x, y"):
+        made("constant", weights="sound:2")
+
+
+def test_random_weights_sum_up_to_one_change_and_are_the_same_for_one_seed() -> None:
+    drawn = []
+    for _ in range(2):
+        method, model = made("rlw")
+        inputs, label = batch(model)
+        for _ in range(2):
+            drawn.append(torch.softmax(method.state["drawn"], 0))
+            gradients(method, model, inputs, label)
+    assert torch.equal(drawn[0], drawn[2])
+    assert torch.equal(drawn[1], drawn[3])
+    assert not torch.allclose(drawn[0], drawn[1])
