@@ -371,7 +371,7 @@ def test_a_failed_pass_leaves_no_micro_batch_behind() -> None:
 
 
 def test_methods_by_name() -> None:
-    with pytest.raises(ValueError, match="unknown method 'magic'; known: agm, ensemble, finetune"):
+    with pytest.raises(ValueError, match="unknown method 'magic'; known: agm, dgl, ensemble, finetune"):
         METHODS.build("magic")
     with pytest.raises(ValueError, match="the method uniform has no option 'gamma'"):
         METHODS.build("uniform", gamma=2.0)

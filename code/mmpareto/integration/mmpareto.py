@@ -78,12 +78,17 @@ class MMPareto(Integrator):
 
     def coefficients(self, gramians: Tensor) -> Tensor:
         """[T, 2, 2] -> [T, 2]: gamma for both without conflict, else gamma * enlargement_t * (2 a, 2 (1 - a))."""
-        return self.encoder_coefficients("", gramians)
+        return self._chosen(gramians.double(), gramians.double()).to(gramians.dtype)
 
     def encoder_coefficients(self, encoder: str, gramians: Tensor) -> Tensor:
-        """As `coefficients`, with the encoder's own moving averages."""
+        """As `coefficients`; with momentum by the encoder's own moving averages."""
+        if not self.momentum:
+            return self.coefficients(gramians)
         tensors = gramians.double()
-        deciding = self._average_of(encoder, tensors) if self.momentum else tensors
+        return self._chosen(tensors, self._average_of(encoder, tensors)).to(gramians.dtype)
+
+    def _chosen(self, tensors: Tensor, deciding: Tensor) -> Tensor:
+        """The coefficients [T, 2] of a step's Gramians, with conflict and a by those that decide, [T, 2, 2] each."""
         if self.conflict == "encoder":
             deciding = deciding.sum(0, keepdim=True)
         weights = _cone_weights(deciding) if self.transition == "cone" else minimum_norm_weights(deciding)
@@ -92,7 +97,7 @@ class MMPareto(Integrator):
             pareto = 1 + (pareto - 1) * _opposition(deciding)
         enlargement = _enlargement(tensors if self.rescale == "tensor" else tensors.sum(0, keepdim=True), pareto)
         coefficients = self.gamma * torch.where(deciding[:, 0, 1:] < 0, enlargement * pareto, 1.0)
-        return coefficients.to(gramians.dtype).expand(len(gramians), 2)
+        return coefficients.expand(len(tensors), 2)
 
     def _average_of(self, encoder: str, gramians: Tensor) -> Tensor:
         """The moving averages after this step's Gramians; those that are not finite leave them as they are."""
