@@ -11,13 +11,15 @@ from models.test_architectures import CLASSES, Convolutions, Tokens, data, masks
 
 from mmpareto.errors import UsageError
 from mmpareto.methods import METHODS, Method, build_method
+from mmpareto.methods.scalarizations import GROUP
 from mmpareto.models import ARCHITECTURES, FUSIONS, ModelError, MultimodalModel
 from mmpareto.training.setup import set_up
 from mmpareto.training.step import TrainingStep
 
 DOCS = Path(__file__).parents[2] / "docs" / "methods.md"
 ADDITIVE = ("concat", "sum", "cosine")
-NAMES = METHODS.names(group="")  # TorchJD's are routines like the others: one of them stands for all
+# TorchJD's weightings are routines like the others: one of them stands for all
+NAMES = [*METHODS.names(group=""), *METHODS.names(group=GROUP)]
 TRAINED = (*NAMES, "upgrad")
 MODELS = [
     *(("late_fusion", fusion) for fusion in FUSIONS.names()),
@@ -117,3 +119,24 @@ def test_docs_say_what_goes_together() -> None:
         lines.append(f"| `{method}` | {model} | {' | '.join(cells)} |")
     table = "\n".join(lines)
     assert table in DOCS.read_text(), table
+
+
+def test_docs_list_all_methods_and_options() -> None:
+    """On a failure: replace the table in docs/methods.md by the one that is printed."""
+    lines = ["| method | what it is | options and defaults | backward passes |", "| :-- | :-- | :-- | --: |"]
+    for name in METHODS:
+        entry = METHODS[name]
+        options = ", ".join(f"`{key}` {_shown(option.default)}" for key, option in entry.options.items())
+        lines.append(f"| `{name}` | {entry.summary.rstrip('.')} | {options} | {build_method(name).integrator.passes} |")
+    table = "\n".join(lines)
+    assert table in DOCS.read_text(), table
+
+
+def _shown(value: Any) -> str:
+    return {"": "none", "True": "true", "False": "false", "None": "none"}.get(str(value), str(value))
+
+
+def test_the_figure_has_every_method() -> None:
+    figure = DOCS.read_text().split("```mermaid", 1)[1].split("```", 1)[0]
+    names = [name for line in figure.splitlines() if "[" in line for name in line.split('"')[1].split("<br/>")[1:]]
+    assert sorted(part.strip() for name in names for part in name.split(",")) == sorted(METHODS)
