@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmpareto.integration import Uniform
-from mmpareto.methods.base import METHODS, Losses, Method, Piece, gathered, wide
+from mmpareto.methods.base import METHODS, Losses, Method, MethodError, Piece, gathered, wide
 from mmpareto.models import MultimodalModel
 
 
@@ -49,8 +49,18 @@ class GradNorm(Method):
         self._seen: Tensor | None = None  # [2, T]: squared norms and losses of this step's pieces so far
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
-        """All weights are 1."""
+        """All weights are 1.
+
+        Raises:
+            MethodError: for a model with a frozen encoder.
+        """
         self.names = list(model.encoders)
+        for name, encoder in model.encoders.items():
+            if not any(parameter.requires_grad for parameter in encoder.parameters()):
+                raise MethodError(
+                    f"gradnorm balances gradients at the features of encoders that learn; that of {name} is frozen: "
+                    "let it learn, or choose another --method"
+                )
         like = next(model.parameters()).detach()
         self.state["weights"] = like.new_ones(len(self.names) + 1)
         self.state["first"] = like.new_full((len(self.names) + 1,), torch.nan)  # L_i(0)

@@ -1,0 +1,32 @@
+"""Every method trains a model with a frozen encoder, or says why it does not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from methods.small import CLASSES, SHAPES, batch, gradients
+
+from mmpareto.methods import METHODS, MethodError, build_method
+from mmpareto.models import build_model
+
+NAMES = [*METHODS.names(group=""), "upgrad"]  # one of TorchJD's stands for all
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("frozen", [("x",), ("x", "y")], ids=str)
+def test_frozen_encoders_get_no_gradient(name: str, frozen: tuple[str, ...]) -> None:
+    method = build_method(name)
+    torch.manual_seed(0)
+    about = {m: ("vector", SHAPES[m]) for m in ("x", "y")}
+    options = {m: {"frozen": True} for m in frozen}
+    model = build_model(about, CLASSES, dict.fromkeys(about, "mlp"), method.fusion, encoder_options=options).double()
+    if name == "gradnorm":
+        with pytest.raises(MethodError, match="that of x is frozen: let it learn, or choose another --method"):
+            method.setup(model, 0, 4)
+        return
+    method.setup(model, 0, 4)
+    found = gradients(method, model, *batch(model))
+    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert found.keys() <= learning
+    assert {f"heads.{m}.weight" for m in about} <= found.keys()
+    assert any(key.startswith("encoders.y") for key in found) == ("y" not in frozen)
