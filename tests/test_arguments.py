@@ -49,7 +49,8 @@ def test_flags_override_a_file(tmp_path: Path) -> None:
     )
     config = parse(["--config", str(path), "--epochs", "4", "--no-channels_last", "--gamma", "3"], ROOT)
     assert (config.optim.epochs, config.engine.channels_last, config.engine.amp) == (4, False, "bf16")
-    assert config.method.method_options == {"gamma": 3.0, "rescale": "tensor"}
+    defaults = {"rescale": "tensor", "transition": "jump", "conflict": "encoder", "momentum": 0.0}
+    assert config.method.method_options == {"gamma": 3.0, **defaults}
     other = parse(["--config", str(path), "--method", "uniform"], ROOT)
     assert (other.method.method_options, other.optim.epochs) == ({}, 3)  # another method has other options
     moved = parse(["--config", str(path), "--dataset", "cremad", "--data_root", "d"], ROOT)

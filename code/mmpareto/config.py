@@ -158,6 +158,12 @@ class MethodConfig:
     method_options: dict[str, Any] = flag(
         dict, "", type=assignment_text, nargs="+", action="extend", metavar="KEY=VALUE"
     )
+    integrate: str = flag(
+        "parameters",
+        "parameters: exact, two backward passes through the encoders; features: at the encoders' outputs, one pass, an "
+        "upper bound of the exact problem (default: parameters)",
+        choices=("parameters", "features"),
+    )
     diagnose_interval: int = flag(
         10,
         "methods with one backward pass see no conflict; every N-th step they take a second one to measure it; 0: "

@@ -16,7 +16,7 @@ from training.test_training import ABOUT
 from mmpareto.arguments import parse
 from mmpareto.datasets import Modality, MultimodalDataset
 from mmpareto.errors import UsageError
-from mmpareto.integration import MMPareto
+from mmpareto.integration import MMPareto, OnFeatures
 from mmpareto.methods import METHODS as REGISTERED
 from mmpareto.methods import Boundary, Method, build_method
 from mmpareto.models import LateFusion, MakeFusion, MultimodalModel
@@ -59,6 +59,7 @@ CASES: dict[str, tuple[Any, ...]] = {
     },
     "missing": ("mmpareto", 3 * BATCH + 1, 1, {"x": 0.4, "y": 0.3}),
     "missing, accumulated": ("uniform", SAMPLES, 2, {"x": 0.4}),
+    **{f"{method}, on features": (method, 3 * BATCH + 1, 1, None, True) for method in ("mmpareto", "metabalance")},
 }
 
 
@@ -106,10 +107,13 @@ def trained(
     samples: int = SAMPLES,
     accumulate: int = 1,
     missing: Mapping[str, float] | None = None,
+    at_features: bool = False,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any], dict[str, Any]]:
     """Gradients of the last step, weights and the method's state, training scores and scores of a split, after two
     epochs."""
     chosen = build_method(method, **OPTIONS.get(method, {}))
+    if at_features:
+        chosen.integrator = OnFeatures(chosen.integrator)
     shared = model(processes.rank, chosen.fusion)  # the processes begin apart
     processes.start_alike(shared)
     data = Points(samples)

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from mmpareto.benchmarks.counting import Calls
 from mmpareto.benchmarks.quartiles import quartiles, ratio_text
+from mmpareto.integration import OnFeatures
 from mmpareto.methods import Method, Piece, build_method, cross_entropies
 from mmpareto.models import MultimodalModel, build_model
 from mmpareto.reporting.tables import text_table
 
 CLASSES = 6
+ON_FEATURES = " on features"  # after a method's name: --integrate features
 LAUNCHED = ("one_joint", "uniform", "uniform_gamma", "pareto", "mmpareto")
 
 
@@ -85,7 +87,10 @@ class Contender:
     def __init__(self, setting: Setting, way: str, device: torch.device) -> None:
         self.setting, self.way, self.device = setting, way, device
         torch.manual_seed(0)
-        self.method: Method | None = None if way in ("plain sum", "published") else build_method(way)
+        name = way.removesuffix(ON_FEATURES)
+        self.method: Method | None = None if way in ("plain sum", "published") else build_method(name)
+        if self.method is not None and name != way:
+            self.method.integrator = OnFeatures(self.method.integrator)
         fusion = None if self.method is None else self.method.fusion
         encoders = dict.fromkeys(setting.shapes, setting.encoder)
         random = {name: {"weights": "none"} for name in setting.shapes}
@@ -128,6 +133,8 @@ class Contender:
                 loss = self.method.losses(Piece(output, self.label, loss, 1.0))
         if self.method is not None:
             encoders, heads = self.model.partition()
+            if isinstance(self.method.integrator, OnFeatures):
+                self.method.integrator.features = output.features
             self.method.integrator.backward(loss.joint, loss.unimodal, encoders=encoders, heads=heads)
             self.method.gradients(self.model)
         elif self.way == "plain sum":
@@ -262,7 +269,8 @@ def plan(device: torch.device, quick: bool, methods: Sequence[str]) -> list[tupl
             return [(Setting("fp32", shapes(2, None), 64), ways, 20)]
         side, batch = (112, 8) if quick else (160, 16)
         return [(Setting(f"fp32, batch {batch}, {side} x {side}", shapes(2, side), batch), ways, 7 if quick else 9)]
-    few, every = ("plain sum", "published", "mmpareto"), ("plain sum", "published", *LAUNCHED)
+    few = ("plain sum", "published", "mmpareto", f"mmpareto{ON_FEATURES}")
+    every = ("plain sum", "published", *LAUNCHED, f"mmpareto{ON_FEATURES}")
     if device.type == "cuda":
         cremad = Setting("fp32", shapes(2, None), 64)
         everything = replace(cremad, name="bf16, channels last", bf16=True, channels_last=True)

@@ -12,6 +12,7 @@ diagnostics = integrator.backward(
 optimizer.step()
 """
 
+from mmpareto.integration.features import OnFeatures
 from mmpareto.integration.integrator import EncoderDiagnostics, Integrator, diagnose
 from mmpareto.integration.metabalance import MetaBalance
 from mmpareto.integration.mmpareto import MMPareto
@@ -26,6 +27,7 @@ __all__ = [
     "Integrator",
     "MMPareto",
     "MetaBalance",
+    "OnFeatures",
     "OneJoint",
     "OneUnimodal",
     "Pareto",

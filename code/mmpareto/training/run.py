@@ -251,7 +251,10 @@ class Run:
         self.train_epoch(epoch)
         training = state.record.scores.compute(self.processes.total)
         gradients = state.record.gradients.rows(epoch)
-        layers = state.record.gradients.layer_rows(epoch, trainable_names(self.model))
+        names = trainable_names(self.model)
+        if self.config.method.integrate == "features":
+            names = {name: ["features"] for name in names}
+        layers = state.record.gradients.layer_rows(epoch, names)
         self.processes.average_buffers(self.model)
         selected_on = self.config.optim.selected_on
         selection = self.scores(selected_on)

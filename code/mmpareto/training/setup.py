@@ -18,6 +18,7 @@ from mmpareto.config import Config, DataConfig, EngineConfig, MethodConfig, Opti
 from mmpareto.datasets import Modality, MultimodalDataset, Split
 from mmpareto.errors import UsageError
 from mmpareto.inputs import VARIABLE
+from mmpareto.integration import OnFeatures
 from mmpareto.methods import METHODS, Method, MethodError, build_method
 from mmpareto.models import (
     MakeFusion,
@@ -160,6 +161,8 @@ def make_method(config: MethodConfig, engine: EngineConfig | None = None, proces
     except (ValueError, ImportError) as error:
         raise UsageError(str(error)) from error
     engine = engine or EngineConfig()
+    if config.integrate == "features":
+        method.integrator = on_features(config.method, method, engine)
     switched_on = {
         "cuda_graph": engine.cuda_graph,
         "compile": engine.compile,
@@ -172,6 +175,22 @@ def make_method(config: MethodConfig, engine: EngineConfig | None = None, proces
             what = "several processes" if switch == "processes" else f"--{switch}"
             raise UsageError(f"{what} with --method {config.method}: {reason}")
     return method
+
+
+def on_features(name: str, method: Method, engine: EngineConfig) -> OnFeatures:
+    """The method's integrator, at the features.
+
+    Raises:
+        UsageError: for a method with one pass through the encoders, and for micro-batches.
+    """
+    if method.integrator.passes == 1:
+        raise UsageError(
+            f"--integrate features saves the second backward pass, and --method {name} has one pass; leave it out"
+        )
+    if engine.accumulate > 1:
+        raise UsageError("--integrate features needs the whole batch at once; leave --accumulate out")
+    method.requires = method.requires | {"features"}  # type: ignore[misc]
+    return OnFeatures(method.integrator)
 
 
 def _refused(method: Method) -> dict[str, str]:
@@ -197,8 +216,11 @@ def set_up(method: Method, model: MultimodalModel, seed: int, epochs: int) -> No
     lacking = sorted(method.requires - model.offers)
     if lacking:
         parts = f"{type(model).__name__} with the fusion {type(model.fusion).__name__}"
+        name = f"the method {type(method).__name__}"
+        if isinstance(method.integrator, OnFeatures):
+            name = "--integrate features"
         raise UsageError(
-            f"the method {type(method).__name__} needs {_NEEDS[lacking[0]]}, which {parts} does not have; choose "
+            f"{name} needs {_NEEDS[lacking[0]]}, which {parts} does not have; choose "
             "another --architecture, --fusion or --method (docs/methods.md says what goes together)"
         )
     try:

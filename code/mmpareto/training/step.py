@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mmpareto.inputs import Input, Inputs, chunks, copy_into, map_tensors
-from mmpareto.integration import EncoderDiagnostics
+from mmpareto.integration import EncoderDiagnostics, OnFeatures
 from mmpareto.methods import Method, Piece
 from mmpareto.models import Losses, MultimodalModel, Output, cross_entropies
 
@@ -77,6 +77,8 @@ class TrainingStep:
             share = len(piece) / len(label)
             output, loss, minimised = self._forward(piece_inputs, piece, piece_present, share * weight, factors)
             last = k == len(parts) - 1
+            if isinstance(self.method.integrator, OnFeatures):
+                self.method.integrator.features = output.features
             diagnostics = self._backward(minimised, share * weight, last, diagnose)
             # detached at once: the next piece needs this one's memory
             seen.append((_detached(output), Losses(loss.joint.detach(), _detach(loss.unimodal)), share))

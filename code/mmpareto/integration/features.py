@@ -1,0 +1,161 @@
+"""Integration at the encoders' outputs: one backward pass through the encoders instead of two.
+
+Shapes: B batch, D feature width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mmpareto.integration import graph
+from mmpareto.integration.gramian import gramians
+from mmpareto.integration.integrator import EncoderDiagnostics, Integrator, diagnose, without_autocast
+from mmpareto.integration.partition import Parameters, check_losses
+from mmpareto.integration.reduction import filled, gradients, set_gradients, start_average
+
+
+class OnFeatures(Integrator):
+    """A routine whose Gramians come from the gradients with respect to the features, not to the parameters.
+
+    MGDA-UB of Sener & Koltun ("Multi-Task Learning as Multi-Objective Optimization", NeurIPS 2018, Section 3.3) for
+    MGDA, and the same for every routine. With d_j and d_u the gradients of the joint loss and of the unimodal losses
+    with respect to an encoder's features of the whole batch, and c the routine's coefficients of their Gramian,
+
+        .grad = J^T (c_j d_j + c_u d_u),    J the Jacobian of the features,
+
+    which is one backward pass through the encoder. d_j and d_u need the heads alone. What is given up: the coefficients
+    are those of an encoder, not of each parameter tensor, and the norms that a routine compares are those of d, which
+    bound those of J^T d (|J^T d| <= |J| |d|). Signs may differ too: d_j . d_u < 0 does not mean that the gradients of
+    the parameters conflict.
+
+    For late fusion, where the losses reach an encoder through its features alone.
+
+    Args:
+        routine: whose `coefficients` are taken.
+    """
+
+    passes: ClassVar[int] = 1
+
+    def __init__(self, routine: Integrator) -> None:
+        self.routine = routine
+        self.capturable = routine.capturable  # type: ignore[misc]
+        self.features: Mapping[str, Tensor] = {}  # of the step: to be set before `backward`
+
+    def coefficients(self, gramians: Tensor) -> Tensor:
+        """The routine's."""
+        return self.routine.coefficients(gramians)
+
+    def encoder_coefficients(self, encoder: str, gramians: Tensor) -> Tensor:
+        """The routine's."""
+        return self.routine.encoder_coefficients(encoder, gramians)
+
+    def parameter_names(self, encoder: str) -> list[str]:
+        """One entry: the diagnostics are those of the features."""
+        return ["features"]
+
+    def backward(
+        self,
+        joint_loss: Tensor,
+        unimodal_losses: Mapping[str, Tensor],
+        *,
+        encoders: Mapping[str, Parameters],
+        heads: Parameters = (),
+        diagnose: bool = False,
+        loss_scale: Tensor | float = 1.0,
+    ) -> dict[str, EncoderDiagnostics]:
+        """See `Integrator.backward`; `features` ({encoder: [B, D]}) holds the features of these losses.
+
+        Raises:
+            ValueError: too where an encoder that learns has no features, or losses reach it past them.
+        """
+        del diagnose  # both gradients are there
+        features, self.features = self.features, {}
+        check_losses(joint_loss, unimodal_losses)
+        part, first_only = self._prepare([joint_loss], list(unimodal_losses.values()), encoders, heads)
+        names = [name for name, parameters in part.encoders.items() if parameters]
+        missing = [name for name in names if name not in features or not features[name].requires_grad]
+        if missing:
+            raise ValueError(f"the encoder {missing[0]} learns and has no features to integrate at")
+        outputs = [features[name] for name in names]
+        inputs = [*outputs, *part.heads]
+        joint = torch.autograd.grad([joint_loss], inputs, retain_graph=True, allow_unused=True)
+        unimodal = torch.autograd.grad(list(unimodal_losses.values()), inputs, allow_unused=True)
+        combined, diagnostics = self._combined(names, outputs, joint, unimodal, loss_scale)
+        of_heads = [_sum(a, b) for a, b in zip(joint[len(names) :], unimodal[len(names) :], strict=True)]
+        try:
+            set_gradients(part.all_parameters, None)
+            torch.autograd.backward(outputs, combined, inputs=part.encoder_parameters)
+            result = [*gradients(part.encoder_parameters), *of_heads]
+        finally:
+            set_gradients(part.all_parameters, None)
+        graph.release(first_only)
+        if self._averages_over_processes():
+            result = list(start_average(filled(part.all_parameters, result), self.process_group)())
+        set_gradients(part.all_parameters, result)
+        return diagnostics
+
+    def accumulate(
+        self,
+        joint_loss: Tensor,
+        unimodal_losses: Mapping[str, Tensor],
+        *,
+        encoders: Mapping[str, Parameters],
+        heads: Parameters = (),
+        diagnose: bool = False,
+    ) -> None:
+        """Not offered: the coefficients are the whole batch's, and are needed before the first piece's backward pass.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("integration at the features needs the whole batch at once: leave micro-batches out")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The routine's."""
+        return self.routine.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The routine's."""
+        self.routine.load_state_dict(state)
+
+    def _combined(
+        self,
+        names: list[str],
+        outputs: list[Tensor],
+        joint: tuple[Tensor | None, ...],
+        unimodal: tuple[Tensor | None, ...],
+        loss_scale: Tensor | float,
+    ) -> tuple[list[Tensor], dict[str, EncoderDiagnostics]]:
+        """c_j d_j + c_u d_u of every encoder, and what was measured."""
+        device = outputs[0].device
+        scale = loss_scale.to(device, torch.float64) if isinstance(loss_scale, Tensor) else float(loss_scale)
+        with torch.no_grad(), without_autocast(device):
+            grams = torch.stack(
+                [gramians([joint[k]], [unimodal[k]], device) for k in range(len(names))]
+            )  # [encoders, 1, 2, 2]
+            if self._averages_over_processes():
+                # the batch is that of all processes, and its losses are the mean of theirs
+                size = dist.get_world_size(self.process_group)
+                grams = start_average([grams], self.process_group)()[0] / size
+            grams = grams / scale**2
+            combined, diagnostics = [], {}
+            for k, name in enumerate(names):
+                weights = self.encoder_coefficients(name, grams[k]).double()
+                total = torch.zeros_like(outputs[k], dtype=torch.float64)
+                for weight, gradient in zip(weights[0], (joint[k], unimodal[k]), strict=True):
+                    if gradient is not None:
+                        total = total + weight * gradient
+                combined.append(total.to(outputs[k].dtype))
+                diagnostics[name] = diagnose(grams[k], weights)
+        return combined, diagnostics
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return a + b

@@ -1,0 +1,119 @@
+"""Integration at the features, against Jacobians written out in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from integration.problems import LateFusion
+from torch import Tensor
+
+from mmpareto.integration import MMPareto, OnFeatures, Pareto
+from mmpareto.methods import METHODS
+
+ROUTINES: dict[str, Any] = {
+    "mmpareto": MMPareto(),
+    "pareto": Pareto(),
+    "metabalance": METHODS.build("metabalance"),
+}
+
+
+def features_and_losses(model: LateFusion, seed: int = 1) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
+    inputs, label = model.batch(seed)
+    features = {name: encoder(inputs[name]) for name, encoder in model.encoders.items()}
+    kept, model.encoders = model.encoders, torch.nn.ModuleDict({name: torch.nn.Identity() for name in features})
+    joint, unimodal = model.losses(features, label)
+    model.encoders = kept
+    return features, joint, unimodal
+
+
+def expected(model: LateFusion, routine: Any, seed: int) -> dict[str, Tensor]:
+    """.grad of every parameter, from the explicit Jacobians of the features."""
+    features, joint, unimodal = features_and_losses(model, seed)
+    result: dict[str, Tensor] = {}
+    for name, feature in features.items():
+        a, b = (torch.autograd.grad(loss, feature, retain_graph=True)[0] for loss in (joint, unimodal[name]))
+        rows = torch.stack((a.flatten(), b.flatten()))
+        weights = routine.encoder_coefficients(name, (rows @ rows.T)[None])[0]
+        upstream = (weights[0] * a + weights[1] * b).flatten()
+        for key, p in model.encoders[name].named_parameters():
+            jacobian = torch.stack(
+                [torch.autograd.grad(value, p, retain_graph=True)[0].flatten() for value in feature.flatten()]
+            )
+            result[f"encoders.{name}.{key}"] = (upstream @ jacobian).view_as(p)
+    total = joint + torch.stack(list(unimodal.values())).sum()
+    others = dict(model.others)
+    gradients = torch.autograd.grad(total, list(others.values()))
+    return result | dict(zip(others, gradients, strict=True))
+
+
+@pytest.mark.parametrize("name", ROUTINES)
+@pytest.mark.parametrize("modalities", [2, 3])
+def test_gradients_are_the_jacobians_times_the_integrated_gradient_of_the_features(name: str, modalities: int) -> None:
+    model, conflicts = LateFusion(modalities, seed=2, opposed=True), 0
+    make = type(ROUTINES[name])
+    reference, integrator = make(), OnFeatures(make())  # MetaBalance remembers norms from step to step
+    for seed in range(3):
+        wanted = expected(model, reference, seed)
+        features, joint, unimodal = features_and_losses(model, seed)
+        integrator.features = features
+        seen = integrator.backward(joint, unimodal, **model.arguments())
+        conflicts += sum(int(values.conflict) for values in seen.values())
+        assert {key: value.shape for key, value in model.gradients().items()} == {k: v.shape for k, v in wanted.items()}
+        for key, gradient in model.gradients().items():
+            assert torch.allclose(gradient, wanted[key], rtol=1e-10, atol=1e-13), key
+        for values in seen.values():
+            assert values.gramians.shape == (1, 2, 2)
+    assert conflicts
+
+
+def test_without_conflict_it_is_the_exact_step() -> None:
+    """Both take gamma times the plain sum where the two gradients are one."""
+    model = LateFusion(2, seed=1)
+    _, _, unimodal = features_and_losses(model)
+    exact = MMPareto().backward(torch.stack(list(unimodal.values())).sum(), unimodal, **model.arguments())
+    gradients = model.gradients()
+    features, _, unimodal = features_and_losses(model)
+    joint = torch.stack(list(unimodal.values())).sum()
+    integrator = OnFeatures(MMPareto())
+    integrator.features = features
+    seen = integrator.backward(joint, unimodal, **model.arguments())
+    assert not any(values.conflict for values in (*exact.values(), *seen.values()))
+    for name, gradient in model.gradients().items():
+        assert torch.allclose(gradient, gradients[name], rtol=1e-12), name
+
+
+def test_encoders_are_passed_once() -> None:
+    model, calls = LateFusion(2, seed=1, opposed=True), []
+    for encoder in model.encoders.values():
+        encoder[0].register_full_backward_hook(lambda *_: calls.append(1))
+    features, joint, unimodal = features_and_losses(model)
+    integrator = OnFeatures(MMPareto())
+    integrator.features = features
+    integrator.backward(joint, unimodal, **model.arguments())
+    assert len(calls) == len(model.encoders)
+
+
+def test_a_loss_scale_passes_through() -> None:
+    model = LateFusion(2, seed=2, opposed=True)
+    results = []
+    for scale in (1.0, 1024.0):
+        features, joint, unimodal = features_and_losses(model)
+        integrator = OnFeatures(MMPareto())
+        integrator.features = features
+        scaled = {name: loss * scale for name, loss in unimodal.items()}
+        seen = integrator.backward(joint * scale, scaled, **model.arguments(), loss_scale=scale)
+        results.append(({k: v / scale for k, v in model.gradients().items()}, seen["m0"].joint_norm))
+    assert all(torch.allclose(value, results[1][0][key], rtol=1e-12) for key, value in results[0][0].items())
+    assert torch.allclose(results[0][1], results[1][1])
+
+
+def test_refusals() -> None:
+    model = LateFusion(2, seed=1)
+    _, joint, unimodal = features_and_losses(model)
+    integrator = OnFeatures(MMPareto())
+    with pytest.raises(ValueError, match="the encoder m0 learns and has no features"):
+        integrator.backward(joint, unimodal, **model.arguments())
+    with pytest.raises(ValueError, match="needs the whole batch at once"):
+        integrator.accumulate(joint, unimodal, **model.arguments())
