@@ -27,6 +27,7 @@ from mmpareto.flag_values import (
 )
 from mmpareto.runs import LAST, PREVIOUS
 
+DEFAULT_DATASET = "twoview"
 OPTIMIZERS = ("SGD", "Adam", "AdamW")
 
 
@@ -64,8 +65,11 @@ def one_of(names: tuple[str, ...]) -> Callable[[str], str]:
 class DataConfig:
     """Data."""
 
-    dataset: str = flag("digits", "dataset by name (--list-datasets), or package.module:Class (default: digits, which "
-                        "needs no download)", metavar="NAME")  # fmt: skip
+    dataset: str = flag(
+        DEFAULT_DATASET,
+        "dataset by name (--list-datasets), or package.module:Class (default: twoview, which needs no download)",
+        metavar="NAME",
+    )
     data_root: str | None = flag(
         None, "folder of the prepared data (default: data/<dataset>)", type=path_text, metavar="FOLDER"
     )
@@ -316,6 +320,19 @@ class RunConfig:
         metavar="CHECKPOINT",
     )
     overwrite: bool = switch(False, "delete the run in the run directory (default: refuse)", saved=False)
+    probe: bool = switch(
+        False,
+        "fit linear probes to the encoders of the selected checkpoint at the end, and compare them with those of "
+        "encoders that were trained alone where there is such a run (default: off)",
+        saved=False,
+    )
+    probe_alone: str | None = flag(
+        None,
+        "the run of --method unimodal that --probe compares with (default: runs/<dataset>/unimodal/seed<random_seed>)",
+        saved=False,
+        type=path_text,
+        metavar="RUN",
+    )
     train: bool = switch(
         True, "--no-train scores the selected checkpoint of a finished run again (default: --train)", saved=False
     )

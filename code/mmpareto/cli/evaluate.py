@@ -1,7 +1,7 @@
 """Scores a trained run on any split: metrics of each head, linear probes, missing modalities, contributions.
 
-    python code/evaluate.py runs/digits/mmpareto/seed0
-    python code/evaluate.py runs/digits/mmpareto/seed0 --split val --missing mean --no-probe
+    python code/evaluate.py runs/twoview/mmpareto/seed0
+    python code/evaluate.py runs/twoview/mmpareto/seed0 --split val --missing mean --no-probe
 
 Prints tables, and leaves evaluation_<split>.json and figures in the run directory. docs/evaluation.md says what each
 figure means.
@@ -27,7 +27,7 @@ from mmpareto.evaluation.all_heads import all_heads
 from mmpareto.evaluation.collected import Collected, collect
 from mmpareto.evaluation.metrics import head_metrics
 from mmpareto.evaluation.missing import Case, accuracies_by_passes, accuracies_from_features, rate_cases, subset_cases
-from mmpareto.evaluation.probe import linear_probe
+from mmpareto.evaluation.probe import probes
 from mmpareto.evaluation.shapley import imbalance, shapley
 from mmpareto.flag_values import count, file_path, fraction, path_text, workers
 from mmpareto.reporting.evaluation_tables import evaluation_text
@@ -155,7 +155,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
             rule: head_metrics(logs, scored.label, data.classes)
             for rule, logs in all_heads(scored.joint, scored.unimodal, scored.present).items()
         },
-        "probe": probes(passes, split, modalities) if arguments.probe else None,
+        "probe": probes(passes["train"], passes["val"], scored) if arguments.probe else None,
         "subsets": [
             {"present": [name for name in modalities if name in present], "accuracy": accuracies[present]}
             for present in by_subset
@@ -183,20 +183,6 @@ def evaluate(arguments: argparse.Namespace) -> None:
 def means(train: Collected) -> dict[str, torch.Tensor]:
     """{modality: mean of its features [D]} over the training samples that have it."""
     return {name: value[train.present[name]].mean(0) for name, value in train.features.items()}
-
-
-def probes(passes: dict[Split, Collected], split: Split, modalities: list[str]) -> dict[str, Any]:
-    """Linear probes of each modality's features, and of all side by side, over the samples that have them."""
-
-    def probe(names: list[str]) -> dict[str, Any]:
-        parts = [(part, part.having(names)) for part in (passes["train"], passes["val"], passes[split])]
-        train, val, scored = (
-            (torch.cat([part.features[name] for name in names], 1)[having], part.label[having])
-            for part, having in parts
-        )
-        return linear_probe(train, val, scored)
-
-    return {"unimodal": {name: probe([name]) for name in modalities}, "concatenated": probe(modalities)}
 
 
 def notes(split: str, selected_on: str, finished: bool, epoch: int, absent: list[str], probed: bool) -> list[str]:

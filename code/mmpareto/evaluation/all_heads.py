@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-RULES = {"logarithms": "all heads, sum of logs", "probabilities": "all heads, mean"}  # with what tables call them
+RULES = {"logarithms": "all heads, logs", "probabilities": "all heads, mean"}  # with what tables call them
 
 
 def all_heads(

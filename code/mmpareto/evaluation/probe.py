@@ -14,9 +14,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from mmpareto.evaluation import EvaluationError
+from mmpareto.evaluation.collected import Collected
 
 GRID = (0.01, 0.1, 1.0, 10.0)  # inverse strengths C of the l2 regularisation
 MOST_STEPS = 1000  # of L-BFGS
@@ -63,3 +65,28 @@ def linear_probe(
                 "converged": not any(issubclass(warning.category, ConvergenceWarning) for warning in warned),
             }
     return best
+
+
+def probes(train: Collected, val: Collected, chosen: Collected) -> dict[str, Any]:
+    """Linear probes of each modality's features, and of all side by side, over the samples that have them.
+
+    Args:
+        train: what the probes are fitted on; C is chosen on `val`, accuracies are those on `chosen`.
+
+    Returns:
+        {"unimodal": {modality: see `linear_probe`}, "concatenated": see `linear_probe`}.
+
+    Raises:
+        EvaluationError: where train holds a single class.
+    """
+
+    def probe(names: Sequence[str]) -> dict[str, Any]:
+        parts = [(part, part.having(names)) for part in (train, val, chosen)]
+        fitted, selecting, scored = (
+            (torch.cat([part.features[name] for name in names], 1)[having], part.label[having])
+            for part, having in parts
+        )
+        return linear_probe(fitted, selecting, scored)
+
+    modalities = list(train.features)
+    return {"unimodal": {name: probe([name]) for name in modalities}, "concatenated": probe(modalities)}

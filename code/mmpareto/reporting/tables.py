@@ -26,7 +26,7 @@ def result_table(results: Mapping[str, Any]) -> str:
     """
     modalities = list(results["test"]["unimodal"])
     header = ["accuracy in percent", "joint", *(f"{name} alone" for name in modalities)]
-    header += ["best single", "joint - best single", *RULES.values()]
+    header += ["best single", "joint - best", *RULES.values()]
     rows = []
     for split in ("val", "test"):
         scores = results[split]
@@ -38,3 +38,22 @@ def result_table(results: Mapping[str, Any]) -> str:
     rates = {name: results["integration"][name]["conflict_rate"] for name in modalities}
     conflict = ", ".join(f"{name} {'-' if rate is None else f'{100 * rate:.1f} %'}" for name, rate in rates.items())
     return f"{text_table(header, rows)}\n\nsteps in conflict: {on_one_line(conflict)}"
+
+
+def run_probe_table(probe: Mapping[str, Any]) -> str:
+    """The linear probes of a run's results.json: a row per modality, beside the encoder that was trained alone."""
+    alone = probe["alone"]
+    rows = []
+    for name, own in probe["unimodal"].items():
+        row = [name, f"{own['accuracy']:.2f}"]
+        if alone is not None:
+            other = alone["unimodal"][name]["accuracy"]
+            row += [f"{other:.2f}", f"{own['accuracy'] - other:+.2f}"]
+        rows.append(row)
+    header = ["linear probe of the encoder, test", "this run", *(["trained alone", "difference"] if alone else [])]
+    source = (
+        f"trained alone: {on_one_line(alone['run'])}"
+        if alone
+        else "no finished run of --method unimodal with this seed to compare with; --probe_alone names one"
+    )
+    return f"{text_table(header, rows)}\n{source}"

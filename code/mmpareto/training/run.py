@@ -22,16 +22,18 @@ from mmpareto.config import Config
 from mmpareto.datasets import SPLITS, DatasetError, MultimodalDataset
 from mmpareto.datasets.names import sample_warnings
 from mmpareto.errors import UsageError
+from mmpareto.evaluation import EvaluationError
 from mmpareto.evaluation.all_heads import AllHeads
 from mmpareto.methods import Boundary, Method
 from mmpareto.models import MultimodalModel
-from mmpareto.reporting.tables import result_table
-from mmpareto.runs import RunDirectory
+from mmpareto.reporting.tables import result_table, run_probe_table
+from mmpareto.runs import RunDirectory, RunError
 from mmpareto.training.board import Board, import_wandb
 from mmpareto.training.boundary_engine import BoundaryEngine
 from mmpareto.training.checkpoints import load_checkpoint
 from mmpareto.training.data import Loader
 from mmpareto.training.epochs import score, train_epoch
+from mmpareto.training.probing import alone_run, probe_run
 from mmpareto.training.processes import Processes
 from mmpareto.training.records import (
     Scores,
@@ -180,6 +182,8 @@ class Run:
         restored = saved_configurations(RunDirectory(Path(config.run.ckpt_path))) if self.continues else None
         self.model, self.encoders = make_model(config, self.data["train"], self.device, self.method, restored)
         use_statistics(self.model, self.data.values())
+        if config.run.probe_alone is not None:
+            alone_run(config, self.encoders)  # refuses a wrong one before the first step
         set_up(self.method, self.model, config.run.random_seed, config.optim.epochs)
         self.optimizer, self.schedule = make_optimizer(self.model, config.optim, config.engine.cuda_graph)
         self.step = make_step(
@@ -297,7 +301,7 @@ class Run:
             return {}
         self.draw(selected["epoch"])
         config = self.config
-        return {
+        results = {
             "dataset": config.data.dataset,
             "method": config.method.method,
             "method_options": config.method.method_options,
@@ -311,6 +315,15 @@ class Run:
             "val": val,
             "integration": integration_summary(self.directory.read_csv(runs.GRADIENTS), self.modalities),
         }
+        return results | ({"probe": self.probe()} if config.run.probe else {})
+
+    def probe(self) -> dict[str, Any] | None:
+        """Probe the encoders; None, and a warning, where they cannot be probed: the scores are worth keeping."""
+        try:
+            return probe_run(self.model, self.data, self.config, self.encoders, self.device)
+        except (EvaluationError, RunError) as error:
+            self.warn(f"no linear probes: {error}")
+            return None
 
     def report(self, results: dict[str, Any]) -> None:
         """Write results.json, which makes the run a finished one, and print the scores."""
@@ -318,6 +331,8 @@ class Run:
         selected_on = results["selected_on"]
         self.say(f"\nepoch {results['selected_epoch']} of {results['epochs_trained']}, selected on {selected_on}\n")
         self.say(result_table(results))
+        if results.get("probe") is not None:
+            self.say(f"\n{run_probe_table(results['probe'])}")
         if selected_on == "test":
             self.say(
                 "\nSelected on the test split, the published protocol: the test accuracies above flatter the method."
