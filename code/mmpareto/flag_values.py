@@ -58,6 +58,11 @@ def not_negative(text: str) -> float:
     return number(text, float, lambda x: 0 <= x < float("inf"), "a number, zero or more")
 
 
+def decibels(text: str) -> float:
+    """A ratio of powers in dB, from -100 to 100."""
+    return number(text, float, lambda value: -100 <= value <= 100, "a number from -100 to 100")
+
+
 def fraction(text: str) -> float:
     """A number in [0, 1)."""
     return number(text, float, lambda x: 0 <= x < 1, "a number from 0 up to but not including 1")

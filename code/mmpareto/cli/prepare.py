@@ -26,7 +26,8 @@ def _parser(name: str) -> Parser:
     make = PREPARATIONS[name].make
     module = sys.modules[make.__module__]
     parser = Parser(prog=f"prepare.py {name}", description=module.__doc__)
-    parser.add_argument("--source", type=file_path, required=True, metavar="FOLDER", help="the raw download")
+    for source, text in _sources(name).items():
+        parser.add_argument(f"--{source}", type=file_path, required=True, metavar="FOLDER", help=text)
     parser.add_argument("--output", type=file_path, required=True, metavar="FOLDER", help="the prepared dataset")
     parser.add_argument(
         "--workers",
@@ -47,6 +48,12 @@ def _parser(name: str) -> Parser:
     return parser
 
 
+def _sources(name: str) -> dict[str, str]:
+    """The flags that name raw downloads, with their help."""
+    module = sys.modules[PREPARATIONS[name].make.__module__]
+    return getattr(module, "SOURCES", {"source": "the raw download"})
+
+
 def main(argv: Sequence[str]) -> int:
     """Run a command line; the result is the exit status."""
     ended = "interrupted; the same command continues from here"
@@ -62,8 +69,9 @@ def prepare(argv: Sequence[str]) -> int:
     if name not in PREPARATIONS:
         raise DatasetError(f"the dataset {name} needs no preparation; those that do: {', '.join(PREPARATIONS)}")
     args = _parser(name).parse_args(argv[1:])
-    if not args.source.is_dir():
-        raise DatasetError(f"--source {args.source}: there is no such folder")
+    for source in _sources(name):
+        if not getattr(args, source).is_dir():
+            raise DatasetError(f"--{source} {getattr(args, source)}: there is no such folder")
     outcome = args.prepare(args)
     print(outcome.text)
     if outcome.unusable_percent > args.max_unusable:
