@@ -1,0 +1,165 @@
+"""Prepare UTD-MHAD from its .mat files: Skeleton/a<action>_s<subject>_t<trial>_skeleton.mat, and Inertial/ likewise.
+
+skeleton/<id>.npy  float32 [l, 60]: x, y, z of 20 joints in metres, relative to the hip centre of the first frame.
+inertial/<id>.npy  float32 [l, 6]: acceleration in g, angular velocity in 100 degrees a second.
+
+Splits:
+  subject  no subject is in two splits: 1, 3, 5, 7 train and 2, 4, 6, 8 test, as usual; of the training subjects 7 is
+           validation, or with --val_trials some trials of all of them are.
+  trial    all subjects are in all splits: trials 1 and 2 train, 3 validation, 4 test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmpareto.datasets.base import DatasetError, Split, UnusableError
+from mmpareto.datasets.files import refuse_special_file
+from mmpareto.datasets.utd_mhad import ACTIONS, SHAPES, block
+from mmpareto.flag_values import count, positive
+from mmpareto.preparation.common import PREPARATIONS, Clip, Outcome
+from mmpareto.preparation.common import prepare as prepare_clips
+
+FOLDERS = {"skeleton": ("Skeleton", "d_skel"), "inertial": ("Inertial", "d_iner")}  # and the name of the array
+TEST_SUBJECTS, VAL_SUBJECTS = [2, 4, 6, 8], [7]
+TRIALS: dict[int, Split] = {3: "val", 4: "test"}
+HIP_CENTRE = 3  # of the Kinect's 20 joints, from 0: head, shoulder centre, spine, hip centre, ...
+_DEGREES = 100.0  # a second: the unit of angular velocity
+_NAME = re.compile(r"a(\d+)_s(\d+)_t(\d+)_([a-z]+)")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this preparation."""
+    parser.add_argument("--split", choices=("subject", "trial"), default="subject", help="(default: subject)")
+    parser.add_argument(
+        "--rate",
+        type=positive,
+        default=15.0,
+        metavar="HZ",
+        help="samples a second, by averaging; recorded are 30 (skeleton) and 50 (inertial) (default: 15)",
+    )
+    numbers: dict[str, Any] = {"type": count, "nargs": "+", "metavar": "N"}
+    parser.add_argument("--test_subjects", default=TEST_SUBJECTS, help="(default: 2 4 6 8)", **numbers)
+    parser.add_argument(
+        "--val_subjects", help="of the others, as validation (default: 7, without --val_trials)", **numbers
+    )
+    parser.add_argument("--val_trials", help="of all training subjects, as validation (default: none)", **numbers)
+
+
+@PREPARATIONS.register("utd-mhad", summary="UTD-MHAD, from its .mat files")
+def prepare(args: argparse.Namespace) -> Outcome:
+    """Prepare the dataset as the flags say."""
+    files = {name: _files(args.source, folder, name) for name, (folder, _) in FOLDERS.items()}
+    split_of, parameters = _splits(args)
+    clips = []
+    for key in sorted(files["skeleton"].keys() | files["inertial"].keys()):
+        action, subject, trial = key
+        if not 1 <= action <= len(ACTIONS):
+            raise DatasetError(f"{args.source}: there is no action {action} in UTD-MHAD, 1 to {len(ACTIONS)} are")
+        source = {name: paths[key] for name, paths in files.items() if key in paths}
+        whole = source if len(source) == len(files) else {}
+        clips.append(Clip(f"a{action}_s{subject}_t{trial}", split_of(subject, trial), ACTIONS[action - 1], whole))
+    return prepare_clips(
+        args.output,
+        name="utd-mhad",
+        clips=clips,
+        classes=ACTIONS,
+        modalities=dict.fromkeys(FOLDERS, ".npy"),
+        make=functools.partial(make, rate=args.rate),
+        parameters=parameters | {"rate": args.rate},
+        workers=args.workers,
+        tools=("numpy", "scipy"),
+    )
+
+
+def _splits(args: argparse.Namespace) -> tuple[Callable[[int, int], Split], dict[str, Any]]:
+    """The split of a subject and a trial, and the parameters that it depends on."""
+    if args.split == "trial":
+        if args.test_subjects != TEST_SUBJECTS or args.val_subjects or args.val_trials:
+            raise DatasetError("--test_subjects, --val_subjects and --val_trials belong to --split subject")
+        return lambda subject, trial: TRIALS.get(trial, "train"), {"split": "trial"}
+    if args.val_subjects and args.val_trials:
+        raise DatasetError("--val_subjects and --val_trials both choose the validation split: give one of the two")
+    val_subjects = [] if args.val_trials else args.val_subjects or VAL_SUBJECTS
+    val_trials = args.val_trials or []
+    both = sorted(set(val_subjects) & set(args.test_subjects))
+    if both:
+        raise DatasetError(f"subject {both[0]} is in --val_subjects and in --test_subjects; give it to one of them")
+
+    def split_of(subject: int, trial: int) -> Split:
+        if subject in args.test_subjects:
+            return "test"
+        return "val" if subject in val_subjects or trial in val_trials else "train"
+
+    return split_of, {
+        "split": "subject",
+        "test_subjects": sorted(args.test_subjects),
+        "val_subjects": sorted(val_subjects),
+        "val_trials": sorted(val_trials),
+    }
+
+
+def _files(source: Path, folder: str, modality: str) -> dict[tuple[int, int, int], Path]:
+    """{(action, subject, trial): file} of a modality.
+
+    Raises:
+        DatasetError: where there are none.
+    """
+    matches = {path: _NAME.fullmatch(path.stem) for path in sorted((source / folder).glob("*.mat"))}
+    files = {
+        (int(match[1]), int(match[2]), int(match[3])): path
+        for path, match in matches.items()
+        if match is not None and match[4] == modality
+    }
+    if not files:
+        raise DatasetError(f"{source / folder} holds no files such as a1_s1_t1_{modality}.mat; --source names the "
+                           "folder that has Skeleton and Inertial in it")  # fmt: skip
+    return files
+
+
+def make(clip: Clip, folder: Path, *, rate: float) -> None:
+    """Write `folder/skeleton.npy` and `folder/inertial.npy` of a recording, at `rate` samples a second."""
+    joints = read_mat(clip.source["skeleton"], "d_skel")
+    if joints.ndim != 3 or joints.shape[:2] != (20, 3):
+        raise UnusableError("unexpected shape", f"{clip.source['skeleton']}: d_skel {list(joints.shape)}, expected "
+                            "[20, 3, T]")  # fmt: skip
+    inertial = read_mat(clip.source["inertial"], "d_iner")
+    if inertial.ndim != 2 or inertial.shape[1] != SHAPES["inertial"][1]:
+        raise UnusableError("unexpected shape", f"{clip.source['inertial']}: d_iner {list(inertial.shape)}, expected "
+                            "[T, 6]")  # fmt: skip
+    frames = joints.transpose(2, 0, 1)  # [T, 20, 3]
+    frames = frames - frames[:1, HIP_CENTRE : HIP_CENTRE + 1]
+    scaled = inertial / np.array([1, 1, 1, _DEGREES, _DEGREES, _DEGREES])
+    for name, values in (("skeleton", frames.reshape(len(frames), -1)), ("inertial", scaled)):
+        np.save(folder / f"{name}.npy", averaged(values, block(name, rate)), allow_pickle=False)
+
+
+def averaged(values: np.ndarray, size: int) -> np.ndarray:
+    """Means of blocks of `size` samples, the last one shorter: [l, D] -> float32 [ceil(l / size), D]."""
+    starts = np.arange(0, len(values), size)
+    lengths = np.diff(np.append(starts, len(values)))
+    return (np.add.reduceat(values, starts) / lengths[:, None]).astype(np.float32)
+
+
+def read_mat(path: Path, name: str) -> np.ndarray:
+    """An array of a MATLAB file, float64.
+
+    Raises UnusableError where the file cannot be read, or lacks the array, or holds no finite numbers in it.
+    """
+    from scipy.io import loadmat
+
+    refuse_special_file(path)
+    try:
+        array = loadmat(path, variable_names=[name])[name]
+    except Exception as error:  # SciPy raises a dozen kinds for damaged files
+        raise UnusableError("unreadable .mat file", f"{path}: no array {name} ({error})") from error
+    if array.dtype.kind not in "iuf" or not array.size or not np.isfinite(array).all():
+        raise UnusableError("no finite numbers", f"{path}: {name}")
+    return array.astype(np.float64)
