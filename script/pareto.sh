@@ -1,6 +1,6 @@
 #!/bin/sh
 # Conventional Pareto (MGDA): always the minimum-norm point, magnitude not restored.
-# Flags of code/train.py may follow: sh script/pareto.sh --dataset digits --random_seed 1
+# Flags of code/train.py may follow: sh script/pareto.sh --random_seed 1
 set -eu
 ROOT=$(CDPATH='' cd -P -- "$(dirname -- "$0")/.." && pwd)
 . "$ROOT/script/setup.sh"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Finished runs side by side: sh script/report.sh runs/digits --output report
+# Finished runs side by side: sh script/report.sh runs/twoview --output report
 # Flags of code/report.py follow.
 set -eu
 ROOT=$(CDPATH='' cd -P -- "$(dirname -- "$0")/.." && pwd)

@@ -72,7 +72,7 @@ def test_a_file_may_be_written_by_hand(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("epoch: 3", "unknown flag --epoch for the dataset digits; did you mean --epochs?"),
+        ("epoch: 3", "unknown flag --epoch for the dataset twoview; did you mean --epochs?"),
         ("optim: {epochs: none}", "--epochs: expected a whole number above zero, found 'none'"),
         ("method: {method: magic}", "unknown method 'magic'"),
         ("data: {dataset: [1]}", "dataset is \\[1\\], expected text"),
@@ -128,7 +128,7 @@ def test_parsing_imports_no_dataset_but_the_one_that_is_named() -> None:
         check=True,
     )
     modules = done.stdout.split()
-    assert "mmpareto.datasets.digits" in modules
+    assert "mmpareto.datasets.twoview" in modules
     assert not {"av", "pandas", "torchvision", "sklearn", "mmpareto.datasets.manifest"} & set(modules)
 
 
@@ -140,7 +140,7 @@ def test_every_field_is_one_flag_with_help() -> None:
 
 
 def test_the_recipe_of_a_dataset_comes_before_the_published_values() -> None:
-    digits, cremad = parse([], ROOT), parse(["--dataset", "cremad"], ROOT)
+    digits, cremad = parse(["--dataset", "digits"], ROOT), parse(["--dataset", "cremad"], ROOT)
     assert (digits.data.batch_size, digits.optim.epochs, digits.optim.learning_rate) == (32, 20, 0.01)
     assert (cremad.data.batch_size, cremad.optim.epochs, cremad.optim.learning_rate) == (64, 50, 0.002)
     assert cremad.data.data_root == "/somewhere/data/cremad"

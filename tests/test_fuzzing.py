@@ -83,7 +83,7 @@ def csv(folder: Path) -> Path:
 
 def config(folder: Path) -> Path:
     """The settings of a run on digits."""
-    options = parse(["--gpu_ids", "cpu"], Path("/"))
+    options = parse(["--dataset", "digits", "--gpu_ids", "cpu"], Path("/"))
     run = RunDirectory(folder)
     write_settings(run.path, options.flat() | {"encoders": {"gray": "cnn", "colour": "cnn"}})
     return folder / "config.yaml"

@@ -17,7 +17,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mmpareto.config import SECTIONS, Config
+from mmpareto.config import DEFAULT_DATASET, SECTIONS, Config
 from mmpareto.config_files import flattened, read_sections
 from mmpareto.datasets import DATASETS, DatasetError
 from mmpareto.errors import UsageError
@@ -74,7 +74,7 @@ class _Entries:
 
     def __init__(self, names: Mapping[str, Any]) -> None:
         try:
-            self.dataset: Entry[Any] = DATASETS[_text(names, "dataset", "digits")]
+            self.dataset: Entry[Any] = DATASETS[_text(names, "dataset", DEFAULT_DATASET)]
             self.chosen: dict[str, Entry[Any]] = {
                 kind: registry[_text(names, kind, default)] for kind, (registry, default) in WITH_OPTIONS.items()
             }

@@ -33,7 +33,7 @@ def evaluate(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one epoch."""
     folder = tmp_path_factory.mktemp("runs") / "short"
-    assert training.main(["--epochs", "1", "--ckpt_path", str(folder), "--gpu_ids", "cpu"]) == 0
+    assert training.main(["--dataset", "digits", "--epochs", "1", "--ckpt_path", str(folder), "--gpu_ids", "cpu"]) == 0
     return folder
 
 

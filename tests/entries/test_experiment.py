@@ -40,7 +40,7 @@ def again(capsys: pytest.CaptureFixture[str], *flags: str | Path) -> tuple[int, 
 def test_a_grid_interrupted_gone_on_with_and_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two runs, of which one cannot be done: six classes are not what the data have."""
     flags = (*SHORT, "--epochs", "6", "--output", str(tmp_path))
-    folder = tmp_path / "digits" / "one_joint" / "n_classes=10" / "seed0"
+    folder = tmp_path / "twoview" / "one_joint" / "n_classes=10" / "seed0"
     results = folder / "results.json"
 
     grid = subprocess.Popen(
@@ -64,11 +64,11 @@ def test_a_grid_interrupted_gone_on_with_and_done(tmp_path: Path, capsys: pytest
     status, out, err = again(capsys, *flags, "--vary", "n_classes=10,6", "--jobs", "2")
     assert status == 1
     assert "0 finished, 1 to resume, 1 to begin" in out
-    assert re.search(r"digits/one_joint/n_classes=10/seed0: joint accuracy val \d+\.\d+, test \d+\.\d+;", out)
-    assert re.search(r"\n\| digits +\| one_joint +\| +1 \| +\d+\.\d \|", out)
+    assert re.search(r"twoview/one_joint/n_classes=10/seed0: joint accuracy val \d+\.\d+, test \d+\.\d+;", out)
+    assert re.search(r"\n\| twoview +\| one_joint +\| +1 \| +\d+\.\d \|", out)
     assert f"script/report.sh {folder.parent.parent}\n" in out
-    assert "1 of 2 runs failed:\ndigits/one_joint/n_classes=6/seed0: exit status 2" in err
-    assert "--n_classes 6: the dataset digits has 10 classes" in err
+    assert "1 of 2 runs failed:\ntwoview/one_joint/n_classes=6/seed0: exit status 2" in err
+    assert "--n_classes 6: the dataset twoview has 10 classes" in err
     log = (folder / "train.log").read_text()
     assert [log.count(f"epoch {epoch}/6") for epoch in (1, 6)] == [1, 1]  # none was repeated
     assert len((folder / "metrics.csv").read_text().splitlines()) == 1 + 6
@@ -77,32 +77,32 @@ def test_a_grid_interrupted_gone_on_with_and_done(tmp_path: Path, capsys: pytest
     status, out, _ = again(capsys, *flags, "--vary", "n_classes=10")
     assert status == 0
     assert "1 finished, 0 to resume, 0 to begin\n" in out
-    assert re.search(r"\| digits +\| one_joint +\| +1 \|", out)
+    assert re.search(r"\| twoview +\| one_joint +\| +1 \|", out)
     status, out, err = again(capsys, *flags, "--vary", "n_classes=10", "--learning_rate", "0.5")
     assert status == 1
     assert "1 in the way" in out
-    assert "made with other settings: learning_rate 0.01 (asked for: 0.5)" in err
-    assert "| digits" not in out
+    assert "made with other settings: learning_rate 0.1 (asked for: 0.5)" in err
+    assert "| twoview" not in out
     assert (results.read_bytes(), results.stat().st_mtime_ns) == before
 
 
 def test_damaged_results_hide_no_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A finished run whose results are cut off, and one that was made with another learning rate."""
-    for run in expand(["uniform", "pareto"], ["digits"], [0], [], [], tmp_path, tmp_path).runs:
+    for run in expand(["uniform", "pareto"], ["twoview"], [0], [], [], tmp_path, tmp_path).runs:
         run.folder.mkdir(parents=True)
         other = {"learning_rate": 0.5} if run.config.method.method == "pareto" else {}
         write_settings(run.folder, run.config.flat() | other)
         (run.folder / "results.json").write_text('{"dataset": "dig')
     status, _, err = again(capsys, "--methods", "uniform", "pareto", "--output", tmp_path)
     assert status == 1
-    assert f"no table: {tmp_path / 'digits' / 'uniform' / 'seed0' / 'results.json'} is damaged" in err
-    assert "1 of 2 runs failed:\ndigits/pareto/seed0: it is finished, but was made with other settings" in err
+    assert f"no table: {tmp_path / 'twoview' / 'uniform' / 'seed0' / 'results.json'} is damaged" in err
+    assert "1 of 2 runs failed:\ntwoview/pareto/seed0: it is finished, but was made with other settings" in err
 
 
 def test_what_fast_switched_on_is_no_other_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The run is trained in this process."""
     same = ("--epochs", "1", "--gpu_ids", "cpu")
-    (run,) = expand(["uniform"], ["digits"], [0], [], [], tmp_path, tmp_path).runs
+    (run,) = expand(["uniform"], ["twoview"], [0], [], [], tmp_path, tmp_path).runs
     done = inside(train.main, "--method", "uniform", *same, "--fast", "--ckpt_path", run.folder)
     assert done.returncode == 0, done.stderr
     flags = ("--methods", "uniform", *same, "--output", tmp_path)

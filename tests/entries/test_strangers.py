@@ -35,7 +35,7 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run on digits, as train.py writes it, without the training."""
     run = RunDirectory(tmp_path_factory.mktemp("strangers") / "run")
     run.path.mkdir()
-    options = parse([*CPU, "--ckpt_path", str(run.path)], run.path)
+    options = parse([*CPU, "--dataset", "digits", "--ckpt_path", str(run.path)], run.path)
     data = build_split(options.data, 0, "val")
     model, encoders = make_model(options, data, torch.device("cpu"))
     save_best(run, model, 1)

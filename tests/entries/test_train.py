@@ -1,4 +1,4 @@
-"""code/train.py as a person runs it, on the embedded digits."""
+"""code/train.py as a person runs it, on the embedded two views of digits."""
 
 from __future__ import annotations
 
@@ -44,37 +44,40 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_prints_settings_an_epoch_line_each_and_a_table(finished: tuple[Path, str]) -> None:
     folder, printed = finished
     assert "mmpareto, gamma 1.5, rescale tensor" in printed
-    assert "1197 train, 200 val, 400 test, 10 classes" in printed
+    assert "2394 train, 400 val, 800 test, 10 classes" in printed
     number = r"\d+\.\d+"
-    scores = rf"joint {number} gray {number} colour {number}"
+    scores = rf"joint {number} rotated {number} noisy {number}"
     line = re.compile(
-        rf"epoch [12]/2 \| loss {scores} \| val {scores} \| conflict gray \d+% colour \d+% \| lr 0.01 \| {number} s"
+        rf"epoch [12]/2 \| loss {scores} \| val {scores} \| conflict rotated \d+% noisy \d+% \| lr 0.1 \| {number} s"
     )
     assert len(line.findall(printed)) == 2
-    assert re.search(rf"joint +{number} +{number}\ngray alone +{number} +{number} +{number} %\n", printed)
+    header = "accuracy in percent +joint +rotated alone +noisy alone +best single +joint - best"
+    assert re.search(rf"{header} +all heads, logs +all heads, mean\n", printed)
+    row = rf"( +{number}){{4}} +[+-]{number}( +{number}){{2}}\n"
+    assert re.search(rf"val{row}test{row}\nsteps in conflict: rotated {number} %, noisy {number} %\n", printed)
     assert printed.rstrip().endswith(f"run directory: {folder}")
 
 
 def test_leaves_a_whole_run_directory(finished: tuple[Path, str]) -> None:
     folder, _ = finished
     config = read_settings(folder)
-    assert config["dataset"] == "digits"
-    assert config["method_options"] == {"gamma": 1.5, "rescale": "tensor"}
-    assert config["dataset_options"] == {"variance": 0.02}
+    assert config["dataset"] == "twoview"
+    assert {"gamma": 1.5, "rescale": "tensor"}.items() <= config["method_options"].items()
+    assert config["dataset_options"] == {"source": "digits", "rotation": 180.0, "noise": 1.0, "pairs": 2}
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["versions"]["torch"] == torch.__version__.split("+")[0]
     metrics = rows(folder / "metrics.csv")
     assert [row["epoch"] for row in metrics] == ["1", "2"]
     gradients = rows(folder / "gradients.csv")
-    steps = 2 * -(-1197 // 64)
+    steps = 2 * -(-2394 // 64)
     assert [(row["step"], row["encoder"]) for row in gradients] == [
-        (str(step), encoder) for step in range(steps) for encoder in ("gray", "colour")
+        (str(step), encoder) for step in range(steps) for encoder in ("rotated", "noisy")
     ]
-    conflict = [float(row["conflict"]) for row in gradients if row["encoder"] == "gray"]
+    conflict = [float(row["conflict"]) for row in gradients if row["encoder"] == "rotated"]
     assert all((float(row["cosine"]) < 0) == (float(row["conflict"]) == 1) for row in gradients)
     layers = rows(folder / "layers.csv")
     weights = torch.load(folder / "best.pt", weights_only=True)["model"]
-    for encoder in ("gray", "colour"):
+    for encoder in ("rotated", "noisy"):
         start = f"encoders.{encoder}."
         tensors = [
             name.removeprefix(start) for name in weights if name.startswith(start) and name.endswith(("weight", "bias"))
@@ -84,7 +87,7 @@ def test_leaves_a_whole_run_directory(finished: tuple[Path, str]) -> None:
         ]
     assert {row["steps"] for row in layers} == {str(steps // 2)}
     results = json.loads((folder / "results.json").read_text())
-    assert results["integration"]["gray"]["conflict_rate"] == pytest.approx(np.mean(conflict))
+    assert results["integration"]["rotated"]["conflict_rate"] == pytest.approx(np.mean(conflict))
     assert {"dataset", "method", "seed", "selected_on", "selected_epoch", "epochs", "seconds", "val", "test"} <= set(
         results
     )
@@ -105,10 +108,10 @@ def test_results_are_those_of_the_selected_checkpoint(finished: tuple[Path, str]
     assert results["selected_epoch"] == 1 + accuracies.index(max(accuracies))
 
     for split in ("val", "test"):
-        data = datasets.build("digits", None, split)
+        data = datasets.build("twoview", None, split)
         assert isinstance(data, datasets.MultimodalDataset)
         about = {name: (modality.kind, modality.shape) for name, modality in data.modalities.items()}
-        model = build_model(about, 10, {"gray": "cnn", "colour": "cnn"})
+        model = build_model(about, 10, {"rotated": "cnn", "noisy": "cnn"})
         model.load_state_dict(torch.load(folder / "best.pt", weights_only=True)["model"])
         model.eval()
         samples = [data[index] for index in range(len(data))]
@@ -156,7 +159,7 @@ def test_a_finished_run_is_not_touched_unasked(finished: tuple[Path, str], tmp_p
     results = json.loads(before)
     for flags, status, message in (
         (["--resume"], 0, "is finished"),
-        (["--resume", "--learning_rate", "0.5"], 2, "--learning_rate 0.01 (now 0.5)"),
+        (["--resume", "--learning_rate", "0.5"], 2, "--learning_rate 0.1 (now 0.5)"),
         (["--no-train"], 0, f"{results['test']['joint']['accuracy']:.2f}"),
     ):
         folder = tmp_path / flags[-1]  # a run directory stays locked until its process ends
@@ -191,11 +194,11 @@ def test_methods_of_launchers_libraries_and_users_train(methods: list[str], tmp_
         assert process.returncode == 0, process.stderr
         results = json.loads((tmp_path / method / "results.json").read_text())
         assert results["method"] == method
-        assert 0 <= results["integration"]["gray"]["conflict_rate"] <= 1
+        assert 0 <= results["integration"]["rotated"]["conflict_rate"] <= 1
 
 
 BAD = {
-    "unknown dataset": (["--dataset", "cifar"], "known: cgmnist, cremad, digits"),
+    "unknown dataset": (["--dataset", "cifar"], "known: avmnist, cgmnist, cremad"),
     "unknown method": (["--method", "magic"], "mmcosine, mmpareto, mslr"),
     "unknown flag": (["--learningrate", "1"], "did you mean --learning_rate?"),
     "unknown optimizer": (["--optimizer", "LBFGS"], "known: SGD, Adam, AdamW"),
@@ -216,9 +219,9 @@ BAD = {
     "encoder of nothing": (["--encoder", "sound=resnet18"], "no modality"),
     "nothing to resume": (["--resume"], "no run to resume"),
     "both ways": (["--resume", "--overwrite"], "give one of the two"),
-    "bad variance": (["--variance", "-1"], "variance must lie between 0 and 1"),
+    "bad variance": (["--dataset", "digits", "--variance", "-1"], "variance must lie between 0 and 1"),
     "bad option value": (["--method", "gradvac", "--method_options", "beta=7"], "beta"),
-    "nothing held out": (["--method", "gblending", "--method_options", "held_out=0.001"], "held_out 0.001 of 1197"),
+    "nothing held out": (["--method", "gblending", "--method_options", "held_out=0.001"], "held_out 0.001 of 2394"),
     "folder of an embedded set": (["--data_root", "data"], "is embedded and reads no folder"),
     "seed beyond NumPy's": (["--random_seed", "4294967296"], "a whole number from 0 to 2147483647"),
     "text for gamma": (["--method_options", "gamma=abc"], "gamma: expected a number, found 'abc'"),
@@ -235,7 +238,7 @@ BAD = {
         ["--method", "metabalance", "--method_options", "relax=x"],
         "relax: expected a number, found 'x'",
     ),
-    "encoder with other arguments": (["--encoder", "gray=torch.nn:Linear"], "cannot be made for image of shape"),
+    "encoder with other arguments": (["--encoder", "noisy=torch.nn:Linear"], "cannot be made for image of shape"),
     "method of no module": (["--method", ".foo:Bar"], "cannot be imported"),
     "one GPU twice": (["--gpu_ids", "0,0"], "a GPU is named twice"),
     "momentum of Adam": (["--optimizer", "adam", "--momentum", "0.5"], "--momentum is SGD's"),

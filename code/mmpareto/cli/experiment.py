@@ -24,6 +24,7 @@ import torch
 
 from mmpareto.arguments import Parser
 from mmpareto.cli.common import run_command
+from mmpareto.config import DEFAULT_DATASET
 from mmpareto.datasets.workers import cores
 from mmpareto.errors import UsageError
 from mmpareto.experiments.grid import Grid, Run, expand, variation
@@ -48,7 +49,13 @@ def parser() -> argparse.ArgumentParser:
     )
     add = flags.add_argument
     add("--methods", nargs="+", required=True, metavar="NAME", help="as for train.py --method")
-    add("--datasets", nargs="+", default=["digits"], metavar="NAME", help="as for train.py --dataset (default: digits)")
+    add(
+        "--datasets",
+        nargs="+",
+        default=[DEFAULT_DATASET],
+        metavar="NAME",
+        help=f"as for train.py --dataset (default: {DEFAULT_DATASET})",
+    )
     add("--seeds", nargs="+", type=seed, default=[0], metavar="N", help="(default: 0)")
     add(
         "--vary",

@@ -1,8 +1,8 @@
 """Compares finished runs: a table per dataset, mean and standard deviation over seeds.
 
     python code/report.py runs
-    python code/report.py runs/digits --output report
-    python code/report.py runs/digits --output report --baseline one_joint --tune learning_rate
+    python code/report.py runs/twoview --output report
+    python code/report.py runs/twoview --output report --baseline one_joint --tune learning_rate
 
 Test accuracy in percent. Runs that differ in any setting but the seed are never averaged; runs selected on the test
 split are marked; unfinished runs are listed and left out. With --output a folder is written: index.html, which holds

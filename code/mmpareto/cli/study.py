@@ -1,6 +1,6 @@
 """Studies finished runs: noise of their gradients, the loss around their weights, its sharpness; side by side.
 
-    python code/study.py runs/digits/uniform/seed0 runs/digits/mmpareto/seed0
+    python code/study.py runs/twoview/uniform/seed0 runs/twoview/mmpareto/seed0
     python code/study.py RUN RUN --split test --directions 10 --output runs/study_test
 
 With the selected weights of each run, in evaluation mode and float32: length and covariance of the joint and the

@@ -1,6 +1,6 @@
 """Train a multimodal classifier on a joint and unimodal losses by the chosen method.
 
-python code/train.py                                            # MMPareto on the embedded digits
+python code/train.py                                            # MMPareto on two views of digits
 python code/train.py --method uniform --random_seed 1
 python code/train.py --dataset cremad --data_root data/cremad --batch_size 64
 python code/train.py --config run.yaml                          # settings from a file

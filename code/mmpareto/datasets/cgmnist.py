@@ -1,5 +1,7 @@
 """`cgmnist`: coloured-and-gray MNIST, 70,000 digits held in memory; colour is a shortcut that breaks after training.
 
+A stress test for shortcuts, not for balance: a model that ignores colour scores best.
+
 Reads, in this order:
 
     dataset.json, gray/, colour/, label/    what `prepare.py cgmnist` writes
@@ -41,7 +43,7 @@ _COLOUR = Modality("image", (3, 28, 28))
 
 @DATASETS.register("cgmnist")
 class CGMNIST(InMemoryImages):
-    """Coloured-and-gray MNIST, modalities `gray` [1, 28, 28] and `colour` [3, 28, 28], classes 0 to 9.
+    """Coloured-and-gray MNIST, a stress test for shortcuts; `gray` [1, 28, 28], `colour` [3, 28, 28], 10 classes.
 
     54,000 train (colour follows the class), 6,000 validation and 10,000 test digits (colour of a random class).
 

@@ -1,5 +1,7 @@
 """`digits`: coloured-and-gray handwritten digits that come with scikit-learn; real handwriting, no download.
 
+A stress test for shortcuts: colour gives the class away in training and misleads afterwards.
+
 1,797 digits of 8 x 8 pixels (UCI "Optical Recognition of Handwritten Digits", test part), enlarged to 28 x 28. Fixed
 stratified splits: 1,197 train, 200 validation, 400 test.
 """
@@ -67,7 +69,7 @@ def digits_split(split: Split) -> tuple[Tensor, np.ndarray, list[str]]:
 
 @DATASETS.register("digits")
 class Digits(InMemoryImages):
-    """Coloured-and-gray digits, modalities `gray` [1, 28, 28] and `colour` [3, 28, 28], classes 0 to 9.
+    """Coloured-and-gray digits, a stress test for shortcuts; `gray` [1, 28, 28], `colour` [3, 28, 28], 10 classes.
 
     Args:
         root: not used: the images are part of scikit-learn.
