@@ -68,6 +68,16 @@ def test_a_small_variance_beside_a_large_mean_is_not_lost() -> None:
     assert moments.noise().covariance_trace == pytest.approx(2.0)
 
 
+def test_frozen_encoders_are_left_out() -> None:
+    made = model()
+    whole = gradient_noise(made, batches())["y"]
+    made.encoders["x"].requires_grad_(False)
+    assert gradient_noise(made, batches()) == {"y": whole}
+    made.encoders["y"].requires_grad_(False)
+    with pytest.raises(EvaluationError, match="all encoders of the model are frozen"):
+        gradient_noise(made, batches())
+
+
 def test_an_encoder_that_a_loss_does_not_reach_has_a_gradient_of_zero() -> None:
     made = model()
     with torch.no_grad():

@@ -77,17 +77,21 @@ class Moments:
 
 
 def gradient_noise(model: MultimodalModel, batches: Iterable[DeviceBatch]) -> dict[str, EncoderNoise]:
-    """{modality: noise of its encoder}: one pass, per batch one forward and two backward passes.
+    """{modality: noise of its encoder}, of encoders that learn: a pass, per batch a forward and two backward passes.
 
     model    in evaluation mode afterwards; its weights and `.grad` stay as they are.
     batches  two or more, of equal size: else their gradients do not have the same covariance.
 
-    Raises EvaluationError for fewer than two batches and for losses or gradients that are not finite.
+    Raises EvaluationError where all encoders are frozen, for fewer than two batches, and for losses or gradients that
+    are not finite.
     """
     model.eval()
-    encoders = {
+    trainable = {
         name: [p for p in encoder.parameters() if p.requires_grad] for name, encoder in model.partition()[0].items()
     }
+    encoders = {name: parameters for name, parameters in trainable.items() if parameters}
+    if not encoders:
+        raise EvaluationError("all encoders of the model are frozen: they have no gradients to measure")
     everything = [p for parameters in encoders.values() for p in parameters]
     seen = {name: (Moments(), Moments()) for name in encoders}
     count = 0
@@ -95,7 +99,7 @@ def gradient_noise(model: MultimodalModel, batches: Iterable[DeviceBatch]) -> di
         output = model(inputs, present)
         both = cross_entropies(output, label)
         losses = {"joint": both.joint, **both.unimodal}
-        joint, unimodal = losses["joint"], torch.stack([losses[name] for name in encoders]).sum()
+        joint, unimodal = losses["joint"], torch.stack(list(both.unimodal.values())).sum()
         # a modality's encoder is reached by its own unimodal loss alone, so one pass through the sum gives them all
         found = [
             _split(torch.autograd.grad(loss, everything, retain_graph=keep, materialize_grads=True), encoders)

@@ -15,7 +15,7 @@ from mmpareto.reporting.rendering import plt
 
 def noise_figure(study: Mapping[str, Any]) -> Figure:
     """Mean norm and trace of the covariance of both gradients, logarithmic, a row of panels per encoder."""
-    encoders = list(study["runs"][0]["noise"])
+    encoders = list(dict.fromkeys(name for run in study["runs"] for name in run["noise"]))
     labels = [figure_text(run["label"], 30) for run in study["runs"]]
     figure, grid = plt.subplots(
         len(encoders), 2, figsize=(9, 2.8 * len(encoders) + 0.3), layout="constrained", squeeze=False
@@ -27,7 +27,8 @@ def noise_figure(study: Mapping[str, Any]) -> Figure:
         ):
             values = []
             for side, which in enumerate(("joint", "unimodal")):
-                values += [run["noise"][encoder][which][key] for run in study["runs"]]
+                # a run whose encoder is frozen has none
+                values += [run["noise"].get(encoder, {which: {key: np.nan}})[which][key] for run in study["runs"]]
                 # points, not bars: on a logarithmic axis a bar's length means nothing
                 axes.plot(places, values[-len(places) :], "os"[side], color=f"C{side}", label=f"{which} gradient")
             axes.set_xticks(places, labels, fontsize=8, rotation=20 if len(labels) > 2 else 0)

@@ -126,8 +126,12 @@ def settings_text(
     ]
     switches += [f"{engine.accumulate} micro-batches"] if engine.accumulate > 1 else []
     where = str(device) + (f" x {processes} processes" if processes > 1 else "")
-    inputs = ", ".join(f"{n} {list(m.shape)} -> {encoders[n]}" for n, m in train_set.modalities.items())
+    inputs = ", ".join(
+        f"{name} {list(modality.shape)} -> {encoders[name]}" + encoder_text(config.model.encoder_options, name)
+        for name, modality in train_set.modalities.items()
+    )
     parameters = sum(p.numel() for p in model.parameters())
+    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     chosen = config.model
     joined = chosen.fusion + settings(chosen.fusion_options)
     if chosen.architecture != "late_fusion":
@@ -139,7 +143,8 @@ def settings_text(
         + f"{len(train_set.classes)} classes",
         "missing": missing_text(parts),
         "classes": class_text(train_set.classes, counts),
-        "model": f"{inputs}; {joined}; {parameters / 1e6:.2f} M parameters",
+        "model": f"{inputs}; {joined}; {parameters / 1e6:.2f} M parameters"
+        + (f", {frozen / 1e6:.2f} M of them frozen" if frozen else ""),
         "training": f"{optim.epochs} epochs, batch {data.batch_size}, {optim.optimizer}, learning rate "
         f"{optim.learning_rate:g} ({schedule}), weight decay {optim.weight_decay:g}, seed {config.run.random_seed}, "
         f"on {where}",
@@ -147,3 +152,9 @@ def settings_text(
         "run": f"{folder}, selected on {optim.selected_on}",
     }
     return "\n".join(f"{name:9} {text}" for name, text in lines.items() if text)
+
+
+def encoder_text(options: Mapping[str, str], modality: str) -> str:
+    """The options of a modality's encoder, as " (frozen true)"."""
+    words = [f"{key.partition('.')[2]} {value}" for key, value in options.items() if key.startswith(f"{modality}.")]
+    return f" ({', '.join(words)})" if words else ""
