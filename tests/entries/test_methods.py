@@ -22,6 +22,8 @@ OPTIONS = {
     "opm": ["warm_up_epochs=0"],
     "synib": ["weight=0.1"],
     "relearning": ["interval=2"],
+    "umt": ["teacher_epochs=1"],
+    "g2d": ["teacher_epochs=1", "phase=1"],
 }
 TOLD = {
     "finetune": ("turned",),
@@ -33,7 +35,7 @@ TOLD = {
     "famo": ("share_joint", "share_left", "share_right"),
     "relearning": ("pull_left", "pull_right"),
 }
-OWN_FUSION = ("ensemble", "mmcosine", "lfm")
+OWN_FUSION = ("ensemble", "mmcosine", "lfm", "g2d")
 # the launchers' methods are tested by test_train.py and test_faults.py
 LAUNCHED = ("one_joint", "uniform", "uniform_gamma", "pareto", "mmpareto")
 

@@ -34,7 +34,7 @@ def batch(model: MultimodalModel, size: int = 8, seed: int = 1) -> tuple[dict[st
 def gradients(method: Method, model: MultimodalModel, inputs: dict[str, Tensor], label: Tensor) -> dict[str, Tensor]:
     """{parameter: gradient} after the method's own way through one batch."""
     output = model(inputs)
-    losses = method.losses(Piece(output, label, cross_entropies(output, label), 1.0))
+    losses = method.losses(Piece(output, label, cross_entropies(output, label), 1.0, inputs))
     encoders, heads = model.partition()
     method.integrator.backward(losses.joint, losses.unimodal, encoders=encoders, heads=heads)
     method.gradients(model)

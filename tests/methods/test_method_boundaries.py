@@ -155,6 +155,33 @@ def test_relearning_draws_encoders_back_by_the_gap_of_purities() -> None:
     assert run.model.training
 
 
+@pytest.mark.parametrize("name", ["umt", "g2d"])
+def test_teachers_learn_from_their_own_losses_alone_and_are_kept(name: str) -> None:
+    run = Run(name, epochs=3, samples=24, teacher_epochs=2)
+    before = {key: value.clone() for key, value in run.model.state_dict().items()}
+    twin = copy.deepcopy(run.model)
+    run.boundary(1)
+    assert all(torch.equal(value, before[key]) for key, value in run.model.state_dict().items())
+    optimizer = torch.optim.SGD(twin.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+    labels = torch.from_numpy(run.data.labels)
+    for epoch in range(2):
+        for part in torch.randperm(24, generator=torch.Generator().manual_seed(epoch)).split(8):
+            optimizer.zero_grad()
+            output = twin({m: x[part].float() for m, x in run.data.x.items()})
+            torch.stack([F.cross_entropy(u, labels[part]) for u in output.unimodal.values()]).sum().backward()
+            optimizer.step()
+    teacher = {key: value.clone() for key, value in run.method.state.items() if key.startswith("teacher.")}
+    for key, p in twin.named_parameters():
+        if not key.startswith("fusion."):
+            torch.testing.assert_close(teacher[f"teacher.{key}"], p.detach(), rtol=1e-9, atol=1e-12)
+    run.boundary(2)
+    assert all(torch.equal(run.method.state[key], value) for key, value in teacher.items())
+    again = Run(name, epochs=3, samples=24, teacher_epochs=2)
+    again.method.load_state_dict(run.method.state_dict())
+    assert all(torch.equal(again.method._teachers.state_dict()[key.removeprefix("teacher.")], value)  # type: ignore[attr-defined]
+               for key, value in teacher.items())  # fmt: skip
+
+
 def test_relearning_without_strength_leaves_the_weights() -> None:
     run = Run("relearning", interval=1, strength=0.0)
     run.boundary(1)

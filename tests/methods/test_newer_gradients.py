@@ -367,6 +367,7 @@ def test_lfm_follows_the_schedule_over_its_epochs() -> None:
         ("mcr", {}, {"contrastive": 0.0}),
         ("mcr", {}, {"game": "independent"}),
         ("mcr", {"game": "independent"}, {"game": "collaborative"}),
+        ("g2d", {"phase": 0}, {"phase": 0, "temperature": 3.0}),
     ],
 )
 def test_every_term_reaches_an_encoder(name: str, options: dict[str, Any], without: dict[str, Any]) -> None:
@@ -395,3 +396,57 @@ def test_options_out_of_range_are_refused() -> None:
     for name, options, message in wrong:
         with pytest.raises(ValueError, match=message):
             made(name, **options)
+
+
+@pytest.mark.parametrize("modalities", [2, 3])
+@pytest.mark.parametrize("name", ["umt", "g2d"])
+def test_pupils_follow_their_teachers(name: str, modalities: int) -> None:
+    """Over several steps; g2d with one encoder that learns, by hand."""
+    options: dict[str, Any] = {"weight": 2.0} if name == "umt" else {"temperature": 2.0, "phase": 2}
+    method, model = made(name, modalities, **options)
+    begin(method, model, 2)  # still the first phase
+    twin, teacher = (made(name, modalities, **options)[1] for _ in range(2))
+    with torch.no_grad():
+        for p in teacher.parameters():
+            p += 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())).double()
+        for key in method.state:
+            if key.startswith("teacher."):
+                method.state[key].copy_(teacher.state_dict()[key.removeprefix("teacher.")])
+    kept = {key: value.clone() for key, value in method.state.items() if key.startswith("teacher.")}
+    step = TrainingStep(model, method, torch.optim.SGD(model.parameters(), lr=RATE))
+    for seed in range(STEPS):
+        inputs, label = batch(model, seed=seed)
+        step(inputs, label)
+        features, output = features_of(twin, inputs), twin(inputs)
+        with torch.no_grad():
+            lesson = teacher(inputs)
+        apart = sum((features[m] - lesson.features[m]).square().mean() for m in features)
+        if name == "umt":
+            expected = plain_gradients(twin, joint_and_detached_heads(twin, inputs, label) + 2.0 * apart)
+        else:
+            z = sum(output.unimodal.values()) / modalities
+            taught = [(u / 2.0).softmax(1) for u in lesson.unimodal.values()]
+            gap = sum(4.0 * (p * (p.log() - (z / 2.0).log_softmax(1))).sum(1).mean() for p in taught)
+            expected = plain_gradients(twin, F.cross_entropy(z, label) + gap + apart)
+            scores = {m: right(u, label) for m, u in lesson.unimodal.items()}
+            for key in expected:
+                if key.startswith("encoders.") and key.split(".")[1] != min(scores, key=scores.__getitem__):
+                    expected[key] = torch.zeros_like(expected[key])
+        with torch.no_grad():
+            for key, p in twin.named_parameters():
+                p -= RATE * expected.get(key, torch.zeros_like(p))
+    assert_same(dict(model.named_parameters()), dict(twin.named_parameters()), rtol=1e-7, atol=1e-10)
+    assert all(torch.equal(method.state[key], value) for key, value in kept.items())
+
+
+def test_g2d_s_phases_end_with_all_encoders() -> None:
+    method, model = made("g2d", 3, phase=2)
+    learning = []
+    for epoch in range(2, 9):
+        begin(method, model, epoch)
+        learning.append(int(method.state["learning"]))
+    assert learning == [1, 2, 2, 3, 3, 4, 4]
+    plain, other = made("g2d", 3, phase=0)
+    begin(plain, other, 2)
+    expected = gradients(plain, other, *batch(other))
+    assert_same(gradients(method, model, *batch(model)), expected)

@@ -158,6 +158,19 @@ def test_mcr_s_contrastive_term() -> None:
     assert torch.autograd.grad(loss, alike)[0].isfinite().all()
 
 
+def test_g2d_s_distance_of_predictions() -> None:
+    method, _ = made("g2d")
+    same = {"x": t([[1.0, 2.0]]), "y": t([[3.0]])}
+    lesson = Output(same, {"x": t([[1.0, 0.0]]), "y": t([[0.0, 1.0]])}, t(0.0))
+    method.lesson = lambda piece: lesson  # type: ignore[attr-defined]
+    output = Output(same, {}, t([[0.0, 1.0]]))
+    found = method.losses(Piece(output, torch.tensor([0]), Losses(t(0.0), {}), 1.0))
+    close(torch.stack([found.unimodal["x"], found.unimodal["y"]]), [0.462117, 0])
+    far = output._replace(features={"x": t([[1.0, 4.0]]), "y": t([[3.0]])})
+    found = method.losses(Piece(far, torch.tensor([0]), Losses(t(0.0), {}), 1.0))
+    close(found.unimodal["x"], 2.462117)
+
+
 def test_mimo_s_shares() -> None:
     method, _ = made("mimo", mu=0.5)
     losses = Losses(t(3.0), {"x": t(1.0), "y": t(2.0)})

@@ -130,7 +130,7 @@ class Contender:
             output = self.forward(self.inputs)
             loss = cross_entropies(output, self.label)
             if self.method is not None:
-                loss = self.method.losses(Piece(output, self.label, loss, 1.0))
+                loss = self.method.losses(Piece(output, self.label, loss, 1.0, self.inputs))
         if self.method is not None:
             encoders, heads = self.model.partition()
             if isinstance(self.method.integrator, OnFeatures):

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpareto.errors import UserError
+from mmpareto.inputs import Inputs
 from mmpareto.integration import Integrator
 from mmpareto.integration.reduction import several_processes, start_average
 from mmpareto.models import Losses, MultimodalModel, Output, cross_entropies
@@ -31,12 +32,14 @@ class Piece(NamedTuple):
 
     Attributes:
         share: factor of its losses in the step's average: over its pieces the sum, over the processes the mean.
+        inputs: of the model, for methods that run another one beside it.
     """
 
     output: Output
     label: Tensor  # int64 [B]
     losses: Losses  # the cross-entropies
     share: float
+    inputs: Inputs | None = None
 
 
 class Engine(Protocol):

@@ -123,7 +123,7 @@ class TrainingStep:
         with torch.autocast(label.device.type, self.amp, enabled=self.amp is not None):
             output = self.forward(inputs) if present is None else self.forward(inputs, present)
             plain = cross_entropies(output, label, factors)
-            return output, plain, self.method.losses(Piece(output, label, plain, share))
+            return output, plain, self.method.losses(Piece(output, label, plain, share, inputs))
 
     def _backward(self, loss: Losses, factor: float, last: bool, diagnose: bool) -> dict[str, EncoderDiagnostics]:
         def scaled(value: Tensor) -> Tensor:
