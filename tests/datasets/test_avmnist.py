@@ -23,16 +23,21 @@ from mmpareto.preparation.avmnist import LENGTH, RATE, in_noise, recordings, wit
 SPEAKERS = ("anna", "ben", "carl", "dora")
 
 
-@pytest.fixture(scope="module")
-def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four speakers who say each digit seven times, as a tone of the digit, and a small MNIST."""
-    root = tmp_path_factory.mktemp("av")
+def write_spoken_digits(root: Path, takes: int) -> None:
+    """Four speakers who say each digit a few times, as a tone of the digit."""
     seconds = np.arange(2000) / RATE
     for digit in range(10):
         for number, speaker in enumerate(SPEAKERS):
-            for take in range(7):
+            for take in range(takes):
                 wave = np.sin(2 * np.pi * (300 + 250 * digit + 10 * number + take) * seconds)
-                write_wav(root / "fsdd" / "recordings" / f"{digit}_{speaker}_{take}.wav", wave, RATE)
+                write_wav(root / "recordings" / f"{digit}_{speaker}_{take}.wav", wave, RATE)
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Spoken digits, and a small MNIST."""
+    root = tmp_path_factory.mktemp("av")
+    write_spoken_digits(root / "fsdd", takes=7)
     write_mnist(root / "mnist")
     return root
 

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from datasets.make_manifest import write_manifest, write_rows
 from datasets.make_media import tone, write_video, write_wav
+from datasets.test_avmnist import write_spoken_digits
 from datasets.test_cgmnist import write_mnist
 from datasets.test_modelnet40 import off, wedge, write_renders
+from datasets.test_utd_mhad import write_recording
 from entries.command import inside, refused, train
 from entries.test_faults import vectors
 from settings import read_settings, write_settings
@@ -51,6 +53,37 @@ def test_cgmnist(tmp_path: Path) -> None:
     assert one["test"] == other["test"]  # prepared or not, it is the same dataset
     said = refused(training.main, "--dataset", "cgmnist", "--data_root", tmp_path / "out", "--variance", "0.02", *flags)
     assert "prepared with variance 0.03, the flags ask for variance 0.02" in said
+
+
+def continued(folder: Path, *flags: str | Path) -> None:
+    """A run of one epoch, resumed for a second one, ends as a run of two epochs."""
+    trained(folder / "whole", *flags, "--epochs", "2")
+    trained(folder / "begun", *flags, "--epochs", "1")
+    shutil.copytree(folder / "begun", folder / "parted")  # this process still holds the lock of the other one
+    trained(folder / "parted", *flags, "--epochs", "2", "--resume")
+    results = [json.loads((folder / name / "results.json").read_text()) for name in ("whole", "parted")]
+    assert results[0]["test"] == results[1]["test"]
+
+
+def test_utd_mhad(tmp_path: Path) -> None:
+    for action in (1, 2):
+        for subject in (1, 2, 7):
+            for trial in range(1, 5):
+                write_recording(tmp_path / "raw", action, subject, trial)
+    prepare("utd-mhad", "--source", tmp_path / "raw", "--output", tmp_path / "out", "--workers", "1")
+    flags = ("--dataset", "utd-mhad", "--data_root", tmp_path / "out", "--batch_size", "4")
+    assert trained(tmp_path / "run", *flags, "--epochs", "1") == {"skeleton", "inertial"}
+    continued(tmp_path, *flags)
+
+
+def test_avmnist(tmp_path: Path) -> None:
+    write_spoken_digits(tmp_path / "fsdd", takes=1)
+    write_mnist(tmp_path / "mnist")
+    sources = ("--sound", tmp_path / "fsdd", "--image", tmp_path / "mnist")
+    prepare("avmnist", *sources, "--output", tmp_path / "out", "--pairs", "1", "--workers", "1")
+    flags = ("--dataset", "avmnist", "--data_root", tmp_path / "out", "--batch_size", "5")
+    assert trained(tmp_path / "run", *flags, "--epochs", "1") == {"sound", "image"}
+    continued(tmp_path, *flags)
 
 
 def test_modelnet40_from_meshes(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from mmpareto.json_files import read_object
 from mmpareto.runs import BEST
 from mmpareto.training.checkpoints import load_checkpoint
 
-CPU = ("--gpu_ids", "cpu", "--num_workers", "0")
+CPU = ("--dataset", "digits", "--gpu_ids", "cpu", "--num_workers", "0")
 
 
 def trained(*flags: str | Path) -> None:
