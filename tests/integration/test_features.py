@@ -117,3 +117,22 @@ def test_refusals() -> None:
         integrator.backward(joint, unimodal, **model.arguments())
     with pytest.raises(ValueError, match="needs the whole batch at once"):
         integrator.accumulate(joint, unimodal, **model.arguments())
+
+
+@pytest.mark.parametrize("frozen", [1, 2])
+def test_frozen_encoders_are_left_out(frozen: int) -> None:
+    model, integrator = LateFusion(2, seed=2, opposed=True), OnFeatures(MMPareto())
+    names = list(model.encoders)
+    for name in names[:frozen]:
+        model.encoders[name].requires_grad_(False)
+    features, joint, unimodal = features_and_losses(model)
+    others = dict(model.others)
+    total = joint + torch.stack(list(unimodal.values())).sum()
+    plain = torch.autograd.grad(total, list(others.values()), retain_graph=True)
+    integrator.features = features
+    measured = integrator.backward(joint, unimodal, encoders=model.encoders, heads=others.items())
+    assert list(measured) == names[frozen:]
+    for parameter, gradient in zip(others.values(), plain, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+    for number, name in enumerate(names):
+        assert all((parameter.grad is None) == (number < frozen) for parameter in model.encoders[name].parameters())

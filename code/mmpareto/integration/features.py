@@ -85,11 +85,12 @@ class OnFeatures(Integrator):
         inputs = [*outputs, *part.heads]
         joint = torch.autograd.grad([joint_loss], inputs, retain_graph=True, allow_unused=True)
         unimodal = torch.autograd.grad(list(unimodal_losses.values()), inputs, allow_unused=True)
-        combined, diagnostics = self._combined(names, outputs, joint, unimodal, loss_scale)
+        combined, diagnostics = self._combined(names, outputs, joint, unimodal, loss_scale) if names else ([], {})
         of_heads = [_sum(a, b) for a, b in zip(joint[len(names) :], unimodal[len(names) :], strict=True)]
         try:
             set_gradients(part.all_parameters, None)
-            torch.autograd.backward(outputs, combined, inputs=part.encoder_parameters)
+            if names:  # else all encoders are frozen
+                torch.autograd.backward(outputs, combined, inputs=part.encoder_parameters)
             result = [*gradients(part.encoder_parameters), *of_heads]
         finally:
             set_gradients(part.all_parameters, None)
