@@ -18,7 +18,8 @@ from entries.command import ROOT, run
 from mmpareto.benchmarks import steps
 from mmpareto.benchmarks.counting import Calls
 from mmpareto.integration import MMPareto
-from mmpareto.methods import cross_entropies
+from mmpareto.methods import METHODS, cross_entropies
+from mmpareto.methods.scalarizations import GROUP
 from mmpareto.models import build_model
 
 BENCHMARK = ROOT / "code" / "benchmark.py"
@@ -107,6 +108,11 @@ def test_rows_hold_passes_waits_and_ratios(process: ProcessPoolExecutor) -> None
         pytest.param(
             ["gradnorm", "ensemble", "unimodal", "ogm", "ogm_ge", "pmr", "mmcosine", "mslr"], marks=pytest.mark.slow
         ),
+        pytest.param(
+            ["mlb", "dgl", "mimo", "lfm", "inforeg", "opm", "synib", "mcr", "relearning", "umt", "g2d"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(METHODS.names(group=GROUP), marks=pytest.mark.slow),
     ],
 )
 def test_methods_beside_the_plain_sum(methods: list[str], process: ProcessPoolExecutor) -> None:

@@ -92,7 +92,9 @@ def purity(features: np.ndarray, labels: np.ndarray, classes: int) -> float:
     from sklearn.cluster import KMeans  # takes a second to import
     from sklearn.metrics.cluster import contingency_matrix
     from sklearn.preprocessing import MinMaxScaler
+    from threadpoolctl import threadpool_limits
 
     scaled = MinMaxScaler((-1, 1)).fit_transform(features)
-    clusters = KMeans(min(classes, len(scaled)), n_init=10, random_state=0).fit_predict(scaled)
+    with threadpool_limits(1):  # one order of sums, so that a resumed run ends bit for bit as without an interruption
+        clusters = KMeans(min(classes, len(scaled)), n_init=10, random_state=0).fit_predict(scaled)
     return float(contingency_matrix(labels, clusters).max(0).sum() / len(labels))
