@@ -259,7 +259,7 @@ def test_pipes_and_devices_in_a_run_folder_are_refused(folder: Path) -> None:
 def test_results_that_train_does_not_write_are_refused_when_a_run_goes_on(results: Any, folder: Path) -> None:
     shutil.copy(folder / "best.pt", folder / "last.pt")
     (folder / "results.json").write_text(json.dumps(results))
-    said = refused(train.main, *CPU, "--ckpt_path", folder, "--resume")
+    said = refused(train.main, *CPU, "--dataset", "digits", "--ckpt_path", folder, "--resume")
     assert f"{folder / 'results.json'} holds no results of train.py" in said
     assert len(said.splitlines()) == 1
 
