@@ -332,6 +332,54 @@ def test_errors_name_the_parameter() -> None:
     assert "heads[0] is str" in errors(heads=lambda m: ["fusion"])
 
 
+@pytest.mark.parametrize("method", ["mmpareto", "uniform", "one_joint"])
+def test_a_model_finds_its_heads(method: str) -> None:
+    listed, whole = LateFusion(2, seed=0, opposed=True), LateFusion(2, seed=0, opposed=True)
+    first, second = METHODS.build(method), METHODS.build(method)
+    for seed in range(2):
+        first.accumulate(*listed.losses(*listed.batch(seed)), **listed.arguments())
+        second.accumulate(*whole.losses(*whole.batch(seed)), encoders=dict(whole.encoders.items()), model=whole)
+    first.backward(*listed.losses(*listed.batch(2)), **listed.arguments())
+    pairs = {name: iter(list(encoder.named_parameters())) for name, encoder in whole.encoders.items()}
+    second.backward(*whole.losses(*whole.batch(2)), encoders=pairs, model=whole)
+    gradients = whole.gradients()
+    assert len(gradients) == len(list(whole.parameters()))
+    for name, gradient in listed.gradients().items():
+        assert torch.equal(gradient, gradients[name])
+
+
+@pytest.mark.parametrize("method", ["mmpareto", "uniform"])
+def test_lists_and_dicts_of_losses(method: str) -> None:
+    found = []
+    for form in (
+        lambda joint, unimodal: (2 * joint, unimodal),
+        lambda joint, unimodal: ([joint, joint], list(unimodal.values())),
+        lambda joint, unimodal: ({"a": joint, "b": joint}, tuple(unimodal.values())),
+    ):
+        model = LateFusion(2, seed=0, opposed=True)
+        METHODS.build(method).backward(*form(*model.losses(*model.batch(0))), **model.arguments())
+        found.append(model.gradients())
+    for name, gradient in found[0].items():
+        for other in found[1:]:
+            torch.testing.assert_close(other[name], gradient)
+
+
+@pytest.mark.parametrize("method", ["mmpareto", "uniform"])
+def test_errors_about_a_model_and_lists(method: str) -> None:
+    model = LateFusion(2, seed=0)
+    integrator = METHODS.build(method)
+    encoders = dict(model.encoders.items())
+    losses = model.losses(*model.batch(0))
+    with pytest.raises(PartitionError, match="give heads or the model, not both"):
+        integrator.backward(*losses, encoders=encoders, heads=model.others, model=model)
+    with pytest.raises(ValueError, match="joint_loss is empty: give a scalar loss, or several"):
+        integrator.backward([], losses[1], **model.arguments())
+    with pytest.raises(ValueError, match=r"unimodal_losses\['1'\] needs no gradient"):
+        integrator.backward(losses[0], [losses[1]["m0"], losses[1]["m1"].detach()], **model.arguments())
+    with pytest.raises(PartitionError, match="of the module LateFusion gets a gradient"):
+        integrator.backward(*losses, encoders=encoders, model=model.heads)  # a part of the model: the fusion is lacking
+
+
 def test_errors_about_losses_and_routines() -> None:
     model = LateFusion(2, seed=0)
     joint, unimodal = model.losses(*model.batch(0))

@@ -7,7 +7,7 @@ diagnostics = integrator.backward(
     joint_loss,
     {"audio": audio_loss, "visual": visual_loss},
     encoders={"audio": model.audio, "visual": model.visual},
-    heads=[*model.head.parameters(), ...],
+    model=model,  # all its other parameters are heads
 )
 optimizer.step()
 """

@@ -9,24 +9,27 @@ T parameter tensors of one encoder; index 0 is the joint loss's gradient, index 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmpareto.integration import graph
 from mmpareto.integration.gramian import combine, gramians
 from mmpareto.integration.partition import (
+    Losses,
     Parameters,
     Partition,
     check_dense,
     check_losses,
     check_placement,
     check_reached,
+    losses_of,
+    parameters_of,
     partition,
 )
 from mmpareto.integration.reduction import filled, gradients, set_gradients, several_processes, start_average
@@ -115,11 +118,12 @@ class Integrator(ABC):
 
     def backward(
         self,
-        joint_loss: Tensor,
-        unimodal_losses: Mapping[str, Tensor],
+        joint_loss: Losses,
+        unimodal_losses: Mapping[str, Tensor] | Iterable[Tensor],
         *,
         encoders: Mapping[str, Parameters],
         heads: Parameters = (),
+        model: nn.Module | None = None,
         diagnose: bool = False,
         loss_scale: Tensor | float = 1.0,
     ) -> dict[str, EncoderDiagnostics]:
@@ -133,11 +137,12 @@ class Integrator(ABC):
         each of the two sets.
 
         Args:
-            joint_loss: scalar; the loss on the fused features.
-            unimodal_losses: {modality: scalar}. Scale all losses alike (GradScaler, 1 / micro-batches): the scale
-                carries over to the gradient.
+            joint_loss: scalar; the loss on the fused features. A list or a dict of scalars counts as their sum.
+            unimodal_losses: {modality: scalar}, or a list of scalars. Scale all losses alike (GradScaler,
+                1 / micro-batches): the scale carries over to the gradient.
             encoders: {name: module, parameters or named parameters}; modules and names make better messages.
             heads: all other parameters that the losses reach: unimodal heads, fusion, joint head.
+            model: in the place of `heads`: all parameters of this module that belong to no encoder.
             loss_scale: factor of all losses that changes from step to step, such as a gradient scaler's: give
                 `scaler.scale(torch.ones((), device=...))`. Routines that remember norms (MetaBalance, pcd) and the
                 diagnostics need it; it stays in the gradients.
@@ -151,6 +156,8 @@ class Integrator(ABC):
                 micro-batches are forgotten.
         """
         try:
+            joint_loss, unimodal_losses = losses_of(joint_loss, unimodal_losses)
+            encoders, heads = parameters_of(encoders, heads, model)
             part, averages = self._run_passes(joint_loss, unimodal_losses, encoders, heads, last=True)
             sets = self._sets
             assert sets is not None
@@ -177,11 +184,12 @@ class Integrator(ABC):
 
     def accumulate(
         self,
-        joint_loss: Tensor,
-        unimodal_losses: Mapping[str, Tensor],
+        joint_loss: Losses,
+        unimodal_losses: Mapping[str, Tensor] | Iterable[Tensor],
         *,
         encoders: Mapping[str, Parameters],
         heads: Parameters = (),
+        model: nn.Module | None = None,
         diagnose: bool = False,
     ) -> None:
         """Takes in a micro-batch that is not the step's last one; arguments and errors as for `backward`.
@@ -191,6 +199,8 @@ class Integrator(ABC):
         `.grad` is None, and zeroing it changes nothing.
         """
         try:
+            joint_loss, unimodal_losses = losses_of(joint_loss, unimodal_losses)
+            encoders, heads = parameters_of(encoders, heads, model)
             self._run_passes(joint_loss, unimodal_losses, encoders, heads, last=False)
         except BaseException:
             self.reset()

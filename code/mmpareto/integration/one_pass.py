@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmpareto.integration import graph
 from mmpareto.integration.integrator import EncoderDiagnostics, Integrator
-from mmpareto.integration.partition import Parameters, check_losses
+from mmpareto.integration.partition import Losses, Parameters, check_losses, losses_of, parameters_of
 from mmpareto.integration.reduction import filled, gradients, set_gradients, start_average
 
 
@@ -31,11 +31,12 @@ class OnePassIntegrator(Integrator):
 
     def backward(
         self,
-        joint_loss: Tensor,
-        unimodal_losses: Mapping[str, Tensor],
+        joint_loss: Losses,
+        unimodal_losses: Mapping[str, Tensor] | Iterable[Tensor],
         *,
         encoders: Mapping[str, Parameters],
         heads: Parameters = (),
+        model: nn.Module | None = None,
         diagnose: bool = False,
         loss_scale: Tensor | float = 1.0,
     ) -> dict[str, EncoderDiagnostics]:
@@ -44,6 +45,7 @@ class OnePassIntegrator(Integrator):
         Raises:
             ValueError: too where `diagnose` is not what it was for the step's other micro-batches.
         """
+        joint_loss, unimodal_losses, encoders, heads = self._given(joint_loss, unimodal_losses, encoders, heads, model)
         diagnose = self._diagnosed(joint_loss, unimodal_losses, diagnose)
         if diagnose:
             return super().backward(joint_loss, unimodal_losses, encoders=encoders, heads=heads, loss_scale=loss_scale)
@@ -64,14 +66,16 @@ class OnePassIntegrator(Integrator):
 
     def accumulate(
         self,
-        joint_loss: Tensor,
-        unimodal_losses: Mapping[str, Tensor],
+        joint_loss: Losses,
+        unimodal_losses: Mapping[str, Tensor] | Iterable[Tensor],
         *,
         encoders: Mapping[str, Parameters],
         heads: Parameters = (),
+        model: nn.Module | None = None,
         diagnose: bool = False,
     ) -> None:
         """See `Integrator.accumulate`; `diagnose` as it will be in `backward`."""
+        joint_loss, unimodal_losses, encoders, heads = self._given(joint_loss, unimodal_losses, encoders, heads, model)
         diagnose = self._diagnosed(joint_loss, unimodal_losses, diagnose)
         if diagnose:
             super().accumulate(joint_loss, unimodal_losses, encoders=encoders, heads=heads)
@@ -93,6 +97,21 @@ class OnePassIntegrator(Integrator):
 
     def _check(self, joint_loss: Tensor, unimodal_losses: Mapping[str, Tensor]) -> None:
         check_losses(joint_loss, unimodal_losses)
+
+    def _given(
+        self,
+        joint_loss: Losses,
+        unimodal_losses: Mapping[str, Tensor] | Iterable[Tensor],
+        encoders: Mapping[str, Parameters],
+        heads: Parameters,
+        model: nn.Module | None,
+    ) -> tuple[Tensor, Mapping[str, Tensor], Mapping[str, Parameters], Parameters]:
+        """Losses and parameters in their plain form; after an error the micro-batches are forgotten."""
+        try:
+            return *losses_of(joint_loss, unimodal_losses), *parameters_of(encoders, heads, model)
+        except BaseException:
+            self.reset()
+            raise
 
     def _diagnosed(self, joint_loss: Tensor, unimodal_losses: Mapping[str, Tensor], diagnose: bool) -> bool:
         """Whether this micro-batch takes two passes: not for a joint loss that is a constant.

@@ -28,6 +28,10 @@ _WRAPPED = (
 )
 
 
+# A scalar loss, or several, which count as their sum
+Losses = Tensor | Iterable[Tensor] | Mapping[str, Tensor]
+
+
 class PartitionError(ValueError):
     """A parameter is listed twice, or not at all although a loss reaches it, or cannot have a gradient."""
 
@@ -89,6 +93,23 @@ def partition(encoders: Mapping[str, Parameters], heads: Parameters) -> Partitio
         heads=[p for _, p in trainable["heads"]],
         names={key: [n for n, _ in trainable[f"encoders[{key!r}]"]] for key in encoders},
     )
+
+
+def parameters_of(
+    encoders: Mapping[str, Parameters], heads: Parameters, model: nn.Module | None
+) -> tuple[Mapping[str, Parameters], Parameters]:
+    """Encoders and heads; with a model its heads are all parameters of it that belong to no encoder.
+
+    Raises:
+        PartitionError: where heads and a model are given, or the model is wrapped.
+    """
+    if model is None:
+        return encoders, heads
+    if isinstance(heads, nn.Module) or list(heads):
+        raise PartitionError("give heads or the model, not both: all other parameters of the model count as its heads")
+    named = {name: _named(given, f"encoders[{name!r}]") for name, given in encoders.items()}
+    inside = {id(parameter) for pairs in named.values() for _, parameter in pairs}
+    return named, [(name, parameter) for name, parameter in _named(model, "model") if id(parameter) not in inside]
 
 
 def check_reached(part: Partition, leaves: Iterable[Tensor]) -> None:
@@ -184,6 +205,23 @@ def _describe(parameter: Tensor) -> str:
         name, owner = max(holders, key=lambda pair: pair[0].count("."))
         return f"parameter {name} {shape} of the module {owner}"
     return f"a leaf tensor {shape} and type {str(parameter.dtype).removeprefix('torch.')}"
+
+
+def losses_of(joint: Losses, unimodal: Mapping[str, Tensor] | Iterable[Tensor]) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """One joint loss, the sum where several are given, and unimodal losses by name, or by number where a list is given.
+
+    Raises:
+        ValueError: where there is no joint loss.
+    """
+    total: Any = joint
+    if not isinstance(joint, Tensor) and isinstance(joint, Iterable):
+        parts = list(joint.values() if isinstance(joint, Mapping) else joint)
+        if not parts:
+            raise ValueError("joint_loss is empty: give a scalar loss, or several")
+        total = sum(parts[1:], start=parts[0])
+    if not isinstance(unimodal, Mapping):
+        unimodal = {str(number): loss for number, loss in enumerate(unimodal)}
+    return total, unimodal
 
 
 def check_losses(joint: Tensor, unimodal: Mapping[str, Tensor]) -> None:
