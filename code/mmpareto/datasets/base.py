@@ -342,7 +342,7 @@ def _brought(stored: Tensor, modality: Modality, device: torch.device | str, dty
         value = value.clone()  # never the caller's tensor
     # in place: on a CPU a new tensor of this size costs more than the arithmetic
     if not plain:
-        mean, std = _statistics(modality, scale, value.device, dtype)
+        mean, std = statistics(modality, scale, value.device, dtype)
         value.sub_(mean).div_(std)
     elif scale != 1.0:
         value.div_(scale)
@@ -352,7 +352,7 @@ def _brought(stored: Tensor, modality: Modality, device: torch.device | str, dty
 _cache: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
 
 
-def _statistics(modality: Modality, scale: float, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def statistics(modality: Modality, scale: float, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Mean and std times `scale`, broadcastable to [B, *shape]; kept on the device, where an upload would wait."""
     key = (modality.mean, modality.std, modality.kind, len(modality.shape), scale, device, dtype)
     if key not in _cache:

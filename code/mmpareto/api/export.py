@@ -1,0 +1,214 @@
+"""Export the model of a trained run: ONNX, or a program of torch.export, checked against the model.
+
+The exported model takes float32 inputs [B, ...] of the modalities, as the run's readers give them (bytes scaled to 0 to
+1), and applies mean and standard deviation itself. A modality of varying length takes values and a bool mask [B, L].
+It gives the logits of the joint head and of each modality's own, [B, C]; softmax makes probabilities of them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from mmpareto.api.prediction import Predictor
+from mmpareto.datasets import Modality
+from mmpareto.datasets.base import statistics
+from mmpareto.errors import UserError
+from mmpareto.inputs import VARIABLE, Input, Padded
+from mmpareto.models import MultimodalModel
+from mmpareto.writing import atomically, write_text
+
+Format = Literal["onnx", "torch_export"]
+SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch_export": ".pt2"}
+TOLERANCE = 1e-3  # greatest difference of logits, relative to the greatest logit
+_EXAMPLE, _CHECKED = 2, 3  # samples of a batch; PyTorch takes a batch of one for a constant
+
+
+class ExportError(UserError):
+    """A model cannot be exported as requested."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export` made.
+
+    Attributes:
+        path: the file.
+        inputs: names of its inputs, in their order.
+        outputs: names of its outputs, `logits_<head>`, in their order.
+        difference: greatest difference of its logits to the model's, relative to the greatest logit; None: not checked,
+            because onnxruntime is missing.
+    """
+
+    path: Path
+    inputs: list[str]
+    outputs: list[str]
+    difference: float | None
+
+
+class _Positional(nn.Module):
+    """The model with a tensor for each argument, and normalisation.
+
+    Args:
+        model: in evaluation mode.
+        modalities: in the order of the arguments.
+    """
+
+    def __init__(self, model: MultimodalModel, modalities: dict[str, Modality]) -> None:
+        super().__init__()
+        self.model, self.modalities = model, modalities
+        for name, modality in modalities.items():
+            mean, std = statistics(modality, 1.0, torch.device("cpu"), torch.float32)
+            self.register_buffer(f"mean_{name}", mean)
+            self.register_buffer(f"std_{name}", std)
+
+    def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
+        """Inputs as `input_names` lists them -> logits of the joint head and of each modality's own."""
+        given = iter(values)
+        inputs: dict[str, Input] = {}
+        for name, modality in self.modalities.items():
+            value = next(given)
+            if modality.mean is not None or modality.std is not None:
+                value = (value - getattr(self, f"mean_{name}")) / getattr(self, f"std_{name}")
+            if modality.kind in VARIABLE:
+                mask = next(given)
+                if modality.kind != "tokens":
+                    value = value * mask.view(*mask.shape, *[1] * (value.dim() - 2))
+                inputs[name] = Padded(value, mask)
+            else:
+                inputs[name] = value
+        output = self.model(inputs)
+        return (output.joint, *(output.unimodal[name] for name in self.modalities))
+
+
+def input_names(modalities: dict[str, Modality]) -> list[str]:
+    """The modalities; after one of varying length stands its mask."""
+    names = ([name, f"{name}_mask"] if value.kind in VARIABLE else [name] for name, value in modalities.items())
+    return [name for pair in names for name in pair]
+
+
+def random_inputs(modalities: dict[str, Modality], batch: int, length: int = 5) -> list[Tensor]:
+    """Inputs of `batch` samples, in the order of `input_names`; varying lengths are at most `length`."""
+    generator = torch.Generator().manual_seed(batch)
+    values: list[Tensor] = []
+    for modality in modalities.values():
+        shape = modality.shape
+        if modality.kind not in VARIABLE:
+            values.append(torch.rand(batch, *shape, generator=generator))
+            continue
+        longest = min(length, shape[0])
+        mask = torch.arange(longest) < torch.randint(1, longest + 1, (batch, 1), generator=generator)
+        mask[0] = True
+        if modality.kind == "tokens":
+            values += [torch.randint(0, shape[1], (batch, longest), generator=generator) * mask, mask]
+        else:
+            drawn = torch.rand(batch, longest, *shape[1:], generator=generator)
+            values += [drawn * mask.view(batch, longest, *[1] * (drawn.dim() - 2)), mask]
+    return values
+
+
+def export(
+    predictor: Predictor, path: str | Path, format: Format = "onnx", *, batch_size: int | None = None
+) -> Exported:
+    """Export the model of a trained run; all modalities are present. `<path>.json` describes inputs and classes.
+
+    Args:
+        predictor: of `load`, on the CPU.
+        path: the file to write.
+        format: onnx (needs the extra `onnx`), or torch_export: a file of `torch.export.save`.
+        batch_size: fixed number of samples a batch; None: any number.
+
+    Raises:
+        ExportError: where a library is missing, the model cannot be exported, or the exported one differs from it.
+    """
+    path, modalities = Path(path), predictor.modalities
+    model = _Positional(predictor.model, modalities).eval()
+    names, outputs = input_names(modalities), [f"logits_{head}" for head in ("joint", *modalities)]
+    example = tuple(random_inputs(modalities, batch_size or _EXAMPLE))
+    dynamic = (None if batch_size else tuple(_dynamic(modalities)),)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(model, example, dynamic_shapes=None if batch_size else dynamic)
+            with atomically(path) as file:
+                if format == "torch_export":
+                    torch.export.save(program, file)
+                else:
+                    _write_onnx(program, example, names, outputs, file)
+    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        raise ExportError(
+            f"the model cannot be exported{'' if batch_size else ' for any batch size'} ({type(error).__name__}: "
+            f"{lines[0][:200] if lines else ''}); "
+            + ("try another --format" if batch_size else "try a fixed --batch_size, or another --format")
+        ) from error
+    inputs = random_inputs(modalities, batch_size or _CHECKED, length=5 if batch_size else 4)
+    difference = _difference(model, inputs, names, path, format)
+    if difference is not None and not difference <= TOLERANCE:
+        raise ExportError(
+            f"{path}: its logits differ from the model's by {difference:.1e} of the greatest one, more than "
+            f"{TOLERANCE:g}; do not use it, and try another --format"
+        )
+    description = {
+        "inputs": {
+            name: {"kind": value.kind, "shape": list(value.shape), "range": "bytes scaled to 0 to 1, else as read"}
+            for name, value in modalities.items()
+        },
+        "arguments": names,
+        "outputs": outputs,
+        "classes": predictor.classes,
+        "batch_size": batch_size,
+    }
+    write_text(path.with_name(f"{path.name}.json"), json.dumps(description, indent=2) + "\n")
+    return Exported(path, names, outputs, difference)
+
+
+def _dynamic(modalities: dict[str, Modality]) -> list[dict[int, Any]]:
+    """Which dimensions of each input may change: the batch, and the length where it varies."""
+    batch, shapes = Dim("batch"), []
+    for name, modality in modalities.items():
+        if modality.kind in VARIABLE:
+            shapes += [{0: batch, 1: Dim(f"length_{name}")}] * 2
+        else:
+            shapes.append({0: batch})
+    return shapes
+
+
+def _write_onnx(
+    program: torch.export.ExportedProgram, example: tuple[Tensor, ...], inputs: list[str], outputs: list[str], file: Any
+) -> None:
+    try:
+        import onnxscript  # noqa: F401  # what torch.onnx needs
+    except ImportError as error:
+        raise ExportError("--format onnx needs onnx and onnxscript: pip install 'mmpareto[onnx]'") from error
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    made = torch.onnx.export(program, example, input_names=inputs, output_names=outputs, dynamo=True, verbose=False)
+    assert made is not None
+    file.write(made.model_proto.SerializeToString())
+
+
+@torch.no_grad()
+def _difference(model: nn.Module, inputs: list[Tensor], names: list[str], path: Path, format: Format) -> float | None:
+    """Greatest difference of the logits of a file to the model's, relative to the greatest logit."""
+    if format == "torch_export":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a buffer that is only read
+            made = torch.export.load(path).module()(*inputs)
+    else:
+        try:
+            import onnxruntime
+        except ImportError:
+            return None
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        given = dict(zip(names, (value.numpy() for value in inputs), strict=True))
+        made = [torch.from_numpy(value) for value in session.run(None, given)]
+    expected, found = torch.cat(model(*inputs)), torch.cat(list(made))
+    return float((expected - found).abs().max() / expected.abs().max())
