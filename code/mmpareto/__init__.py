@@ -2,7 +2,10 @@
 
     import mmpareto
 
-    mmpareto.load("runs/digits/mmpareto/seed0").predict(gray="a.png", colour="b.png")
+    run = mmpareto.train(dataset="digits", method="mmpareto", epochs=5)
+    mmpareto.evaluate(run.path).table
+    mmpareto.compare("runs").table
+    mmpareto.load(run.path).predict(gray="a.png", colour="b.png").probabilities
 
 What stands here is imported when it is used: `import mmpareto` takes no time.
 """
@@ -13,16 +16,32 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mmpareto.api.comparison import Comparison as Comparison
+    from mmpareto.api.comparison import compare as compare
+    from mmpareto.api.evaluation import Evaluation as Evaluation
+    from mmpareto.api.evaluation import evaluate as evaluate
+    from mmpareto.api.export import Exported as Exported
+    from mmpareto.api.export import export as export
     from mmpareto.api.prediction import Prediction as Prediction
     from mmpareto.api.prediction import Predictor as Predictor
     from mmpareto.api.prediction import load as load
+    from mmpareto.api.training import TrainedRun as TrainedRun
+    from mmpareto.api.training import train as train
 
 __version__ = "0.1.0"
 
 _MODULES = {
+    "Comparison": "mmpareto.api.comparison",
+    "compare": "mmpareto.api.comparison",
+    "Evaluation": "mmpareto.api.evaluation",
+    "evaluate": "mmpareto.api.evaluation",
+    "Exported": "mmpareto.api.export",
+    "export": "mmpareto.api.export",
     "Prediction": "mmpareto.api.prediction",
     "Predictor": "mmpareto.api.prediction",
     "load": "mmpareto.api.prediction",
+    "TrainedRun": "mmpareto.api.training",
+    "train": "mmpareto.api.training",
 }
 
 

@@ -26,6 +26,7 @@ from mmpareto.methods import METHODS
 from mmpareto.models import ARCHITECTURES, ENCODERS, FUSIONS, ModelError
 from mmpareto.registry import REQUIRED, Entry, Registry, require_allowed
 from mmpareto.runs import LAST, PREVIOUS
+from mmpareto.startup import program
 
 # options of methods that have flags of their own
 SHORT: dict[str, dict[str, Any]] = {
@@ -153,6 +154,25 @@ def parse(argv: Sequence[str], root: Path) -> Config:
             for section, kind in SECTIONS.items()
         }
     )
+
+
+def parse_settings(
+    settings: Mapping[str, Any], root: Path, file: Path | None = None, allowed: Collection[str] = ()
+) -> Config:
+    """The settings of a program or notebook, with the dataset's recipe for what they leave open.
+
+    Args:
+        settings: by the names of the flags; None leaves one open.
+        root: see `parse`.
+        file: settings of --config, which `settings` override.
+        allowed: import paths that the file may name.
+
+    Raises:
+        UsageError: see `parse`.
+    """
+    flags = [] if file is None else [f"--config={file}"]
+    flags += [f"--allow={path}" for path in allowed]
+    return parse([*flags, *_as_flags(settings, _parser(_Entries({})))], root)
 
 
 def flags_of(dataset: str) -> set[str]:
@@ -333,7 +353,7 @@ def _parser(entries: _Entries, suppress: bool = False) -> Parser:
     """The parser of train.py's flags; with `suppress` its result holds only what is given."""
     dataset = entries.dataset
     parser = Parser(
-        prog="train.py",
+        prog=program("train"),
         description="Train a multimodal classifier with a joint loss and one unimodal loss per modality; --method\n"
         "says how their gradients are integrated inside the encoders. Defaults below are those of the dataset\n"
         f"{dataset.name}; name another one with --dataset to see its own.",

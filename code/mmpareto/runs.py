@@ -7,6 +7,7 @@ last.pt  previous.pt  best.pt   checkpoints
 layers.csv         a row per epoch, encoder and parameter tensor: conflict rate, mean cosine
 *.png              figures                        events.*       TensorBoard
 evaluation_<split>.json, evaluation_<split>_*.png  what evaluate.py found
+model.onnx, model.pt2   what export.py made
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ _OWN = (
     "learning_curves.png",
     "gradients.png",
     "wandb_id.txt",
+    *(f"model{suffix}" for suffix in (".onnx", ".onnx.json", ".pt2", ".pt2.json")),
 )
 
 
@@ -248,8 +250,10 @@ def environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str | None:
+    if not (CODE / "train.py").exists():  # installed: a repository around it is another one
+        return None
     try:
         done = subprocess.run(["git", *arguments], cwd=CODE, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):  # installed without its repository, or no git
+    except (OSError, subprocess.SubprocessError):  # no repository, or no git
         return None
     return done.stdout.strip()

@@ -1,8 +1,8 @@
 """Start an entry: check Python and its packages first, keep printing from ending it, end it without a traceback.
 
-Every entry imports this module before anything else, and `if __name__ == "__main__"` calls `run`. It needs the standard
-library alone, and Python 3.7 can read it, so that an older Python gets a message too. Imported by other programs
-(worker processes, tests) it does nothing.
+Entries are the scripts in code/ and the command `mmpareto`. Every entry imports this module before anything else and
+calls `run`. It needs the standard library alone, and Python 3.7 can read it, so that an older Python gets a message
+too. Imported by other programs (worker processes, tests) it does nothing.
 """
 
 from __future__ import annotations
@@ -140,13 +140,14 @@ def _require_environment() -> None:
     if sys.version_info >= PYTHON and not lacking:
         return
     problem = f"lacks {', '.join(lacking)}" if lacking else f"is older than {'.'.join(map(str, PYTHON))}"
-    root = os.path.dirname(CODE)
-    setup, python = os.path.join(root, "script", "setup.sh"), os.path.join(root, ".venv", "bin", "python")
-    print(
-        f"{_name()}: this Python ({sys.executable}, {sys.version.split()[0]}) {problem}. Set up with "
-        f"sh {setup}, then start with {python}, or with the scripts in script/, which find the right Python",
-        file=sys.stderr,
+    repository = os.path.dirname(CODE)
+    setup, python = os.path.join(repository, "script", "setup.sh"), os.path.join(repository, ".venv", "bin", "python")
+    advice = (
+        f"Set up with sh {setup}, then start with {python}, or with the scripts in script/, which find the right Python"
+        if os.path.exists(setup)
+        else "Install the package with all that it needs: pip install mmpareto"
     )
+    print(f"{_name()}: this Python ({sys.executable}, {sys.version.split()[0]}) {problem}. {advice}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -194,14 +195,47 @@ def _ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def program(name: str) -> str:
+    """How a command is called here, for messages: `train.py`, or `mmpareto train` where that is what was started."""
+    return f"mmpareto {name}" if is_command() else f"{name}.py"
+
+
+def shell_command(name: str) -> str:
+    """What to type to start a command: `python code/train.py`, or `mmpareto train` where that is what was started."""
+    return program(name) if is_command() else f"python code/{name}.py"
+
+
+def root() -> str:
+    """The folder of data/ and runs/: the repository of an entry in code/, else the working directory."""
+    return os.path.dirname(CODE) if _is_script() else os.getcwd()
+
+
 def _name() -> str:
-    return os.path.basename(sys.argv[0])
+    name = os.path.basename(sys.argv[0])
+    return "mmpareto" if name == "__main__.py" else name
+
+
+def _main_file() -> str:
+    """The file of the program that runs; empty where there is none."""
+    return os.path.realpath(getattr(sys.modules["__main__"], "__file__", None) or os.devnull)
+
+
+def _is_script() -> bool:
+    """Whether the program that runs is one of the entries in code/."""
+    return os.path.dirname(_main_file()) == os.path.realpath(CODE)
+
+
+def is_command() -> bool:
+    """Whether it is the command `mmpareto`, or `python -m mmpareto`."""
+    file = _main_file()
+    return os.path.basename(file) in ("mmpareto", "mmpareto.exe") or file == os.path.join(
+        os.path.realpath(os.path.dirname(os.path.abspath(__file__))), "__main__.py"
+    )
 
 
 def _is_entry() -> bool:
     """Whether the program that runs is one of the entries."""
-    main = getattr(sys.modules["__main__"], "__file__", None)
-    return main is not None and os.path.dirname(os.path.realpath(main)) == os.path.realpath(CODE)
+    return _is_script() or is_command()
 
 
 if _is_entry():

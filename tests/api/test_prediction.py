@@ -258,9 +258,3 @@ def test_an_older_run_and_a_damaged_one(run_on_media: Path, tmp_path: Path) -> N
         (copy / "resolved.json").write_text(json.dumps(resolved | {"readers": damage}))
         with pytest.raises(RunError, match=r"readers that train\.py does not write"):
             load(copy)
-
-
-def test_importing_the_package_imports_nothing_else() -> None:
-    assert {"load", "Prediction", "Predictor"} <= set(dir(mmpareto))
-    with pytest.raises(AttributeError, match="no attribute 'lode'"):
-        mmpareto.lode  # noqa: B018

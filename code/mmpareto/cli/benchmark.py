@@ -32,11 +32,12 @@ from mmpareto.cli.common import run_command
 from mmpareto.errors import UsageError
 from mmpareto.flag_values import file_path, workers
 from mmpareto.methods import METHODS
+from mmpareto.startup import program
 
 
 def parser() -> Parser:
     """The flags."""
-    flags = Parser(prog="benchmark.py", description=__doc__)
+    flags = Parser(prog=program("benchmark"), description=__doc__)
     add = flags.add_argument
     add("--quick", action="store_true", help="one setting, within a minute on a CPU")
     add("--methods", nargs="+", choices=[*METHODS], metavar="NAME", default=[], help="measure these methods alone")
@@ -56,7 +57,7 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str]) -> int:
     """Run a command line; the result is the exit status."""
-    return run_command("benchmark.py", lambda: benchmark(parser().parse_args(argv)), interrupted="interrupted")
+    return run_command(program("benchmark"), lambda: benchmark(parser().parse_args(argv)), interrupted="interrupted")
 
 
 def benchmark(arguments: argparse.Namespace) -> int:

@@ -35,15 +35,17 @@ from mmpareto.flag_values import assignment, count, file_path, seed
 from mmpareto.reporting.comparison import printed
 from mmpareto.reporting.finished import find
 from mmpareto.runs import CODE, RunError
+from mmpareto.startup import is_command, program, root
 
-ROOT = CODE.parent
+# None: `python -m mmpareto train`, which looks for data/ where the command `mmpareto` does
+TRAIN = None if is_command() or not (CODE / "train.py").exists() else CODE / "train.py"
 MOST_JOBS = 8  # on CPU, unless --jobs asks for more: each of them holds libraries and data in memory
 
 
 def parser() -> argparse.ArgumentParser:
     """The flags that are not train.py's."""
     flags = Parser(
-        prog="experiment.py",
+        prog=program("experiment"),
         usage="%(prog)s --methods NAME [NAME ...] [flags below] [flags of train.py]",
         description=__doc__,
     )
@@ -67,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
         "combination is run; values are separated by semicolons where they hold commas; a method to which the flag "
         "means nothing is run once without it",
     )
-    add("--output", type=file_path, default=ROOT / "runs", metavar="FOLDER", help="(default: runs/ of this repository)")
+    add("--output", type=file_path, default=Path(root(), "runs"), metavar="FOLDER", help="(default: %(default)s)")
     add(
         "--jobs",
         type=count,
@@ -102,7 +104,7 @@ def make_launcher(arguments: argparse.Namespace, runs: int, output: Path) -> tup
         jobs = arguments.jobs or runs
         parameters = dict(arguments.slurm)
         executor = slurm_executor(output / ".submitit", CODE, arguments.partition, parameters, cpu=gpus == ["cpu"])
-        return Submitit(executor, CODE / "train.py", jobs, *gpus), f"at most {jobs} Slurm jobs at a time"
+        return Submitit(executor, TRAIN, jobs, *gpus), f"at most {jobs} Slurm jobs at a time"
     if arguments.partition is not None or arguments.slurm:
         raise UsageError("--partition and --slurm are for --launcher slurm")
     on_cpu = gpus == ["cpu"]
@@ -110,7 +112,7 @@ def make_launcher(arguments: argparse.Namespace, runs: int, output: Path) -> tup
     threads = max(1, cores() // jobs)
     threads_of_a_run = os.environ.get("OMP_NUM_THREADS") or threads
     where = "on CPU" if on_cpu else f"on GPU {', '.join(gpus)}"
-    launcher = Local(CODE / "train.py", jobs, threads, gpus)
+    launcher = Local(TRAIN, jobs, threads, gpus)
     return launcher, f"{jobs} at a time {where}, OMP_NUM_THREADS={threads_of_a_run} each"
 
 
@@ -141,7 +143,9 @@ def experiment(argv: Sequence[str]) -> int:
     arguments, passed = parser().parse_known_args(argv)
     output = arguments.output.absolute()
     try:
-        grid = expand(arguments.methods, arguments.datasets, arguments.seeds, arguments.vary, passed, output, ROOT)
+        grid = expand(
+            arguments.methods, arguments.datasets, arguments.seeds, arguments.vary, passed, output, Path(root())
+        )
     except UsageError as error:
         hint = _meant(passed) if "unknown flag" in str(error) else ""
         raise UsageError(f"{error}{hint}") from error
@@ -190,7 +194,9 @@ def compare(grid: Grid, failures: dict[Run, str]) -> None:
     print(f"\n{printed(finished)}")
     # <dataset>/<method>, whatever was varied below
     methods = dict.fromkeys(run.folder.parents[run.name.count("/") - 2] for run in grid.runs if run not in failures)
-    command: list[str | Path] = ["sh", ROOT / "script" / "report.sh", *methods]
+    launcher = CODE.parent / "script" / "report.sh"
+    start = ["mmpareto", "report"] if TRAIN is None else ["sh", launcher]
+    command: list[str | Path] = [*start, *methods]
     print(f"\nagain, with all runs of these folders: {shlex.join(_short(part) for part in command)}")
 
 
@@ -213,7 +219,7 @@ def main(argv: Sequence[str]) -> int:
     """Run a command line; the result is the exit status."""
     ended = "interrupted; finished runs and whole epochs are kept, the same command continues"
     try:
-        return run_command("experiment.py", lambda: experiment(argv), interrupted=ended)
+        return run_command(program("experiment"), lambda: experiment(argv), interrupted=ended)
     except Interrupted as order:
         print(f"\n{ended}", file=sys.stderr)
         return 128 + order.number

@@ -22,6 +22,7 @@ from mmpareto.errors import UsageError
 from mmpareto.escape import write_csv_rows
 from mmpareto.flag_values import assignment_text, count, file_path
 from mmpareto.reporting.tables import text_table
+from mmpareto.startup import program
 from mmpareto.writing import write_text
 
 _SHOWN = 10  # classes of a sample, samples of a manifest
@@ -29,7 +30,7 @@ _SHOWN = 10  # classes of a sample, samples of a manifest
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
-    flags = Parser(prog="predict.py", description=__doc__)
+    flags = Parser(prog=program("predict"), description=__doc__)
     add = flags.add_argument
     add("run", type=file_path, metavar="RUN", help="a run directory of train.py")
     source = flags.add_mutually_exclusive_group(required=True)
@@ -87,7 +88,7 @@ def samples_text(predictions: Sequence[Prediction]) -> str:
 def main(argv: Sequence[str]) -> int:
     """Run a command line; the result is the exit status."""
     return run_command(
-        "predict.py",
+        program("predict"),
         lambda: predict(parser().parse_args(argv)),
         interrupted="interrupted; nothing half-written is left behind",
     )

@@ -20,12 +20,13 @@ from mmpareto.datasets import DATASETS, DatasetError
 from mmpareto.datasets.workers import cores
 from mmpareto.flag_values import count, file_path, not_negative
 from mmpareto.preparation.common import PREPARATIONS
+from mmpareto.startup import program
 
 
 def _parser(name: str) -> Parser:
     make = PREPARATIONS[name].make
     module = sys.modules[make.__module__]
-    parser = Parser(prog=f"prepare.py {name}", description=module.__doc__)
+    parser = Parser(prog=f"{program('prepare')} {name}", description=module.__doc__)
     for source, text in _sources(name).items():
         parser.add_argument(f"--{source}", type=file_path, required=True, metavar="FOLDER", help=text)
     parser.add_argument("--output", type=file_path, required=True, metavar="FOLDER", help="the prepared dataset")
@@ -57,7 +58,7 @@ def _sources(name: str) -> dict[str, str]:
 def main(argv: Sequence[str]) -> int:
     """Run a command line; the result is the exit status."""
     ended = "interrupted; the same command continues from here"
-    return run_command("prepare.py", lambda: prepare(argv), interrupted=ended)
+    return run_command(program("prepare"), lambda: prepare(argv), interrupted=ended)
 
 
 def prepare(argv: Sequence[str]) -> int:

@@ -23,11 +23,12 @@ from mmpareto.flag_values import file_path
 from mmpareto.reporting.comparison import printed
 from mmpareto.reporting.finished import find
 from mmpareto.runs import RunError
+from mmpareto.startup import program
 
 
 def parser() -> Parser:
     """The flags."""
-    flags = Parser(prog="report.py", description=__doc__)
+    flags = Parser(prog=program("report"), description=__doc__)
     add = flags.add_argument
     add("runs", nargs="+", type=file_path, help="run directories, or folders that hold some")
     add("--output", type=file_path, metavar="FOLDER", help="write tables, figures and a page there")
@@ -89,4 +90,4 @@ def report(arguments: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str]) -> int:
     """Run a command line; the result is the exit status."""
-    return run_command("report.py", lambda: report(parser().parse_args(argv)), interrupted="interrupted")
+    return run_command(program("report"), lambda: report(parser().parse_args(argv)), interrupted="interrupted")

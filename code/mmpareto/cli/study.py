@@ -40,6 +40,7 @@ from mmpareto.inputs import map_tensors
 from mmpareto.models import EnsembleFusion, MultimodalModel
 from mmpareto.reporting.tables import text_table
 from mmpareto.runs import RunDirectory, RunError
+from mmpareto.startup import program
 from mmpareto.training.data import Loader
 from mmpareto.training.restore import same_data, saved_config, trained_model
 from mmpareto.training.setup import choose_device
@@ -50,7 +51,7 @@ TOLERANCE = 1e-3  # of the eigenvalue, relative
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
-    flags = Parser(prog="study.py", description=__doc__)
+    flags = Parser(prog=program("study"), description=__doc__)
     add = flags.add_argument
     add("runs", nargs="+", type=file_path, metavar="RUN", help="finished run directories of train.py, of one dataset")
     add("--output", type=file_path, default=Path("runs/study"), metavar="FOLDER", help="(default: runs/study)")
@@ -327,4 +328,4 @@ def write(folder: Path, study: dict[str, Any]) -> None:
 def main(argv: Sequence[str]) -> int:
     """Run a command line; the result is the exit status."""
     ended = "interrupted; nothing half-written is left behind"
-    return run_command("study.py", lambda: study_runs(parser().parse_args(argv)), interrupted=ended)
+    return run_command(program("study"), lambda: study_runs(parser().parse_args(argv)), interrupted=ended)

@@ -17,10 +17,9 @@ from mmpareto import runs
 from mmpareto.arguments import parse
 from mmpareto.cli.common import run_command
 from mmpareto.config import Config
+from mmpareto.startup import program, root
 from mmpareto.training.run import run_training
 from mmpareto.training.watch import Interrupted, Signals
-
-ROOT = runs.CODE.parent  # of the repository: data/ and runs/ are there, wherever the command is started
 
 
 def main(argv: Sequence[str]) -> int:
@@ -29,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
 
     def train() -> None:
         nonlocal config
-        config = parse(argv, ROOT)
+        config = parse(argv, Path(root()))
         try:
             run_training(config, signals)
         except (RuntimeError, OSError) as error:
@@ -40,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     with Signals() as signals:
         try:
             return run_command(
-                "train.py",
+                program("train"),
                 train,
                 interrupted="interrupted",
                 memory=lambda: memory_advice(config),

@@ -27,6 +27,7 @@ from mmpareto.datasets.media import IMAGE_SUFFIXES, SOUND_SUFFIXES, VIDEO_SUFFIX
 from mmpareto.datasets.prepared import DESCRIPTION, read_description, read_split, require_root
 from mmpareto.datasets.sequences import SequenceReader, TokensReader, sequence_modality, tokens_modality
 from mmpareto.datasets.text import TextReader, text_modality
+from mmpareto.startup import shell_command
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,8 +135,9 @@ class Manifest(ClipDataset):
             videos = [name for name, source in sources.items() if source == "video"]
             if videos:
                 raise DatasetError(
-                    f"{root / MANIFEST}: {', '.join(videos)} holds videos, which are prepared first: python "
-                    f"code/prepare.py manifest --source {root} --output PREPARED; then give --data_root PREPARED"
+                    f"{root / MANIFEST}: {', '.join(videos)} holds videos, which are prepared first: "
+                    f"{shell_command('prepare')} manifest --source {root} --output PREPARED; then give --data_root "
+                    "PREPARED"
                 )
             items, train = listed.clips[split], listed.clips["train"]
         for option, choice, kinds in (

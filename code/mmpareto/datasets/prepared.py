@@ -13,6 +13,7 @@ from mmpareto.datasets.files import hint, refuse_special_file, version
 from mmpareto.datasets.items import Items
 from mmpareto.datasets.lists import CONTROL, check_classes, check_ids, check_modality, read_table
 from mmpareto.json_files import read_object
+from mmpareto.startup import shell_command
 
 DESCRIPTION = "dataset.json"
 UNFINISHED = ".preparation.json"  # parameters of a preparation that has not ended
@@ -40,7 +41,8 @@ def read_description(root: Path, name: str, parameters: Mapping[str, Any] | None
     if not file.exists():
         state = "its preparation has not ended: run it again" if (root / UNFINISHED).exists() else "it is not prepared"
         raise DatasetError(
-            f"{name}: {root} has no {DESCRIPTION}, {state}; python code/prepare.py {name} --source RAW --output {root}"
+            f"{name}: {root} has no {DESCRIPTION}, {state}; "
+            f"{shell_command('prepare')} {name} --source RAW --output {root}"
         )
     refuse_special_file(file)
     try:

@@ -61,7 +61,7 @@ class Launcher(Protocol):
 class Local:
     """Processes on this machine.
 
-    script   train.py.
+    script   train.py; None: `python -m mmpareto train`.
     slots    processes at a time.
     threads  CPU threads of each.
     gpus     devices for --gpu_ids, one per process in turns; none: train.py's default.
@@ -69,7 +69,7 @@ class Local:
 
     interval = POLL
 
-    def __init__(self, script: Path, slots: int, threads: int, gpus: Sequence[str] = ()) -> None:
+    def __init__(self, script: Path | None, slots: int, threads: int, gpus: Sequence[str] = ()) -> None:
         self.slots = slots
         self._script, self._threads, self._gpus = script, threads, gpus
 
@@ -89,7 +89,7 @@ class TrainingJob:
     grace  seconds that train.py has after the warning; then it is killed, so that the job is queued again in time.
     """
 
-    def __init__(self, run: Run, script: Path, gpu: str | None, grace: float = 2 * WARNING / 3) -> None:
+    def __init__(self, run: Run, script: Path | None, gpu: str | None, grace: float = 2 * WARNING / 3) -> None:
         self._run, self._script, self._gpu, self._grace = run, script, gpu, grace
 
     def __call__(self) -> Outcome:
@@ -163,14 +163,14 @@ class Submitit:
     """Jobs of a submitit executor.
 
     executor  any of submitit's, its parameters set.
-    script    train.py.
+    script    train.py; None: `python -m mmpareto train`.
     slots     jobs in the queue at a time.
     gpu       for --gpu_ids in a job.
     """
 
     interval = 5.0  # a look at a job reads the disk that the cluster shares
 
-    def __init__(self, executor: Any, script: Path, slots: int, gpu: str | None = None) -> None:
+    def __init__(self, executor: Any, script: Path | None, slots: int, gpu: str | None = None) -> None:
         self.slots = slots
         self._executor, self._script, self._gpu = executor, script, gpu
 

@@ -79,7 +79,7 @@ class TrainingProcess:
     folder.
 
     run      what to train.
-    script   train.py.
+    script   train.py; None: `python -m mmpareto train`.
     threads  CPU threads, unless OMP_NUM_THREADS is set.
     gpu      for --gpu_ids; None: its default.
 
@@ -87,7 +87,7 @@ class TrainingProcess:
     cannot be started.
     """
 
-    def __init__(self, run: Run, script: Path, threads: int, gpu: str | None = None) -> None:
+    def __init__(self, run: Run, script: Path | None, threads: int, gpu: str | None = None) -> None:
         self.run = run
         self._process: subprocess.Popen[bytes] | None = None
         self._outcome: Outcome | None = None
@@ -99,7 +99,8 @@ class TrainingProcess:
                 self._outcome = Outcome()
                 return
             device = () if gpu is None else ("--gpu_ids", gpu)
-            command = [sys.executable, str(script), *run.argv, *device, *found.value]
+            program = ["-P", "-m", "mmpareto", "train"] if script is None else [str(script)]
+            command = [sys.executable, *program, *run.argv, *device, *found.value]
             log.write(f"$ {shlex.join(command)}\n".encode())
             log.flush()
             self._begin = log.tell()

@@ -1,0 +1,461 @@
+"""Score a trained run: metrics of each head, linear probes, missing modalities, contributions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import torch
+
+from mmpareto.config import Config
+from mmpareto.datasets import Batch, MultimodalDataset, Split
+from mmpareto.errors import UsageError
+from mmpareto.evaluation import EvaluationError
+from mmpareto.evaluation.all_heads import all_heads
+from mmpareto.evaluation.collected import Collected, collect
+from mmpareto.evaluation.metrics import head_metrics
+from mmpareto.evaluation.missing import Case, accuracies_by_passes, accuracies_from_features, rate_cases, subset_cases
+from mmpareto.evaluation.probe import probes
+from mmpareto.evaluation.shapley import imbalance, shapley
+from mmpareto.runs import RunDirectory
+from mmpareto.training.restore import same_data, saved_config, trained_model
+from mmpareto.training.setup import autocast_type, choose_device, make_loader
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+T = TypeVar("T")
+SEED = 0  # of the samples that lose a modality: the same for all runs
+RATES = (0.25, 0.5, 0.75)
+_MEASURES = ("accuracy", "macro_f1", "mean_average_precision", "auroc", "calibration_error")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of a run on a split, in percent.
+
+    Attributes:
+        content: all of them, as in evaluation_<split>.json (docs/evaluation.md).
+        classes: C names.
+    """
+
+    content: dict[str, Any]
+    classes: list[str]
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row per head, a column per metric."""
+        import pandas as pd  # takes a second to load
+
+        heads = {"joint": self.content["joint"], **self.content["unimodal"]}
+        heads |= {f"all heads, {rule}": value for rule, value in self.content["all_heads"].items()}
+        rows = {name: {measure: value[measure] for measure in _MEASURES} for name, value in heads.items()}
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("head")
+
+    @property
+    def per_class(self) -> pd.DataFrame:
+        """Metrics of the joint head: a row per class."""
+        import pandas as pd
+
+        return pd.DataFrame(self.content["joint"]["per_class"]).set_index("class")
+
+    @property
+    def confusion(self) -> pd.DataFrame:
+        """Counts of the joint head: a row per class, a column per prediction."""
+        import pandas as pd
+
+        table = pd.DataFrame(self.content["joint"]["confusion"], self.classes, self.classes)
+        return table.rename_axis(index="class", columns="prediction")
+
+    @property
+    def subsets(self) -> pd.DataFrame:
+        """Accuracy of the joint head with each set of modalities present."""
+        import pandas as pd
+
+        rows = [{"present": " + ".join(row["present"]), "accuracy": row["accuracy"]} for row in self.content["subsets"]]
+        return pd.DataFrame(rows).set_index("present")
+
+    @property
+    def contributions(self) -> pd.Series:
+        """Shapley value of each modality, in points of joint accuracy."""
+        import pandas as pd
+
+        return pd.Series(self.content["shapley"]["contributions"], name="contribution").rename_axis("modality")
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the scores must know."""
+        return self.content["notes"]
+
+    def __repr__(self) -> str:
+        about = "{dataset}, {method}, seed {seed}: {samples} samples of {split}".format(**self.content)
+        return f"Evaluation of {about}\n{self.table}"
+
+    def _repr_html_(self) -> str:
+        return self.table.to_html(float_format="{:.2f}".format)
+
+
+def evaluate(
+    run: str | os.PathLike[str],
+    split: Split = "test",
+    *,
+    probe: bool = False,
+    missing: Literal["zero", "mean"] = "zero",
+    missing_rates: Sequence[float] = RATES,
+    data_root: str | None = None,
+    device: str | None = None,
+    allow: Collection[str] = (),
+) -> Evaluation:
+    """Score a trained run; nothing is written.
+
+    Args:
+        run: a run directory.
+        split: "train", "val" or "test".
+        probe: whether linear probes are fitted to the features.
+        missing: what stands in the place of a missing modality, see docs/evaluation.md.
+        missing_rates: fractions of the samples that lose a modality.
+        data_root: folder of the data; None: the run's.
+        device: "cpu", or the number of a GPU; None: the first GPU where there is one.
+        allow: import paths, `package.module:Class`, that the run's settings may name.
+
+    Raises:
+        UserError: where the run, its data or the device cannot be used.
+    """
+    directory = RunDirectory(Path(run))
+    config = saved_config(directory, allow, data_root=data_root)
+    content, classes = evaluation_of(
+        directory,
+        config,
+        split,
+        choose_device(device),
+        probe=probe,
+        missing=missing,
+        rates=missing_rates,
+        moved=data_root is not None,
+    )
+    return Evaluation(content, classes)
+
+
+def evaluation_of(
+    run: RunDirectory,
+    config: Config,
+    split: Split,
+    device: torch.device,
+    *,
+    probe: bool,
+    missing: str,
+    rates: Sequence[float],
+    moved: bool = False,
+) -> tuple[dict[str, Any], list[str]]:
+    """The content of evaluation_<split>.json, and the names of the classes.
+
+    Args:
+        moved: whether a person named the folder of the data.
+
+    Raises:
+        UserError: where the run or its data cannot be used.
+    """
+    amp = autocast_type(config.engine)
+    data = same_data(run, config, split)
+    if moved and not data.reads_folder(config.data.dataset_options):
+        raise UsageError(f"--data_root: the dataset {config.data.dataset} is embedded and reads no folder")
+    model, epoch = trained_model(run, config, data, device)
+    if missing == "mean" and not model.late:
+        raise UsageError(
+            f"--missing mean replaces features, and the joint head of {config.model.architecture} sees more than "
+            "features; leave it out: the architecture has its own stand-in"
+        )
+    modalities = list(data.modalities)
+
+    # encoders, once per split
+    def over(dataset: MultimodalDataset, work: Callable[[Iterable[Batch]], T]) -> T:
+        dataset.augmenting = False
+        loader = make_loader(dataset, config.data, config.run.random_seed, device)
+        try:
+            return work(loader.epoch(0))
+        finally:
+            loader.close()
+
+    def collected(name: Split, dataset: MultimodalDataset) -> Collected:
+        try:
+            return over(dataset, lambda batches: collect(model, batches, dataset.modalities, device, amp))
+        except EvaluationError as error:
+            raise EvaluationError(f"{run.path}, {name}: {error}") from error
+
+    passes = {split: collected(split, data)}
+    needed: dict[Split, bool] = {"train": probe or missing == "mean", "val": probe}
+    for other, wanted in needed.items():
+        if wanted and other not in passes:
+            passes[other] = collected(other, same_data(run, config, other))
+    scored = passes[split]
+
+    # scores
+    heads = {}
+    for name, logits in scored.logits().items():
+        having = scored.having([name])
+        if not having.any():
+            raise EvaluationError(f"{run.path}: no sample of {split} has the modality {name}")
+        heads[name] = head_metrics(logits[having], scored.label[having], data.classes)
+    by_subset, by_rate = subset_cases(scored.present), rate_cases(scored.present, rates, SEED)
+    cases: dict[Any, Case] = {**by_subset, **by_rate}
+    if model.late:
+        accuracies = accuracies_from_features(
+            cases,
+            model.fusion,
+            scored.features,
+            scored.label,
+            device,
+            batch_size=config.data.batch_size,
+            instead=means(passes["train"]) if missing == "mean" else None,
+            amp=amp,
+        )
+    else:
+        accuracies = over(
+            data, lambda batches: accuracies_by_passes(cases, model, batches, data.modalities, device, amp)
+        )
+    contributions = shapley(modalities, {present: accuracies[present] for present in by_subset})
+    absent = [row["class"] for row in heads["joint"]["per_class"] if not row["samples"]]
+    evaluation = {
+        "dataset": config.data.dataset,
+        "method": config.method.method,
+        "seed": config.run.random_seed,
+        "split": split,
+        "samples": len(scored.label),
+        "selected_on": config.optim.selected_on,
+        "selected_epoch": epoch,
+        "finished": run.finished,
+        "missing": missing,
+        "notes": notes(split, config.optim.selected_on, run.finished, epoch, absent, probe),
+        "joint": heads["joint"],
+        "unimodal": {name: heads[name] for name in modalities},
+        "all_heads": {
+            rule: head_metrics(logs, scored.label, data.classes)
+            for rule, logs in all_heads(scored.joint, scored.unimodal, scored.present).items()
+        },
+        "probe": probes(passes["train"], passes["val"], scored) if probe else None,
+        "subsets": [
+            {"present": [name for name in modalities if name in present], "accuracy": accuracies[present]}
+            for present in by_subset
+        ],
+        "missing_rates": [
+            {"modality": modality, "rate": rate, "accuracy": accuracies[modality, rate]} for modality, rate in by_rate
+        ],
+        "shapley": {
+            "contributions": contributions,
+            "sum": sum(contributions.values()),
+            "imbalance": imbalance(contributions),
+        },
+    }
+    return evaluation, list(data.classes)
+
+
+def means(train: Collected) -> dict[str, torch.Tensor]:
+    """{modality: mean of its features [D]} over the training samples that have it."""
+    return {name: value[train.present[name]].mean(0) for name, value in train.features.items()}
+
+
+def notes(self) -> list[str]:
+        """What a reader of the scores must know."""
+        return self.content["notes"]
+
+    def __repr__(self) -> str:
+        about = "{dataset}, {method}, seed {seed}: {samples} samples of {split}".format(**self.content)
+        return f"Evaluation of {about}\n{self.table}"
+
+    def _repr_html_(self) -> str:
+        return self.table.to_html(float_format="{:.2f}".format)
+
+
+def evaluate(
+    run: str | os.PathLike[str],
+    split: Split = "test",
+    *,
+    probe: bool = False,
+    missing: Literal["zero", "mean"] = "zero",
+    missing_rates: Sequence[float] = RATES,
+    data_root: str | None = None,
+    device: str | None = None,
+    allow: Collection[str] = (),
+) -> Evaluation:
+    """Score a trained run; nothing is written.
+
+    Args:
+        run: a run directory.
+        split: "train", "val" or "test".
+        probe: whether linear probes are fitted to the features.
+        missing: what stands in the place of a missing modality, see docs/evaluation.md.
+        missing_rates: fractions of the samples that lose a modality.
+        data_root: folder of the data; None: the run's.
+        device: "cpu", or the number of a GPU; None: the first GPU where there is one.
+        allow: import paths, `package.module:Class`, that the run's settings may name.
+
+    Raises:
+        UserError: where the run, its data or the device cannot be used.
+    """
+    directory = RunDirectory(Path(run))
+    config = saved_config(directory, allow, data_root=data_root)
+    content, classes = evaluation_of(
+        directory,
+        config,
+        split,
+        choose_device(device),
+        probe=probe,
+        missing=missing,
+        rates=missing_rates,
+        moved=data_root is not None,
+    )
+    return Evaluation(content, classes)
+
+
+def evaluation_of(
+    run: RunDirectory,
+    config: Config,
+    split: Split,
+    device: torch.device,
+    *,
+    probe: bool,
+    missing: str,
+    rates: Sequence[float],
+    moved: bool = False,
+) -> tuple[dict[str, Any], list[str]]:
+    """The content of evaluation_<split>.json, and the names of the classes.
+
+    Args:
+        moved: whether a person named the folder of the data.
+
+    Raises:
+        UserError: where the run or its data cannot be used.
+    """
+    amp = autocast_type(config.engine)
+    data = same_data(run, config, split)
+    if moved and not data.reads_folder(config.data.dataset_options):
+        raise UsageError(f"--data_root: the dataset {config.data.dataset} is embedded and reads no folder")
+    model, epoch = trained_model(run, config, data, device)
+    if missing == "mean" and not model.late:
+        raise UsageError(
+            f"--missing mean replaces features, and the joint head of {config.model.architecture} sees more than "
+            "features; leave it out: the architecture has its own stand-in"
+        )
+    modalities = list(data.modalities)
+
+    # encoders, once per split
+    def over(dataset: MultimodalDataset, work: Callable[[Iterable[Batch]], T]) -> T:
+        dataset.augmenting = False
+        loader = make_loader(dataset, config.data, config.run.random_seed, device)
+        try:
+            return work(loader.epoch(0))
+        finally:
+            loader.close()
+
+    def collected(name: Split, dataset: MultimodalDataset) -> Collected:
+        try:
+            return over(dataset, lambda batches: collect(model, batches, dataset.modalities, device, amp))
+        except EvaluationError as error:
+            raise EvaluationError(f"{run.path}, {name}: {error}") from error
+
+    passes = {split: collected(split, data)}
+    needed: dict[Split, bool] = {"train": probe or missing == "mean", "val": probe}
+    for other, wanted in needed.items():
+        if wanted and other not in passes:
+            passes[other] = collected(other, same_data(run, config, other))
+    scored = passes[split]
+
+    # scores
+    heads = {}
+    for name, logits in scored.logits().items():
+        having = scored.having([name])
+        if not having.any():
+            raise EvaluationError(f"{run.path}: no sample of {split} has the modality {name}")
+        heads[name] = head_metrics(logits[having], scored.label[having], data.classes)
+    by_subset, by_rate = subset_cases(scored.present), rate_cases(scored.present, rates, SEED)
+    cases: dict[Any, Case] = {**by_subset, **by_rate}
+    if model.late:
+        accuracies = accuracies_from_features(
+            cases,
+            model.fusion,
+            scored.features,
+            scored.label,
+            device,
+            batch_size=config.data.batch_size,
+            instead=means(passes["train"]) if missing == "mean" else None,
+            amp=amp,
+        )
+    else:
+        accuracies = over(
+            data, lambda batches: accuracies_by_passes(cases, model, batches, data.modalities, device, amp)
+        )
+    contributions = shapley(modalities, {present: accuracies[present] for present in by_subset})
+    absent = [row["class"] for row in heads["joint"]["per_class"] if not row["samples"]]
+    evaluation = {
+        "dataset": config.data.dataset,
+        "method": config.method.method,
+        "seed": config.run.random_seed,
+        "split": split,
+        "samples": len(scored.label),
+        "selected_on": config.optim.selected_on,
+        "selected_epoch": epoch,
+        "finished": run.finished,
+        "missing": missing,
+        "notes": notes(split, config.optim.selected_on, run.finished, epoch, absent, probe),
+        "joint": heads["joint"],
+        "unimodal": {name: heads[name] for name in modalities},
+        "all_heads": {
+            rule: head_metrics(logs, scored.label, data.classes)
+            for rule, logs in all_heads(scored.joint, scored.unimodal, scored.present).items()
+        },
+        "probe": probes(passes["train"], passes["val"], scored) if probe else None,
+        "subsets": [
+            {"present": [name for name in modalities if name in present], "accuracy": accuracies[present]}
+            for present in by_subset
+        ],
+        "missing_rates": [
+            {"modality": modality, "rate": rate, "accuracy": accuracies[modality, rate]} for modality, rate in by_rate
+        ],
+        "shapley": {
+            "contributions": contributions,
+            "sum": sum(contributions.values()),
+            "imbalance": imbalance(contributions),
+        },
+    }
+    return evaluation, list(data.classes)
+
+
+def means(train: Collected) -> dict[str, torch.Tensor]:
+    """{modality: mean of its features [D]} over the training samples that have it."""
+    return {name: value[train.present[name]].mean(0) for name, value in train.features.items()}
+
+
+def probes(passes: dict[Split, Collected], split: Split, modalities: list[str]) -> dict[str, Any]:
+    """Linear probes of each modality's features, and of all side by side, over the samples that have them."""
+
+    def probe(names: list[str]) -> dict[str, Any]:
+        parts = [(part, part.having(names)) for part in (passes["train"], passes["val"], passes[split])]
+        train, val, scored = (
+            (torch.cat([part.features[name] for name in names], 1)[having], part.label[having])
+            for part, having in parts
+        )
+        return linear_probe(train, val, scored)
+
+    return {"unimodal": {name: probe([name]) for name in modalities}, "concatenated": probe(modalities)}
+
+
+def notes(split: str, selected_on: str, finished: bool, epoch: int, absent: list[str], probed: bool) -> list[str]:
+    """What a reader of the figures must know."""
+    said = []
+    if selected_on == "test":
+        said.append("SELECTED ON TEST, the published protocol: this run's test accuracies flatter the method")
+    elif split == selected_on:
+        said.append(f"the checkpoint was selected on this split, {split}: the figures flatter the method")
+    if split == "train":
+        said.append("the model was trained on this split" + (", and so were the probes" if probed else ""))
+    if split == "val" and probed:
+        said.append("the probes' C was chosen on this split")
+    if not finished:
+        said.append(f"the run is not finished; its best epoch so far, {epoch}, was scored")
+    if absent:
+        shown = ", ".join(absent[:10]) + (f" and {len(absent) - 10} more" if len(absent) > 10 else "")
+        said.append(f"{split} has no samples of {len(absent)} class(es), left out of means over classes: {shown}")
+    return said

@@ -1,0 +1,25 @@
+"""List what can be chosen by name: datasets, methods, encoders, fusions, architectures.
+
+mmpareto list
+mmpareto list methods
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmpareto.arguments import LISTED, Parser, listing
+from mmpareto.cli.common import run_command
+from mmpareto.startup import program
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a command line; the result is the exit status."""
+
+    def show() -> None:
+        flags = Parser(prog=program("list"), description=__doc__)
+        flags.add_argument("kind", nargs="*", choices=[*LISTED, []], metavar="KIND", help=", ".join(LISTED))
+        kinds = flags.parse_args(argv).kind or list(LISTED)
+        print("\n\n".join(f"{kind}:\n{listing(LISTED[kind])}" for kind in kinds))
+
+    return run_command(program("list"), show, interrupted="interrupted")
