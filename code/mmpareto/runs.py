@@ -69,7 +69,7 @@ class RunDirectory:
         self._lock: int | None = None
 
     def lock(self) -> None:
-        """Keeps the folder for this process until it ends.
+        """Keep the folder for this process until it ends, or until `unlock`.
 
         Raises RunError where another process trains in it.
         """
@@ -77,9 +77,16 @@ class RunDirectory:
         try:
             lock(self._lock)
         except BlockingIOError as error:
+            self.unlock()
             raise RunError(f"another process is training in {self.path}; wait for it or name another folder") from error
         except OSError:  # some network file systems lock no folders
             pass
+
+    def unlock(self) -> None:
+        """Leave the folder to others; does nothing where it is not kept."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -208,6 +215,7 @@ def open_for(path: str, resume: bool, overwrite: bool) -> RunDirectory:
         half_written.unlink()
     holds = "a finished run" if run.finished else "an unfinished run" if (run / LAST).exists() else ""
     if holds and not resume and not overwrite:
+        run.unlock()
         raise RunError(
             f"{path} holds {holds}; --resume continues it, --overwrite deletes it, --ckpt_path names another"
         )

@@ -43,7 +43,7 @@ def _no_figures() -> Iterator[None]:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> list[mmpareto.TrainedRun]:
     folder = tmp_path_factory.mktemp("runs")
     return [
-        mmpareto.train(SMALL, method=method, random_seed=seed, ckpt_path=folder / method / str(seed))
+        mmpareto.train({"data": SMALL}, method=method, random_seed=seed, ckpt_path=folder / method / str(seed))
         for method in ("uniform", "mmpareto")
         for seed in (0, 1)
     ]

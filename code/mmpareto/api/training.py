@@ -13,7 +13,7 @@ from mmpareto import runs
 from mmpareto.api.evaluation import Evaluation, evaluate
 from mmpareto.api.prediction import Predictor, load
 from mmpareto.arguments import parse_settings
-from mmpareto.config_files import flattened
+from mmpareto.config import SECTIONS
 from mmpareto.runs import RunDirectory
 from mmpareto.startup import root
 from mmpareto.training.run import run_training
@@ -108,7 +108,11 @@ def train(
     """
     file = None if config is None or isinstance(config, Mapping) else Path(config)
     if isinstance(config, Mapping):
-        settings = {**flattened(config), **settings}
+        parts = [
+            value if name in SECTIONS and isinstance(value, Mapping) else {name: value}
+            for name, value in config.items()
+        ]
+        settings = {name: value for part in (*parts, settings) for name, value in part.items()}
     if settings.get("resume") is True:
         settings["resume"] = runs.LAST
     parsed = parse_settings(settings, Path(root()), file, allow)

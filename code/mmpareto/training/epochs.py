@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -162,6 +163,8 @@ def train_epoch(
     before_batch: Callable[[int], None] = lambda number: None,
     after_batch: Callable[[int, Step], bool] = lambda number, done: False,
     progress: bool = True,
+    epochs: int | None = None,
+    loss_interval: int = 0,
 ) -> bool:
     """Trains for one epoch (1, 2, ...), from the batch where `record` stands.
 
@@ -169,6 +172,9 @@ def train_epoch(
     watch        takes in every step; the caller checks it.
     before_batch  called with the step's number once its data are there.
     after_batch  called with the step's number and result; True breaks the epoch off.
+    progress     whether a bar is shown, on a terminal or in a notebook.
+    epochs       of the run: the bar shows when it ends.
+    loss_interval  steps after which the bar may show the joint loss, for which the device is waited for; 0: never.
     Returns whether the epoch was finished.
     """
     model.train()
@@ -179,11 +185,13 @@ def train_epoch(
         loader.epoch(epoch - 1, record.batches),
         total=len(loader),
         initial=record.batches,
-        desc=f"epoch {epoch}",
+        desc=f"epoch {epoch}" + (f"/{epochs}" if epochs else ""),
         unit="batch",
         leave=False,
-        disable=None if progress else True,
+        dynamic_ncols=True,
+        disable=_bar_is_off(progress),
     )
+    shown = time.monotonic()
     for batch in batches:
         inputs, label, present = batch_to_device(batch, modalities, device)
         number = first + record.batches
@@ -199,7 +207,19 @@ def train_epoch(
         if after_batch(number, done):
             batches.close()
             return False
+        if not batches.disable and loss_interval and number % loss_interval == 0 and time.monotonic() > shown + 0.5:
+            shown = time.monotonic()
+            left = len(loader) * ((epochs or epoch) - epoch + 1) - record.batches
+            ends_in = tqdm.format_interval(left / record.batches_per_second)
+            batches.set_postfix_str(f"loss {done.losses.joint.item():.3f}, run ends in {ends_in}", refresh=False)
     return True
+
+
+def _bar_is_off(progress: bool) -> bool | None:
+    """The `disable` of tqdm: a bar is for terminals, which tqdm finds by itself (None), and for notebooks."""
+    if not progress:
+        return True
+    return False if "ipykernel" in sys.modules else None
 
 
 @torch.inference_mode()

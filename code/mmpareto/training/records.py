@@ -11,6 +11,7 @@ import torch
 from mmpareto.config import Config
 from mmpareto.datasets import MultimodalDataset
 from mmpareto.datasets.names import class_counts, class_text
+from mmpareto.escape import on_one_line, shortened
 from mmpareto.training.step import Step
 
 Scores = Mapping[str, Mapping[str, float]]  # {"joint" or a modality: {"loss", "accuracy"}}
@@ -62,17 +63,78 @@ def step_scalars(done: Step, rate: float, speed: float) -> dict[str, float]:
     }
 
 
-def epoch_line(row: dict[str, Any], epochs: int, took: float, modalities: Sequence[str]) -> str:
-    """What a person reads of an epoch."""
-    names = ["joint", *modalities]
-    loss = " ".join(f"{name} {row[f'train_loss_{name}']:.3f}" for name in names)
-    accuracy = " ".join(f"{name} {row[f'val_accuracy_{name}']:.1f}" for name in names)
-    rates = {name: row[f"conflict_rate_{name}"] for name in modalities}
-    conflict = " ".join(f"{name} {'-' if rate is None else f'{100 * rate:.0f}%'}" for name, rate in rates.items())
-    return (
-        f"epoch {row['epoch']:{len(str(epochs))}}/{epochs} | loss {loss} | val {accuracy} | conflict {conflict} "
-        f"| lr {row['learning_rate']:g} | {took:.1f} s"
-    )
+class EpochTable:
+    """What a person reads of the epochs: a header, and a line each. All stands in metrics.csv.
+
+    Where WIDTH characters do not hold everything, these are left out, in this order: unimodal losses, conflict rates,
+    unimodal accuracies.
+
+    Args:
+        epochs: of the run.
+        modalities: their names.
+    """
+
+    WIDTH = 80
+    _MARK = 2  # characters behind the line: a star where the epoch is the best so far
+
+    def __init__(self, epochs: int, modalities: Sequence[str]) -> None:
+        self._epochs = epochs
+        columns = [_Column("loss", "joint", "train_loss_joint", ".3f", 6)]
+        columns += [_Column("loss", name, f"train_loss_{name}", ".3f", 6, drop=1) for name in modalities]
+        columns += [_Column("val %", "joint", "val_accuracy_joint", ".1f", 5)]
+        columns += [_Column("val %", name, f"val_accuracy_{name}", ".1f", 5, drop=3) for name in modalities]
+        columns += [_Column("conflict %", name, f"conflict_rate_{name}", ".0%", 4, drop=2) for name in modalities]
+        columns += [_Column("", "seconds", "seconds", ".1f", 7)]
+        for dropped in (1, 2, 3):
+            if len(self._line("", dict.fromkeys(columns, ""))) + self._MARK <= self.WIDTH:
+                break
+            columns = [column for column in columns if column.drop != dropped]
+        self._columns = columns
+
+    @property
+    def header(self) -> str:
+        """Two lines: what is measured, and in which head or encoder."""
+        groups: dict[str, int] = {}
+        for column in self._columns:
+            key = column.group or column.label
+            groups[key] = groups.get(key, -1) + column.width + 1
+        titles = [f"{'' if name == 'seconds' else name:{width}}" for name, width in groups.items()]
+        first = " | ".join([" " * self._first, *titles]).rstrip()
+        return f"{first}\n{self._line('epoch', {column: column.label for column in self._columns})}"
+
+    def row(self, row: Mapping[str, Any], seconds: float, better: bool) -> str:
+        """The line of an epoch.
+
+        Args:
+            row: of metrics.csv.
+            seconds: that it took.
+            better: whether it is the best so far.
+        """
+        values = {**row, "seconds": seconds}
+        cells = {column: column.text(values[column.key]) for column in self._columns}
+        return self._line(f"{row['epoch']}/{self._epochs}", cells) + " *" * better
+
+    @property
+    def _first(self) -> int:
+        return max(5, 2 * len(str(self._epochs)) + 1)
+
+    def _line(self, first: str, cells: Mapping[_Column, str]) -> str:
+        groups: dict[str, list[str]] = {}
+        for column, text in cells.items():
+            groups.setdefault(column.group or column.label, []).append(f"{text:>{column.width}}")
+        return " | ".join([f"{first:>{self._first}}", *(" ".join(group) for group in groups.values())])
+
+
+class _Column:
+    """A column of `EpochTable`; `drop`: its place in the order in which columns are left out, 0: never."""
+
+    def __init__(self, group: str, label: str, key: str, form: str, width: int, drop: int = 0) -> None:
+        self.group, self.label, self.key, self.drop = group, shortened(on_one_line(label), 8), key, drop
+        self.form, self.width = form, max(width, len(self.label))
+
+    def text(self, value: float | None) -> str:
+        """A value; "-" where nothing was measured."""
+        return "-" if value is None else f"{value:{self.form}}".removesuffix("%")
 
 
 def by_head(scores: Scores, combined: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:

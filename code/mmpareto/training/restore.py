@@ -164,7 +164,11 @@ def open_run(config: Config, method: Method, restarts: int) -> tuple[RunDirector
     directory = runs.open_for(config.run.ckpt_path, resume is not None, overwrite)
     if resume is None:
         return directory, None, False
-    refuse_other_settings(directory, config, method)
+    try:
+        refuse_other_settings(directory, config, method)
+    except RunError:
+        directory.unlock()
+        raise
     finished = directory.finished and directory.read_results()["epochs"] >= config.optim.epochs and has_best(directory)
     return directory, resume, finished
 

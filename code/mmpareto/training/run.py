@@ -36,9 +36,9 @@ from mmpareto.training.epochs import score, train_epoch
 from mmpareto.training.probing import alone_run, probe_run
 from mmpareto.training.processes import Processes
 from mmpareto.training.records import (
+    EpochTable,
     Scores,
     by_head,
-    epoch_line,
     epoch_row,
     integration_summary,
     settings_text,
@@ -110,6 +110,7 @@ class Run:
     state: TrainingState
     boundary_engine: BoundaryEngine
     watch: FiniteWatch
+    table: EpochTable
     board: Board
 
     def __init__(self, config: Config, device: torch.device, processes: Processes, signals: Signals) -> None:
@@ -148,6 +149,8 @@ class Run:
             self.boundary_engine.close()
         for loader in self.loaders.values():
             loader.close()
+        if hasattr(self, "directory"):
+            self.directory.unlock()
 
     # phases
 
@@ -214,6 +217,7 @@ class Run:
             self.model, self.data["train"], self.config, self.device, self.processes, self.stop_together,
             self.state.fits, self.data["val"],
         )  # fmt: skip
+        self.table = EpochTable(self.config.optim.epochs, self.modalities)
         self.watch = FiniteWatch(self.modalities, self.device, gradients=self.config.engine.amp != "fp16")
         if differences:
             self.warn(
@@ -246,6 +250,7 @@ class Run:
         ids = {split: part.sample_ids() for split, part in self.data.items()}
         for warning in sample_warnings(self.data["train"].classes, labels, ids, self.modalities):
             self.warn(warning)
+        self.say(f"\n{self.table.header}")
 
     def run_epoch(self) -> None:
         """Train for one epoch, score it, select, write."""
@@ -283,7 +288,7 @@ class Run:
         state.save(self.directory)
         if better:
             state.save_best(self.directory)
-        self.say(epoch_line(row, self.config.optim.epochs, seconds, self.modalities))
+        self.say(self.table.row(row, seconds, better))
         scalars = {key: value for key, value in row.items() if key != "epoch"}
         self.board.scalars(scalars, epoch * len(self.loaders["train"]) - 1)
 
@@ -390,6 +395,8 @@ class Run:
                 before_batch=functools.partial(self.processes.begin_step, epoch),
                 after_batch=self.after_batch,
                 progress=self.processes.main,
+                epochs=self.config.optim.epochs,
+                loss_interval=1 if self.device.type == "cpu" else self.config.run.log_interval,
             )
 
         if not self.saving(batches, interrupted=False):
