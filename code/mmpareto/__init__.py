@@ -2,10 +2,10 @@
 
     import mmpareto
 
-    run = mmpareto.train(dataset="digits", method="mmpareto", epochs=5)
+    run = mmpareto.train(method="mmpareto", epochs=5)
     mmpareto.evaluate(run.path).table
     mmpareto.compare("runs").table
-    mmpareto.load(run.path).predict(gray="a.png", colour="b.png").probabilities
+    mmpareto.load(run.path).predict(rotated="a.png", noisy="b.png").probabilities
 
 What stands here is imported when it is used: `import mmpareto` takes no time.
 """

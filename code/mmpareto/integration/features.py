@@ -5,17 +5,17 @@ Shapes: B batch, D feature width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmpareto.integration import graph
 from mmpareto.integration.gramian import gramians
 from mmpareto.integration.integrator import EncoderDiagnostics, Integrator, diagnose, without_autocast
-from mmpareto.integration.partition import Parameters, check_losses
+from mmpareto.integration.partition import Losses, Parameters, check_losses, losses_of, parameters_of
 from mmpareto.integration.reduction import filled, gradients, set_gradients, start_average
 
 
@@ -60,11 +60,12 @@ class OnFeatures(Integrator):
 
     def backward(
         self,
-        joint_loss: Tensor,
-        unimodal_losses: Mapping[str, Tensor],
+        joint_loss: Losses,
+        unimodal_losses: Mapping[str, Tensor] | Iterable[Tensor],
         *,
         encoders: Mapping[str, Parameters],
         heads: Parameters = (),
+        model: nn.Module | None = None,
         diagnose: bool = False,
         loss_scale: Tensor | float = 1.0,
     ) -> dict[str, EncoderDiagnostics]:
@@ -75,6 +76,8 @@ class OnFeatures(Integrator):
         """
         del diagnose  # both gradients are there
         features, self.features = self.features, {}
+        joint_loss, unimodal_losses = losses_of(joint_loss, unimodal_losses)
+        encoders, heads = parameters_of(encoders, heads, model)
         check_losses(joint_loss, unimodal_losses)
         part, first_only = self._prepare([joint_loss], list(unimodal_losses.values()), encoders, heads)
         names = [name for name, parameters in part.encoders.items() if parameters]
@@ -102,11 +105,12 @@ class OnFeatures(Integrator):
 
     def accumulate(
         self,
-        joint_loss: Tensor,
-        unimodal_losses: Mapping[str, Tensor],
+        joint_loss: Losses,
+        unimodal_losses: Mapping[str, Tensor] | Iterable[Tensor],
         *,
         encoders: Mapping[str, Parameters],
         heads: Parameters = (),
+        model: nn.Module | None = None,
         diagnose: bool = False,
     ) -> None:
         """Not offered: the coefficients are the whole batch's, and are needed before the first piece's backward pass.
