@@ -16,6 +16,13 @@ new_enough() {
     "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
 }
 
+# nothing_to_do WHAT: says so where this script runs on its own
+nothing_to_do() {
+    case "$0" in
+        setup.sh | */setup.sh) echo "setup: nothing to do ($1 satisfies requirements.txt)" >&2 ;;
+    esac
+}
+
 # the active Python (a virtual environment that is switched on, conda, pyenv), or the newest one on the PATH that is new enough
 find_python() {
     for candidate in python3 python python3.13 python3.12 python3.11; do
@@ -46,10 +53,10 @@ fi
 
 if usable "$BASE_PYTHON"; then
     PYTHON=$BASE_PYTHON
-    echo "setup: nothing to do ($PYTHON satisfies requirements.txt)" >&2
+    nothing_to_do "$PYTHON"
 elif [ -x "$VENV_PYTHON" ] && usable "$VENV_PYTHON"; then
     PYTHON=$VENV_PYTHON
-    echo "setup: nothing to do (.venv satisfies requirements.txt)" >&2
+    nothing_to_do .venv
 else
     echo "setup: installing requirements.txt into $ROOT/.venv with $BASE_PYTHON (about 5 GB, a few minutes) ..." >&2
     CLEAR=

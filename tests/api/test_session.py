@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from entries.command import run
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -146,11 +146,8 @@ def test_other_threads_train_too_and_interruptions_are_keyboard_interrupts(
 
 
 def test_importing_the_package_imports_nothing_else() -> None:
-    code = (
-        "import sys, mmpareto; print(sorted({'torch', 'numpy', 'pandas'} & set(sys.modules)), 'train' in dir(mmpareto))"
-    )
-    path = str(Path(mmpareto.__file__).parents[1])
-    done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": path}, capture_output=True, text=True)
+    code = "import sys, mmpareto; print({'torch', 'numpy', 'pandas'} & set(sys.modules), 'train' in dir(mmpareto))"
+    done = run(sys.executable, "-c", code, PYTHONPATH=str(Path(mmpareto.__file__).parents[1]))
     assert done.stdout == "set() True\n", done.stderr
     with pytest.raises(AttributeError, match="no attribute 'lode'"):
         mmpareto.lode  # noqa: B018
