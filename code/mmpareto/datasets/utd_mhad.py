@@ -39,7 +39,7 @@ class UTDMHAD(MultimodalDataset):
         split: "train", "val" or "test".
     """
 
-    recipe = {"epochs": 40, "batch_size": 32, "learning_rate": 0.001, "optimizer": "Adam"}
+    recipe = {"epochs": 25, "batch_size": 32, "learning_rate": 0.001, "optimizer": "Adam"}
 
     def __init__(self, root: Path | None, split: Split, *, seed: int = 0) -> None:
         super().__init__(seed)
