@@ -507,7 +507,7 @@ def test_a_run_out_of_memory_says_what_to_try(monkeypatch: pytest.MonkeyPatch, t
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     monkeypatch.setattr(entry, "run_training", full)
-    printed = refused(entry.main, "--accumulate", "2", "--ckpt_path", tmp_path)
+    printed = refused(entry.main, "--accumulate", "2", "--batch_size", "32", "--ckpt_path", tmp_path)
     assert "out of memory: try --accumulate 4" in printed
     assert "a --batch_size below 32; no checkpoint was written yet" in printed
     assert len(printed.splitlines()) == 1
