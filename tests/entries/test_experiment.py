@@ -70,7 +70,7 @@ def test_a_grid_interrupted_gone_on_with_and_done(tmp_path: Path, capsys: pytest
     assert "1 of 2 runs failed:\ntwoview/one_joint/n_classes=6/seed0: exit status 2" in err
     assert "--n_classes 6: the dataset twoview has 10 classes" in err
     log = (folder / "train.log").read_text()
-    assert [log.count(f"epoch {epoch}/6") for epoch in (1, 6)] == [1, 1]  # none was repeated
+    assert [log.count(f"{epoch}/6 |") for epoch in (1, 6)] == [1, 1]  # none was repeated
     assert len((folder / "metrics.csv").read_text().splitlines()) == 1 + 6
 
     before = results.read_bytes(), results.stat().st_mtime_ns
