@@ -6,7 +6,6 @@ import ast
 import importlib.util
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -60,11 +59,9 @@ def test_as_a_module_messages_and_folders_are_those_of_the_command(tmp_path: Pat
 
 
 def test_the_version_needs_no_torch() -> None:
-    began = time.process_time()
     done = run(sys.executable, "-X", "importtime", "-m", "mmpareto", "--version", PYTHONPATH=str(ROOT / "code"))
     assert done.stdout == f"mmpareto {mmpareto.__version__}\n"
     assert " torch\n" not in done.stderr
-    assert time.process_time() - began < 2
 
 
 def test_an_older_python_can_read_the_command() -> None:
@@ -113,8 +110,7 @@ def test_the_installed_command_works_where_one_stands(distributions: Path, tmp_p
         return done
 
     assert command("--version").stdout == f"mmpareto {mmpareto.__version__}\n"
-    for kind in ("methods", "datasets", "encoders", "fusions", "architectures"):
-        assert command("list", kind).stdout == inside(dispatch, "list", kind).stdout
+    assert command("list").stdout == inside(dispatch, "list").stdout  # all modules are found
     flags = ("--datasets", "digits", "--epochs", "1", "--gpu_ids", "cpu", "--jobs", "1")
     grid = command("experiment", "--methods", "uniform", "--seeds", "0", *flags)
     folder = here / "runs" / "digits" / "uniform" / "seed0"
