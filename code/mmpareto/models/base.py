@@ -87,14 +87,11 @@ class MultimodalModel(nn.Module):
     @property
     def offers(self) -> frozenset[str]:
         """What methods may require: "features" (joint logits are a function of the features alone), "contributions"
-        (and a sum of a part per modality), "convolutions" (every encoder has convolutions).
+        (they are a sum of one part per modality).
         """
         offered = {
             "features": self.late,
             "contributions": hasattr(self.fusion, "contributions"),
-            "convolutions": all(
-                any(parameter.dim() > 3 for parameter in encoder.parameters()) for encoder in self.encoders.values()
-            ),
         }
         return frozenset(name for name, holds in offered.items() if holds)
 
