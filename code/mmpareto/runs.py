@@ -88,6 +88,10 @@ class RunDirectory:
             os.close(self._lock)
             self._lock = None
 
+    def __reduce__(self) -> tuple[type[RunDirectory], tuple[Path]]:
+        """A copy in another process does not hold the lock: a file descriptor means another file there."""
+        return RunDirectory, (self.path,)
+
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 

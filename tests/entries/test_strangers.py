@@ -16,10 +16,12 @@ from entries.command import refused
 from matplotlib.figure import Figure
 from settings import read_settings, write_settings
 
+from mmpareto.api import evaluation
 from mmpareto.arguments import parse
 from mmpareto.cli import evaluate, study, train
 from mmpareto.datasets import DatasetError
 from mmpareto.datasets.prepared import read_description
+from mmpareto.evaluation import EvaluationError
 from mmpareto.reporting.figures import save
 from mmpareto.runs import RunDirectory
 from mmpareto.training.checkpoints import save_best
@@ -163,9 +165,9 @@ def test_strange_values_of_every_setting_are_refused_in_a_line_or_harmless(
     """Harmless: the run would be scored, which is left out here. Each part has a fifth of the values."""
 
     def would_be_scored(*arguments: Any) -> Any:
-        raise evaluate.EvaluationError("would be scored")
+        raise EvaluationError("would be scored")
 
-    monkeypatch.setattr(evaluate, "collect", would_be_scored)
+    monkeypatch.setattr(evaluation, "collect", would_be_scored)
     config = read_settings(folder)
     text = json.dumps(config)
     places = [(key, None) for key in config]
