@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -90,4 +91,7 @@ def test_what_does_not_go_together_is_said(raw: Path, tmp_path: Path) -> None:
         (("--missing", "photo=1.2"), "argument --missing: expected a number from 0"),
     ):
         assert message in refused(train.main, *flags, *extra), extra
+    rows = list(csv.DictReader((raw / "manifest.csv").open()))
+    write_rows(raw, [row | ({"sensor": ""} if row["split"] == "test" else {}) for row in rows])
+    assert "no sample of test has the modality sensor" in refused(train.main, *flags)
     assert not (tmp_path / "run").exists()

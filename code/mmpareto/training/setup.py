@@ -15,7 +15,7 @@ from torch import nn
 
 from mmpareto import datasets
 from mmpareto.config import Config, DataConfig, EngineConfig, MethodConfig, OptimConfig
-from mmpareto.datasets import Modality, MultimodalDataset, Split
+from mmpareto.datasets import DatasetError, Modality, MultimodalDataset, Split
 from mmpareto.errors import UsageError
 from mmpareto.inputs import VARIABLE
 from mmpareto.integration import OnFeatures
@@ -105,7 +105,7 @@ def build_split(
         download: False: missing data are not downloaded.
 
     Raises:
-        DatasetError: where its data are missing or unusable.
+        DatasetError: where its data are missing or unusable, or no sample has one of the modalities.
     """
     dataset = datasets.build(
         data.dataset,
@@ -118,6 +118,12 @@ def build_split(
     )
     if data.missing:
         dataset.drop_modalities(data.missing, seed, split)
+    for name, rows in dataset.absent.items():
+        if rows.all():
+            raise DatasetError(
+                f"no sample of {split} has the modality {name}, so its head cannot be scored; add some, or take the "
+                "modality out (evaluate.py scores a run with any modality missing)"
+            )
     return dataset
 
 
