@@ -96,8 +96,7 @@ def add_allow(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="PACKAGE.MODULE:CLASS",
         help="import this class where a file names it as dataset, method, encoder, fusion or architecture, which runs "
-        "its code; "
-        "repeat the flag for several (default: none)",
+        "its code; repeat the flag for several (default: none)",
     )
 
 

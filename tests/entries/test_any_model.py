@@ -48,10 +48,10 @@ def raw(tmp_path: Path) -> Path:
 def test_images_text_and_sensors_train_resume_and_evaluate(raw: Path, tmp_path: Path, architecture: str) -> None:
     flags = (*SMALL, "--data_root", raw, "--architecture", architecture, *ARCHITECTURES[architecture])
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    done = inside(train.main, *flags, "--epochs", "2", "--missing", "photo=0.3", "--ckpt_path", whole)
+    done = inside(train.main, *flags, "--epochs", "2", "--missing", "photo=0.2", "--ckpt_path", whole)
     assert done.returncode == 0, done.stderr
     assert "missing   train: caption 12 %, sensor 12 %, photo" in done.stdout
-    again = (*flags, "--missing", "photo=0.3", "--ckpt_path")
+    again = (*flags, "--missing", "photo=0.2", "--ckpt_path")
     assert inside(train.main, *again, tmp_path / "first", "--epochs", "1").returncode == 0
     shutil.copytree(tmp_path / "first", cut)  # this process still holds the first one
     assert inside(train.main, *again, cut, "--epochs", "2", "--resume").returncode == 0
@@ -88,6 +88,10 @@ def test_what_does_not_go_together_is_said(raw: Path, tmp_path: Path) -> None:
         (("--architecture", "mtb"), "did you mean mbt"),
         (("--encoder", "caption=cnn"), "the encoder cnn takes image or spectrogram, not tokens"),
         (("--missing", "sound=0.2"), "--missing sound: the modalities are caption, sensor, photo"),
+        (
+            ("--missing", "photo=0.9"),
+            "no sample of train has the modality photo, so its head cannot be scored; give a",
+        ),
         (("--missing", "photo=1.2"), "argument --missing: expected a number from 0"),
     ):
         assert message in refused(train.main, *flags, *extra), extra

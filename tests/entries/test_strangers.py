@@ -167,7 +167,7 @@ def test_strange_values_of_every_setting_are_refused_in_a_line_or_harmless(
     def would_be_scored(*arguments: Any) -> Any:
         raise EvaluationError("would be scored")
 
-    monkeypatch.setattr(evaluation, "collect", would_be_scored)
+    monkeypatch.setattr(evaluation, "collect_split", would_be_scored)
     config = read_settings(folder)
     text = json.dumps(config)
     places = [(key, None) for key in config]

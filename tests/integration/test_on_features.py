@@ -57,8 +57,7 @@ def test_gradients_are_the_jacobians_times_the_integrated_gradient_of_the_featur
     for seed in range(3):
         wanted = expected(model, reference, seed)
         features, joint, unimodal = features_and_losses(model, seed)
-        integrator.features = features
-        seen = integrator.backward(joint, unimodal, **model.arguments())
+        seen = integrator.backward(joint, unimodal, **model.arguments(), features=features)
         conflicts += sum(int(values.conflict) for values in seen.values())
         assert {key: value.shape for key, value in model.gradients().items()} == {k: v.shape for k, v in wanted.items()}
         for key, gradient in model.gradients().items():
@@ -76,9 +75,7 @@ def test_without_conflict_it_is_the_exact_step() -> None:
     gradients = model.gradients()
     features, _, unimodal = features_and_losses(model)
     joint = torch.stack(list(unimodal.values())).sum()
-    integrator = OnFeatures(MMPareto())
-    integrator.features = features
-    seen = integrator.backward(joint, unimodal, **model.arguments())
+    seen = OnFeatures(MMPareto()).backward(joint, unimodal, **model.arguments(), features=features)
     assert not any(values.conflict for values in (*exact.values(), *seen.values()))
     for name, gradient in model.gradients().items():
         assert torch.allclose(gradient, gradients[name], rtol=1e-12), name
@@ -89,9 +86,7 @@ def test_encoders_are_passed_once() -> None:
     for encoder in model.encoders.values():
         encoder[0].register_full_backward_hook(lambda *_: calls.append(1))
     features, joint, unimodal = features_and_losses(model)
-    integrator = OnFeatures(MMPareto())
-    integrator.features = features
-    integrator.backward(joint, unimodal, **model.arguments())
+    OnFeatures(MMPareto()).backward(joint, unimodal, **model.arguments(), features=features)
     assert len(calls) == len(model.encoders)
 
 
@@ -101,9 +96,8 @@ def test_a_loss_scale_passes_through() -> None:
     for scale in (1.0, 1024.0):
         features, joint, unimodal = features_and_losses(model)
         integrator = OnFeatures(MMPareto())
-        integrator.features = features
         scaled = {name: loss * scale for name, loss in unimodal.items()}
-        seen = integrator.backward(joint * scale, scaled, **model.arguments(), loss_scale=scale)
+        seen = integrator.backward(joint * scale, scaled, **model.arguments(), loss_scale=scale, features=features)
         results.append(({k: v / scale for k, v in model.gradients().items()}, seen["m0"].joint_norm))
     assert all(torch.allclose(value, results[1][0][key], rtol=1e-12) for key, value in results[0][0].items())
     assert torch.allclose(results[0][1], results[1][1])
@@ -129,10 +123,17 @@ def test_frozen_encoders_are_left_out(frozen: int) -> None:
     others = dict(model.others)
     total = joint + torch.stack(list(unimodal.values())).sum()
     plain = torch.autograd.grad(total, list(others.values()), retain_graph=True)
-    integrator.features = features
-    measured = integrator.backward(joint, unimodal, encoders=model.encoders, heads=others.items())
+    measured = integrator.backward(joint, unimodal, encoders=model.encoders, heads=others.items(), features=features)
     assert list(measured) == names[frozen:]
     for parameter, gradient in zip(others.values(), plain, strict=True):
         torch.testing.assert_close(parameter.grad, gradient)
     for number, name in enumerate(names):
         assert all((parameter.grad is None) == (number < frozen) for parameter in model.encoders[name].parameters())
+
+
+def test_a_loss_that_reaches_an_encoder_past_its_features_is_refused() -> None:
+    model = LateFusion(2, seed=1)
+    features, joint, unimodal = features_and_losses(model)
+    dense = joint + model.encoders["m1"][0].weight.square().sum()
+    with pytest.raises(ValueError, match="past its features, as in dense fusion: integrate at the parameters"):
+        OnFeatures(MMPareto()).backward(dense, unimodal, **model.arguments(), features=features)

@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from mmpareto.config import Config
-from mmpareto.datasets import Batch, MultimodalDataset, Split
+from mmpareto.datasets import MultimodalDataset, Split
 from mmpareto.errors import UsageError
 from mmpareto.evaluation import EvaluationError
 from mmpareto.evaluation.all_heads import all_heads
-from mmpareto.evaluation.collected import Collected, collect
+from mmpareto.evaluation.collected import Collected
 from mmpareto.evaluation.metrics import head_metrics
 from mmpareto.evaluation.missing import Case, accuracies_by_passes, accuracies_from_features, rate_cases, subset_cases
 from mmpareto.evaluation.probe import probes
 from mmpareto.evaluation.shapley import imbalance, shapley
+from mmpareto.models import MultimodalModel
 from mmpareto.runs import RunDirectory
+from mmpareto.training.probing import collect_split, over_split
 from mmpareto.training.restore import same_data, saved_config, trained_model
-from mmpareto.training.setup import autocast_type, choose_device, make_loader
+from mmpareto.training.setup import autocast_type, choose_device
 
 if TYPE_CHECKING:
     import pandas as pd
 
-T = TypeVar("T")
 SEED = 0  # of the samples that lose a modality: the same for all runs
 RATES = (0.25, 0.5, 0.75)
 _MEASURES = ("accuracy", "macro_f1", "mean_average_precision", "auroc", "calibration_error")
@@ -158,7 +159,6 @@ def evaluation_of(
     Raises:
         UserError: where the run or its data cannot be used.
     """
-    amp = autocast_type(config.engine)
     data = same_data(run, config, split)
     if moved and not data.reads_folder(config.data.dataset_options):
         raise UsageError(f"--data_root: the dataset {config.data.dataset} is embedded and reads no folder")
@@ -169,54 +169,23 @@ def evaluation_of(
             "features; leave it out: the architecture has its own stand-in"
         )
     modalities = list(data.modalities)
-
-    # encoders, once per split
-    def over(dataset: MultimodalDataset, work: Callable[[Iterable[Batch]], T]) -> T:
-        dataset.augmenting = False
-        loader = make_loader(dataset, config.data, config.run.random_seed, device)
-        try:
-            return work(loader.epoch(0))
-        finally:
-            loader.close()
-
-    def collected(name: Split, dataset: MultimodalDataset) -> Collected:
-        try:
-            return over(dataset, lambda batches: collect(model, batches, dataset.modalities, device, amp))
-        except EvaluationError as error:
-            raise EvaluationError(f"{run.path}, {name}: {error}") from error
-
-    passes = {split: collected(split, data)}
-    needed: dict[Split, bool] = {"train": probe or missing == "mean", "val": probe}
-    for other, wanted in needed.items():
-        if wanted and other not in passes:
-            passes[other] = collected(other, same_data(run, config, other))
+    splits: dict[Split, MultimodalDataset] = {split: data}
+    wanted: dict[Split, bool] = {"train": probe or missing == "mean", "val": probe}
+    for other in wanted:
+        if wanted[other] and other not in splits:
+            splits[other] = same_data(run, config, other)
+    passes = {name: _collected(run, name, model, dataset, config, device) for name, dataset in splits.items()}
     scored = passes[split]
-
-    # scores
-    heads = {}
-    for name, logits in scored.logits().items():
-        having = scored.having([name])
-        heads[name] = head_metrics(logits[having], scored.label[having], data.classes)
+    heads = {
+        name: head_metrics(logits[having := scored.having([name])], scored.label[having], data.classes)
+        for name, logits in scored.logits().items()
+    }
     by_subset, by_rate = subset_cases(scored.present), rate_cases(scored.present, rates, SEED)
-    cases: dict[Any, Case] = {**by_subset, **by_rate}
-    if model.late:
-        accuracies = accuracies_from_features(
-            cases,
-            model.fusion,
-            scored.features,
-            scored.label,
-            device,
-            batch_size=config.data.batch_size,
-            instead=means(passes["train"]) if missing == "mean" else None,
-            amp=amp,
-        )
-    else:
-        accuracies = over(
-            data, lambda batches: accuracies_by_passes(cases, model, batches, data.modalities, device, amp)
-        )
+    instead = means(passes["train"]) if missing == "mean" else None
+    accuracies = case_accuracies({**by_subset, **by_rate}, model, data, scored, instead, config, device)
     contributions = shapley(modalities, {present: accuracies[present] for present in by_subset})
     absent = [row["class"] for row in heads["joint"]["per_class"] if not row["samples"]]
-    evaluation = {
+    content = {
         "dataset": config.data.dataset,
         "method": config.method.method,
         "seed": config.run.random_seed,
@@ -247,7 +216,56 @@ def evaluation_of(
             "imbalance": imbalance(contributions),
         },
     }
-    return evaluation, list(data.classes)
+    return content, list(data.classes)
+
+
+def _collected(
+    run: RunDirectory,
+    split: Split,
+    model: MultimodalModel,
+    dataset: MultimodalDataset,
+    config: Config,
+    device: torch.device,
+) -> Collected:
+    """See `collect_split`; an error names the run and the split."""
+    try:
+        return collect_split(model, dataset, config, device)
+    except EvaluationError as error:
+        raise EvaluationError(f"{run.path}, {split}: {error}") from error
+
+
+def case_accuracies(
+    cases: Mapping[Any, Case],
+    model: MultimodalModel,
+    data: MultimodalDataset,
+    scored: Collected,
+    instead: Mapping[str, torch.Tensor] | None,
+    config: Config,
+    device: torch.device,
+) -> dict[Any, float]:
+    """Accuracy of the joint head in every case: from the features that were collected, or by passes of the model.
+
+    Args:
+        instead: see `accuracies_from_features`.
+    """
+    amp = autocast_type(config.engine)
+    if not model.late:
+        return over_split(
+            data,
+            config,
+            device,
+            lambda batches: accuracies_by_passes(cases, model, batches, data.modalities, device, amp),
+        )
+    return accuracies_from_features(
+        cases,
+        model.fusion,
+        scored.features,
+        scored.label,
+        device,
+        batch_size=config.data.batch_size,
+        instead=instead,
+        amp=amp,
+    )
 
 
 def means(train: Collected) -> dict[str, torch.Tensor]:

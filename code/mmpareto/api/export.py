@@ -72,14 +72,14 @@ class _Positional(nn.Module):
 
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
         """Inputs as `input_names` lists them -> logits of the joint head and of each modality's own."""
-        given = iter(values)
+        tensors = iter(values)
         inputs: dict[str, Input] = {}
         for name, modality in self.modalities.items():
-            value = next(given)
+            value = next(tensors)
             if modality.mean is not None or modality.std is not None:
                 value = (value - getattr(self, f"mean_{name}")) / getattr(self, f"std_{name}")
             if modality.kind in VARIABLE:
-                mask = next(given)
+                mask = next(tensors)
                 if modality.kind != "tokens":
                     value = value * mask.view(*mask.shape, *[1] * (value.dim() - 2))
                 inputs[name] = Padded(value, mask)
@@ -190,9 +190,9 @@ def _write_onnx(
     except ImportError as error:
         raise ExportError("--format onnx needs onnx and onnxscript: pip install 'mmpareto[onnx]'") from error
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    made = torch.onnx.export(program, example, input_names=inputs, output_names=outputs, dynamo=True, verbose=False)
-    assert made is not None
-    file.write(made.model_proto.SerializeToString())
+    exported = torch.onnx.export(program, example, input_names=inputs, output_names=outputs, dynamo=True, verbose=False)
+    assert exported is not None
+    file.write(exported.model_proto.SerializeToString())
 
 
 @torch.no_grad()
@@ -201,14 +201,14 @@ def _difference(model: nn.Module, inputs: list[Tensor], names: list[str], path: 
     if format == "torch_export":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a buffer that is only read
-            made = torch.export.load(path).module()(*inputs)
+            logits = list(torch.export.load(path).module()(*inputs))
     else:
         try:
             import onnxruntime
         except ImportError:
             return None
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        given = dict(zip(names, (value.numpy() for value in inputs), strict=True))
-        made = [torch.from_numpy(value) for value in session.run(None, given)]
-    expected, found = torch.cat(model(*inputs)), torch.cat(list(made))
-    return float((expected - found).abs().max() / expected.abs().max())
+        feeds = dict(zip(names, (value.numpy() for value in inputs), strict=True))
+        logits = [torch.from_numpy(value) for value in session.run(None, feeds)]
+    expected = torch.cat(model(*inputs))
+    return float((expected - torch.cat(logits)).abs().max() / expected.abs().max())

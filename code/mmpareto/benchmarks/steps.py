@@ -133,9 +133,9 @@ class Contender:
                 loss = self.method.losses(Piece(output, self.label, loss, 1.0, self.inputs))
         if self.method is not None:
             encoders, heads = self.model.partition()
-            if isinstance(self.method.integrator, OnFeatures):
-                self.method.integrator.features = output.features
-            self.method.integrator.backward(loss.joint, loss.unimodal, encoders=encoders, heads=heads)
+            at_features = isinstance(self.method.integrator, OnFeatures)
+            extra: dict[str, Any] = {"features": output.features} if at_features else {}
+            self.method.integrator.backward(loss.joint, loss.unimodal, encoders=encoders, heads=heads, **extra)
             self.method.gradients(self.model)
         elif self.way == "plain sum":
             self.optimizer.zero_grad()

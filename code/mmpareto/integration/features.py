@@ -44,7 +44,6 @@ class OnFeatures(Integrator):
     def __init__(self, routine: Integrator) -> None:
         self.routine = routine
         self.capturable = routine.capturable  # type: ignore[misc]
-        self.features: Mapping[str, Tensor] = {}  # of the step: to be set before `backward`
 
     def coefficients(self, gramians: Tensor) -> Tensor:
         """The routine's."""
@@ -68,14 +67,18 @@ class OnFeatures(Integrator):
         model: nn.Module | None = None,
         diagnose: bool = False,
         loss_scale: Tensor | float = 1.0,
+        features: Mapping[str, Tensor] | None = None,
     ) -> dict[str, EncoderDiagnostics]:
-        """See `Integrator.backward`; `features` ({encoder: [B, D]}) holds the features of these losses.
+        """See `Integrator.backward`.
+
+        Args:
+            features: {encoder: [B, D]}, of these losses.
 
         Raises:
             ValueError: too where an encoder that learns has no features, or losses reach it past them.
         """
         del diagnose  # both gradients are there
-        features, self.features = self.features, {}
+        features = features or {}
         joint_loss, unimodal_losses = losses_of(joint_loss, unimodal_losses)
         encoders, heads = parameters_of(encoders, heads, model)
         check_losses(joint_loss, unimodal_losses)
@@ -85,6 +88,13 @@ class OnFeatures(Integrator):
         if missing:
             raise ValueError(f"the encoder {missing[0]} learns and has no features to integrate at")
         outputs = [features[name] for name in names]
+        losses = [joint_loss, *unimodal_losses.values()]
+        past = graph.leaves(graph.nodes(losses, beyond=[output.grad_fn for output in outputs]))
+        encoder_ids = {id(parameter) for parameter in part.encoder_parameters}
+        if any(id(leaf) in encoder_ids for leaf in past):
+            raise ValueError(
+                "a loss reaches an encoder past its features, as in dense fusion: integrate at the parameters"
+            )
         inputs = [*outputs, *part.heads]
         joint = torch.autograd.grad([joint_loss], inputs, retain_graph=True, allow_unused=True)
         unimodal = torch.autograd.grad(list(unimodal_losses.values()), inputs, allow_unused=True)

@@ -219,7 +219,7 @@ class Integrator(ABC):
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes back what `state_dict` gave.
+        """Restore `state_dict()`.
 
         Raises:
             ValueError: for a state that this routine cannot have written.

@@ -64,7 +64,7 @@ class MetaBalance(Integrator):
         return {encoder: norms.clone() for encoder, norms in self._norms.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restore `state_dict()`."""
         if any(not isinstance(norms, Tensor) or norms.dim() != 2 or norms.shape[1] != 2 for norms in state.values()):
             raise ValueError(f"MetaBalance keeps norms of shape [T, 2] for every encoder, found {sorted(state)}")
         self._norms = {encoder: norms.clone() for encoder, norms in state.items()}

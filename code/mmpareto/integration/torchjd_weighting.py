@@ -111,7 +111,7 @@ class TorchJDWeighting(Integrator):
         return {encoder: _state(weighting) for encoder, weighting in self._weightings.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes back what `state_dict` gave.
+        """Restore `state_dict()`.
 
         Raises:
             ValueError: for a state of another weighting.

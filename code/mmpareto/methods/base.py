@@ -175,7 +175,7 @@ class Method:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes back what `state_dict` gave, after `setup`.
+        """Restore `state_dict()`, after `setup`.
 
         Raises:
             ValueError: for a state of another method.
@@ -225,15 +225,15 @@ class SharedDraws(Method):
         self.state["generator"] = self._generator.get_state()
 
     def state_dict(self) -> dict[str, Any]:
-        """As Method's, with the generator where it is now."""
+        """See `Method.state_dict`; the generator's state is part of it."""
         self.state["generator"].copy_(self._generator.get_state())
         return super().state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """As Method's.
+        """See `Method.load_state_dict`.
 
         Raises:
-            ValueError: for the state of another kind of device, whose generator is another thing.
+            ValueError: for the state of another kind of device, whose generators have another form.
         """
         saved = cast(Mapping[str, Tensor], state["own"]).get("generator")
         if saved is not None and saved.shape != self.state["generator"].shape:

@@ -105,7 +105,7 @@ class FineTune(Method):
         return {"turned": float(self.state["turned"])}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """As Method's; after the turn the encoders are as the turn left them."""
+        """See `Method.load_state_dict`; after the turn the encoders are frozen again where they were."""
         super().load_state_dict(state)
         if self.state["turned"]:
             self._turn()

@@ -51,7 +51,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
-    """Takes back what `random_state` gave."""
+    """Restore `random_state()`."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     numpy = state["numpy"]
@@ -79,7 +79,7 @@ def process_state(model: nn.Module, device: torch.device) -> dict[str, Any]:
 
 
 def set_process_state(state: Mapping[str, Any], model: nn.Module, device: torch.device) -> None:
-    """Takes back what `process_state` gave."""
+    """Restore `process_state()`."""
     set_random_state(state["random"], device)
     for name, buffer in model.named_buffers():
         buffer.copy_(state["buffers"][name])

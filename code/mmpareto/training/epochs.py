@@ -84,7 +84,7 @@ class GradientLog:
         }
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restore `state_dict()`."""
         self._steps = list(state["steps"])
         self._values = {name: list(values.to(device)) for name, values in state["values"].items()}
         # earlier checkpoints have none: the layers' means are then over the rest of the epoch
@@ -143,7 +143,7 @@ class EpochRecord:
         }
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restore `state_dict()`."""
         self.batches, self._before = state["batches"], state["seconds"]
         self.scores.load_state_dict(state["scores"])
         self.gradients.load_state_dict(state["gradients"], device)

@@ -1,16 +1,17 @@
-"""--probe: linear probes of a trained run's encoders, beside those of encoders that were trained alone."""
+"""Passes of a trained model over a split; --probe: linear probes beside those of encoders that were trained alone."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from mmpareto import runs
 from mmpareto.config import Config
-from mmpareto.datasets import SPLITS, MultimodalDataset
+from mmpareto.datasets import SPLITS, Batch, MultimodalDataset
 from mmpareto.errors import UsageError
 from mmpareto.evaluation import EvaluationError
 from mmpareto.evaluation.collected import Collected, collect
@@ -21,6 +22,7 @@ from mmpareto.training.checkpoints import load_checkpoint
 from mmpareto.training.data import Loader
 from mmpareto.training.setup import autocast_type
 
+T = TypeVar("T")
 ALONE = "unimodal"  # the method that trains each encoder by the loss of its own head
 
 
@@ -63,7 +65,7 @@ def probe_run(
     Raises:
         EvaluationError: where features are not finite, or the training split holds a single class.
     """
-    result = probes(*_passes(model, data, config, device))
+    result = probes(*(collect_split(model, data[split], config, device) for split in SPLITS))
     run = alone_run(config, encoders) if model.late else None
     result["alone"] = None
     saved = None if run is None else run.read_results().get("probe")  # where it was made with --probe, too
@@ -78,31 +80,33 @@ def probe_run(
             )
         except RuntimeError as error:
             raise EvaluationError(f"the encoders of {run.path} do not fit this model: {error}") from error
-        result["alone"] = {
-            "run": str(run.path),
-            "unimodal": probes(*_passes(other, data, config, device))["unimodal"],
-        }
+        passes = (collect_split(other, data[split], config, device) for split in SPLITS)
+        result["alone"] = {"run": str(run.path), "unimodal": probes(*passes)["unimodal"]}
     return result
 
 
-def _passes(
-    model: MultimodalModel, data: dict[str, MultimodalDataset], config: Config, device: torch.device
-) -> list[Collected]:
-    """Features of train, val and test, by this process alone."""
-    passes = []
-    for split in SPLITS:
-        dataset = data[split]
-        dataset.augmenting = False
-        loader = Loader(
-            dataset,
-            config.data.batch_size,
-            shuffle=False,
-            seed=config.run.random_seed,
-            workers=config.data.num_workers,
-            pin=device.type == "cuda",
-        )
-        try:
-            passes.append(collect(model, loader.epoch(0), dataset.modalities, device, autocast_type(config.engine)))
-        finally:
-            loader.close()
-    return passes
+def over_split(
+    dataset: MultimodalDataset, config: Config, device: torch.device, work: Callable[[Iterable[Batch]], T]
+) -> T:
+    """What `work` makes of the batches of a split: not augmented, in its order, loaded by this process alone."""
+    dataset.augmenting = False
+    loader = Loader(
+        dataset,
+        config.data.batch_size,
+        shuffle=False,
+        seed=config.run.random_seed,
+        workers=config.data.num_workers,
+        pin=device.type == "cuda",
+    )
+    try:
+        return work(loader.epoch(0))
+    finally:
+        loader.close()
+
+
+def collect_split(
+    model: MultimodalModel, dataset: MultimodalDataset, config: Config, device: torch.device
+) -> Collected:
+    """Features and logits of a split; see `collect`."""
+    amp = autocast_type(config.engine)
+    return over_split(dataset, config, device, lambda batches: collect(model, batches, dataset.modalities, device, amp))

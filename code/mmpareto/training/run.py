@@ -54,6 +54,7 @@ from mmpareto.training.restore import (
 from mmpareto.training.setup import (
     autocast_type,
     build_split,
+    check_presence,
     check_shapes,
     check_switches,
     choose_device,
@@ -181,6 +182,7 @@ class Run:
         """Build method, model, optimiser and step."""
         config = self.config
         self.method = make_method(config.method, config.engine, self.processes.size)
+        check_presence(config.method.method, self.method, self.data["train"])
         seed_everything(config.run.random_seed)
         restored = saved_configurations(RunDirectory(Path(config.run.ckpt_path))) if self.continues else None
         self.model, self.encoders = make_model(config, self.data["train"], self.device, self.method, restored)

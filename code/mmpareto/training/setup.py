@@ -120,9 +120,10 @@ def build_split(
         dataset.drop_modalities(data.missing, seed, split)
     for name, rows in dataset.absent.items():
         if rows.all():
+            remedy = "give a smaller rate to --missing" if name in data.missing else "add some, or take it out"
             raise DatasetError(
-                f"no sample of {split} has the modality {name}, so its head cannot be scored; add some, or take the "
-                "modality out (evaluate.py scores a run with any modality missing)"
+                f"no sample of {split} has the modality {name}, so its head cannot be scored; {remedy} (evaluate.py "
+                "scores a run with any modality missing)"
             )
     return dataset
 
@@ -195,7 +196,6 @@ def on_features(name: str, method: Method, engine: EngineConfig) -> OnFeatures:
         )
     if engine.accumulate > 1:
         raise UsageError("--integrate features needs the whole batch at once; leave --accumulate out")
-    method.requires = method.requires | {"features"}  # type: ignore[misc]
     return OnFeatures(method.integrator)
 
 
@@ -218,16 +218,16 @@ def set_up(method: Method, model: MultimodalModel, seed: int, epochs: int) -> No
     Raises:
         UsageError: where it cannot train it.
     """
-    lacking = sorted(method.requires - model.offers)
-    if lacking:
-        parts = f"{type(model).__name__} with the fusion {type(model.fusion).__name__}"
-        name = f"the method {type(method).__name__}"
-        if isinstance(method.integrator, OnFeatures):
-            name = "--integrate features"
-        raise UsageError(
-            f"{name} needs {_NEEDS[lacking[0]]}, which {parts} does not have; choose "
-            "another --architecture, --fusion or --method (docs/methods.md says what goes together)"
-        )
+    needs = dict.fromkeys(sorted(method.requires), f"the method {type(method).__name__}")
+    if isinstance(method.integrator, OnFeatures):
+        needs["features"] = "--integrate features"
+    for need, name in needs.items():
+        if need not in model.offers:
+            raise UsageError(
+                f"{name} needs {_NEEDS[need]}, which {type(model).__name__} with the fusion "
+                f"{type(model.fusion).__name__} does not have; choose another --architecture, --fusion or --method "
+                "(docs/methods.md says what goes together)"
+            )
     try:
         method.setup(model, seed, epochs)
     except MethodError as error:
@@ -257,11 +257,6 @@ def make_model(
     """
     if method is None and _may_fuse(config.method.method):
         method = make_method(config.method)
-    if method is not None and dataset.absent and "missing" in method.refuses:
-        raise UsageError(
-            f"some samples lack a modality, and the method {config.method.method} cannot train on them: "
-            f"{method.refuses['missing']}; choose another method (docs/methods.md says which)"
-        )
     chosen = config.model.fusion
     fusion: MakeFusion | None = None if method is None else method.fusion
     if chosen != "concat":
@@ -297,6 +292,15 @@ def _may_fuse(method: str) -> bool:
     """Whether a method is more than an integration routine."""
     make = METHODS[method].make
     return isinstance(make, type) and issubclass(make, Method)
+
+
+def check_presence(name: str, method: Method, dataset: MultimodalDataset) -> None:
+    """Raise UsageError for a method that cannot train on samples that lack a modality, where there are some."""
+    if dataset.absent and "missing" in method.refuses:
+        raise UsageError(
+            f"some samples lack a modality, and the method {name} cannot train on them: {method.refuses['missing']}; "
+            "choose another method (docs/methods.md says which)"
+        )
 
 
 def check_shapes(engine: EngineConfig, modalities: Mapping[str, Modality]) -> None:

@@ -77,9 +77,7 @@ class TrainingStep:
             share = len(piece) / len(label)
             output, loss, minimised = self._forward(piece_inputs, piece, piece_present, share * weight, factors)
             last = k == len(parts) - 1
-            if isinstance(self.method.integrator, OnFeatures):
-                self.method.integrator.features = output.features
-            diagnostics = self._backward(minimised, share * weight, last, diagnose)
+            diagnostics = self._backward(minimised, output, share * weight, last, diagnose)
             # detached at once: the next piece needs this one's memory
             seen.append((_detached(output), Losses(loss.joint.detach(), _detach(loss.unimodal)), share))
         norm = self._update()
@@ -125,7 +123,9 @@ class TrainingStep:
             plain = cross_entropies(output, label, factors)
             return output, plain, self.method.losses(Piece(output, label, plain, share, inputs))
 
-    def _backward(self, loss: Losses, factor: float, last: bool, diagnose: bool) -> dict[str, EncoderDiagnostics]:
+    def _backward(
+        self, loss: Losses, output: Output, factor: float, last: bool, diagnose: bool
+    ) -> dict[str, EncoderDiagnostics]:
         def scaled(value: Tensor) -> Tensor:
             value = value if factor == 1 else value * factor
             return value if self.scaler is None else self.scaler.scale(value)
@@ -133,6 +133,8 @@ class TrainingStep:
         encoders, heads = self.model.partition()
         unimodal = {name: scaled(value) for name, value in loss.unimodal.items()}
         arguments: dict[str, Any] = {"encoders": encoders, "heads": heads, "diagnose": diagnose}
+        if isinstance(self.method.integrator, OnFeatures):
+            arguments["features"] = output.features
         if last:
             return self.method.integrator.backward(
                 scaled(loss.joint), unimodal, loss_scale=self._loss_scale(), **arguments
@@ -187,13 +189,13 @@ class CapturedStep:
 
     @property
     def overflows(self) -> Tensor:
-        """As TrainingStep's."""
+        """See `TrainingStep`."""
         return self.step.overflows
 
     def __call__(
         self, inputs: Inputs, label: Tensor, *, present: Present = None, weight: float = 1.0, diagnose: bool = False
     ) -> Step:
-        """As TrainingStep's."""
+        """See `TrainingStep`."""
         batch = (dict(inputs), label, present)
         step = functools.partial(self.step, weight=weight, diagnose=diagnose)
         rates = tuple(float(group["lr"]) for group in self.step.optimizer.param_groups)
