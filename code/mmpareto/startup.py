@@ -154,7 +154,7 @@ def _require_environment() -> None:
 def _settle_without_home() -> None:
     """Keep a user without a name or a writable home folder, usual in containers, from errors of packages.
 
-    torch.compile names its cache after the user. librosa ends where it finds no place for a cache.
+    torch.compile names its cache after the user, matplotlib wants a folder for its settings.
     """
     try:
         getpass.getuser()
@@ -167,7 +167,6 @@ def _settle_without_home() -> None:
         folder = tempfile.mkdtemp(prefix="mmpareto-")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         os.environ.setdefault("MPLCONFIGDIR", folder)
-        os.environ.setdefault("NUMBA_CACHE_DIR", folder)
         if not os.path.isabs(home):
             os.environ.setdefault("XDG_CACHE_HOME", folder)
 

@@ -87,6 +87,7 @@ def test_a_file_that_differs_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(exporting, "_difference", other)
     with pytest.raises(ExportError, match=r"differ from the model's by 5.0e-01 of the greatest one"):
         export(made, tmp_path / "model", "torch_export")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_model_that_cannot_be_exported_is_named(tmp_path: Path) -> None:

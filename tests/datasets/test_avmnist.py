@@ -51,8 +51,16 @@ def prepared(raw: Path, output: Path, *flags: str) -> dict[str, InMemoryImages]:
     return parts  # type: ignore[return-value]
 
 
-def test_the_pairs_of_the_splits(raw: Path, tmp_path: Path) -> None:
-    parts = prepared(raw, tmp_path / "a", "--pairs", "2")
+@pytest.fixture(scope="module")
+def arrays(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared dataset; copy it before a change."""
+    output = tmp_path_factory.mktemp("arrays") / "avmnist"
+    prepared(raw, output, "--pairs", "2")
+    return output
+
+
+def test_the_pairs_of_the_splits(raw: Path, arrays: Path, tmp_path: Path) -> None:
+    parts = prepared(raw, tmp_path, "--pairs", "2")
     assert {split: len(part) for split, part in parts.items()} == {"train": 140, "val": 140, "test": 280}
     for part in parts.values():
         assert np.bincount(part.labels).tolist() == [len(part) // 10] * 10
@@ -60,9 +68,8 @@ def test_the_pairs_of_the_splits(raw: Path, tmp_path: Path) -> None:
         assert batch["inputs"]["sound"].shape == (2, 1, 48, 32)
         assert batch["inputs"]["image"].shape == (2, 1, 28, 28)
         assert not torch.equal(batch["inputs"]["sound"][0], batch["inputs"]["sound"][1])  # another noise
-    prepared(raw, tmp_path / "b", "--pairs", "2")
-    for path in sorted((tmp_path / "a").rglob("*.npy")):
-        assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
+    for path in sorted(tmp_path.rglob("*.npy")):
+        assert path.read_bytes() == (arrays / path.relative_to(tmp_path)).read_bytes()
 
 
 def test_images_are_of_the_sounds_digit(raw: Path, tmp_path: Path) -> None:
@@ -145,16 +152,17 @@ def test_a_damaged_recording_is_refused_by_name(raw: Path, tmp_path: Path) -> No
     assert "fetch the file again, or delete it" in said
 
 
-def test_damaged_arrays_are_named(raw: Path, tmp_path: Path) -> None:
-    prepared(raw, tmp_path, "--pairs", "1")
-    np.save(tmp_path / "image" / "val.npy", np.zeros((3, 1, 28, 28), np.float16))
+def test_damaged_arrays_are_named(arrays: Path, tmp_path: Path) -> None:
+    root = tmp_path / "avmnist"
+    shutil.copytree(arrays, root)
+    np.save(root / "image" / "val.npy", np.zeros((3, 1, 28, 28), np.float16))
     with pytest.raises(
-        DatasetError, match=r"val.npy: expected float16 \[70, 1, 28, 28\], found float16 \[3, 1, 28, 28\]"
+        DatasetError, match=r"val.npy: expected float16 \[140, 1, 28, 28\], found float16 \[3, 1, 28, 28\]"
     ):
-        datasets.build("avmnist", tmp_path, "val")
-    (tmp_path / "label" / "test.npy").write_bytes(b"no array")
+        datasets.build("avmnist", root, "val")
+    (root / "label" / "test.npy").write_bytes(b"no array")
     with pytest.raises(DatasetError, match="cannot be read"):
-        datasets.build("avmnist", tmp_path, "test")
+        datasets.build("avmnist", root, "test")
     with pytest.raises(DatasetError, match="give the folder of the data with --data_root"):
         datasets.build("avmnist", None, "test")
 

@@ -179,6 +179,7 @@ def test_folders_with_other_files_are_refused(tmp_path: Path) -> None:
     assert run(tmp_path / "data", clips).prepared == 4
 
 
+@pytest.mark.slow
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
     out, raw = tmp_path / "out", tmp_path / "raw"
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'code'}{os.pathsep}{ROOT / 'tests'}"}

@@ -32,6 +32,7 @@ run(Path(sys.argv[1]), clips_in(Path(sys.argv[2]), list("abcd")), seconds=1.5)
 """
 
 
+@pytest.mark.slow
 def test_workers_that_outlive_their_killed_parent_do_no_harm(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out, raw = tmp_path / "out", tmp_path / "raw"
     clips = clips_in(raw, TEXTS)

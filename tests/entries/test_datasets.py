@@ -185,6 +185,7 @@ def test_a_manifest_of_videos_with_their_sound(tmp_path: Path) -> None:
     assert trained(tmp_path / "run", *flags) == {"voice", "face"}
 
 
+@pytest.mark.slow
 def test_a_class_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         '''

@@ -140,10 +140,19 @@ def test_a_killed_run_goes_on_at_the_very_batch(short: tuple[str, ...], whole: P
     assert not list(folder.glob(".*"))
 
 
-def test_signals_write_a_checkpoint_and_say_how_to_go_on(short: tuple[str, ...], whole: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "signals",
+    [
+        (signal.SIGTERM,),
+        pytest.param((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), marks=pytest.mark.slow),
+    ],
+)
+def test_signals_write_a_checkpoint_and_say_how_to_go_on(
+    signals: tuple[signal.Signals, ...], short: tuple[str, ...], whole: Path, tmp_path: Path
+) -> None:
     """One after the other, to the processes that load data as well."""
     folder = tmp_path / "run"
-    for stops, number in enumerate((signal.SIGTERM, signal.SIGINT, signal.SIGHUP)):
+    for stops, number in enumerate(signals):
         process = start(*short, "--num_workers", "1", "--ckpt_path", folder, "--resume", "auto")
         wait_for(lambda: (folder / "last.pt").exists() and batches_done(folder)[0] > stops + 1, process)  # noqa: B023
         os.killpg(process.pid, number)
@@ -159,6 +168,7 @@ def test_signals_write_a_checkpoint_and_say_how_to_go_on(short: tuple[str, ...],
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.slow
 def test_output_that_is_full_and_closed_loses_no_epoch(short: tuple[str, ...], whole: Path, tmp_path: Path) -> None:
     script = '"$@" >/dev/full 2>&-'
     done = run("sh", "-c", script, "sh", *TRAIN, *short, "--ckpt_path", tmp_path / "run", OMP_NUM_THREADS="1")
@@ -316,7 +326,8 @@ def test_two_processes_in_one_run_directory_are_refused(short: tuple[str, ...], 
     assert "another process is training in" in said
 
 
-@pytest.mark.parametrize("workers", [pytest.param("0", marks=pytest.mark.slow), "2"])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["0", "2"])
 def test_data_that_vanish_end_the_run_with_a_message_and_it_goes_on_when_they_are_back(
     workers: str, tmp_path: Path
 ) -> None:

@@ -104,7 +104,8 @@ def test_cremad_from_its_repository_to_a_run(crema: Path, prepared: Path, tmp_pa
     assert "give another --output" in again
 
 
-@pytest.mark.parametrize("split", [pytest.param("random", marks=pytest.mark.slow), "speaker"])
+@pytest.mark.slow
+@pytest.mark.parametrize("split", ["random", "speaker"])
 def test_cremads_other_splits(crema: Path, tmp_path: Path, split: str) -> None:
     out = tmp_path / "out"
     flags = ("--split", split, "--audio_features", "stft", "--frame_size", "18", "--workers", "2")
@@ -240,6 +241,7 @@ def test_unusable_clips_do_not_stop_the_rest_but_are_said(crema: Path, tmp_path:
     assert "silent sound: 1, such as 1003_DFA_FEA_XX" in done.stdout
 
 
+@pytest.mark.slow
 def test_an_interrupted_preparation_says_so_and_goes_on(crema: Path, prepared: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     lists = ("--train_list", crema.parent / "train.csv", "--test_list", crema.parent / "test.csv")
@@ -286,6 +288,7 @@ def kinetics(root: Path) -> tuple[Path, Path]:
     return root / "train.txt", root / "test.txt"
 
 
+@pytest.mark.slow
 def test_kinetics_sounds_from_clips_to_a_run(tmp_path: Path) -> None:
     train_list, test_list = kinetics(tmp_path)
     raw, out = tmp_path / "raw", tmp_path / "out"

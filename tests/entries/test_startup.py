@@ -99,9 +99,9 @@ def test_a_pipe_that_matplotlib_would_wait_for_is_refused(tmp_path: Path) -> Non
 
 
 def test_a_user_without_a_name_and_a_writable_home_gets_both(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """torch.compile asks for the name, librosa ends without a place for its caches."""
+    """torch.compile asks for the name, matplotlib for a folder."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "MPLCONFIGDIR", "NUMBA_CACHE_DIR", "XDG_CACHE_HOME"):
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "MPLCONFIGDIR", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, "")  # so that it is restored
         monkeypatch.delenv(name)
     monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)
@@ -109,10 +109,10 @@ def test_a_user_without_a_name_and_a_writable_home_gets_both(monkeypatch: pytest
     monkeypatch.setenv("HOME", str(tmp_path))
     startup._settle_without_home()
     assert getpass.getuser() == "uid2147483641"
-    assert "NUMBA_CACHE_DIR" not in os.environ
-    for home, names in (("/absent", 2), ("absent", 3)):
+    assert "MPLCONFIGDIR" not in os.environ
+    for home, names in (("/absent", 1), ("absent", 2)):
         monkeypatch.setenv("HOME", home)
         startup._settle_without_home()
-        folders = [os.environ.pop(name, "") for name in ("MPLCONFIGDIR", "NUMBA_CACHE_DIR", "XDG_CACHE_HOME")]
-        assert [Path(folder).parent == tmp_path for folder in folders] == [number < names for number in range(3)]
+        folders = [os.environ.pop(name, "") for name in ("MPLCONFIGDIR", "XDG_CACHE_HOME")]
+        assert [Path(folder).parent == tmp_path for folder in folders] == [number < names for number in range(2)]
         assert all(os.access(folder, os.W_OK) for folder in folders[:names])

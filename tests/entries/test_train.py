@@ -169,14 +169,9 @@ def test_a_finished_run_is_not_touched_unasked(finished: tuple[Path, str], tmp_p
     assert (finished[0] / "results.json").read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    "methods",
-    [
-        ["integration.test_interface:Plain"],
-        pytest.param(["one_joint", "uniform", "uniform_gamma", "pareto", "pcgrad"], marks=pytest.mark.slow),
-    ],
-)
-def test_methods_of_launchers_libraries_and_users_train(methods: list[str], tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_methods_of_launchers_libraries_and_users_train(tmp_path: Path) -> None:
+    methods = ["one_joint", "uniform", "uniform_gamma", "pareto", "pcgrad", "integration.test_interface:Plain"]
     with ThreadPoolExecutor(2) as pool:
         done = list(
             pool.map(

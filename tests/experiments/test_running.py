@@ -195,6 +195,7 @@ def test_a_run_that_another_process_trains_is_waited_for(tmp_path: Path, capsys:
     assert ["--resume" in line for line in starts] == [False, True]
 
 
+@pytest.mark.slow
 def test_jobs_of_submitit_fail_and_resume_after_a_time_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """submitit's own local executor; the signal is the one that its Slurm jobs get before their time is over."""
     submitit = pytest.importorskip("submitit")

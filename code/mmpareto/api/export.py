@@ -143,6 +143,14 @@ def export(
                     torch.export.save(program, file)
                 else:
                     _write_onnx(program, example, names, outputs, file)
+                file.flush()
+                inputs = random_inputs(modalities, batch_size or _CHECKED, length=5 if batch_size else 4)
+                difference = _difference(model, inputs, names, Path(file.name), format)
+                if difference is not None and not difference <= TOLERANCE:
+                    raise ExportError(
+                        f"{path} is not written: its logits would differ from the model's by {difference:.1e} of the "
+                        f"greatest one, more than {TOLERANCE:g}; try another --format"
+                    )
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise ExportError(
@@ -150,13 +158,6 @@ def export(
             f"{lines[0][:200] if lines else ''}); "
             + ("try another --format" if batch_size else "try a fixed --batch_size, or another --format")
         ) from error
-    inputs = random_inputs(modalities, batch_size or _CHECKED, length=5 if batch_size else 4)
-    difference = _difference(model, inputs, names, path, format)
-    if difference is not None and not difference <= TOLERANCE:
-        raise ExportError(
-            f"{path}: its logits differ from the model's by {difference:.1e} of the greatest one, more than "
-            f"{TOLERANCE:g}; do not use it, and try another --format"
-        )
     description = {
         "inputs": {
             name: {"kind": value.kind, "shape": list(value.shape), "range": "bytes scaled to 0 to 1, else as read"}

@@ -39,13 +39,13 @@ def run_export(arguments: argparse.Namespace) -> None:
     if not output.parent.is_dir():
         raise UsageError(f"--output {output}: there is no folder {output.parent}; make it, or name another one")
     model = load(arguments.run, device="cpu", allow=arguments.allow)
-    made = export(model, output, arguments.format, batch_size=arguments.batch_size)
-    print(f"inputs   {', '.join(made.inputs)}\noutputs  {', '.join(made.outputs)}")
-    if made.difference is None:
+    exported = export(model, output, arguments.format, batch_size=arguments.batch_size)
+    print(f"inputs   {', '.join(exported.inputs)}\noutputs  {', '.join(exported.outputs)}")
+    if exported.difference is None:
         print("checked  not yet: install onnxruntime (pip install 'mmpareto[onnx]') and run the command again")
     else:
-        print(f"checked  logits differ from the model's by {made.difference:.1e} of the greatest one")
-    print(f"written  {made.path} and {made.path.name}.json")
+        print(f"checked  logits differ from the model's by {exported.difference:.1e} of the greatest one")
+    print(f"written  {exported.path} and {exported.path.name}.json")
 
 
 def main(argv: Sequence[str]) -> int:

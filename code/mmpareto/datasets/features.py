@@ -5,6 +5,7 @@ Shapes: L audio frames, M mel bins.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,12 +71,18 @@ def stft(sound: Sound) -> np.ndarray:
     Mono at 22,050 Hz, repeated to 3 s (longer ones are cut), clipped to -1 .. 1, STFT with windows of 512 and hops of
     353, log(|S| + 1e-7).
     """
-    import librosa
+    import soxr
 
-    wave = librosa.resample(sound.mono(), orig_sr=sound.rate, target_sr=_STFT_RATE)
+    wave = sound.mono()
+    if sound.rate != _STFT_RATE:
+        length = math.ceil(len(wave) * _STFT_RATE / sound.rate)
+        wave = soxr.resample(wave, sound.rate, _STFT_RATE)
+        wave = np.pad(wave, (0, max(length - len(wave), 0)))[:length]  # as librosa, which made OGM-GE's features
     length = _STFT_RATE * _STFT_SECONDS
-    wave = np.clip(np.tile(wave, -(-length // len(wave)))[:length], -1.0, 1.0)
-    return np.log(np.abs(librosa.stft(wave, n_fft=_STFT_WINDOW, hop_length=_STFT_HOP)) + 1e-7)
+    wave = torch.from_numpy(np.clip(np.tile(wave, -(-length // len(wave)))[:length], -1.0, 1.0))
+    window = torch.hann_window(_STFT_WINDOW)
+    spectra = torch.stft(wave, _STFT_WINDOW, _STFT_HOP, window=window, pad_mode="constant", return_complex=True)
+    return torch.log(spectra.abs() + 1e-7).numpy()
 
 
 def write_features(sound: Sound, kind: AudioFeatures, path: Path, frames: int | None = FBANK_FRAMES) -> None:

@@ -163,10 +163,10 @@ def text_modality(
         if tokenizer is None
         else load_tokenizer(tokenizer)
     )
-    made = tokenizer_from(content)
-    made.no_truncation()
-    made.no_padding()
-    size = made.get_vocab_size()
+    prepared = tokenizer_from(content)
+    prepared.no_truncation()
+    prepared.no_padding()
+    size = prepared.get_vocab_size()
     if longest is None:
-        longest = min(LONGEST_TEXT, max(len(made.encode(text_of(source)).ids) for source in sources))
-    return Modality("tokens", (max(1, longest), size), tokenizer=made.to_str())
+        longest = min(LONGEST_TEXT, max(len(prepared.encode(text_of(source)).ids) for source in sources))
+    return Modality("tokens", (max(1, longest), size), tokenizer=prepared.to_str())

@@ -77,9 +77,9 @@ def collect(
         torch.cat(labels),
         {name: torch.cat(parts) for name, parts in present.items()},
     )
-    made = {f"the features of {name}": value for name, value in done.features.items()}
-    made |= {f"the logits of the {name} head": value for name, value in done.logits().items()}
-    for what, value in made.items():
+    values = {f"the features of {name}": value for name, value in done.features.items()}
+    values |= {f"the logits of the {name} head": value for name, value in done.logits().items()}
+    for what, value in values.items():
         broken = ~torch.isfinite(value).all(1)
         if broken.any():
             first = ids[int(broken.nonzero()[0])]

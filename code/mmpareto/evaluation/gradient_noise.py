@@ -93,7 +93,7 @@ def gradient_noise(model: MultimodalModel, batches: Iterable[DeviceBatch]) -> di
     if not encoders:
         raise EvaluationError("all encoders of the model are frozen: they have no gradients to measure")
     everything = [p for parameters in encoders.values() for p in parameters]
-    seen = {name: (Moments(), Moments()) for name in encoders}
+    moments = {name: (Moments(), Moments()) for name in encoders}
     count = 0
     for count, (inputs, label, present) in enumerate(batches, 1):
         output = model(inputs, present)
@@ -101,31 +101,31 @@ def gradient_noise(model: MultimodalModel, batches: Iterable[DeviceBatch]) -> di
         losses = {"joint": both.joint, **both.unimodal}
         joint, unimodal = losses["joint"], torch.stack(list(both.unimodal.values())).sum()
         # a modality's encoder is reached by its own unimodal loss alone, so one pass through the sum gives them all
-        found = [
+        gradients = [
             _split(torch.autograd.grad(loss, everything, retain_graph=keep, materialize_grads=True), encoders)
             for loss, keep in ((joint, True), (unimodal, False))
         ]
-        _check(losses, found, count)
-        for name, moments in seen.items():
-            for own, gradient in zip(moments, found, strict=True):
-                own.add(gradient[name])
+        _check(losses, gradients, count)
+        for name, pair in moments.items():
+            for moment, gradient in zip(pair, gradients, strict=True):
+                moment.add(gradient[name])
     if count < 2:
         raise EvaluationError(f"a covariance needs two batches or more, found {count}")
-    return {name: EncoderNoise(a.noise(), b.noise(), _cosine(a.mean, b.mean)) for name, (a, b) in seen.items()}
+    return {name: EncoderNoise(a.noise(), b.noise(), _cosine(a.mean, b.mean)) for name, (a, b) in moments.items()}
 
 
 def _split(gradients: Sequence[Tensor], encoders: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:
     """{encoder: its gradient [P]}."""
     left = iter(gradients)
-    return {name: torch.cat([next(left).flatten() for _ in own]) for name, own in encoders.items()}
+    return {name: torch.cat([next(left).flatten() for _ in parameters]) for name, parameters in encoders.items()}
 
 
-def _check(losses: Mapping[str, Tensor], found: Sequence[Mapping[str, Tensor]], batch: int) -> None:
+def _check(losses: Mapping[str, Tensor], gradients: Sequence[Mapping[str, Tensor]], batch: int) -> None:
     """Raises EvaluationError where a loss or a gradient is not finite."""
     named = {f"the {name} loss": value for name, value in losses.items()}
-    for which, gradients in zip(("joint", "unimodal"), found, strict=True):
+    for which, by_encoder in zip(("joint", "unimodal"), gradients, strict=True):
         # in float64: the square of a finite float32 may be infinite
-        named |= {f"the {which} gradient of the encoder {n}": value.double().norm() for n, value in gradients.items()}
+        named |= {f"the {which} gradient of the encoder {n}": value.double().norm() for n, value in by_encoder.items()}
     finite = torch.isfinite(torch.stack([value.detach() for value in named.values()])).tolist()
     broken = [name for name, holds in zip(named, finite, strict=True) if not holds]
     if broken:

@@ -50,8 +50,8 @@ def rate_cases(having: Case, rates: Sequence[float], seed: int) -> dict[tuple[st
     cases: dict[tuple[str, float], Case] = {}
     for dropped in (*names, ANY):
         for rate in rates:
-            each = [rate if dropped in (name, ANY) else 0.0 for name in names]
-            absent = draw_absent(before, each, np.random.default_rng(seed))
+            rates_of = [rate if dropped in (name, ANY) else 0.0 for name in names]
+            absent = draw_absent(before, rates_of, np.random.default_rng(seed))
             cases[dropped, rate] = {name: ~torch.from_numpy(row) for name, row in zip(names, absent, strict=True)}
     return cases
 

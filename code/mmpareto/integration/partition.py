@@ -70,8 +70,8 @@ def partition(encoders: Mapping[str, Parameters], heads: Parameters) -> Partitio
         raise PartitionError("encoders is empty: give {name: parameters} with one entry per encoder")
     owner: dict[int, str] = {}
     listed: dict[str, list[tuple[str, Tensor]]] = {}
-    for place, given in [*((f"encoders[{key!r}]", value) for key, value in encoders.items()), ("heads", heads)]:
-        listed[place] = _named(given, place)
+    for place, parameters in [*((f"encoders[{key!r}]", value) for key, value in encoders.items()), ("heads", heads)]:
+        listed[place] = _named(parameters, place)
         for name, parameter in listed[place]:
             if id(parameter) in owner:
                 raise PartitionError(
@@ -163,16 +163,16 @@ def _check_whole(name: str, parameter: Tensor) -> None:
         )
 
 
-def _named(given: Parameters, place: str) -> list[tuple[str, Tensor]]:
-    if isinstance(given, nn.Module):
-        wrapper = _wrapper(given)
-        if wrapper and not any(is_traceable_wrapper_subclass(p) for p in given.parameters()):
+def _named(parameters: Parameters, place: str) -> list[tuple[str, Tensor]]:
+    if isinstance(parameters, nn.Module):
+        wrapper = _wrapper(parameters)
+        if wrapper and not any(is_traceable_wrapper_subclass(p) for p in parameters.parameters()):
             raise PartitionError(f"{place} is wrapped in {wrapper}, {_WRAPPED}")
-        return list(given.named_parameters())
-    if isinstance(given, Tensor):
+        return list(parameters.named_parameters())
+    if isinstance(parameters, Tensor):
         raise PartitionError(f"{place} is a tensor; give a module or a list of parameters")
     pairs: list[tuple[str, Tensor]] = []
-    for position, item in enumerate(given):
+    for position, item in enumerate(parameters):
         pair: Any = item if isinstance(item, tuple) else (f"{place}[{position}]", item)
         if len(pair) != 2 or not isinstance(pair[1], Tensor):
             raise PartitionError(

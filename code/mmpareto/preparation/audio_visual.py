@@ -14,7 +14,7 @@ from mmpareto.flag_values import count, positive
 from mmpareto.preparation.common import Clip, Outcome, add_cut_arguments, prepare
 
 VAL_FRACTION = 0.1
-TOOLS = ("av", "librosa", "numpy", "pillow", "torchaudio")
+TOOLS = ("av", "numpy", "pillow", "soxr", "torchaudio")
 
 
 def add_media_arguments(parser: argparse.ArgumentParser) -> None:

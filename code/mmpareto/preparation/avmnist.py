@@ -104,18 +104,18 @@ def recordings(source: Path, split: str, val_fraction: float | None, seed: int) 
         DatasetError: where there are none, or too few speakers.
     """
     folder = source / "recordings" if (source / "recordings").is_dir() else source
-    found = {path: match for path in sorted(folder.glob("*.wav")) if (match := _NAME.fullmatch(path.stem))}
-    if not found:
+    matches = {path: match for path in sorted(folder.glob("*.wav")) if (match := _NAME.fullmatch(path.stem))}
+    if not matches:
         raise DatasetError(f"{folder} holds no recordings named as FSDD names them, such as 0_jackson_0.wav")
     what = f"{folder}: validation"
     if split == "official":
-        test = [path for path, match in found.items() if int(match[3]) < OFFICIAL_TEST]
-        train, val = _cut([path for path in found if path not in set(test)], val_fraction or VAL_FRACTION, seed, what)
+        test = [path for path, match in matches.items() if int(match[3]) < OFFICIAL_TEST]
+        train, val = _cut([path for path in matches if path not in set(test)], val_fraction or VAL_FRACTION, seed, what)
         return {"train": train, "val": val, "test": test}
-    speakers = sorted({match[2] for match in found.values()})
+    speakers = sorted({match[2] for match in matches.values()})
     if len(speakers) < TEST_SPEAKERS + 2:
         raise DatasetError(f"--split speaker needs at least {TEST_SPEAKERS + 2} speakers, found {len(speakers)}")
-    by_speaker = {speaker: [path for path, match in found.items() if match[2] == speaker] for speaker in speakers}
+    by_speaker = {speaker: [path for path, match in matches.items() if match[2] == speaker] for speaker in speakers}
     others, test = speakers[:-TEST_SPEAKERS], [path for name in speakers[-TEST_SPEAKERS:] for path in by_speaker[name]]
     if val_fraction is None:
         train, val = [path for name in others[:-1] for path in by_speaker[name]], by_speaker[others[-1]]

@@ -127,24 +127,24 @@ class BoundaryEngine:
 
     def _so_far(self, epoch: int, step: TrainingStep, whole: bool) -> dict[str, Any]:
         """A copy of what `fit` needs to go on after an epoch; of a whole one the model alone."""
-        found: dict[str, Any] = {"epoch": epoch, "model": step.model.state_dict()}
+        saved: dict[str, Any] = {"epoch": epoch, "model": step.model.state_dict()}
         if not whole:
             scaler = None if step.scaler is None else step.scaler.state_dict()
-            found |= {"optimizer": step.optimizer.state_dict(), "method": step.method.state_dict(), "scaler": scaler}
-        return copy.deepcopy(found) | {"processes": self.processes.gather(process_state(step.model, self.device))}
+            saved |= {"optimizer": step.optimizer.state_dict(), "method": step.method.state_dict(), "scaler": scaler}
+        return copy.deepcopy(saved) | {"processes": self.processes.gather(process_state(step.model, self.device))}
 
-    def _take_back(self, found: Mapping[str, Any], step: TrainingStep) -> int:
+    def _take_back(self, saved: Mapping[str, Any], step: TrainingStep) -> int:
         """Goes back to what `_so_far` gave; how many epochs are over."""
-        if "model" in found:
-            step.model.load_state_dict(found["model"])
-        if "optimizer" in found:
-            step.optimizer.load_state_dict(found["optimizer"])
-            step.method.load_state_dict(found["method"])
+        if "model" in saved:
+            step.model.load_state_dict(saved["model"])
+        if "optimizer" in saved:
+            step.optimizer.load_state_dict(saved["optimizer"])
+            step.method.load_state_dict(saved["method"])
             if step.scaler is not None:
-                step.scaler.load_state_dict(found["scaler"])
-            if len(found["processes"]) == self.processes.size:
-                set_process_state(found["processes"][self.processes.rank], step.model, self.device)
-        return found["epoch"]
+                step.scaler.load_state_dict(saved["scaler"])
+            if len(saved["processes"]) == self.processes.size:
+                set_process_state(saved["processes"][self.processes.rank], step.model, self.device)
+        return saved["epoch"]
 
     def losses(self, model: MultimodalModel, samples: Tensor) -> dict[str, float]:
         """{"joint" or a modality: mean cross-entropy} over some samples."""

@@ -69,9 +69,9 @@ class SharedBatches(Sampler[list[int]]):
             if self.lengths is not None:
                 order = self._by_length(order, self.lengths[order], generator)
         for whole in order.split(self.batch_size)[self.start :]:
-            own = whole[self.rank :: self.size]
-            if len(own):
-                yield own.tolist()
+            share = whole[self.rank :: self.size]
+            if len(share):
+                yield share.tolist()
             elif self.training:
                 yield whole[:1].tolist()
 

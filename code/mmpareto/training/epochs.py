@@ -39,11 +39,11 @@ class GradientLog:
         """Keeps a step's diagnostics; does nothing where a one-pass method has none."""
         if diagnostics:
             self._steps.append(step)
-        for encoder, seen in diagnostics.items():
-            values = torch.stack([getattr(seen, name).float() for name in PER_STEP])
+        for encoder, of_encoder in diagnostics.items():
+            values = torch.stack([getattr(of_encoder, name).float() for name in PER_STEP])
             self._values.setdefault(encoder, []).append(values)
             recent = self._recent.setdefault(encoder, [])
-            recent.append(seen.gramians.clone())  # a CUDA graph writes the next step's into the same memory
+            recent.append(of_encoder.gramians.clone())  # a CUDA graph writes the next step's into the same memory
             if len(recent) == FOLD:
                 self._fold(encoder)
 
@@ -69,9 +69,9 @@ class GradientLog:
         rows = []
         for encoder, sums in self._layers.items():
             for layer, (steps, conflicts, cosines) in zip(names[encoder], sums.T.tolist(), strict=True):
-                seen = {"epoch": epoch, "encoder": encoder, "layer": layer, "steps": int(steps)}
+                place = {"epoch": epoch, "encoder": encoder, "layer": layer, "steps": int(steps)}
                 rate, cosine = (conflicts / steps, cosines / steps) if steps else (math.nan, math.nan)
-                rows.append(seen | {"conflict_rate": rate, "cosine": cosine})
+                rows.append(place | {"conflict_rate": rate, "cosine": cosine})
         return rows
 
     def state_dict(self) -> dict[str, Any]:

@@ -41,10 +41,10 @@ def integration_summary(
     """{modality: conflict rate in 0 .. 1 and mean cosine} over rows of the gradient log; None where there are none."""
     summary: dict[str, dict[str, float | None]] = {}
     for name in modalities:
-        own = [row for row in gradients if row["encoder"] == name]
+        steps = [row for row in gradients if row["encoder"] == name]
         summary[name] = {
-            "conflict_rate": sum(float(row["conflict"]) for row in own) / len(own) if own else None,
-            "mean_cosine": sum(float(row["cosine"]) for row in own) / len(own) if own else None,
+            "conflict_rate": sum(float(row["conflict"]) for row in steps) / len(steps) if steps else None,
+            "mean_cosine": sum(float(row["cosine"]) for row in steps) / len(steps) if steps else None,
         }
     return summary
 
@@ -53,9 +53,9 @@ def step_scalars(done: Step, rate: float, speed: float) -> dict[str, float]:
     """Points of the TensorBoard curves for one step. Waits for the device, once."""
     values = {"step/loss_joint": done.losses.joint, "step/gradient_norm": done.gradient_norm}
     values |= {f"step/loss_{name}": value for name, value in done.losses.unimodal.items()}
-    for name, seen in done.diagnostics.items():
+    for name, of_encoder in done.diagnostics.items():
         for measure in ("cosine", "joint_norm", "unimodal_norm", "joint_weight"):
-            values[f"step/{measure}_{name}"] = getattr(seen, measure)
+            values[f"step/{measure}_{name}"] = getattr(of_encoder, measure)
     fetched = torch.stack([value.float() for value in values.values()]).tolist()
     return dict(zip(values, fetched, strict=True)) | {
         "step/learning_rate": rate,

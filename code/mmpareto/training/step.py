@@ -71,7 +71,7 @@ class TrainingStep:
         """
         parts = chunks((dict(inputs), label, present), min(self.accumulate, len(label)))
         factors = None if present is None else self._factors(present, weight)
-        seen: list[tuple[Output, Losses, float]] = []
+        pieces: list[tuple[Output, Losses, float]] = []
         diagnostics: dict[str, EncoderDiagnostics] = {}
         for k, (piece_inputs, piece, piece_present) in enumerate(parts):
             share = len(piece) / len(label)
@@ -79,23 +79,23 @@ class TrainingStep:
             last = k == len(parts) - 1
             diagnostics = self._backward(minimised, output, share * weight, last, diagnose)
             # detached at once: the next piece needs this one's memory
-            seen.append((_detached(output), Losses(loss.joint.detach(), _detach(loss.unimodal)), share))
+            pieces.append((_detached(output), Losses(loss.joint.detach(), _detach(loss.unimodal)), share))
         norm = self._update()
         if present is not None:  # the losses of these samples alone; those above are parts of the whole batch's
-            whole = _joined([output for output, _, _ in seen], present)
+            whole = _joined([output for output, _, _ in pieces], present)
             return Step(whole.joint, whole.unimodal, cross_entropies(whole, label), norm, diagnostics)
-        if len(seen) == 1:
-            output, loss, _ = seen[0]
+        if len(pieces) == 1:
+            output, loss, _ = pieces[0]
             return Step(output.joint, output.unimodal, loss, norm, diagnostics)
-        whole = _joined([output for output, _, _ in seen])
+        whole = _joined([output for output, _, _ in pieces])
         return Step(
             whole.joint,
             whole.unimodal,
             Losses(
-                torch.stack([loss.joint * share for _, loss, share in seen]).sum(),
+                torch.stack([loss.joint * share for _, loss, share in pieces]).sum(),
                 {
-                    name: torch.stack([loss.unimodal[name] * share for _, loss, share in seen]).sum()
-                    for name in seen[0][1].unimodal
+                    name: torch.stack([loss.unimodal[name] * share for _, loss, share in pieces]).sum()
+                    for name in pieces[0][1].unimodal
                 },
             ),
             norm,

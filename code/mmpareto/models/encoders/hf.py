@@ -81,10 +81,10 @@ class HuggingFaceEncoder(TokenEncoder):
 
     def _check(self, model: str, config: Any, shape: tuple[int, ...]) -> None:
         """Raise ModelError for a model that cannot take the inputs."""
-        wanted, given = self.network.main_input_name, ARGUMENTS[self.kind]
-        if wanted != given or getattr(config, "is_encoder_decoder", False):
-            what = "is an encoder with a decoder" if wanted == given else f"takes {wanted}"
-            raise ModelError(f"hf:{model} {what}; {self.kind} needs an encoder that takes {given}")
+        wanted, argument = self.network.main_input_name, ARGUMENTS[self.kind]
+        if wanted != argument or getattr(config, "is_encoder_decoder", False):
+            what = "is an encoder with a decoder" if wanted == argument else f"takes {wanted}"
+            raise ModelError(f"hf:{model} {what}; {self.kind} needs an encoder that takes {argument}")
         if self.kind == "tokens":
             longest, vocabulary = getattr(config, "max_position_embeddings", shape[0]), config.vocab_size
             if shape[1] > vocabulary:

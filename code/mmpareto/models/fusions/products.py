@@ -42,8 +42,8 @@ class LowRankFusion(nn.Module):
 
     def forward(self, features: Mapping[str, Tensor], present: Present | None = None) -> Tensor:
         """{modality: [B, D]} -> [B, C]; absent features count as zero."""
-        given = used(features, list(self.factors), present)
-        product = torch.stack([factor(given[name]) for name, factor in self.factors.items()]).prod(0)
+        features = used(features, list(self.factors), present)
+        product = torch.stack([factor(features[name]) for name, factor in self.factors.items()]).prod(0)
         return self.weight @ product.unflatten(1, (len(self.weight), -1)) + self.bias
 
 
