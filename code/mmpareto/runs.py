@@ -226,8 +226,8 @@ def open_for(path: str, resume: bool, overwrite: bool) -> RunDirectory:
     if overwrite:
         for name in _OWN:
             (run / name).unlink(missing_ok=True)
-        for path in [*run.path.glob("events.out.tfevents.*"), *run.path.glob("evaluation_*")]:
-            path.unlink()
+        for old in [*run.path.glob("events.out.tfevents.*"), *run.path.glob("evaluation_*")]:
+            old.unlink()
     return run
 
 

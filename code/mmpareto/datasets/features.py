@@ -79,9 +79,15 @@ def stft(sound: Sound) -> np.ndarray:
         wave = soxr.resample(wave, sound.rate, _STFT_RATE)
         wave = np.pad(wave, (0, max(length - len(wave), 0)))[:length]  # as librosa, which made OGM-GE's features
     length = _STFT_RATE * _STFT_SECONDS
-    wave = torch.from_numpy(np.clip(np.tile(wave, -(-length // len(wave)))[:length], -1.0, 1.0))
-    window = torch.hann_window(_STFT_WINDOW)
-    spectra = torch.stft(wave, _STFT_WINDOW, _STFT_HOP, window=window, pad_mode="constant", return_complex=True)
+    wave = np.clip(np.tile(wave, -(-length // len(wave)))[:length], -1.0, 1.0)
+    spectra = torch.stft(
+        torch.from_numpy(wave),
+        _STFT_WINDOW,
+        _STFT_HOP,
+        window=torch.hann_window(_STFT_WINDOW),
+        pad_mode="constant",
+        return_complex=True,
+    )
     return torch.log(spectra.abs() + 1e-7).numpy()
 
 
