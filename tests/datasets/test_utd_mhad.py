@@ -16,7 +16,7 @@ from mmpareto import datasets
 from mmpareto.cli import prepare
 from mmpareto.datasets import SPLITS, DatasetError
 from mmpareto.datasets.utd_mhad import ACTIONS, SHAPES, UTDMHAD, block
-from mmpareto.preparation.utd_mhad import averaged
+from mmpareto.preparation.utd_mhad import averaged, motion_maps
 
 SUBJECTS, TRIALS = range(1, 9), range(1, 5)
 
@@ -97,6 +97,43 @@ def test_means_of_blocks() -> None:
     assert [block(name, rate) for name in SHAPES for rate in (1000, 30, 15, 10)] == [1, 1, 2, 3, 1, 2, 3, 5]
 
 
+def test_depth_motion_maps_of_a_square_that_moves() -> None:
+    """10 x 10 points, two metres away, move 10 columns to the right; then nothing moves."""
+    depth = np.zeros((240, 320, 3), np.uint16)
+    depth[100:110, 50:60, 0] = 2000
+    depth[100:110, 60:70, 1:] = 2000
+    front, side, above = motion_maps(depth)
+    assert front.min() == front.max() == 255  # both places changed by 2000
+    assert not side.any()  # as many points at each height and depth as before
+    assert above.min() == above.max() == 255  # one row, 125 x 16 mm away, of 20 columns that changed by 10 points
+    depth[100:110, 60:70, 2] = 3000
+    front, side, above = motion_maps(depth)
+    # left 2000, right 2000 + 1000: a third less; bilinear in the middle
+    assert (front[:, 0].tolist(), front[:, -1].tolist()) == ([170] * 64, [255] * 64)
+    assert [(int(row[0]), int(row[-1])) for row in side] == [(255, 255)] * 64  # from bin 125 to bin 187
+    assert side[:, 2:-2].max() == 0
+    assert above[0].min() > 0
+    assert above[-1, 0] == 0
+    assert (above[0, -1], above[-1, -1]) == (255, 128)  # 10 points came to the nearer row and went, 10 came to the farther one
+
+
+def test_depth_is_a_modality_where_it_is_asked_for(tmp_path: Path) -> None:
+    for subject in (1, 2, 7):
+        write_recording(tmp_path / "raw", 1, subject, 1)
+        depth = np.random.default_rng(subject).integers(800, 4000, (240, 320, 4)).astype(np.uint16)
+        (tmp_path / "raw" / "Depth").mkdir(exist_ok=True)
+        savemat(tmp_path / "raw" / "Depth" / f"a1_s{subject}_t1_depth.mat", {"d_depth": depth})
+    parts = prepared(tmp_path / "raw", tmp_path / "out", "--modalities", "depth", "inertial")
+    sample = parts["train"][0]["inputs"]
+    assert {name: (value.dtype, list(value.shape)) for name, value in sample.items()} == {
+        "inertial": (torch.float32, [17, 6]),
+        "depth": (torch.uint8, [3, 64, 64]),
+    }
+    np.save(tmp_path / "out" / "depth" / "a1_s1_t1.npy", np.zeros((3, 64, 63), np.uint8))
+    with pytest.raises(DatasetError, match=r"expected uint8 \[3, 64, 64\], found uint8 \[3, 64, 63\]"):
+        datasets.build("utd-mhad", tmp_path / "out", "train")
+
+
 def test_damaged_files_are_left_out_and_counted(raw: Path, tmp_path: Path) -> None:
     root = tmp_path / "raw"
     for trial in TRIALS:
@@ -126,6 +163,8 @@ def test_damaged_files_are_left_out_and_counted(raw: Path, tmp_path: Path) -> No
         (("--val_subjects", "2"), "subject 2 is in --val_subjects and in --test_subjects"),
         (("--val_subjects", "7", "--val_trials", "4"), "give one of the two"),
         (("--split", "trial", "--val_trials", "4"), "belong to --split subject"),
+        (("--modalities", "depth", "depth"), "name two or three of skeleton, inertial, depth"),
+        (("--modalities", "skeleton", "depth"), "Depth holds no files such as a1_s1_t1_depth.mat"),
     ],
 )
 def test_contradicting_flags(raw: Path, tmp_path: Path, flags: tuple[str, ...], message: str) -> None:

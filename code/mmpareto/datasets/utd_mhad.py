@@ -1,4 +1,4 @@
-"""`utd-mhad`: 27 actions by 8 subjects, skeleton and inertial sequences that `prepare.py utd-mhad` writes.
+"""`utd-mhad`: 27 actions by 8 subjects; skeleton, inertial and depth data that `prepare.py utd-mhad` writes.
 
 Chen, Jafari & Kehtarnavaz, "UTD-MHAD: A multimodal dataset for human action recognition utilizing a depth camera and a
 wearable inertial sensor", ICIP 2015.
@@ -27,12 +27,13 @@ ACTIONS = [
 # fmt: on
 # greatest number of samples in the dataset, and values of a sample
 SHAPES = {"skeleton": (125, 60), "inertial": (326, 6)}
+MAP_SHAPE = (3, 64, 64)  # depth motion maps from the front, the side and above
 RECORDED = {"skeleton": 30, "inertial": 50}  # samples a second
 
 
 @DATASETS.register("utd-mhad")
 class UTDMHAD(MultimodalDataset):
-    """Human actions, modalities `skeleton` [l, 60] and `inertial` [l, 6], held in memory.
+    """Human actions, held in memory: two or three of `skeleton` [l, 60], `inertial` [l, 6] and `depth` [3, 64, 64].
 
     Args:
         root: what `prepare.py utd-mhad` wrote.
@@ -45,23 +46,32 @@ class UTDMHAD(MultimodalDataset):
         super().__init__(seed)
         self.name, self.classes = "utd-mhad", list(ACTIONS)
         root = require_root(root, self.name)
-        rate = read_description(root, self.name)["parameters"].get("rate")
+        description = read_description(root, self.name)
+        rate = description["parameters"].get("rate")
         if type(rate) not in (int, float) or not rate > 0:
             raise DatasetError(f"{root}: dataset.json has the rate {rate!r:.100}; prepare the dataset again")
-        shapes = {name: (-(-length // block(name, rate)), width) for name, (length, width) in SHAPES.items()}
+        known = {
+            name: Modality("sequence", (-(-length // block(name, rate)), width))
+            for name, (length, width) in SHAPES.items()
+        } | {"depth": Modality("image", MAP_SHAPE)}
+        unknown = sorted(description["modalities"].keys() - known.keys())
+        if unknown:
+            raise DatasetError(f"{root}: dataset.json has the modality {unknown[0]!r:.100}; prepare the dataset again")
         items = read_split(root, self.name, split, {}, self.classes)
-        self.modalities = {name: Modality("sequence", shape) for name, shape in shapes.items()}
+        self.modalities = {name: known[name] for name in description["modalities"]}
         self.labels = np.array([self.classes.index(label) for label in items.labels], np.int64)
         self._ids = items.ids
-        self._sequences = [{name: _read(item.paths[name], shape) for name, shape in shapes.items()} for item in items]
+        self._inputs = [
+            {name: _read(item.paths[name], modality) for name, modality in self.modalities.items()} for item in items
+        ]
 
     def sample_ids(self) -> list[str]:
         """The recordings' ids, in their order."""
         return self._ids
 
     def __getitem__(self, index: int) -> Sample:
-        """A recording: inputs float32 [l, 60] and [l, 6], of its own lengths."""
-        return {"inputs": dict(self._sequences[index]), "label": int(self.labels[index]), "id": self._ids[index]}
+        """A recording: sequences float32 [l, D] of their own lengths, depth uint8 [3, 64, 64]."""
+        return {"inputs": dict(self._inputs[index]), "label": int(self.labels[index]), "id": self._ids[index]}
 
     def __getitems__(self, indices: list[int]) -> list[Sample]:
         """Recordings by index; there is no file to read."""
@@ -73,15 +83,20 @@ def block(modality: str, rate: float) -> int:
     return max(round(RECORDED[modality] / rate), 1)
 
 
-def _read(path: Path, shape: tuple[int, int]) -> Tensor:
-    """float32 [l, D], cut to the greatest length."""
+def _read(path: Path, modality: Modality) -> Tensor:
+    """float32 [l, D], cut to the greatest length, or uint8 [3, 64, 64]."""
     try:
         array = load_npy(path)
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path}: cannot be read ({error}); prepare the dataset again") from error
-    if array.dtype != np.float32 or array.ndim != 2 or array.shape[1] != shape[1] or not len(array):
+    if modality.kind == "image":
+        fits, expected = array.shape == modality.shape and array.dtype == np.uint8, f"uint8 {list(modality.shape)}"
+    else:
+        width = modality.shape[1]
+        fits = array.dtype == np.float32 and array.ndim == 2 and array.shape[1] == width and len(array) > 0
+        expected = f"float32 [l, {width}]"
+    if not fits:
         raise DatasetError(
-            f"{path}: expected float32 [l, {shape[1]}], found {array.dtype} {list(array.shape)}; prepare the dataset "
-            "again"
+            f"{path}: expected {expected}, found {array.dtype} {list(array.shape)}; prepare the dataset again"
         )
-    return torch.from_numpy(array[: shape[0]])
+    return torch.from_numpy(array if modality.kind == "image" else array[: modality.shape[0]])
