@@ -110,6 +110,10 @@ def test_lengths_vocabulary_and_tokenizer_by_option(tmp_path: Path) -> None:
     assert small.modalities["caption"].shape[0] == 2
     assert small.modalities["caption"].shape[1] <= 40
     assert {len(small[k]["inputs"]["sensor"]) for k in range(8) if k != 3} == {1, 2}
+    words = small[1]["inputs"]["caption"]
+    assert len(words) == 2  # a longer text is cut
+    whole = tokenizers.Tokenizer.from_str(str(small.modalities["caption"].tokenizer)).encode(WORDS[1]).ids
+    assert words.tolist() == whole[:2] != whole
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "tokenizer.json").write_text(str(small.modalities["caption"].tokenizer))
     for where in (tmp_path / "kept", tmp_path / "kept" / "tokenizer.json"):

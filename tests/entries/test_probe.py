@@ -45,6 +45,7 @@ def test_probes_are_those_of_evaluate_and_of_the_run_trained_alone(runs: Path) -
 
 
 def test_without_a_run_to_compare_with(runs: Path) -> None:
+    shutil.copytree(runs / "runs" / "unimodal" / "seed0", runs / "runs" / "unimodal" / "seed1")  # of another seed
     done = trained(runs, "uniform", "--probe", seed=1)
     assert done.returncode == 0, done.stderr
     assert json.loads((runs / "runs" / "uniform" / "seed1" / "results.json").read_text())["probe"]["alone"] is None

@@ -8,7 +8,7 @@ import pytest
 
 from mmpareto.cli.evaluate import evaluation_json
 from mmpareto.json_files import read_object
-from mmpareto.reporting.evaluation_tables import class_table
+from mmpareto.reporting.evaluation_tables import class_table, missing_curves
 
 
 @pytest.mark.parametrize(("count", "shown"), [(50, 50), (51, 50), (1000, 50)])
@@ -22,6 +22,19 @@ def test_of_many_classes_those_with_the_lowest_f1_are_shown(count: int, shown: i
     assert sorted(names) == [f"c{index:04d}" for index in range(count - shown, count)]
     note = f"the 50 classes with the lowest F1 of {count}; all are in evaluation_test.json"
     assert (lines[-1] == note) == (count > shown)
+
+
+def test_curves_of_missing_modalities_begin_with_all_of_them() -> None:
+    subsets = [{"present": ["a"], "accuracy": 40.0}, {"present": ["a", "b"], "accuracy": 90.0}]
+    rates = [
+        {"modality": "b", "rate": 1.0, "accuracy": 40.0},
+        {"modality": "b", "rate": 0.5, "accuracy": 66.0},
+        {"modality": "any", "rate": 0.5, "accuracy": 55.0},
+    ]
+    assert missing_curves({"subsets": subsets, "missing_rates": rates}) == {
+        "b": {0.0: 90.0, 0.5: 66.0, 1.0: 40.0},
+        "any": {0.0: 90.0, 0.5: 55.0},
+    }
 
 
 @pytest.mark.slow
