@@ -114,7 +114,7 @@ def test_depth_motion_maps_of_a_square_that_moves() -> None:
     assert side[:, 2:-2].max() == 0
     assert above[0].min() > 0
     assert above[-1, 0] == 0
-    assert (above[0, -1], above[-1, -1]) == (255, 128)  # 10 points came to the nearer row and went, 10 came to the farther one
+    assert (above[0, -1], above[-1, -1]) == (255, 128)  # 10 points came and went; 10 came
 
 
 def test_depth_is_a_modality_where_it_is_asked_for(tmp_path: Path) -> None:
