@@ -109,7 +109,7 @@ def test_rows_hold_passes_waits_and_ratios(process: ProcessPoolExecutor) -> None
             ["gradnorm", "ensemble", "unimodal", "ogm", "ogm_ge", "pmr", "mmcosine", "mslr"], marks=pytest.mark.slow
         ),
         pytest.param(
-            ["mlb", "dgl", "mimo", "lfm", "inforeg", "opm", "synib", "mcr", "relearning", "umt", "g2d"],
+            ["mlb", "dgl", "mimo", "lfm", "inforeg", "opm", "synib", "mcr", "relearning", "umt", "g2d", "mla"],
             marks=pytest.mark.slow,
         ),
         pytest.param(METHODS.names(group=GROUP), marks=pytest.mark.slow),

@@ -25,6 +25,7 @@ OPTIONS = {
     "relearning": ["interval=2"],
     "umt": ["teacher_epochs=1"],
     "g2d": ["teacher_epochs=1", "phase=1"],
+    "reconboost": ["alone_epochs=2", "together_epochs=1"],
 }
 TOLD = {
     "finetune": ("turned",),
@@ -35,8 +36,9 @@ TOLD = {
     "dwa": ("weight_joint", "weight_left", "weight_right"),
     "famo": ("share_joint", "share_left", "share_right"),
     "relearning": ("pull_left", "pull_right"),
+    "reconboost": ("learner", "together"),
 }
-OWN_FUSION = ("ensemble", "mmcosine", "lfm", "g2d")
+OWN_FUSION = ("ensemble", "mmcosine", "lfm", "g2d", "mla", "reconboost")
 # the launchers' methods are tested by test_train.py and test_faults.py
 LAUNCHED = ("one_joint", "uniform", "uniform_gamma", "pareto", "mmpareto")
 

@@ -32,10 +32,18 @@ def batch(model: MultimodalModel, size: int = 8, seed: int = 1) -> tuple[dict[st
 
 
 def gradients(method: Method, model: MultimodalModel, inputs: dict[str, Tensor], label: Tensor) -> dict[str, Tensor]:
-    """{parameter: gradient} after the method's own way through one batch."""
+    """{parameter: gradient} after the method's own way through one batch, without the optimiser; of several turns the
+    last in which the parameter learns.
+    """
     output = model(inputs)
-    losses = method.losses(Piece(output, label, cross_entropies(output, label), 1.0, inputs))
     encoders, heads = model.partition()
-    method.integrator.backward(losses.joint, losses.unimodal, encoders=encoders, heads=heads)
-    method.gradients(model)
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    result = {}
+    for turn, learning in enumerate(method.turns):
+        losses = method.losses(Piece(output, label, cross_entropies(output, label), 1.0, inputs, turn))
+        method.integrator.backward(losses.joint, losses.unimodal, encoders=encoders, heads=heads)
+        method.gradients(model)
+        for name, p in model.named_parameters():
+            if p.grad is not None and (learning is None or name.startswith(learning)):
+                result[name] = p.grad.clone()
+        output = model.from_features(output.features, None)
+    return result

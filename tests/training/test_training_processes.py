@@ -45,6 +45,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "umt": {"teacher_epochs": 1},
     "g2d": {"teacher_epochs": 1, "phase": 1},
     "opm": {"warm_up_epochs": 0, "rate": 0.5, "base": 0.9},
+    "reconboost": {"alone_epochs": 1, "together_epochs": 1},
 }
 CASES: dict[str, tuple[Any, ...]] = {
     **{method: (method, SAMPLES, 1) for method in METHODS},
@@ -55,9 +56,10 @@ CASES: dict[str, tuple[Any, ...]] = {
         f"{method}, accumulated, uneven": (method, 3 * BATCH + 1, 2)
         for method in ("ogm", "gradnorm", "metabalance", "gblending")
     },
-    **{f"{method}, uneven": (method, 3 * BATCH + 1, 1) for method in ("agm", "pmr", "mlb", "inforeg", "stch")},
+    **{f"{method}, uneven": (method, 3 * BATCH + 1, 1) for method in ("agm", "pmr", "mlb", "inforeg", "stch", "mla")},
     "missing": ("mmpareto", 3 * BATCH + 1, 1, {"x": 0.4, "y": 0.3}),
     "missing, accumulated": ("uniform", SAMPLES, 2, {"x": 0.4}),
+    "mla, missing": ("mla", 3 * BATCH + 1, 1, {"x": 0.4, "y": 0.3}),
     **{f"{method}, on features": (method, 3 * BATCH + 1, 1, None, True) for method in ("mmpareto", "metabalance")},
 }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,9 +14,10 @@ from torch import Tensor
 from mmpareto.benchmarks.counting import Calls
 from mmpareto.benchmarks.quartiles import quartiles, ratio_text
 from mmpareto.integration import OnFeatures
-from mmpareto.methods import Method, Piece, build_method, cross_entropies
+from mmpareto.methods import Method, build_method, cross_entropies
 from mmpareto.models import MultimodalModel, build_model
 from mmpareto.reporting.tables import text_table
+from mmpareto.training.step import TrainingStep
 
 CLASSES = 6
 ON_FEATURES = " on features"  # after a method's name: --integrate features
@@ -116,6 +116,9 @@ class Contender:
             # the retained graph of the first of two passes must not give its buffers away
             torch._functorch.config.donated_buffer = False
             self.forward = torch.compile(self.model)
+        if self.method is not None:
+            amp = torch.bfloat16 if setting.bf16 else None
+            self.training_step = TrainingStep(self.model, self.method, self.optimizer, amp=amp, forward=self.forward)
         self.replay: Callable[[], None] | None = None
 
     def step(self) -> None:
@@ -123,25 +126,18 @@ class Contender:
         if self.replay is not None:
             self.replay()
             return
-        amp: AbstractContextManager[Any] = nullcontext()
-        if self.setting.bf16:
-            amp = torch.autocast(self.device.type, torch.bfloat16)
-        with amp:
-            output = self.forward(self.inputs)
-            loss = cross_entropies(output, self.label)
-            if self.method is not None:
-                loss = self.method.losses(Piece(output, self.label, loss, 1.0, self.inputs))
         if self.method is not None:
-            encoders, heads = self.model.partition()
-            at_features = isinstance(self.method.integrator, OnFeatures)
-            extra: dict[str, Any] = {"features": output.features} if at_features else {}
-            self.method.integrator.backward(loss.joint, loss.unimodal, encoders=encoders, heads=heads, **extra)
-            self.method.gradients(self.model)
-        elif self.way == "plain sum":
+            self.training_step(self.inputs, self.label)
+            return
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.setting.bf16):
+            loss = cross_entropies(self.forward(self.inputs), self.label)
+        if self.way == "plain sum":
             self.optimizer.zero_grad()
             (loss.joint + torch.stack(list(loss.unimodal.values())).sum()).backward()
         else:
             published_backward(self.model, loss.joint, loss.unimodal)
+        # as the engine's step does
+        torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         self.optimizer.step()
 
     def prepare(self) -> None:

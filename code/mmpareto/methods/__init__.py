@@ -7,6 +7,7 @@ from mmpareto.methods.base import (
     Method,
     MethodError,
     Piece,
+    Turn,
     build_method,
 )
 from mmpareto.models import Losses, cross_entropies
@@ -19,6 +20,7 @@ __all__ = [
     "Method",
     "MethodError",
     "Piece",
+    "Turn",
     "build_method",
     "cross_entropies",
 ]

@@ -5,7 +5,7 @@ Shapes: B batch, C classes, D feature width of a modality, M modalities.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol, cast
 
@@ -27,12 +27,17 @@ class MethodError(UserError, ValueError):
     """A method cannot train this model or this run."""
 
 
+# The beginnings of the names of the parameters that learn in an optimiser's step; None: all of them.
+Turn = tuple[str, ...] | None
+
+
 class Piece(NamedTuple):
     """A batch, or one of the micro-batches that it is cut into, after the forward pass.
 
     Attributes:
         share: factor of its losses in the step's average: over its pieces the sum, over the processes the mean.
         inputs: of the model, for methods that run another one beside it.
+        turn: position in `Method.turns`.
     """
 
     output: Output
@@ -40,6 +45,7 @@ class Piece(NamedTuple):
     losses: Losses  # the cross-entropies
     share: float
     inputs: Inputs | None = None
+    turn: int = 0
 
 
 class Engine(Protocol):
@@ -98,6 +104,8 @@ class Method:
     gradients  after the integrator has filled `.grad` (and a gradient scaler is taken out again), before clipping and
                the optimiser.
 
+    `turns` says which parameters learn in a step, where modalities learn alternately.
+
     `state` holds what is carried from step to step and from epoch to epoch, tensors by name; it is in checkpoints. It
     is changed in place, since a CUDA graph keeps using the same memory, and nothing in `losses` and `gradients` waits
     for the device.
@@ -119,6 +127,17 @@ class Method:
     def selectable(self) -> bool:
         """Whether the model after the epoch in progress may be the selected one."""
         return True
+
+    @property
+    def turns(self) -> Sequence[Turn]:
+        """The optimiser's steps that a batch takes, in order.
+
+        One step of all parameters, unless modalities learn alternately. Parameters that are not named keep their value,
+        and momentum and weight decay leave them alone. Encoders run once a batch; before each step but the first the
+        heads run again, as they are then. So an encoder may be named once, the model must offer "features", and a
+        method with several steps refuses `accumulate` and `compile`.
+        """
+        return (None,)
 
     @property
     def planned(self) -> bool:
@@ -248,6 +267,24 @@ class SharedDraws(Method):
 def contributions_of(model: MultimodalModel) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
     """The function {modality: [B, D]} -> {modality: [B, C]}: each modality's part of the joint logits, their sum."""
     return cast(Callable[[Mapping[str, Tensor]], dict[str, Tensor]], model.fusion.contributions)
+
+
+def share_head(method: str, widths: Mapping[str, int], heads: nn.ModuleDict, head: nn.Module | None = None) -> None:
+    """Make one module the head of all modalities: the first one's, or the one that is given.
+
+    Args:
+        method: its name, for messages.
+        widths: {modality: D}; heads are the unimodal ones.
+
+    Raises:
+        MethodError: for features of different widths.
+    """
+    if len(set(widths.values())) > 1:
+        shown = ", ".join(f"{name} {width}" for name, width in widths.items())
+        raise MethodError(f"{method} has one head for all modalities and needs features of one width, found {shown}")
+    shared = next(iter(heads.values())) if head is None else head
+    for name in widths:
+        heads[name] = shared
 
 
 def certainty(logits: Iterable[Tensor], label: Tensor) -> Tensor:

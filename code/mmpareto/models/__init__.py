@@ -8,7 +8,7 @@ from typing import Any
 
 from mmpareto.models.base import ARCHITECTURES, MakeFusion, MultimodalModel, Output, Present
 from mmpareto.models.encoders import ENCODERS, ModelError, build_encoder, default_encoder
-from mmpareto.models.fusions import FUSIONS, ConcatFusion, CosineFusion, EnsembleFusion
+from mmpareto.models.fusions import FUSIONS, BoostedSum, ConcatFusion, CosineFusion, EnsembleFusion
 from mmpareto.models.late_fusion import LateFusion
 from mmpareto.models.losses import Losses, cross_entropies
 
@@ -109,6 +109,7 @@ __all__ = [
     "ARCHITECTURES",
     "ENCODERS",
     "FUSIONS",
+    "BoostedSum",
     "ConcatFusion",
     "CosineFusion",
     "EnsembleFusion",

@@ -112,8 +112,8 @@ class MultimodalModel(nn.Module):
         others = [(name, p) for name, p in self.named_parameters() if not name.startswith("encoders.")]
         return dict(self.encoders.items()), others
 
-    def _output(self, features: dict[str, Tensor], masks: dict[str, Tensor] | None) -> Output:
-        """The output from the features of all modalities."""
+    def from_features(self, features: dict[str, Tensor], masks: dict[str, Tensor] | None) -> Output:
+        """The output from features that are there: {modality: [B, D]}, masks bool [B]."""
         unimodal = {name: head(features[name]) for name, head in self.heads.items()}
         joint = self.fusion(features) if masks is None else self.fusion(features, present=masks)
         return Output(features, unimodal, joint, masks)

@@ -40,4 +40,4 @@ class LateFusion(MultimodalModel):
             name: blank(encoder(self.rows(inputs[name], having[name])), having[name])
             for name, encoder in self.encoders.items()
         }
-        return self._output(features, masks)
+        return self.from_features(features, masks)

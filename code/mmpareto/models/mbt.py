@@ -116,7 +116,7 @@ class MBT(MultimodalModel):
             name: blank(tower.norm(tokens[name][:, 0]), None if masks is None else masks[name])
             for name, tower in towers.items()
         }
-        return self._output(features, masks)
+        return self.from_features(features, masks)
 
     def innermost(self) -> dict[str, nn.Module]:
         """See MultimodalModel."""

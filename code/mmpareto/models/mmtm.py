@@ -101,7 +101,7 @@ class MMTM(MultimodalModel):
                     frames = len(maps[name]) // batch
                     maps[name] = maps[name] * gate.repeat_interleave(frames, 0)[:, :, None, None]
         features = {name: blank(_mean(value, batch), having[name]) for name, value in maps.items()}
-        return self._output(features, masks)
+        return self.from_features(features, masks)
 
 
 def _mean(maps: Tensor, batch: int) -> Tensor:

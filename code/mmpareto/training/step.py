@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmpareto.inputs import Input, Inputs, chunks, copy_into, map_tensors
 from mmpareto.integration import EncoderDiagnostics, OnFeatures
-from mmpareto.methods import Method, Piece
+from mmpareto.methods import Method, Piece, Turn
 from mmpareto.models import Losses, MultimodalModel, Output, cross_entropies
 
 Present = dict[str, Tensor] | None  # {modality: bool [B]}
@@ -73,14 +73,19 @@ class TrainingStep:
         factors = None if present is None else self._factors(present, weight)
         pieces: list[tuple[Output, Losses, float]] = []
         diagnostics: dict[str, EncoderDiagnostics] = {}
-        for k, (piece_inputs, piece, piece_present) in enumerate(parts):
-            share = len(piece) / len(label)
-            output, loss, minimised = self._forward(piece_inputs, piece, piece_present, share * weight, factors)
+        for k, (piece_inputs, piece_label, piece_present) in enumerate(parts):
+            share = len(piece_label) / len(label)
+            piece, minimised = self._forward(piece_inputs, piece_label, piece_present, share * weight, factors)
             last = k == len(parts) - 1
-            diagnostics = self._backward(minimised, output, share * weight, last, diagnose)
             # detached at once: the next piece needs this one's memory
-            pieces.append((_detached(output), Losses(loss.joint.detach(), _detach(loss.unimodal)), share))
-        norm = self._update()
+            loss = Losses(piece.losses.joint.detach(), _detach(piece.losses.unimodal))
+            pieces.append((_detached(piece.output), loss, share))
+            for turn, learning in enumerate(self.method.turns):
+                if turn:
+                    piece, minimised = self._next_turn(piece, factors)
+                diagnostics = self._backward(minimised, piece.output, share * weight, last, diagnose)
+                if last:
+                    norm = self._update(learning)
         if present is not None:  # the losses of these samples alone; those above are parts of the whole batch's
             whole = _joined([output for output, _, _ in pieces], present)
             return Step(whole.joint, whole.unimodal, cross_entropies(whole, label), norm, diagnostics)
@@ -116,12 +121,23 @@ class TrainingStep:
         present: Present,
         share: float,
         factors: Mapping[str, Tensor] | None,
-    ) -> tuple[Output, Losses, Losses]:
-        """Output, cross-entropies, and what the method minimises."""
-        with torch.autocast(label.device.type, self.amp, enabled=self.amp is not None):
+    ) -> tuple[Piece, Losses]:
+        """The piece after the forward pass, and what the method minimises."""
+        with self._autocast():
             output = self.forward(inputs) if present is None else self.forward(inputs, present)
-            plain = cross_entropies(output, label, factors)
-            return output, plain, self.method.losses(Piece(output, label, plain, share, inputs))
+            piece = Piece(output, label, cross_entropies(output, label, factors), share, inputs)
+            return piece, self.method.losses(piece)
+
+    def _next_turn(self, piece: Piece, factors: Mapping[str, Tensor] | None) -> tuple[Piece, Losses]:
+        """The piece in its next turn, by the heads as they are now, and what the method minimises."""
+        with self._autocast():
+            output = self.model.from_features(piece.output.features, piece.output.present)
+            losses = cross_entropies(output, piece.label, factors)
+            piece = piece._replace(output=output, losses=losses, turn=piece.turn + 1)
+            return piece, self.method.losses(piece)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.overflows.device.type, self.amp, enabled=self.amp is not None)
 
     def _backward(
         self, loss: Losses, output: Output, factor: float, last: bool, diagnose: bool
@@ -148,11 +164,15 @@ class TrainingStep:
             return 1.0
         return self.scaler.scale(torch.ones((), device=self.overflows.device)).clone()
 
-    def _update(self) -> Tensor:
+    def _update(self, learning: Turn) -> Tensor:
         """Lets the method act, clips, steps; gives the gradient's norm."""
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         self.method.gradients(self.model)
+        if learning is not None:
+            for name, parameter in self.model.named_parameters():
+                if not name.startswith(learning):
+                    parameter.grad = None  # so that momentum and weight decay leave it alone too
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.clip_grad is not None:

@@ -19,7 +19,8 @@ class EnsembleFusion(nn.Module):
         heads: {modality: head}.
         combine: "probabilities": log of the mean of the heads' probabilities; "logarithms": the mean of the heads'
             log-probabilities, normalised; both give heads and features no gradient, since they learn alone. "logits":
-            the mean of the heads' logits, with its gradient.
+            the mean of the heads' logits, with its gradient; "certainty": this mean with the weights softmax(-entropy)
+            of each sample's predictions.
     """
 
     COMBINE = ("probabilities", "logarithms")  # of heads that learn alone
@@ -41,9 +42,9 @@ class EnsembleFusion(nn.Module):
         names = [name for name in self._heads[0] if present is None or name in present]
         if not names:
             raise ValueError("an ensemble of no modality has no prediction")
-        if self.combine == "logits":
+        if self.combine in ("logits", "certainty"):
             logits = torch.stack([self._heads[0][name](features[name]) for name in names])  # [M, B, C]
-            return _mean(logits, present, names)
+            return (_mean if self.combine == "logits" else _certain)(logits, present, names)
         with torch.no_grad():
             logs = torch.stack([F.log_softmax(self._heads[0][name](features[name]), 1) for name in names])  # [M, B, C]
             if isinstance(present, Mapping):
@@ -64,9 +65,42 @@ class EnsembleFusion(nn.Module):
         return F.log_softmax(torch.where(masks, logs, 0.0).sum(0) / masks.sum(0).clamp(min=1), 1)
 
 
+class BoostedSum(nn.Module):
+    """Joint logits: the sum of the unimodal heads' logits, times a number that learns.
+
+    Args:
+        heads: {modality: head}; they stay the model's.
+    """
+
+    def __init__(self, heads: nn.ModuleDict) -> None:
+        super().__init__()
+        self._heads = [heads]  # in a list, so that they are not registered a second time
+        self.boost = nn.Parameter(torch.ones(()))
+
+    def forward(self, features: Mapping[str, Tensor], present: Present | None = None) -> Tensor:
+        """{modality: [B, D]} -> [B, C]; heads of absent modalities do not count."""
+        logits = []
+        for name, head in self._heads[0].items():
+            if isinstance(present, Mapping):
+                logits.append(head(features[name]).where(present[name][:, None], 0.0))
+            elif present is None or name in present:
+                logits.append(head(features[name]))
+        return self.boost * torch.stack(logits).sum(0)
+
+
 def _mean(logits: Tensor, present: Present | None, names: Sequence[str]) -> Tensor:
     """The mean of logits [M, B, C] over the modalities that are present."""
     if not isinstance(present, Mapping):
         return logits.mean(0)
     masks = torch.stack([present[name] for name in names])[:, :, None]
     return logits.where(masks, 0.0).sum(0) / masks.sum(0).clamp(min=1)
+
+
+def _certain(logits: Tensor, present: Present | None, names: Sequence[str]) -> Tensor:
+    """The mean of logits [M, B, C] over the modalities that are present, weighted by certainty."""
+    logs = F.log_softmax(logits, -1)
+    negative_entropy = (logs.exp() * logs).sum(-1, keepdim=True)
+    if isinstance(present, Mapping):
+        masks = torch.stack([present[name] for name in names])[:, :, None]
+        negative_entropy = negative_entropy.masked_fill(~masks, -1e4)  # finite: a sample may lack all modalities
+    return (torch.softmax(negative_entropy, 0) * logits).sum(0)
