@@ -1,14 +1,19 @@
 #!/bin/sh
 # Makes a Python that satisfies requirements.txt and exports it as $PYTHON. Meant to be sourced by the other scripts
 # (they set $ROOT first); run on its own it only sets up. Without network where there is nothing to install.
+# SETUP_REQUIREMENTS and SETUP_VENV: another requirements file and virtual environment (script/docs.sh).
 set -eu
 case "$0" in
     setup.sh | */setup.sh) ROOT=$(CDPATH='' cd -P -- "$(dirname -- "$0")/.." && pwd) ;; # whatever the environment's ROOT is
 esac
+REQUIREMENTS=${SETUP_REQUIREMENTS:-requirements.txt}
+VENV=${SETUP_VENV:-.venv}
+SIZE=
+[ "$VENV" != .venv ] || SIZE=" (about 5 GB, a few minutes)"
 
-# usable PYTHON: it exists, is new enough, and holds what requirements.txt asks for
+# usable PYTHON: it exists, is new enough, and holds what $REQUIREMENTS asks for
 usable() {
-    [ -n "$1" ] && "$1" "$ROOT/script/check_requirements.py" "$ROOT/requirements.txt" >/dev/null 2>&1
+    [ -n "$1" ] && "$1" "$ROOT/script/check_requirements.py" "$ROOT/$REQUIREMENTS" >/dev/null 2>&1
 }
 
 # new_enough PYTHON: it exists and is 3.11 or newer
@@ -19,7 +24,7 @@ new_enough() {
 # nothing_to_do WHAT: says so where this script runs on its own
 nothing_to_do() {
     case "$0" in
-        setup.sh | */setup.sh) echo "setup: nothing to do ($1 satisfies requirements.txt)" >&2 ;;
+        setup.sh | */setup.sh) echo "setup: nothing to do ($1 satisfies $REQUIREMENTS)" >&2 ;;
     esac
 }
 
@@ -34,7 +39,7 @@ find_python() {
     return 1
 }
 
-VENV_PYTHON=$ROOT/.venv/bin/python
+VENV_PYTHON=$ROOT/$VENV/bin/python
 if [ -n "${PYTHON:-}" ]; then
     if ! new_enough "$PYTHON"; then
         echo "setup: PYTHON=$PYTHON is no Python 3.11 or newer; name another one, or leave the variable out" >&2
@@ -56,24 +61,24 @@ if usable "$BASE_PYTHON"; then
     nothing_to_do "$PYTHON"
 elif [ -x "$VENV_PYTHON" ] && usable "$VENV_PYTHON"; then
     PYTHON=$VENV_PYTHON
-    nothing_to_do .venv
+    nothing_to_do "$VENV"
 else
-    echo "setup: installing requirements.txt into $ROOT/.venv with $BASE_PYTHON (about 5 GB, a few minutes) ..." >&2
+    echo "setup: installing $REQUIREMENTS into $ROOT/$VENV with $BASE_PYTHON$SIZE ..." >&2
     CLEAR=
     new_enough "$VENV_PYTHON" || CLEAR=--clear # what an upgrade of the system leaves behind: its Python is gone, or too old
     # without pip: what a first attempt leaves behind where python3-venv is missing
     if ! { [ -z "$CLEAR" ] && "$VENV_PYTHON" -m pip --version >/dev/null 2>&1; } &&
-        ! "$BASE_PYTHON" -m venv $CLEAR "$ROOT/.venv" >&2; then
-        echo "setup: cannot make a virtual environment in $ROOT/.venv (on Debian and Ubuntu: apt-get install python3-venv)" >&2
+        ! "$BASE_PYTHON" -m venv $CLEAR "$ROOT/$VENV" >&2; then
+        echo "setup: cannot make a virtual environment in $ROOT/$VENV (on Debian and Ubuntu: apt-get install python3-venv)" >&2
         exit 1
     fi
-    if ! "$VENV_PYTHON" -m pip install --quiet --disable-pip-version-check -r "$ROOT/requirements.txt" >&2; then
-        echo "setup: pip could not install requirements.txt (its message stands above). Check the network and the free disk space, then run this again." >&2
+    if ! "$VENV_PYTHON" -m pip install --quiet --disable-pip-version-check -r "$ROOT/$REQUIREMENTS" >&2; then
+        echo "setup: pip could not install $REQUIREMENTS (its message stands above). Check the network and the free disk space, then run this again." >&2
         exit 1
     fi
     PYTHON=$VENV_PYTHON
-    if ! "$PYTHON" "$ROOT/script/check_requirements.py" "$ROOT/requirements.txt"; then
-        echo "setup: the install ended but requirements.txt is still not satisfied (see above). Remove $ROOT/.venv and run this again." >&2
+    if ! "$PYTHON" "$ROOT/script/check_requirements.py" "$ROOT/$REQUIREMENTS"; then
+        echo "setup: the install ended but $REQUIREMENTS is still not satisfied (see above). Remove $ROOT/$VENV and run this again." >&2
         exit 1
     fi
     echo "setup: done" >&2

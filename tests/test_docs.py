@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,11 +14,14 @@ import torch
 import torch.nn.functional as F
 from methods.small import batch, gradients, made
 
+import mmpareto
 from mmpareto.integration import Integrator
 from mmpareto.methods import Method, Piece, cross_entropies
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "data").glob("*/README.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "data").glob("*/README.md"))]
+TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
+FENCE = re.compile(r'^```(\w+)(?: title="([\w.]+)")?\n(.*?)^```', re.DOTALL | re.MULTILINE)
 
 
 def snippets(page: Path) -> list[str]:
@@ -22,9 +29,58 @@ def snippets(page: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_python_snippets_run(page: Path) -> None:
+def test_python_snippets_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The snippets of a page run one after the other, in a folder with the files that it shows."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for _, name, content in FENCE.findall(page.read_text()):
+        if name:
+            (tmp_path / name).write_text(content)
+    space = {"__name__": "snippet"}
     for code in snippets(page):
-        exec(compile(code, str(page), "exec"), {"__name__": "snippet"})
+        exec(compile(code, str(page), "exec"), space)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
+def test_tutorials_run_as_typed(page: Path, tmp_path: Path) -> None:
+    """Files are saved and commands run in the order of the page, in a clean copy; git sees nothing but these files."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in listed.stdout.split("\0")[:-1]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name, follow_symlinks=False)
+    for arguments in (["init", "-q"], ["add", "."]):
+        subprocess.run(["git", *arguments], cwd=tmp_path, check=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    saved = []
+    for language, name, content in FENCE.findall(page.read_text()):
+        if name:
+            (tmp_path / name).write_text(content)
+            saved.append(name)
+        elif language == "sh":
+            subprocess.run(["sh", "-e", "-c", content], cwd=tmp_path, env=environment, check=True)
+    status = subprocess.run(["git", "status", "--porcelain"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert sorted(line.split()[1] for line in status.stdout.splitlines() if line[0] != "A") == sorted(saved)
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
+    if not (ROOT / ".venv-docs").exists():
+        pytest.skip("sh script/docs.sh was not run here: it installs MkDocs")
+    built = subprocess.run(
+        ["sh", "script/docs.sh", "build", "--site-dir", str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert built.returncode == 0, built.stderr
+    assert "WARNING" not in built.stderr
+    index = (tmp_path / "index.html").read_text()
+    assert f"MMPareto {mmpareto.__version__}" in index
+    assert "gradient" in (tmp_path / "search" / "search_index.json").read_text()
+    assert 'id="mmpareto.integration.Integrator.backward"' in (tmp_path / "api" / "integration.html").read_text()
+
+
+def test_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().split()) <= 900
 
 
 def test_the_snippets_are_found() -> None:
