@@ -27,8 +27,8 @@ import importlib
 import inspect
 import pkgutil
 import typing
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import docstring_parser
@@ -54,6 +54,24 @@ class HasOptions(typing.Protocol):
         """Options by name."""
 
 
+class Range(NamedTuple):
+    """Values of an option that a search draws from: whole numbers where both ends are whole.
+
+    Attributes:
+        low: the least value, above 0 where `log`.
+        high: the greatest one.
+        log: whether the logarithm is uniform, or the value itself.
+    """
+
+    low: float
+    high: float
+    log: bool = True
+
+
+# option: a range, or the values to choose from
+Space = Mapping[str, Range | Sequence[Any]]
+
+
 @dataclass(frozen=True)
 class Entry(Generic[T]):
     """What is registered under a name.
@@ -65,6 +83,7 @@ class Entry(Generic[T]):
         group: heading under which the entry is listed.
         options: of `make`, by name.
         argument: what must follow the name after a colon and does not; "" where nothing is missing.
+        search: values of its options from which a search draws.
     """
 
     name: str
@@ -73,6 +92,7 @@ class Entry(Generic[T]):
     group: str
     options: Mapping[str, Option]
     argument: str = ""
+    search: Space = field(default_factory=dict)
 
     @property
     def source(self) -> Any:
@@ -106,13 +126,16 @@ class Registry(Generic[T]):
         self._package, self._skip, self._aliases = package, frozenset(skip), dict(aliases or {})
         self._makers: dict[str, tuple[Callable[..., Any], str, str]] = {}
         self._arguments: dict[str, str] = {}  # names that take one after a colon
+        self._spaces: dict[str, Space] = {}
         self._discovered = False
 
     def base(self, *classes: type) -> None:
         """Set the classes that a class named by its import path must be derived from."""
         self.bases = classes
 
-    def register(self, name: str, *, summary: str = "", group: str = "", argument: str = "") -> Callable[[Make], Make]:
+    def register(
+        self, name: str, *, summary: str = "", group: str = "", argument: str = "", search: Space | None = None
+    ) -> Callable[[Make], Make]:
         """Register the decorated class, or function that makes an instance, under a name.
 
         Args:
@@ -121,6 +144,8 @@ class Registry(Generic[T]):
             group: heading under which it is listed.
             argument: the first constructor argument, where it is the text after a colon: "model" of `timm:resnet18`.
                 The entry stands in a module of its own name.
+            search: ranges or values of options from which `experiment.py --search` draws. A class that is named by its
+                import path has them in an attribute `search`.
 
         Raises:
             ValueError: for a name that is taken.
@@ -130,6 +155,7 @@ class Registry(Generic[T]):
             if name in self._makers:
                 raise ValueError(f"the {self.kind} {name!r} is registered twice")
             self._makers[name] = make, summary, group
+            self._spaces[name] = search or {}
             if argument:
                 self._arguments[name] = argument
             return make
@@ -200,7 +226,8 @@ class Registry(Generic[T]):
         else:
             make, summary, group = self._makers[name]
         options = {key: option for key, option in _options(make).items() if key not in self._skip | {argument}}
-        return Entry(name, make, summary or _summary(make), group, options, argument)
+        search = self._spaces.get(name) or getattr(_source(make), "search", {})
+        return Entry(name, make, summary or _summary(make), group, options, argument, search)
 
     def build(self, name: str, *arguments: Any, **options: Any) -> T:
         """Make an instance.

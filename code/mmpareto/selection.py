@@ -10,8 +10,28 @@ The rule, the same for checkpoints, early stopping and `report.py --tune`:
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 TIE = 9  # decimals of an accuracy in percent: means over seeds that differ by rounding alone are ties
+
+
+# what chooses between settings, by name
+RULES = {
+    "joint": "validation accuracy of the joint head",
+    "all_heads": "validation accuracy of all heads together, by the sum of their log-probabilities",
+    "test": "TEST accuracy of the joint head (an oracle: no fair comparison)",
+}
+
+
+def measured(results: Mapping[str, Any], rule: str) -> tuple[float, float | None]:
+    """Accuracy in percent and joint loss of a finished run, on what a rule of RULES looks at.
+
+    results  a run's results.json.
+    """
+    scores = results["test" if rule == "test" else "val"]
+    chosen = scores["all_heads"]["logarithms"] if rule == "all_heads" else scores["joint"]
+    return chosen["accuracy"], scores["joint"].get("loss")
 
 
 def rank(accuracy: float, loss: float | None) -> tuple[float, float]:

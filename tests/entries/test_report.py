@@ -109,7 +109,7 @@ def test_bad_input(tmp_path: Path) -> None:
     whole = make_run(tmp_path / "whole" / "run")
     (tmp_path / "file").write_text("")
     for arguments, message in (
-        ([], "the following arguments are required"),
+        ([], "give run directories, or --leaderboard with files"),
         ([tmp_path / "nowhere"], "is no folder"),
         ([tmp_path / "empty"], "there is no run in"),
         ([tmp_path / "half"], "none of the 1 runs is finished"),

@@ -3,6 +3,11 @@
     python code/experiment.py --methods mmpareto uniform one_joint --seeds 0 1 2
     python code/experiment.py --methods mmpareto uniform --vary gamma=1,1.5,2 --epochs 10
     python code/experiment.py --methods mmpareto --datasets cremad --launcher slurm --partition gpu
+    python code/experiment.py --methods mmpareto uniform --search random --trials 10 --seeds 10 11 12 13 14
+
+With --search each method gets as many trials, which draw its learning rate, weight decay and options; validation
+chooses, and the chosen values are run with --seeds. OUTPUT/leaderboard.json holds the results, OUTPUT/leaderboard.md
+the tables, OUTPUT/trials.csv every trial, OUTPUT/report the page.
 
 Flags that are not listed below are train.py's and go to every run. Every command line is checked before the first one
 is run. Runs are in OUTPUT/<dataset>/<method>[/<flag>=<value>...]/seed<k>, each with its output in train.log. The same
@@ -17,12 +22,13 @@ import difflib
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from mmpareto.arguments import Parser
+from mmpareto.cli import report
 from mmpareto.cli.common import run_command
 from mmpareto.config import DEFAULT_DATASET
 from mmpareto.datasets.workers import cores
@@ -31,10 +37,12 @@ from mmpareto.experiments.grid import Grid, Run, expand, variation
 from mmpareto.experiments.launchers import Launcher, Local, Submitit, slurm_executor
 from mmpareto.experiments.process import State, state
 from mmpareto.experiments.schedule import Interrupted, run_all
+from mmpareto.experiments.search import TUNED, Search, Trial, write_leaderboard
 from mmpareto.flag_values import assignment, count, file_path, seed
 from mmpareto.reporting.comparison import printed
 from mmpareto.reporting.finished import find
 from mmpareto.runs import CODE, RunError
+from mmpareto.selection import RULES
 from mmpareto.startup import is_command, program, root
 
 # None: `python -m mmpareto train`, which looks for data/ where the command `mmpareto` does
@@ -69,6 +77,17 @@ def parser() -> argparse.ArgumentParser:
         "combination is run; values are separated by semicolons where they hold commas; a method to which the flag "
         "means nothing is run once without it",
     )
+    add("--search", choices=("random", "tpe"), help="draw trials at random, or let Optuna propose them")
+    add("--trials", type=count, default=10, metavar="N", help="with --search, of each method (default: 10)")
+    add("--trial_seeds", nargs="+", type=seed, default=[0], metavar="N", help="whose mean chooses (default: 0)")
+    add("--budget", type=count, metavar="EPOCHS", help="of a trial (default: as many as of a run)")
+    add(
+        "--select",
+        choices=tuple(RULES),
+        default="joint",
+        help="what chooses: " + "; ".join(f"{name}: {text}" for name, text in RULES.items()) + " (default: joint)",
+    )
+    add("--recipe", action="store_true", help="with --search: run the recipe's values too, for the effect of tuning")
     add("--output", type=file_path, default=Path(root(), "runs"), metavar="FOLDER", help="(default: %(default)s)")
     add(
         "--jobs",
@@ -141,6 +160,8 @@ def gpus_for(asked: str | None, launcher: str) -> list[str]:
 def experiment(argv: Sequence[str]) -> int:
     """Runs a grid from its flags to its table; the result is the exit status."""
     arguments, passed = parser().parse_known_args(argv)
+    if arguments.search is not None:
+        return search(arguments, passed)
     output = arguments.output.absolute()
     try:
         grid = expand(
@@ -152,25 +173,7 @@ def experiment(argv: Sequence[str]) -> int:
     launcher, where = make_launcher(arguments, len(grid.runs), output)
     for note in grid.notes:
         print(note)
-
-    failures: dict[Run, str] = {}
-    states: dict[Run, State] = {}
-    for run in grid.runs:
-        try:
-            states[run] = state(run)
-        except RunError as error:
-            failures[run] = str(error)
-    todo = [run for run, progress in states.items() if progress is not State.FINISHED]
-    unfinished = sum(progress is State.UNFINISHED for progress in states.values())
-    print(
-        f"{len(grid.runs)} runs in {arguments.output}: {len(states) - len(todo)} finished, {unfinished} to resume, "
-        f"{len(todo) - unfinished} to begin"
-        + (f", {len(failures)} in the way" if failures else "")
-        + (f"; {where}" if todo else ""),
-        flush=True,
-    )
-    outcomes = run_all(todo, launcher)
-    failures |= {run: outcome.failure for run, outcome in outcomes.items() if outcome.failure is not None}
+    failures = perform(grid.runs, launcher, where, arguments.output)
     try:
         compare(grid, failures)
     except RunError as error:  # of a finished run whose files are damaged; what failed is still to be told
@@ -178,12 +181,74 @@ def experiment(argv: Sequence[str]) -> int:
         status = 1
     else:
         status = 0
+    return max(status, tell(failures, len(grid.runs)))
+
+
+def perform(planned: Sequence[Run], launcher: Launcher, where: str, output: Path) -> dict[Run, str]:
+    """Do what is missing of some runs, and say so; the result are those that failed, with the reason."""
+    failures: dict[Run, str] = {}
+    states: dict[Run, State] = {}
+    for run in planned:
+        try:
+            states[run] = state(run)
+        except RunError as error:
+            failures[run] = str(error)
+    todo = [run for run, progress in states.items() if progress is not State.FINISHED]
+    unfinished = sum(progress is State.UNFINISHED for progress in states.values())
+    print(
+        f"{len(planned)} runs in {output}: {len(states) - len(todo)} finished, {unfinished} to resume, "
+        f"{len(todo) - unfinished} to begin"
+        + (f", {len(failures)} in the way" if failures else "")
+        + (f"; {where}" if todo else ""),
+        flush=True,
+    )
+    outcomes = run_all(todo, launcher)
+    return failures | {run: outcome.failure for run, outcome in outcomes.items() if outcome.failure is not None}
+
+
+def tell(failures: Mapping[Run, str], number: int) -> int:
+    """Say which of so many runs failed; the result is the exit status."""
     if failures:
-        print(f"\n{len(failures)} of {len(grid.runs)} runs failed:", file=sys.stderr)
+        print(f"\n{len(failures)} of {number} runs failed:", file=sys.stderr)
         for run, reason in failures.items():
             print(f"{run.name}: {reason}", file=sys.stderr)
-        status = 1
-    return status
+    return 1 if failures else 0
+
+
+def search(arguments: argparse.Namespace, passed: Sequence[str]) -> int:
+    """Search each method's values, run those that validation chose, write the leaderboard."""
+    if arguments.vary:
+        raise UsageError("--vary and --search both say which values are tried: give one of them")
+    output = arguments.output.absolute()
+    plan = Search(
+        sampler=arguments.search,
+        trials=arguments.trials,
+        trial_seeds=arguments.trial_seeds,
+        seeds=arguments.seeds,
+        rule=arguments.select,
+        budget=arguments.budget,
+        passed=passed,
+        output=output,
+        root=Path(root()),
+    )
+    candidates = plan.candidates(arguments.datasets, arguments.methods)
+    launcher, where = make_launcher(arguments, len(candidates) * arguments.trials, output)
+    failures: dict[Run, str] = {}
+    trials: list[Trial] = []
+    for numbers in plan.rounds():  # those of one round do not depend on one another
+        drawn = [plan.trial(candidate, number) for number in numbers for candidate in candidates]
+        failures |= perform([run for trial in drawn for run in trial.runs], launcher, where, arguments.output)
+        for trial in drawn:
+            plan.score(trial)
+        trials += drawn
+    chosen = [best for c in candidates if (best := plan.best([t for t in trials if t.candidate == c])) is not None]
+    finals = plan.finals(chosen, recipe=False) + (plan.finals(chosen, recipe=True) if arguments.recipe else [])
+    failures |= perform(finals, launcher, where, arguments.output)
+    if write_leaderboard(plan, trials, chosen, [run for run in finals if run not in failures]):
+        flags = dict.fromkeys(name for trial in chosen for name in trial.values)
+        page = output / "report"
+        report.main([str(output / TUNED), "--output", str(page), *(["--tune", *flags] if flags else [])])
+    return tell(failures, len(finals) + sum(len(trial.runs) for trial in trials))
 
 
 def compare(grid: Grid, failures: dict[Run, str]) -> None:

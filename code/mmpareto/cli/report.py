@@ -3,6 +3,7 @@
     python code/report.py runs
     python code/report.py runs/twoview --output report
     python code/report.py runs/twoview --output report --baseline one_joint --tune learning_rate
+    python code/report.py --leaderboard ours/leaderboard.json theirs/leaderboard.json
 
 Test accuracy in percent. Runs that differ in any setting but the seed are never averaged; runs selected on the test
 split are marked; unfinished runs are listed and left out. With --output a folder is written: index.html, which holds
@@ -14,10 +15,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from mmpareto import startup
 from mmpareto.arguments import Parser
 from mmpareto.cli.common import run_command
+from mmpareto.errors import UsageError
 from mmpareto.escape import on_one_line
 from mmpareto.flag_values import file_path
 from mmpareto.reporting.comparison import printed
@@ -30,7 +33,14 @@ def parser() -> Parser:
     """The flags."""
     flags = Parser(prog=program("report"), description=__doc__)
     add = flags.add_argument
-    add("runs", nargs="+", type=file_path, help="run directories, or folders that hold some")
+    add("runs", nargs="*", type=file_path, help="run directories, or folders that hold some")
+    add(
+        "--leaderboard",
+        nargs="+",
+        type=file_path,
+        metavar="FILE",
+        help="merge leaderboard.json files of one protocol, and print their tables; with --output write both there",
+    )
     add("--output", type=file_path, metavar="FOLDER", help="write tables, figures and a page there")
     add(
         "--baseline",
@@ -59,6 +69,10 @@ def parser() -> Parser:
 def report(arguments: argparse.Namespace) -> int:
     """Compare runs; the result is the exit status."""
     output = arguments.output
+    if bool(arguments.leaderboard) == bool(arguments.runs):
+        raise UsageError("give run directories, or --leaderboard with files")
+    if arguments.leaderboard:
+        return show_leaderboard(arguments.leaderboard, output)
     if output is None and (arguments.baseline is not None or arguments.tune):
         raise RunError("--baseline and --tune are for a written report; name its folder with --output")
     if arguments.tune_seeds and not arguments.tune:
@@ -86,6 +100,20 @@ def report(arguments: argparse.Namespace) -> int:
         page.write(output, summaries, unfinished)
         print(f"\nreport: {output / page.PAGE}")
     return 2 if output is None and startup.lost_output() else 0  # the table is all that was asked for
+
+
+def show_leaderboard(files: Sequence[Path], output: Path | None) -> int:
+    """Merge leaderboards and print their tables; the result is the exit status."""
+    from mmpareto.reporting import leaderboard  # scipy takes a second to import
+
+    content = leaderboard.merged(files)
+    text = leaderboard.tables(content)
+    print(text)
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        leaderboard.write(output, content)
+        print(f"written: {output / leaderboard.FILE}")
+    return 0
 
 
 def main(argv: Sequence[str]) -> int:

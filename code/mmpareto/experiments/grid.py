@@ -112,34 +112,52 @@ def expand(
             raise UsageError(f"--vary {flag}: no run of the grid takes it together with the other flags")
         notes += [f"{flag} means nothing to {method} on {name}: run once without it" for name, method in without]
 
-    found: dict[Path, Run] = {}
+    runs: dict[Path, Run] = {}
     same: dict[str, str] = {}
     for seed in dict.fromkeys(seeds):
         for name, method in pairs:
             for chosen in _combinations({flag: values[flag] for flag in taken[name, method]}):
-                folder = "/".join(
-                    [_folder(name), _folder(method), *(f"{k}={_folder(v)}" for k, v in chosen.items()), f"seed{seed}"]
-                )
-                argv = _argv(name, method, passed, chosen, "--random_seed", str(seed))
-                path = output / folder
-                long = [part for part in folder.split("/") if len(os.fsencode(part)) > LONGEST_NAME]
-                if long:
+                parts = [name, method, *(f"{key}={value}" for key, value in chosen.items()), f"seed{seed}"]
+                run = make_run(name, method, passed, chosen, seed, parts, output, root)
+                if run.folder in runs:
                     raise UsageError(
-                        f"the value of {long[0][:40]}... is too long for the name of a folder ({LONGEST_NAME} bytes at "
-                        "most); use a shorter one"
+                        f"two runs of the grid would share the folder {run.folder}; give them values apart"
                     )
-                if path in found:
-                    raise UsageError(f"two runs of the grid would share the folder {path}; give them values apart")
-                ckpt_path = ("--ckpt_path", str(path))
-                config = _parse(name, method, argv + ckpt_path, root)
-                twin = same.setdefault(json.dumps(config.saved(), sort_keys=True), folder)
-                if twin != folder:
+                twin = same.setdefault(json.dumps(run.config.saved(), sort_keys=True), run.name)
+                if twin != run.name:
                     raise UsageError(
-                        f"{twin} and {folder} are the same run, with every setting alike; give one of them"
+                        f"{twin} and {run.name} are the same run, with every setting alike; give one of them"
                     )
-                found[path] = Run(folder, path, argv + ckpt_path, config)
-    _check_methods(found.values())
-    return Grid(list(found.values()), notes)
+                runs[run.folder] = run
+    check_methods(runs.values())
+    return Grid(list(runs.values()), notes)
+
+
+def make_run(
+    name: str,
+    method: str,
+    passed: Sequence[str],
+    chosen: Mapping[str, str],
+    seed: int,
+    parts: Sequence[str],
+    output: Path,
+    root: Path,
+) -> Run:
+    """The run of a dataset, a method, chosen values and a seed.
+
+    parts  of its folder below `output`.
+
+    Raises UsageError where train.py would refuse its command line.
+    """
+    folder = "/".join(map(_folder, parts))
+    long = [part for part in folder.split("/") if len(os.fsencode(part)) > LONGEST_NAME]
+    if long:
+        raise UsageError(
+            f"the value of {long[0][:40]}... is too long for the name of a folder ({LONGEST_NAME} bytes at most); use "
+            "a shorter one"
+        )
+    argv = _argv(name, method, passed, chosen, "--random_seed", str(seed), "--ckpt_path", str(output / folder))
+    return Run(folder, output / folder, argv, _parse(name, method, argv, root))
 
 
 def _taken(name: str, method: str, values: Mapping[str, Sequence[str]], passed: Sequence[str], root: Path) -> list[str]:
@@ -199,7 +217,7 @@ def _parse(name: str, method: str, argv: Sequence[str], root: Path) -> Config:
         raise UsageError(f"{error} [{method} on {name}]") from error
 
 
-def _check_methods(runs: Iterable[Run]) -> None:
+def check_methods(runs: Iterable[Run]) -> None:
     """Makes each method once, so that a value that it cannot use is found before the first run."""
     by_options = {
         json.dumps([run.argv[:4], run.config.method.method_options], sort_keys=True, default=str): run for run in runs

@@ -16,9 +16,10 @@ from mmpareto.integration import OneJoint
 from mmpareto.integration.integrator import without_autocast
 from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece, wide
 from mmpareto.models import MultimodalModel
+from mmpareto.registry import Range
 
 
-@METHODS.register("agm")
+@METHODS.register("agm", search={"alpha": Range(0.3, 3.0)})
 class AGM(Method):
     """AGM (Li et al., ICCV 2023): gradients modulated by each modality's Shapley part of the logits.
 

@@ -10,9 +10,10 @@ from torch.func import functional_call
 from mmpareto.integration import OneUnimodal
 from mmpareto.methods.base import METHODS, Losses, Method, Piece, cross_entropies, detached_heads, finite
 from mmpareto.models import MultimodalModel
+from mmpareto.registry import Range
 
 
-@METHODS.register("dgl")
+@METHODS.register("dgl", search={"alpha": Range(1.0, 8.0)})
 class DGL(Method):
     """DGL (Wei et al., ICCV 2025): encoders learn from unimodal losses alone, the fusion from the joint loss alone.
 

@@ -11,9 +11,10 @@ from torch import Tensor
 from mmpareto.integration import OneJoint, OneUnimodal, Uniform
 from mmpareto.methods.base import METHODS, Boundary, Losses, Method, MethodError, Piece
 from mmpareto.models import MultimodalModel
+from mmpareto.registry import Range
 
 
-@METHODS.register("gblending")
+@METHODS.register("gblending", search={"super_epoch": Range(2, 10)})
 class GBlending(Method):
     """G-Blending (Wang et al., CVPR 2020): loss weights from generalisation and overfitting.
 

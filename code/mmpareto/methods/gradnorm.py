@@ -11,9 +11,10 @@ from torch import Tensor
 from mmpareto.integration import Uniform
 from mmpareto.methods.base import METHODS, Losses, Method, MethodError, Piece, gathered, wide
 from mmpareto.models import MultimodalModel
+from mmpareto.registry import Range
 
 
-@METHODS.register("gradnorm")
+@METHODS.register("gradnorm", search={"alpha": Range(0.5, 3.0), "rate": Range(0.005, 0.1)})
 class GradNorm(Method):
     """GradNorm (Chen et al., ICML 2018): loss weights that make tasks learn at one pace.
 

@@ -25,9 +25,10 @@ from mmpareto.methods.base import (
     gathered,
 )
 from mmpareto.models import MultimodalModel
+from mmpareto.registry import Range
 
 
-@METHODS.register("inforeg")
+@METHODS.register("inforeg", search={"beta": Range(0.5, 1.0), "threshold": Range(0.01, 0.1)})
 class InfoReg(Method):
     """InfoReg (Huang et al., CVPR 2025): the modality ahead is slowed while it still takes in much.
 

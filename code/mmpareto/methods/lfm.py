@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from mmpareto.integration import Uniform
 from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece, wide
 from mmpareto.models import EnsembleFusion, MultimodalModel
+from mmpareto.registry import Range
 
 # the published schedule, by powers of the epoch 0 .. 199
 POLYNOMIAL = (0.204623704, 3.35472727e-3, 1.22989557e-4, -2.92947416e-6, 2.23835486e-8, -5.39717505e-11)
 
 
-@METHODS.register("lfm")
+@METHODS.register("lfm", search={"schedule_epochs": Range(10, 200)})
 class LFM(Method):
     """LFM (Yang et al., NeurIPS 2024): mean logits, and predictions that are drawn together.
 

@@ -14,12 +14,13 @@ from mmpareto.evaluation.missing import Subset, subsets
 from mmpareto.integration import Uniform
 from mmpareto.methods.base import METHODS, Losses, Method, MethodError, Piece, contributions_of, finite, wide
 from mmpareto.models import MultimodalModel
+from mmpareto.registry import Range
 
 Game = Literal["greedy", "independent", "collaborative"]
 SHARED: Mapping[str, float] = {"greedy": -1.0, "independent": 0.0, "collaborative": 1.0}
 
 
-@METHODS.register("mcr")
+@METHODS.register("mcr", search={"weight": Range(0.01, 1.0), "unimodal": Range(0.01, 1.0)})
 class MCR(Method):
     """MCR (Kontras et al., NeurIPS 2025): modalities compete for their part in the prediction.
 

@@ -9,9 +9,10 @@ import torch
 
 from mmpareto.integration import Uniform
 from mmpareto.methods.base import METHODS, Losses, Method, Piece, finite
+from mmpareto.registry import Range
 
 
-@METHODS.register("mimo")
+@METHODS.register("mimo", search={"weight": Range(0.3, 3.0), "mu": Range(0.1, 2.0)})
 class MIMO(Method):
     """MIMO (Fernando et al., 2025): the joint loss and a smooth maximum of the unimodal losses.
 

@@ -13,7 +13,7 @@ from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece, Turn
 from mmpareto.models import EnsembleFusion, MultimodalModel
 
 
-@METHODS.register("mla")
+@METHODS.register("mla", search={"project": [True, False]})
 class MLA(Method):
     """MLA (Zhang et al., CVPR 2024): modalities learn in turn, through one head.
 

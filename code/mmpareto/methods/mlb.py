@@ -12,9 +12,10 @@ from torch import Tensor
 from mmpareto.integration import Uniform
 from mmpareto.methods.base import METHODS, Losses, Method, Piece, certainty, contributions_of, finite
 from mmpareto.models import MultimodalModel
+from mmpareto.registry import Range
 
 
-@METHODS.register("mlb")
+@METHODS.register("mlb", search={"alpha": Range(0.3, 1.0), "beta": Range(0.5, 5.0)})
 class MLB(Method):
     """MLB (Kontras et al., BMVC 2024): slow modalities learn faster, fast ones slower.
 

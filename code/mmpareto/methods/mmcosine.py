@@ -9,9 +9,10 @@ from torch import nn
 from mmpareto.integration import OneJoint
 from mmpareto.methods.base import METHODS, Method
 from mmpareto.models import CosineFusion
+from mmpareto.registry import Range
 
 
-@METHODS.register("mmcosine")
+@METHODS.register("mmcosine", search={"scale": Range(3.0, 30.0)})
 class MMCosine(Method):
     """MMCosine (Xu et al., ICASSP 2023): a joint head of directions.
 

@@ -21,9 +21,10 @@ from mmpareto.methods.base import (
     gathered,
 )
 from mmpareto.models import MultimodalModel
+from mmpareto.registry import Range
 
 
-@METHODS.register("ogm")
+@METHODS.register("ogm", search={"alpha": Range(0.1, 1.0)})
 class OGM(Method):
     """OGM (Peng et al., CVPR 2022): the gradient of the modality ahead is made smaller.
 
@@ -92,7 +93,7 @@ class OGM(Method):
         torch._foreach_mul_(weights, factor)
 
 
-@METHODS.register("ogm_ge")
+@METHODS.register("ogm_ge", search={"alpha": Range(0.1, 1.0)})
 class OGMGE(SharedDraws, OGM):
     """OGM-GE (Peng et al., CVPR 2022): OGM, and noise.
 

@@ -21,9 +21,12 @@ from mmpareto.methods.base import (
     finite,
 )
 from mmpareto.models import MultimodalModel
+from mmpareto.registry import Range
 
 
-@METHODS.register("opm")
+@METHODS.register(
+    "opm", search={"base": Range(0.1, 0.8), "strength": Range(0.2, 1.0), "warm_up_epochs": Range(0, 6, log=False)}
+)
 class OPM(SharedDraws):
     """OPM (Wei et al., TPAMI 2024): the features of the modality ahead are dropped at times.
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from mmpareto.integration import OneJoint
 from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece, wide
 from mmpareto.models import MultimodalModel
+from mmpareto.registry import Range
 
 
-@METHODS.register("pmr")
+@METHODS.register("pmr", search={"alpha": Range(0.1, 3.0), "mu": Range(0.001, 0.1)})
 class PMR(Method):
     """PMR (Fan et al., CVPR 2023): prototypes that pull slow modalities.
 

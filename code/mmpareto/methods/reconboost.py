@@ -12,9 +12,12 @@ from torch import Tensor, nn
 from mmpareto.integration import OneUnimodal
 from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece, Turn, finite, share_head, wide
 from mmpareto.models import BoostedSum, MultimodalModel
+from mmpareto.registry import Range
 
 
-@METHODS.register("reconboost")
+@METHODS.register(
+    "reconboost", search={"alone_epochs": Range(1, 4), "together_epochs": Range(1, 4), "label_weight": Range(1.0, 10.0)}
+)
 class ReconBoost(Method):
     """ReconBoost (Hua et al., ICML 2024): a modality at a time learns what the others get wrong.
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from mmpareto.integration import OneJoint
 from mmpareto.methods.base import METHODS, Boundary, Method, encoder_weights, finite
 from mmpareto.models import MultimodalModel
+from mmpareto.registry import Range
 
 
-@METHODS.register("relearning")
+@METHODS.register("relearning", search={"strength": Range(1.0, 10.0), "interval": Range(2, 20)})
 class Relearning(Method):
     """Diagnosing & Re-learning (Wei et al., ECCV 2024): encoders go back towards their beginning.
 

@@ -17,7 +17,7 @@ from mmpareto.integration import (
     weighting_options,
 )
 from mmpareto.methods.base import METHODS
-from mmpareto.registry import Option
+from mmpareto.registry import Option, Range, Space
 
 METHODS.register("one_joint", summary="one joint loss; unimodal heads learn on detached features")(OneJoint)
 
@@ -28,7 +28,7 @@ def uniform() -> Uniform:
     return Uniform()
 
 
-@METHODS.register("uniform_gamma")
+@METHODS.register("uniform_gamma", search={"gamma": Range(1.0, 4.0)})
 def uniform_gamma(gamma: float = 1.5) -> Uniform:
     """Control: the uniform sum, encoder gradients times gamma.
 
@@ -42,11 +42,15 @@ METHODS.register("unimodal", summary="each encoder by its own head; the joint he
     OneUnimodal
 )
 METHODS.register("pareto", summary="conventional Pareto (MGDA): the minimum-norm point, always")(Pareto)
-METHODS.register("mmpareto", summary="MMPareto: Pareto direction in conflict, magnitude restored, times gamma")(
-    MMPareto
-)
 METHODS.register(
-    "metabalance", summary="MetaBalance (He et al., WWW 2022): the unimodal gradient at the joint one's norm"
+    "mmpareto",
+    summary="MMPareto: Pareto direction in conflict, magnitude restored, times gamma",
+    search={"gamma": Range(1.0, 4.0), "rescale": ["tensor", "encoder"]},
+)(MMPareto)
+METHODS.register(
+    "metabalance",
+    summary="MetaBalance (He et al., WWW 2022): the unimodal gradient at the joint one's norm",
+    search={"relax": Range(0.1, 1.0), "beta": Range(0.5, 0.99)},
 )(MetaBalance)
 
 
@@ -65,5 +69,16 @@ class _Weighting:
 
 
 TORCHJD = "TorchJD"
+# options of weightings that a search varies
+SEARCH: dict[str, Space] = {
+    "cagrad": {"c": Range(0.1, 0.9)},
+    "cr_mogm": {"alpha": Range(0.5, 0.99)},
+    "fairgrad": {"alpha": Range(0.5, 4.0)},
+    "gradvac": {"beta": Range(0.1, 0.9)},
+    "nash_mtl": {"max_norm": Range(0.3, 3.0)},
+    "pcd": {"tau": Range(0.005, 0.1)},
+}
 for _name, _entry in WEIGHTINGS.items():
-    METHODS.register(_name, summary=f"TorchJD; {_entry.paper}", group=TORCHJD)(_Weighting(_name))
+    METHODS.register(_name, summary=f"TorchJD; {_entry.paper}", group=TORCHJD, search=SEARCH.get(_name))(
+        _Weighting(_name)
+    )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mmpareto.integration import Uniform
 from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece, SharedDraws, finite, gathered, named_values
 from mmpareto.models import MultimodalModel
+from mmpareto.registry import Range
 
 GROUP = "scalarizations"
 WHOLE = {"accumulate": "its weights are the whole batch's, and must be known before its first piece's backward pass"}
@@ -76,7 +77,7 @@ class GLS(Scalarization):
         return lambda losses: losses.clamp(min=torch.finfo(losses.dtype).tiny).log().mean().exp()
 
 
-@METHODS.register("stch", group=GROUP)
+@METHODS.register("stch", group=GROUP, search={"mu": Range(0.03, 1.0)})
 class STCH(Scalarization):
     """STCH (Lin et al., ICML 2024): a smooth maximum of weighted losses, mu log sum exp(w L / mu).
 
@@ -94,7 +95,7 @@ class STCH(Scalarization):
         return _torchjd("STCH", self.mu, self._vector(self.text, names, 1 / len(names)))
 
 
-@METHODS.register("cosmos", group=GROUP)
+@METHODS.register("cosmos", group=GROUP, search={"penalty": Range(0.1, 5.0)})
 class COSMOS(Scalarization):
     """COSMOS (Ruchte & Grabocka, ICDM 2021): the weighted sum minus lambda times the cosine of weights and losses.
 
@@ -112,7 +113,7 @@ class COSMOS(Scalarization):
         return _torchjd("COSMOS", self.penalty, self._vector(self.text, names, 1 / len(names)))
 
 
-@METHODS.register("pbi", group=GROUP)
+@METHODS.register("pbi", group=GROUP, search={"theta": Range(1.0, 10.0)})
 class PBI(Scalarization):
     """PBI (Zhang & Li, 2007): length of the losses along a direction, plus theta times their distance from it.
 
@@ -192,7 +193,7 @@ class Learned(Scalarization):
         return {f"weight_{name}": value for name, value in zip(self.names, weights.tolist(), strict=True)}
 
 
-@METHODS.register("uw", group=GROUP)
+@METHODS.register("uw", group=GROUP, search={"rate": Range(0.005, 0.1)})
 class UW(Learned):
     """UW (Kendall et al., CVPR 2018): weights learned as uncertainties, the sum of (exp(-s) L + s) / 2.
 
@@ -210,7 +211,7 @@ class UW(Learned):
         return _torchjd("UW", len(names))
 
 
-@METHODS.register("imtl_l", group=GROUP)
+@METHODS.register("imtl_l", group=GROUP, search={"rate": Range(0.005, 0.1)})
 class IMTLL(Learned):
     """IMTL-L (Liu et al., ICLR 2021): learned scales, the sum of exp(s) L - s.
 
@@ -228,7 +229,7 @@ class IMTLL(Learned):
         return _torchjd("IMTLL", len(names))
 
 
-@METHODS.register("dwa", group=GROUP)
+@METHODS.register("dwa", group=GROUP, search={"temperature": Range(1.0, 5.0)})
 class DWA(Scalarization):
     """DWA (Liu et al., CVPR 2019): a loss that falls slowly counts more, by the means of the last two epochs.
 
@@ -283,7 +284,7 @@ class DWA(Scalarization):
         return {f"weight_{name}": value for name, value in zip(self.names, self.state["weights"].tolist(), strict=True)}
 
 
-@METHODS.register("famo", group=GROUP)
+@METHODS.register("famo", group=GROUP, search={"rate": Range(0.005, 0.1)})
 class FAMO(Scalarization):
     """FAMO (Liu et al., NeurIPS 2023): all losses fall at one relative rate, c sum of z log L, z = softmax(w).
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from mmpareto.integration import OneJoint
 from mmpareto.methods.base import METHODS, Losses, Method, Piece, finite, wide
 from mmpareto.models import MultimodalModel
+from mmpareto.registry import Range
 
 
-@METHODS.register("synib")
+@METHODS.register("synib", search={"weight": Range(0.1, 3.0), "rate": Range(0.1, 0.5)})
 class SynIB(Method):
     """SynIB (Kontras et al., 2026): no certainty where a modality is withheld.
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mmpareto.integration import Integrator, OneJoint, OneUnimodal, Uniform
 from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece, certainty, finite, gathered, wide
 from mmpareto.models import EnsembleFusion, MultimodalModel, Output
+from mmpareto.registry import Range
 
 
 class Alone(Method):
@@ -69,7 +70,7 @@ class Taught(Method):
             return self._teachers(piece.inputs)
 
 
-@METHODS.register("umt")
+@METHODS.register("umt", search={"weight": Range(1.0, 30.0)})
 class UMT(Taught):
     """UMT (Du et al., ICML 2023): features stay near those of unimodal teachers.
 
@@ -94,7 +95,7 @@ class UMT(Taught):
         return Losses(piece.losses.joint + self.weight * apart, piece.losses.unimodal)
 
 
-@METHODS.register("g2d")
+@METHODS.register("g2d", search={"temperature": Range(0.5, 4.0)})
 class G2D(Taught):
     """G2D (Rakib & Bagavathi, ICCV 2025): teachers' features and predictions; weak modalities learn first.
 

@@ -1,0 +1,295 @@
+"""The same search for every method: as many trials, drawn from declared spaces, chosen on validation.
+
+Every method's learning rate and weight decay are drawn from the same ranges, and its own options from those that it
+declares beside its class (`search` of its registration). A value depends on the trial's number and the option's name
+alone: trial k has the same learning rate for all methods, and is the same again on another machine. With `tpe`, the
+trials after the first STARTUP are proposed by Optuna's sampler from what the method's earlier trials reached.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mmpareto import runs
+from mmpareto.arguments import parse
+from mmpareto.config import RUN_ONLY
+from mmpareto.errors import UsageError
+from mmpareto.escape import csv_cell
+from mmpareto.experiments.grid import Run, check_methods, make_run
+from mmpareto.methods import METHODS
+from mmpareto.registry import Range, Space
+from mmpareto.reporting import leaderboard
+from mmpareto.reporting.finished import find
+from mmpareto.runs import RunDirectory
+from mmpareto.selection import measured, rank
+from mmpareto.writing import write_text
+
+TIMES_RECIPE = Range(0.1, 10.0)  # the learning rate, times that of the dataset's recipe
+WEIGHT_DECAY = Range(1e-6, 1e-2)
+STARTUP = 5  # trials of tpe that are drawn as those of random are
+# settings that differ between methods, or from run to run
+_OF_A_METHOD = (
+    "method",
+    "method_options",
+    "gamma",
+    "learning_rate",
+    "weight_decay",
+    "random_seed",
+    "ckpt_path",
+    *RUN_ONLY,
+)
+DIGITS = 3  # of a value: what the command line of a run shows is what was tried
+TRIALS, TUNED, RECIPE = "trials", "tuned", "recipe"  # folders below the output folder
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A method on a dataset, and the space that it is searched in."""
+
+    dataset: str
+    method: str
+    space: Space
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Values that were tried, and a run for each of the seeds that choose."""
+
+    candidate: Candidate
+    number: int
+    values: Mapping[str, str]
+    runs: tuple[Run, ...]
+
+
+@dataclass
+class Search:
+    """What is asked for.
+
+    Attributes:
+        sampler: random, or tpe.
+        trials: of each method.
+        trial_seeds: random seeds of a trial's runs, whose mean chooses.
+        seeds: random seeds of the chosen values' runs; none is in trial_seeds.
+        rule: of `selection.RULES`.
+        budget: epochs of a trial; None: as many as all runs have.
+        passed: flags of train.py for every run.
+        output: folder of all runs.
+        root: folder under which train.py looks for data/.
+    """
+
+    sampler: str
+    trials: int
+    trial_seeds: Sequence[int]
+    seeds: Sequence[int]
+    rule: str
+    budget: int | None
+    passed: Sequence[str]
+    output: Path
+    root: Path
+    scores: dict[tuple[Candidate, int], tuple[float, float | None]] = field(default_factory=dict)
+    _values: dict[tuple[Candidate, int], dict[str, Any]] = field(default_factory=dict)
+
+    def candidates(self, datasets: Sequence[str], methods: Sequence[str]) -> list[Candidate]:
+        """Every method on every dataset; what the command line sets is not searched.
+
+        Raises:
+            UsageError: where train.py would refuse the command line, or seeds are in both lists.
+        """
+        both = sorted(set(self.trial_seeds) & set(self.seeds))
+        if both:
+            raise UsageError(
+                f"--seeds {both[0]} is one of --trial_seeds as well: what chose the values must not be reported; give "
+                "other --seeds"
+            )
+        found = {token.partition("=")[0].removeprefix("--") for token in self.passed if token.startswith("--")}
+        listed = []
+        for dataset in dict.fromkeys(datasets):
+            for method in dict.fromkeys(methods):
+                config = parse(("--dataset", dataset, "--method", method, *self.passed), self.root)
+                rate = config.optim.learning_rate
+                space: dict[str, Any] = {
+                    "learning_rate": Range(TIMES_RECIPE.low * rate, TIMES_RECIPE.high * rate),
+                    "weight_decay": WEIGHT_DECAY,
+                    **METHODS[method].search,
+                }
+                options = config.method.method_options
+                fixed = found | ({key for key in options if "--method_options" in self.passed})
+                space = {key: values for key, values in space.items() if key not in fixed}
+                listed.append(Candidate(config.data.dataset, config.method.method, space))
+        return listed
+
+    def trial(self, candidate: Candidate, number: int) -> Trial:
+        """The trial of a number, from 0; those before it must have been scored for tpe.
+
+        Raises:
+            UsageError: where train.py would refuse its command line, or Optuna is missing.
+        """
+        texts = {key: str(value) for key, value in self.values(candidate, number).items()}
+        name, method = candidate.dataset, candidate.method
+        passed = [*self.passed, *(() if self.budget is None else ("--epochs", str(self.budget)))]
+        made = tuple(
+            make_run(
+                *(name, method, passed, texts, seed),
+                (TRIALS, name, method, f"trial{number}", f"seed{seed}"),
+                *(self.output, self.root),
+            )
+            for seed in self.trial_seeds
+        )
+        check_methods(made[:1])
+        return Trial(candidate, number, texts, made)
+
+    def values(self, candidate: Candidate, number: int) -> dict[str, Any]:
+        """The values of a trial."""
+        if (candidate, number) not in self._values:
+            early = self.sampler == "random" or number < STARTUP
+            self._values[candidate, number] = (
+                {key: drawn(space, key, number) for key, space in candidate.space.items()}
+                if early
+                else self._proposed(candidate, number)
+            )
+        return self._values[candidate, number]
+
+    def _proposed(self, candidate: Candidate, number: int) -> dict[str, Any]:
+        """What Optuna proposes after the trials before."""
+        try:
+            import optuna
+        except ImportError as error:
+            raise UsageError("--search tpe needs Optuna: pip install 'mmpareto[search]', or --search random") from error
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        distributions = {key: _distribution(space) for key, space in candidate.space.items()}
+        study = optuna.create_study(
+            direction="maximize", sampler=optuna.samplers.TPESampler(seed=number, n_startup_trials=0)
+        )
+        for before in range(number):
+            accuracy, _ = self.scores.get((candidate, before), (0.0, None))  # a trial that failed has no score
+            params = self.values(candidate, before)
+            study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=accuracy))
+        spaces = candidate.space
+        asked = study.ask(distributions).params
+        return {k: _rounded(v, space) if isinstance(space := spaces[k], Range) else v for k, v in asked.items()}
+
+    def score(self, trial: Trial) -> tuple[float, float | None] | None:
+        """Mean accuracy and loss of a trial by the rule; None where one of its runs is not finished."""
+        if not all(RunDirectory(run.folder).finished for run in trial.runs):
+            return None
+        values = [measured(RunDirectory(run.folder).read_json(runs.RESULTS), self.rule) for run in trial.runs]
+        losses = [loss for _, loss in values if loss is not None]
+        loss = statistics.mean(losses) if len(losses) == len(values) else None
+        result = statistics.mean(accuracy for accuracy, _ in values), loss
+        self.scores[trial.candidate, trial.number] = result
+        return result
+
+    def best(self, trials: Sequence[Trial]) -> Trial | None:
+        """The trial that the rule chooses; None where none is whole."""
+        scored = [(trial, score) for trial in trials if (score := self.score(trial)) is not None]
+        return max(scored, key=lambda pair: rank(*pair[1]))[0] if scored else None
+
+    def rounds(self) -> list[list[int]]:
+        """Numbers of trials that may run at the same time."""
+        first = self.trials if self.sampler == "random" else min(STARTUP, self.trials)
+        return [list(range(first)), *([number] for number in range(first, self.trials))]
+
+    def finals(self, chosen: Sequence[Trial], *, recipe: bool) -> list[Run]:
+        """Runs of the chosen values, or of the recipe's, with the reported seeds; seed by seed."""
+        return [
+            make_run(
+                *(trial.candidate.dataset, trial.candidate.method, self.passed, {} if recipe else trial.values, seed),
+                (RECIPE if recipe else TUNED, trial.candidate.dataset, trial.candidate.method, f"seed{seed}"),
+                *(self.output, self.root),
+            )
+            for seed in self.seeds
+            for trial in chosen
+        ]
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What makes results of others comparable, but for the settings of the runs."""
+        return {
+            "sampler": self.sampler,
+            "trials": self.trials,
+            "trial_seeds": list(self.trial_seeds),
+            "budget": self.budget,
+            "rule": self.rule,
+            "learning_rate": list(TIMES_RECIPE),
+            "weight_decay": list(WEIGHT_DECAY),
+        }
+
+
+def write_leaderboard(search: Search, trials: Sequence[Trial], chosen: Sequence[Trial], finals: Sequence[Run]) -> bool:
+    """Write trials.csv, leaderboard.json and leaderboard.md into the output folder, and print the last one.
+
+    The result is whether there is a leaderboard: none where no run is finished.
+    """
+    rows = []
+    for trial in trials:
+        score = search.score(trial)
+        rows.append(
+            {
+                "dataset": trial.candidate.dataset,
+                "method": trial.candidate.method,
+                "trial": trial.number,
+                "values": " ".join(f"{key}={value}" for key, value in trial.values.items()),
+                "accuracy": "" if score is None else score[0],
+                "loss": "" if score is None or score[1] is None else score[1],
+                "chosen": int(trial in chosen),
+            }
+        )
+    write_text(search.output / "trials.csv", pd.DataFrame(rows).map(csv_cell).to_csv(index=False))
+    values = {(trial.candidate.dataset, trial.candidate.method): trial.values for trial in chosen}
+    finished, _ = find([run.folder for run in finals])
+    runs_of = {run.folder.resolve(): run for run in finals}
+    results, settings, made = [], {}, {}
+    for run in finished:
+        planned = runs_of[run.path]
+        tuned = planned.name.startswith(f"{TUNED}/")
+        tried = values[planned.config.data.dataset, planned.config.method.method] if tuned else {}
+        results.append(leaderboard.result(run, tuned=tuned, values=tried))
+        shared = {key: value for key, value in planned.config.flat().items() if key not in _OF_A_METHOD}
+        settings[run.dataset] = shared
+        made = {key: run.environment.get(key) for key in ("started", "device", "versions", "git")}
+    if not results:
+        return False
+    content = {"protocol": search.protocol, "settings": settings, "results": results, "made": made}
+    text = leaderboard.write(search.output, content)
+    print(f"\n{text}\nwritten: {search.output / leaderboard.FILE}")
+    return True
+
+
+def drawn(space: Range | Sequence[Any], name: str, number: int) -> Any:
+    """The value of trial `number` for the option `name`: the same everywhere."""
+    random = np.random.default_rng([number, zlib.crc32(name.encode())])
+    if not isinstance(space, Range):
+        return space[int(random.integers(len(space)))]
+    low, high = (math.log(space.low), math.log(space.high)) if space.log else (space.low, space.high)
+    value = low + (high - low) * float(random.random())
+    return _rounded(math.exp(value) if space.log else value, space)
+
+
+def _whole(space: Range) -> bool:
+    return isinstance(space.low, int) and isinstance(space.high, int)
+
+
+def _rounded(value: float, space: Range) -> float | int:
+    """Few digits, and within the range."""
+    rounded = round(value) if _whole(space) else float(f"{value:.{DIGITS}g}")
+    return min(max(rounded, space.low), space.high)
+
+
+def _distribution(space: Range | Sequence[Any]) -> Any:
+    """Optuna's distribution of a space."""
+    from optuna import distributions
+
+    if not isinstance(space, Range):
+        return distributions.CategoricalDistribution(list(space))
+    if _whole(space):
+        return distributions.IntDistribution(int(space.low), int(space.high), log=space.log)
+    return distributions.FloatDistribution(space.low, space.high, log=space.log)

@@ -1,0 +1,251 @@
+"""Leaderboards: results of searched methods as a file, files of one protocol merged, tables over datasets.
+
+A file `leaderboard.json` holds
+
+    schema     1
+    protocol   how values were searched and chosen, and how many seeds are reported
+    settings   {dataset: settings that all runs share}
+    results    rows of dataset, method, tuned (or the recipe's values), seed, values, scores in percent, seconds
+    made       date, device, commit and versions, for readers
+
+Results of another protocol, or with other settings on the same dataset, are never merged.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from mmpareto.escape import markdown_text
+from mmpareto.evaluation.all_heads import RULES as HEADS
+from mmpareto.json_files import read_object
+from mmpareto.reporting.comparison import LEAD, markdown_table, spread
+from mmpareto.reporting.finished import FinishedRun
+from mmpareto.reporting.significance import DEFAULTS, LEVEL, holm
+from mmpareto.runs import RunError
+from mmpareto.selection import RULES
+from mmpareto.writing import write_text
+
+FILE, TABLES, SCHEMA = "leaderboard.json", "leaderboard.md", 1
+JOINT, SINGLE = "joint", "best single"
+_RESAMPLES = 10_000
+_TYPES: dict[str, Any] = {
+    "dataset": str,
+    "method": str,
+    "tuned": bool,
+    "seed": int,
+    "values": dict,
+    "scores": dict,
+    "seconds": int | float,
+}
+
+
+def result(run: FinishedRun, *, tuned: bool, values: Mapping[str, str]) -> dict[str, Any]:
+    """A row of `results` from a finished run."""
+    scores = {JOINT: run.joint, SINGLE: run.joint - run.lead}
+    scores |= {label: value for rule, label in HEADS.items() if (value := run.all_heads(rule)) is not None}
+    scores |= {f"{name} alone": value for name in run.modalities if (value := run.accuracy(name)) is not None}
+    for name, probe in (run.results.get("probe") or {}).get("unimodal", {}).items():
+        scores[f"{name} probe"] = probe["accuracy"]
+    return {
+        "dataset": run.dataset,
+        "method": run.method,
+        "tuned": tuned,
+        "seed": run.seed,
+        "values": dict(values),
+        "scores": scores,
+        "seconds": run.results["seconds"],
+    }
+
+
+def write(folder: Path, content: Mapping[str, Any]) -> str:
+    """Write a leaderboard's file and its tables into a folder; the result are the tables."""
+    write_text(folder / FILE, json.dumps({"schema": SCHEMA, **content}, indent=1) + "\n")
+    text = tables(read(folder / FILE))
+    write_text(folder / TABLES, text)
+    return text
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A leaderboard's file, checked.
+
+    Raises:
+        RunError: where it cannot be read, or is none.
+    """
+    try:
+        content = read_object(path)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read as a leaderboard ({error})") from error
+    if content.get("schema") != SCHEMA:
+        raise RunError(f"{path}: its schema is {content.get('schema')!r:.100}, expected {SCHEMA}; it is no leaderboard "
+                       "that this version reads")  # fmt: skip
+    for key, kind in (("protocol", dict), ("settings", dict), ("results", list), ("made", dict)):
+        if not isinstance(content.get(key), kind):
+            raise RunError(f"{path}: its {key} is missing or damaged; make the leaderboard again")
+    for number, row in enumerate(content["results"], 1):
+        known = isinstance(row, dict) and all(isinstance(row.get(key), kind) for key, kind in _TYPES.items())
+        if not known or not _numbers(row["scores"]):
+            raise RunError(
+                f"{path}: result {number} is damaged; expected {', '.join(_TYPES)}, and scores that are numbers, with "
+                f"{JOINT} and {SINGLE} among them"
+            )
+    return content
+
+
+def merged(paths: Sequence[Path]) -> dict[str, Any]:
+    """Several files as one.
+
+    Raises:
+        RunError: where protocols, or settings on a dataset, differ, or a result comes twice with other scores.
+    """
+    whole = read(paths[0])
+    rows = {_key(row): row for row in whole["results"]}
+    for path in paths[1:]:
+        other = read(path)
+        _same(whole["protocol"], other["protocol"], f"{path}: another protocol than {paths[0]}")
+        for dataset in whole["settings"].keys() & other["settings"].keys():
+            where = f"{path}: other settings on {dataset} than {paths[0]}"
+            _same(whole["settings"][dataset], other["settings"][dataset], where)
+        whole["settings"] |= other["settings"]
+        for row in other["results"]:
+            known = rows.setdefault(_key(row), row)
+            if known["scores"] != row["scores"]:
+                raise RunError(
+                    f"{path}: {row['method']} on {row['dataset']} with seed {row['seed']} is in another file, with "
+                    "other scores; leave one of them out"
+                )
+    return whole | {"results": list(rows.values())}
+
+
+def _numbers(scores: Mapping[str, Any]) -> bool:
+    return {JOINT, SINGLE} <= scores.keys() and all(
+        isinstance(value, int | float) and math.isfinite(value) for value in scores.values()
+    )
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[key] for key in ("dataset", "method", "tuned", "seed"))
+
+
+def _same(first: Mapping[str, Any], second: Mapping[str, Any], what: str) -> None:
+    other = [key for key in {**first, **second} if first.get(key) != second.get(key)]
+    if other:
+        key = other[0]
+        raise RunError(f"{what} ({key}: {second.get(key)!r:.100}, not {first.get(key)!r:.100}); they cannot be merged")
+
+
+def tables(content: Mapping[str, Any]) -> str:
+    """The leaderboard in Markdown: how it was made, a table per dataset, one over all of them."""
+    protocol, parts = content["protocol"], []
+    parts.append(worded(protocol))
+    rows = pd.DataFrame([{**row, **row["scores"]} for row in content["results"]])
+    for dataset in dict.fromkeys(rows["dataset"]):
+        parts += [f"## {dataset}", dataset_table(rows[rows["dataset"] == dataset])]
+    tuned = rows[rows["tuned"]]
+    if tuned["dataset"].nunique() > 1:
+        parts += ["## All datasets", ranks(tuned)]
+    return "\n\n".join(parts) + "\n"
+
+
+def worded(protocol: Mapping[str, Any]) -> str:
+    """How values were chosen, in a sentence or two."""
+    budget = "as many epochs as the reported runs" if protocol["budget"] is None else f"{protocol['budget']} epochs"
+    seeds = ", ".join(map(str, protocol["trial_seeds"]))
+    return (
+        f"Every method: {protocol['trials']} trials ({protocol['sampler']}), each of {budget}, with seed {seeds}; "
+        f"chosen by {RULES[protocol['rule']]}. Then fresh seeds.\n\n"
+        "Test accuracy in percent, mean ± sample standard deviation; in brackets the 95 % bootstrap interval of the "
+        "mean. Effect of tuning: chosen values less the recipe's, mean over seeds. p: two-sided paired t-test against "
+        "the baseline, corrected over the table after Holm. Rows are in the order of their means. A row marked = "
+        f"cannot be told from the first one: p of a paired test against it, corrected after Holm, is not below {LEVEL}."
+    )
+
+
+def dataset_table(rows: pd.DataFrame) -> str:
+    """A row per method, the highest joint mean first."""
+    tuned = rows[rows["tuned"]].pivot_table(index="seed", columns="method", values=JOINT)
+    recipe = rows[~rows["tuned"]].pivot_table(index="seed", columns="method", values=JOINT)
+    order = tuned.mean().sort_values(ascending=False, kind="stable").index
+    from_first = paired(tuned, order[0])
+    baseline = next((method for method in DEFAULTS if method in order), None)
+    from_baseline = {} if baseline is None else paired(tuned, baseline)
+    lines = []
+    for method in order:
+        runs = rows[rows["tuned"] & (rows["method"] == method)]
+        joint = tuned[method].dropna()
+        equal = method != order[0] and not from_first.get(method, 1.0) < LEVEL
+        line = {
+            "method": markdown_text(method) + " =" * equal,
+            "seeds": str(len(joint)),
+            "joint": f"{spread(joint.tolist())} {interval(joint)}".strip(),
+            LEAD: spread((runs[JOINT] - runs[SINGLE]).tolist()),
+        }
+        line |= {label: spread(runs[label].dropna().tolist()) for label in HEADS.values() if label in runs}
+        if method in recipe:
+            line["effect of tuning"] = f"{(joint - recipe[method]).mean():+.1f}"
+        if baseline is not None:
+            p = from_baseline.get(method)
+            line[f"less {baseline}"] = "-" if method == baseline else f"{(joint - tuned[baseline]).mean():+.1f}"
+            line["p"] = "-" if p is None else f"{p:.3f}"
+        lines.append(line | {"seconds a run": f"{runs['seconds'].mean():.0f}"})
+    return markdown_table(pd.DataFrame(lines).fillna("n/a"))
+
+
+def ranks(rows: pd.DataFrame) -> str:
+    """Mean joint accuracy by dataset, mean rank over datasets, Friedman's test and Nemenyi's critical difference."""
+    table = rows.pivot_table(index="method", columns="dataset", values=JOINT).dropna()
+    table = table[list(dict.fromkeys(rows["dataset"]))]
+    by_dataset = table.rank(ascending=False)
+    table = table.map(lambda value: f"{value:.1f}").assign(
+        rank=by_dataset.mean(axis=1).map(lambda value: f"{value:.2f}")
+    )
+    order = by_dataset.mean(axis=1).sort_values(kind="stable").index
+    text = markdown_table(table.loc[order].reset_index())
+    methods, datasets = by_dataset.shape
+    if methods > 2 and datasets > 2:
+        p = stats.friedmanchisquare(*by_dataset.to_numpy()).pvalue
+        text += f"\n\nFriedman's test: p = {p:.3f}. "
+    else:
+        text += "\n\n"
+    if methods > 1:
+        distance = critical_difference(methods, datasets)
+        text += (
+            f"Ranks that differ by less than {distance:.2f}, Nemenyi's critical difference for {methods} methods on "
+            f"{datasets} datasets at {LEVEL}, cannot be told apart."
+        )
+    return text
+
+
+def critical_difference(methods: int, datasets: int) -> float:
+    """Nemenyi's critical difference of mean ranks (Demsar, JMLR 2006, Section 3.2.2)."""
+    quantile = stats.studentized_range.ppf(1 - LEVEL, methods, np.inf) / np.sqrt(2)
+    return float(quantile * np.sqrt(methods * (methods + 1) / (6 * datasets)))
+
+
+def paired(accuracies: pd.DataFrame, baseline: str) -> dict[str, float]:
+    """{method: p, corrected after Holm} of paired t-tests against a method, over the seeds that both have."""
+    found: dict[str, float] = {}
+    for method in accuracies.columns.drop(baseline):
+        both = accuracies[[method, baseline]].dropna()
+        gains = (both[method] - both[baseline]).to_numpy()
+        if len(gains) > 1 and np.ptp(gains) > 1e-9:
+            found[method] = float(stats.ttest_rel(both[method], both[baseline]).pvalue)
+    return dict(zip(found, holm(list(found.values())), strict=True))
+
+
+def interval(values: pd.Series) -> str:
+    """The 95 % bootstrap interval of the mean (percentiles, fixed seed); "" for fewer than three values."""
+    listed = values.to_numpy()
+    if len(listed) < 3 or np.ptp(listed) == 0:
+        return ""
+    bounds = stats.bootstrap(
+        (listed,), np.mean, n_resamples=_RESAMPLES, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    return f"[{bounds.low:.1f}, {bounds.high:.1f}]"

@@ -1,0 +1,170 @@
+"""Searches: the same draws for all methods, spaces that hold, choice on validation, the same tables after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+from entries.command import ROOT, inside, refused
+
+from mmpareto.cli import experiment
+from mmpareto.errors import UsageError
+from mmpareto.experiments.search import STARTUP, Candidate, Search, drawn
+from mmpareto.methods import METHODS, build_method
+from mmpareto.registry import Range
+
+
+def plan(tmp_path: Path, sampler: str = "random", *passed: str, **changes: Any) -> Search:
+    """A search of 20 trials on the embedded dataset."""
+    settings = {"trials": 20, "trial_seeds": [0], "seeds": [10], "rule": "joint", "budget": 2}
+    return Search(sampler=sampler, passed=passed, output=tmp_path, root=tmp_path, **{**settings, **changes})
+
+
+def test_draws_are_uniform_in_the_logarithm_within_the_range_and_the_same_everywhere() -> None:
+    space = Range(1e-4, 1e-1)
+    values = [drawn(space, "learning_rate", number) for number in range(2000)]
+    assert min(values) >= 1e-4
+    assert max(values) <= 1e-1
+    share = (np.log10(values) + 4) / 3
+    assert scipy.stats.kstest(share, "uniform").pvalue > 0.01
+    other = [drawn(space, "weight_decay", number) for number in range(2000)]
+    assert abs(scipy.stats.spearmanr(values, other).statistic) < 0.06
+    assert values[:3] == [0.00513, 0.00175, 0.00408]  # results in print depend on them
+    assert {drawn(Range(1, 4), "k", number) for number in range(60)} == {1, 2, 3, 4}
+    assert {drawn(Range(0, 2, log=False), "k", number) for number in range(60)} == {0, 1, 2}
+    assert {drawn(["a", "b"], "k", number) for number in range(30)} == {"a", "b"}
+
+
+def test_every_method_can_be_made_with_what_it_declares() -> None:
+    searched = 0
+    for name in METHODS:
+        entry = METHODS[name]
+        assert entry.search.keys() <= entry.options.keys()
+        for number in range(3):
+            options = {key: drawn(space, key, number) for key, space in entry.search.items()}
+            build_method(name, **options)
+        for key, space in entry.search.items():
+            default = entry.options[key].default
+            if isinstance(space, Range):
+                assert space.low < space.high
+                assert space.low > 0 or not space.log
+                assert default == 0 or default > 50 or space.low <= default <= space.high, (name, key)
+            else:
+                assert default in space
+        searched += bool(entry.search)
+    assert searched > 30
+
+
+def test_all_methods_have_the_same_rates_and_what_the_command_line_sets_stays(tmp_path: Path) -> None:
+    search = plan(tmp_path)
+    uniform, gamma, mmpareto = search.candidates(["twoview"], ["uniform", "uniform_gamma", "mmpareto"])
+    for number in range(4):
+        values = [search.trial(c, number).values for c in (uniform, gamma, mmpareto)]
+        assert len({(v["learning_rate"], v["weight_decay"]) for v in values}) == 1
+        assert values[1]["gamma"] == values[2]["gamma"]
+        assert 0.01 <= float(values[0]["learning_rate"]) <= 1  # the recipe's 0.1, times 0.1 to 10
+    (run,) = search.trial(mmpareto, 3).runs
+    assert run.name == "trials/twoview/mmpareto/trial3/seed0"
+    assert run.config.optim.epochs == 2
+    assert run.config.method.method_options["rescale"] == values[2]["rescale"]
+    fixed = plan(tmp_path, "random", "--learning_rate", "0.03", "--gamma=2")
+    assert fixed.candidates(["twoview"], ["mmpareto"])[0].space.keys() == {"weight_decay", "rescale"}
+    with pytest.raises(UsageError, match="--seeds 0 is one of --trial_seeds as well"):
+        plan(tmp_path, seeds=[0, 1]).candidates(["twoview"], ["uniform"])
+
+
+def test_tpe_starts_as_random_does_repeats_itself_and_finds_the_better_half(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+
+    def values(sampler: str) -> list[float]:
+        search = plan(tmp_path, sampler)
+        candidate = Candidate("twoview", "uniform", {"learning_rate": Range(1e-3, 1.0), "kind": ["a", "b"]})
+        rates = []
+        for number in range(20):
+            chosen = search.values(candidate, number)
+            rates.append(float(chosen["learning_rate"]))
+            distance = abs(np.log10(rates[-1]) + 2)  # best at 0.01
+            search.scores[candidate, number] = (90 - 20 * distance, None)
+        return rates
+
+    random, tpe = values("random"), values("tpe")
+    assert tpe[:STARTUP] == random[:STARTUP]
+    assert tpe == values("tpe")
+    distances = [np.abs(np.log10(rates[10:]) + 2).mean() for rates in (tpe, random)]
+    assert distances[0] < 0.6 * distances[1]
+
+
+def test_flags_that_contradict_a_search(tmp_path: Path) -> None:
+    flags = ("--methods", "uniform", "--search", "random", "--output", tmp_path)
+    assert "give one of them" in refused(experiment.main, *flags, "--vary", "gamma=1,2", "--seeds", "1")
+    assert "--seeds 0 is one of --trial_seeds as well" in refused(experiment.main, *flags)
+    assert "unknown method 'magic'" in refused(experiment.main, *flags, "--methods", "magic", "--seeds", "1")
+    assert not list(tmp_path.iterdir())
+
+
+def write_vectors(root: Path) -> None:
+    """A manifest of 60 pairs of six numbers in two classes."""
+    generator = np.random.default_rng(0)
+    lines = ["id,split,label,left,right"]
+    for name in ("left", "right"):
+        (root / name).mkdir(parents=True)
+    for clip in range(60):
+        split = ("train", "train", "val", "test")[clip % 4]
+        for name in ("left", "right"):
+            np.save(root / name / f"{clip}.npy", generator.normal(clip % 2, 2, 6).astype(np.float32))
+        lines.append(f"c{clip},{split},{'ab'[clip % 2]},left/{clip}.npy,right/{clip}.npy")
+    (root / "manifest.csv").write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_search_that_was_killed_goes_on_and_ends_with_the_same_tables(tmp_path: Path) -> None:
+    write_vectors(tmp_path / "data")
+    flags = [
+        *("--methods", "uniform", "mmpareto", "--datasets", "manifest", "--data_root", str(tmp_path / "data")),
+        *("--search", "random", "--trials", "2", "--seeds", "10", "11", "--recipe", "--jobs", "2", "--gpu_ids", "cpu"),
+        *("--epochs", "3", "--batch_size", "8", "--num_workers", "0", "--output"),
+    ]
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    done = inside(experiment.main, *flags, whole)
+    assert done.returncode == 0, done.stderr
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "code" / "experiment.py", *flags, parted],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        process_group=0,
+    )
+    while not list(parted.glob("trials/*/*/*/*/results.json")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = inside(experiment.main, *flags, parted)
+    assert done.returncode == 0, done.stderr
+
+    def content(folder: Path) -> dict[str, Any]:
+        board = json.loads((folder / "leaderboard.json").read_text())
+        return {"rows": [row | {"seconds": 0} for row in board["results"]], "protocol": board["protocol"]}
+
+    assert content(parted) == content(whole)
+    assert (parted / "trials.csv").read_text() == (whole / "trials.csv").read_text()
+    rows = content(whole)["rows"]
+    assert [(row["method"], row["tuned"], row["seed"]) for row in rows] == [
+        (method, tuned, seed) for tuned in (True, False) for seed in (10, 11) for method in ("uniform", "mmpareto")
+    ]
+    table = (whole / "trials.csv").read_text().splitlines()
+    assert table[0] == "dataset,method,trial,values,accuracy,loss,chosen"
+    trials = [line.split(",") for line in table[1:]]
+    for method in ("uniform", "mmpareto"):
+        mine = [(float(t[4]), -float(t[5]), t[6]) for t in trials if t[1] == method]
+        assert [chosen for *_, chosen in sorted(mine)] == ["0", "1"]  # the best by accuracy, then loss
+    assert (whole / "report" / "index.html").exists()

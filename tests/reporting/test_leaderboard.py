@@ -1,0 +1,154 @@
+"""Leaderboards: what is written, merging of files of one protocol, statistics against textbooks and scipy."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+from entries.command import inside, refused
+from reporting.synthetic import make_run
+
+from mmpareto.cli import report
+from mmpareto.reporting import leaderboard
+from mmpareto.reporting.finished import find
+
+PROTOCOL = {"sampler": "random", "trials": 10, "trial_seeds": [0], "budget": None, "rule": "joint"}
+JOINT = {"uniform": [80.0, 82.0, 84.0, 81.0], "mmpareto": [85.0, 86.0, 90.0, 85.0], "random": [79.0, 83.0, 84.0, 80.0]}
+
+
+def row(dataset: str, method: str, seed: int, joint: float, *, tuned: bool = True) -> dict[str, Any]:
+    return {
+        "dataset": dataset,
+        "method": method,
+        "tuned": tuned,
+        "seed": seed,
+        "values": {"learning_rate": "0.1"},
+        "scores": {"joint": joint, "best single": joint - 2.0},
+        "seconds": 3.0,
+    }
+
+
+def board(dataset: str = "twoview", less: float = 0.0) -> dict[str, Any]:
+    """Four seeds of three methods; the recipe's values give two points less."""
+    rows = [
+        row(dataset, method, 10 + k, value - less - (0.0 if tuned else 2.0), tuned=tuned)
+        for tuned in (True, False)
+        for method, values in JOINT.items()
+        for k, value in enumerate(values)
+    ]
+    return {"protocol": dict(PROTOCOL), "settings": {dataset: {"epochs": 5}}, "results": rows, "made": {}}
+
+
+def cells(text: str, dataset: str) -> list[list[str]]:
+    """The rows of a dataset's table."""
+    part = text.split(f"## {dataset}\n")[1].split("##")[0]
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines() if line.startswith("| ")
+    ]
+
+
+def test_a_table_has_means_intervals_tests_and_the_effect_of_tuning(tmp_path: Path) -> None:
+    header, *rows = cells(leaderboard.write(tmp_path, board()), "twoview")
+    lines = {line[0].removesuffix(" ="): dict(zip(header, line, strict=True)) for line in rows}
+    assert [line[0] for line in rows] == ["mmpareto", "uniform", "random"]  # both differ from the first one
+    assert lines["mmpareto"]["joint"].startswith("86.5 ± 2.4 [85.0, ")
+    assert lines["mmpareto"]["joint - best single"] == "2.0 ± 0.0"
+    assert lines["uniform"]["effect of tuning"] == "+2.0"
+    assert (lines["mmpareto"]["less uniform"], lines["uniform"]["less uniform"], lines["uniform"]["p"]) == (
+        *("+4.8", "-", "-"),
+    )
+    pair = [scipy.stats.ttest_rel(JOINT[name], JOINT["uniform"]).pvalue for name in ("mmpareto", "random")]
+    assert lines["mmpareto"]["p"] == f"{min(2 * min(pair), 1):.3f}"  # Holm: the smaller of two, doubled
+    assert lines["random"]["p"] == f"{max(pair):.3f}"
+    assert json.loads((tmp_path / "leaderboard.json").read_text())["schema"] == 1
+
+
+def test_a_row_that_cannot_be_told_from_the_first_is_marked(tmp_path: Path) -> None:
+    content = board()
+    content["results"] = [r for r in content["results"] if r["method"] != "mmpareto"]
+    _, *rows = cells(leaderboard.write(tmp_path, content), "twoview")
+    assert [line[0] for line in rows] == ["uniform", "random ="]
+
+
+def test_the_interval_is_that_of_the_bootstrap() -> None:
+    values = pd.Series([80.0, 82.0, 84.0, 81.0])
+    draws = np.random.default_rng(1).choice(values, (200_000, 4)).mean(1)
+    low, high = np.percentile(draws, [2.5, 97.5])
+    shown = leaderboard.interval(values).strip("[]").split(", ")
+    assert [float(text) for text in shown] == pytest.approx([low, high], abs=0.15)
+    assert leaderboard.interval(values[:2]) == leaderboard.interval(pd.Series([5.0] * 4)) == ""
+
+
+@pytest.mark.parametrize(("methods", "quantile"), [(2, 1.960), (5, 2.728), (10, 3.164)])
+def test_critical_differences_are_those_of_demsars_table(methods: int, quantile: float) -> None:
+    expected = quantile * np.sqrt(methods * (methods + 1) / (6 * 14))
+    assert leaderboard.critical_difference(methods, 14) == pytest.approx(expected, rel=2e-3)
+
+
+def test_ranks_over_datasets(tmp_path: Path) -> None:
+    content = board()
+    for dataset, less in (("b", 1.0), ("c", 2.0)):
+        content["results"] += board(dataset, less)["results"]
+    text = leaderboard.write(tmp_path, content)
+    header, *rows = cells(text, "All datasets")
+    assert header == ["method", "twoview", "b", "c", "rank"]
+    assert [line[0] for line in rows] == ["mmpareto", "uniform", "random"]
+    assert [line[-1] for line in rows] == ["1.00", "2.00", "3.00"]
+    ranks = np.array([[1, 1, 1], [2, 2, 2], [3, 3, 3]])
+    assert f"p = {scipy.stats.friedmanchisquare(*ranks).pvalue:.3f}" in text
+
+
+def test_files_of_one_protocol_are_merged_and_others_refused(tmp_path: Path) -> None:
+    ours, theirs = board(), board("avmnist")
+    theirs["results"] += [row("twoview", "theirs", seed, 70.0 + seed) for seed in (10, 11)]
+    theirs["settings"]["twoview"] = {"epochs": 5}
+    for name, content in (("ours", ours), ("theirs", theirs)):
+        (tmp_path / name).mkdir()
+        leaderboard.write(tmp_path / name, content)
+    files = [tmp_path / name / "leaderboard.json" for name in ("ours", "theirs")]
+    done = inside(report.main, "--leaderboard", *files, "--output", tmp_path / "both")
+    assert done.returncode == 0, done.stderr
+    assert "| theirs" in done.stdout
+    both = json.loads((tmp_path / "both" / "leaderboard.json").read_text())
+    assert len(both["results"]) == 24 + 24 + 2
+
+    def refuse(change: Any) -> str:
+        content = copy.deepcopy(theirs)
+        change(content)
+        leaderboard.write(tmp_path / "theirs", content)
+        return refused(report.main, "--leaderboard", *files)
+
+    assert "another protocol than" in refuse(lambda c: c["protocol"].update(trials=50))
+    assert "(trials: 50, not 10)" in refuse(lambda c: c["protocol"].update(trials=50))
+    assert "other settings on twoview" in refuse(lambda c: c["settings"]["twoview"].update(epochs=6))
+    same = row("twoview", "uniform", 10, 99.0)
+    assert "in another file, with other scores" in refuse(lambda c: c["results"].append(same))
+    files[1].write_text(json.dumps({"schema": 1, **theirs, "results": [same | {"scores": {"joint": "high"}}]}))
+    assert "result 1 is damaged" in refused(report.main, "--leaderboard", *files)
+    files[1].write_text(json.dumps({"schema": 2}))
+    assert "its schema is 2, expected 1" in refused(report.main, "--leaderboard", *files)
+    files[1].write_text("nothing")
+    assert "cannot be read as a leaderboard" in refused(report.main, "--leaderboard", *files)
+    assert "give run directories, or --leaderboard with files" in refused(report.main)
+
+
+def test_a_result_is_what_the_run_scored(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", joint=70.0, alone=(60.0, 40.0), seed=7)
+    file = tmp_path / "run" / "results.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"seconds": 4.5}))
+    (run,) = find([tmp_path / "run"])[0]
+    assert leaderboard.result(run, tuned=True, values={"gamma": "2"}) == {
+        "dataset": "digits",
+        "method": "mmpareto",
+        "tuned": True,
+        "seed": 7,
+        "values": {"gamma": "2"},
+        "scores": {"joint": 70.0, "best single": 60.0, "gray alone": 60.0, "colour alone": 40.0},
+        "seconds": 4.5,
+    }
