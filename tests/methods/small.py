@@ -5,13 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmpareto.methods import Method, Piece, build_method, cross_entropies
 from mmpareto.models import MultimodalModel, build_model
+from mmpareto.models.encoders.base import ConvolutionalEncoder
+from mmpareto.models.mmtm import MMTM
 
 CLASSES = 3
 SHAPES = {"x": (6,), "y": (4,), "z": (5,)}
+
+
+class Row(ConvolutionalEncoder):
+    """Two stages on an image of one row."""
+
+    width, stage_widths = 6, (4, 6)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(1, 4, (1, 3), padding=(0, 1)), nn.Tanh())
+        self.second = nn.Sequential(nn.Conv2d(4, 6, (1, 3), padding=(0, 1)), nn.Tanh())
+
+    def stages(self) -> list[nn.Module]:
+        return [self.first, self.second]
 
 
 def made(name: str, modalities: int = 2, seed: int = 0, **options: Any) -> tuple[Method, MultimodalModel]:
@@ -19,7 +35,10 @@ def made(name: str, modalities: int = 2, seed: int = 0, **options: Any) -> tuple
     method = build_method(name, **options)
     torch.manual_seed(seed)
     about = {m: ("vector", shape) for m, shape in list(SHAPES.items())[:modalities]}
-    model = build_model(about, CLASSES, dict.fromkeys(about, "mlp"), method.fusion).double()
+    if "gates" in method.requires:
+        model: MultimodalModel = MMTM({m: Row() for m in about}, CLASSES, method.fusion).double()
+    else:
+        model = build_model(about, CLASSES, dict.fromkeys(about, "mlp"), method.fusion).double()
     method.setup(model, seed, 4)
     return method, model
 
@@ -28,6 +47,8 @@ def batch(model: MultimodalModel, size: int = 8, seed: int = 1) -> tuple[dict[st
     """Random inputs and labels for a model."""
     generator = torch.Generator().manual_seed(seed)
     inputs = {m: torch.randn(size, *SHAPES[m], generator=generator).double() for m in model.encoders}
+    if isinstance(model, MMTM):
+        inputs = {m: value.view(size, 1, 1, -1) for m, value in inputs.items()}
     return inputs, torch.randint(CLASSES, (size,), generator=generator)
 
 

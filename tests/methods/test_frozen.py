@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import torch
-from methods.small import CLASSES, SHAPES, batch, gradients
+from methods.small import batch, gradients, made
 
-from mmpareto.methods import METHODS, MethodError, build_method
-from mmpareto.models import build_model
+from mmpareto.methods import METHODS, MethodError
 
 NAMES = [*METHODS.names(group=""), "upgrad"]  # one of TorchJD's stands for all
 
@@ -15,11 +13,9 @@ NAMES = [*METHODS.names(group=""), "upgrad"]  # one of TorchJD's stands for all
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("frozen", [("x",), ("x", "y")], ids=str)
 def test_frozen_encoders_get_no_gradient(name: str, frozen: tuple[str, ...]) -> None:
-    method = build_method(name)
-    torch.manual_seed(0)
-    about = {m: ("vector", SHAPES[m]) for m in ("x", "y")}
-    options = {m: {"frozen": True} for m in frozen}
-    model = build_model(about, CLASSES, dict.fromkeys(about, "mlp"), method.fusion, encoder_options=options).double()
+    method, model = made(name)
+    for m in frozen:
+        model.encoders[m].requires_grad_(False)
     if name == "gradnorm":
         with pytest.raises(MethodError, match="that of x is frozen: let it learn, or choose another --method"):
             method.setup(model, 0, 4)

@@ -61,6 +61,8 @@ def works(method: str, architecture: str, fusion: str) -> bool:
     offered = {"features"} if architecture == "late_fusion" else set()
     if architecture != "transformer" and fusion in ADDITIVE:
         offered.add("contributions")
+    if architecture == "mmtm":
+        offered.add("gates")
     return needs(method) <= offered and not (architecture == "transformer" and brings_fusion(method))
 
 
@@ -107,6 +109,7 @@ def test_docs_say_what_goes_together() -> None:
         frozenset({"contributions"}): "additive fusion: late_fusion, mbt, mmtm",
         frozenset({"features"}): "late_fusion",
         frozenset({"contributions", "features"}): "late_fusion, additive fusion",
+        frozenset({"gates"}): "mmtm",
     }
     lines = [f"| method | models | {' | '.join(COLUMNS)} |", f"| :-- | :-- | {' | '.join([':--'] * len(COLUMNS))} |"]
     for method in NAMES:
@@ -115,7 +118,7 @@ def test_docs_say_what_goes_together() -> None:
             refused["cuda_graph"] = ""
         model = models[needs(method)]
         if brings_fusion(method):
-            model = "late_fusion" if needs(method) else "late_fusion, mbt, mmtm"
+            model = models[needs(method)] if needs(method) else "late_fusion, mbt, mmtm"
             model += "; brings its fusion"
         cells = ["no" if switch in refused else "yes" for switch in SWITCHES]
         lines.append(f"| `{method}` | {model} | {' | '.join(cells)} |")

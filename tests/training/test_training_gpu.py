@@ -34,7 +34,8 @@ def ready(name: str, flags: list[str], folder: Path) -> tuple[Method, Multimodal
     method = build_method(name)
     torch.manual_seed(0)
     encoders = dict.fromkeys(ABOUT, "cnn")
-    built = build_model(ABOUT, 10, encoders, method.fusion, options.model.architecture)
+    architecture = "mmtm" if "gates" in method.requires else options.model.architecture
+    built = build_model(ABOUT, 10, encoders, method.fusion, architecture)
     model = apply_switches(built, options.engine, GPU)
     method.setup(model, 0, 2)
     return method, model, options

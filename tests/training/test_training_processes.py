@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from methods.small import Row
 from torch import Tensor, nn
 from training.test_training import ABOUT
 
@@ -20,6 +21,7 @@ from mmpareto.integration import MMPareto, OnFeatures
 from mmpareto.methods import METHODS as REGISTERED
 from mmpareto.methods import Boundary, Method, build_method
 from mmpareto.models import LateFusion, MakeFusion, MultimodalModel
+from mmpareto.models.mmtm import MMTM
 from mmpareto.training.boundary_engine import BoundaryEngine
 from mmpareto.training.data import Loader
 from mmpareto.training.epochs import EpochRecord, score, train_epoch
@@ -46,6 +48,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "g2d": {"teacher_epochs": 1, "phase": 1},
     "opm": {"warm_up_epochs": 0, "rate": 0.5, "base": 0.9},
     "reconboost": {"alone_epochs": 1, "together_epochs": 1},
+    "greedy": {"window": 2},
 }
 CASES: dict[str, tuple[Any, ...]] = {
     **{method: (method, SAMPLES, 1) for method in METHODS},
@@ -56,7 +59,10 @@ CASES: dict[str, tuple[Any, ...]] = {
         f"{method}, accumulated, uneven": (method, 3 * BATCH + 1, 2)
         for method in ("ogm", "gradnorm", "metabalance", "gblending")
     },
-    **{f"{method}, uneven": (method, 3 * BATCH + 1, 1) for method in ("agm", "pmr", "mlb", "inforeg", "stch", "mla")},
+    **{
+        f"{method}, uneven": (method, 3 * BATCH + 1, 1)
+        for method in ("agm", "pmr", "mlb", "inforeg", "stch", "mla", "greedy")
+    },
     "missing": ("mmpareto", 3 * BATCH + 1, 1, {"x": 0.4, "y": 0.3}),
     "missing, accumulated": ("uniform", SAMPLES, 2, {"x": 0.4}),
     "mla, missing": ("mla", 3 * BATCH + 1, 1, {"x": 0.4, "y": 0.3}),
@@ -94,6 +100,22 @@ class Encoder(nn.Sequential):
         super().__init__(nn.Linear(inputs, 16), nn.ReLU(inplace=True), nn.Linear(16, 16))
 
 
+class AsRow(nn.Module):
+    """Vectors as images of one row."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.double()[:, None, None]
+
+
+def exchanging(seed: int, fusion: MakeFusion | None = None) -> MultimodalModel:
+    """For methods that need gates."""
+    torch.manual_seed(seed)
+    encoders = {name: Row() for name in ABOUT}
+    for encoder in encoders.values():
+        encoder.first.insert(0, AsRow())
+    return MMTM(encoders, 3, fusion).double()
+
+
 def model(seed: int, fusion: MakeFusion | None = None) -> MultimodalModel:
     torch.manual_seed(seed)
     made = LateFusion({name: Encoder(*shape) for name, (_, shape) in ABOUT.items()}, 3, fusion).double()
@@ -115,7 +137,8 @@ def trained(
     chosen = build_method(method, **OPTIONS.get(method, {}))
     if at_features:
         chosen.integrator = OnFeatures(chosen.integrator)
-    shared = model(processes.rank, chosen.fusion)  # the processes begin apart
+    make = exchanging if "gates" in chosen.requires else model
+    shared = make(processes.rank, chosen.fusion)  # the processes begin apart
     processes.start_alike(shared)
     data = Points(samples)
     data.drop_modalities(missing or {}, 0, "train")

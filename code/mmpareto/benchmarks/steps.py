@@ -94,9 +94,10 @@ class Contender:
         fusion = None if self.method is None else self.method.fusion
         encoders = dict.fromkeys(setting.shapes, setting.encoder)
         random = {name: {"weights": "none"} for name in setting.shapes}
-        self.model = build_model(
-            setting.shapes, CLASSES, encoders, fusion, setting.architecture, encoder_options=random
-        ).to(device)
+        gates = self.method is not None and "gates" in self.method.requires
+        architecture = "mmtm" if gates else setting.architecture
+        model = build_model(setting.shapes, CLASSES, encoders, fusion, architecture, encoder_options=random)
+        self.model = model.to(device)
         for name, parameter in self.model.named_parameters():
             if name.startswith("encoders.") and any(part in name for part in setting.frozen):
                 parameter.requires_grad_(False)

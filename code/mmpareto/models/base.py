@@ -87,11 +87,12 @@ class MultimodalModel(nn.Module):
     @property
     def offers(self) -> frozenset[str]:
         """What methods may require: "features" (joint logits are a function of the features alone), "contributions"
-        (they are a sum of one part per modality).
+        (they are a sum of one part per modality), "gates" (encoders scale one another's channels, see `MMTM`).
         """
         offered = {
             "features": self.late,
             "contributions": hasattr(self.fusion, "contributions"),
+            "gates": hasattr(self, "exchange"),
         }
         return frozenset(name for name, holds in offered.items() if holds)
 

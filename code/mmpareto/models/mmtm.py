@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +26,14 @@ class Excitation(nn.Module):
         size = max(1, int(2 * sum(widths) / ratio))
         self.squeeze = nn.Linear(sum(widths), size)
         self.excite = nn.ModuleList(nn.Linear(size, width) for width in widths)
-        self.factor = factor
+        self.widths, self.factor = tuple(widths), factor
+        self.replace: Callable[[list[Tensor]], list[Tensor]] | None = None  # the gates, in training
 
     def forward(self, means: Sequence[Tensor]) -> list[Tensor]:
         """Means [B, C_m] of the modalities -> gates [B, C_m]."""
         joint = torch.relu(self.squeeze(torch.cat(list(means), 1)))
-        return [self.factor * torch.sigmoid(excite(joint)) for excite in self.excite]
+        gates = [self.factor * torch.sigmoid(excite(joint)) for excite in self.excite]
+        return gates if self.replace is None or not self.training else self.replace(gates)
 
 
 @ARCHITECTURES.register("mmtm")

@@ -209,6 +209,7 @@ def _refused(method: Method) -> dict[str, str]:
 _NEEDS = {
     "features": "joint logits that are a function of the encoders' features alone",
     "contributions": "joint logits that are a sum of one part per modality",
+    "gates": "encoders that scale one another's channels by gates",
 }
 
 

@@ -1,0 +1,137 @@
+"""Greedy: the encoder that learns most through the others learns alone for some steps (Wu et al., ICML 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from mmpareto.integration import OneUnimodal
+from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece, finite, gathered, wide
+from mmpareto.models import EnsembleFusion, MultimodalModel
+from mmpareto.models.mmtm import Excitation
+from mmpareto.registry import Range
+
+
+@METHODS.register("greedy", search={"epsilon": Range(0.001, 0.1), "window": Range(1, 20)})
+class Greedy(Method):
+    """Greedy (Wu et al., ICML 2022): the encoder that learns most through the others learns alone for some steps.
+
+    Wu, Jastrzebski, Cho & Geras, "Characterizing and Overcoming the Greedy Nature of Learning in Multi-modal Deep
+    Neural Networks", ICML 2022, for encoders that scale one another's channels by gates: `--architecture mmtm`. The sum
+    of the unimodal losses is minimised; the prediction is the mean of the unimodal logits. Over the plain steps
+
+        mu(theta) += sum of g^2 / sum of theta^2,   s_m = log10(mu(gates of m) / mu(encoder m and its head)),
+
+    the layers that all gates share counted for each modality. Where max s - min s > epsilon, the next `window` steps
+    re-balance c = argmax s: the gates of c are their mean over the steps before, a constant, and only encoder c and its
+    head learn. Then plain steps go on. Of two modalities this is the published rule; for more it is this project's.
+
+    In the published code all parameters learn while it re-balances (`published`), which its author calls a departure
+    from the paper; the mean of the second modality's gates is taken from the first one's; and validation is run with
+    constant gates. There the gates are sigmoids, without MMTM's factor of 2: `--architecture_options factor=1`.
+
+    Args:
+        epsilon: 0.01 in the published code.
+        window: steps of a re-balancing, 5 there.
+        warm_up_epochs: epochs without re-balancing, 1 there.
+        published: all parameters learn in the steps that re-balance.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset({"gates"})
+    refuses: ClassVar[Mapping[str, str]] = {
+        "missing": "it compares how fast modalities learn on the same samples",
+        "compile": "it replaces gates inside the model, which a compiled one does not have",
+    }
+
+    def __init__(
+        self, epsilon: float = 0.01, window: int = 5, warm_up_epochs: int = 1, published: bool = False
+    ) -> None:
+        super().__init__(OneUnimodal())
+        if window < 1:
+            raise ValueError(f"window must be 1 or more, found {window}")
+        self.epsilon, self.window, self.warm_up_epochs = finite("epsilon", epsilon), window, warm_up_epochs
+        self.published = bool(published)
+        self._means: Tensor | None = None  # of the gates of this step's pieces so far
+
+    def fusion(self, widths: Mapping[str, int], classes: int, heads: nn.ModuleDict) -> nn.Module:
+        """The mean of the unimodal heads' logits."""
+        return EnsembleFusion(heads, "logits")
+
+    def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
+        """Takes note of all gates."""
+        self.names, self.exchange = list(model.encoders), list(cast(Iterable[Excitation], model.exchange))
+        like, sizes = next(model.parameters()).detach(), [sum(module.widths) for module in self.exchange]
+        self.state["speeds"] = like.new_zeros(2, len(self.names))  # sums of mu: of gates, of encoders
+        self.state["means"] = like.new_zeros(sum(sizes))  # of all gates over the steps before
+        self.state["steps"] = like.new_zeros(())
+        self.state |= {name: like.new_zeros((), dtype=torch.int64) for name in ("chosen", "left")}  # c, steps left
+        self.state["active"] = like.new_zeros((), dtype=torch.bool)
+        self._gates = [like] * len(sizes)  # the means of the last pass
+        for number, means in enumerate(self.state["means"].split(sizes)):
+            self.exchange[number].replace = partial(self._replace, number, means)
+
+    def _replace(self, number: int, means: Tensor, gates: list[Tensor]) -> list[Tensor]:
+        """The gates [B, C_m] of one exchange as they scale maps, in training; takes down their means."""
+        self._gates[number] = torch.cat([wide(gate.detach()).mean(0) for gate in gates])
+        parts = means.split([gate.shape[1] for gate in gates])
+        constant = [(self.state["left"] > 0) & (self.state["chosen"] == position) for position in range(len(gates))]
+        return [torch.where(c, m.to(gate.dtype), gate) for c, m, gate in zip(constant, parts, gates, strict=True)]
+
+    def boundary(self, now: Boundary) -> dict[str, float]:
+        """Begins to re-balance."""
+        self.state["active"].fill_(now.epoch > self.warm_up_epochs)
+        return {}
+
+    def losses(self, piece: Piece) -> Losses:
+        """The unimodal losses; takes down the means of the gates."""
+        self._means = gathered(self._means, torch.cat(self._gates) * piece.share)
+        return Losses(piece.losses.joint.detach(), piece.losses.unimodal)
+
+    @torch.no_grad()
+    def gradients(self, model: MultimodalModel) -> None:
+        """Adds up the speeds, or holds back what does not learn; chooses what the next step is."""
+        assert self._means is not None
+        state, balancing = self.state, self.state["left"] > 0
+        state["steps"] += 1
+        state["means"].lerp_(self.average(self._means).to(state["means"].dtype), 1 / state["steps"])
+        self._means = None
+        encoders = [[*model.encoders[name].parameters(), *model.heads[name].parameters()] for name in self.names]
+        shared = [p for module in self.exchange for p in module.squeeze.parameters()]
+        gates = [[p for module in self.exchange for p in module.excite[k].parameters()] for k in range(len(encoders))]
+        step = torch.stack([speed([*part, *shared]) for part in gates] + [speed(part) for part in encoders])
+        usable = step.isfinite().all() & ~balancing
+        state["speeds"] += torch.where(usable, step.view(2, -1), 0.0)
+        reliance = relied(state["speeds"])
+        begins = usable & state["active"] & (reliance.max() - reliance.min() > self.epsilon)
+        if not self.published:
+            hold([p for part in (shared, *gates) for p in part], ~balancing)
+            for position, part in enumerate(encoders):
+                hold(part, ~balancing | (state["chosen"] == position))
+        state["chosen"].copy_(torch.where(begins, reliance.argmax(), state["chosen"]))
+        state["left"].copy_(torch.where(begins, self.window, (state["left"] - 1).clamp(min=0)))
+
+    def figures(self) -> dict[str, float]:
+        """s_m of the steps so far."""
+        return {f"reliance_{m}": s for m, s in zip(self.names, relied(self.state["speeds"]).tolist(), strict=True)}
+
+
+def speed(parameters: Iterable[Tensor]) -> Tensor:
+    """mu of a step: the sum of squared gradients over the sum of squared parameters."""
+    pairs: Any = [(parameter.grad, parameter) for parameter in parameters if parameter.grad is not None]
+    squares = [torch.stack(torch._foreach_norm(tensors)).square().sum() for tensors in zip(*pairs, strict=True)]
+    return squares[0] / squares[1]
+
+
+def relied(speeds: Tensor) -> Tensor:
+    """s_m [M] from the sums of mu of gates and encoders, [2, M]; see Greedy."""
+    return torch.log10(speeds[0] / speeds[1])
+
+
+def hold(parameters: Iterable[Tensor], learns: Tensor) -> None:
+    """Make the gradients zero unless `learns` (bool, on the device)."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    torch._foreach_mul_(gradients, learns.to(gradients[0].dtype))
