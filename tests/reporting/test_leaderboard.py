@@ -140,15 +140,48 @@ def test_files_of_one_protocol_are_merged_and_others_refused(tmp_path: Path) -> 
 
 def test_a_result_is_what_the_run_scored(tmp_path: Path) -> None:
     make_run(tmp_path / "run", joint=70.0, alone=(60.0, 40.0), seed=7)
-    file = tmp_path / "run" / "results.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"seconds": 4.5}))
-    (run,) = find([tmp_path / "run"])[0]
-    assert leaderboard.result(run, tuned=True, values={"gamma": "2"}) == {
-        "dataset": "digits",
-        "method": "mmpareto",
-        "tuned": True,
-        "seed": 7,
-        "values": {"gamma": "2"},
-        "scores": {"joint": 70.0, "best single": 60.0, "gray alone": 60.0, "colour alone": 40.0},
-        "seconds": 4.5,
+    probe = {name: {"accuracy": value} for name, value in (("gray", 80.0), ("colour", 50.0))}
+    alone = {name: {"accuracy": value} for name, value in (("gray", 84.0), ("colour", 49.0))}
+    evaluation = {
+        "shapley": {"contributions": {"gray": 45.0, "colour": 15.0}, "sum": 60.0},
+        "subsets": [
+            {"present": present, "accuracy": value}
+            for present, value in (([], 10.0), (["gray"], 55.0), (["colour"], 25.0), (["gray", "colour"], 70.0))
+        ],
+        "synergy": {"joint_only": 9.0, "single_only": 3.0},
     }
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    rates = {"gray": {"conflict_rate": 0.25}, "colour": {"conflict_rate": None}}
+    more = {"seconds": 4.5, "probe": {"unimodal": probe, "alone": {"unimodal": alone}}, "integration": rates}
+    (tmp_path / "run" / "results.json").write_text(json.dumps(results | more))
+    (tmp_path / "run" / "evaluation_test.json").write_text(json.dumps(evaluation))
+    (run,) = find([tmp_path / "run"])[0]
+    row_of_run = leaderboard.result(run, tuned=True, values={"gamma": "2"})
+    assert row_of_run["scores"] == {
+        "joint": 70.0,
+        "best single": 60.0,
+        "gray alone": 60.0,
+        "colour alone": 40.0,
+        "conflict, gray": 25.0,
+        "probe less alone, gray": -4.0,
+        "probe less alone, colour": 1.0,
+        "Shapley share, gray": 75.0,
+        "Shapley share, colour": 25.0,
+        "without gray": 25.0,
+        "without colour": 55.0,
+        "right only jointly": 9.0,
+    }
+    assert (row_of_run["values"], row_of_run["seconds"], row_of_run["tuned"]) == ({"gamma": "2"}, 4.5, True)
+    content = board()
+    content["results"] = [row_of_run, row_of_run | {"seed": 8, "tuned": False}]
+    (_, balance), (header, line) = [
+        [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines() if row.startswith("| ")]
+        for table in leaderboard.write(tmp_path, content).split("## digits")[1].strip().split("\n\n")
+    ]
+    assert balance[0] == "mmpareto"
+    shown = dict(zip(header, line, strict=True))
+    assert (shown["probe less alone, gray"], shown["without colour"], shown["conflict, gray"]) == (
+        "-4.0",
+        "55.0",
+        "25.0",
+    )

@@ -20,6 +20,7 @@ from mmpareto.evaluation.metrics import head_metrics
 from mmpareto.evaluation.missing import Case, accuracies_by_passes, accuracies_from_features, rate_cases, subset_cases
 from mmpareto.evaluation.probe import probes
 from mmpareto.evaluation.shapley import imbalance, shapley
+from mmpareto.evaluation.synergy import synergy
 from mmpareto.models import MultimodalModel
 from mmpareto.runs import RunDirectory
 from mmpareto.training.probing import collect_split, over_split
@@ -202,6 +203,7 @@ def evaluation_of(
             rule: head_metrics(logs, scored.label, data.classes)
             for rule, logs in all_heads(scored.joint, scored.unimodal, scored.present).items()
         },
+        "synergy": synergy(scored.joint, scored.unimodal, scored.label, scored.present),
         "probe": probes(passes["train"], passes["val"], scored) if probe else None,
         "subsets": [
             {"present": [name for name in modalities if name in present], "accuracy": accuracies[present]}

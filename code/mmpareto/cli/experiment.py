@@ -27,9 +27,11 @@ from pathlib import Path
 
 import torch
 
+from mmpareto.api.evaluation import evaluation_of
 from mmpareto.arguments import Parser
 from mmpareto.cli import report
 from mmpareto.cli.common import run_command
+from mmpareto.cli.evaluate import evaluation_json
 from mmpareto.config import DEFAULT_DATASET
 from mmpareto.datasets.workers import cores
 from mmpareto.errors import UsageError
@@ -41,9 +43,11 @@ from mmpareto.experiments.search import TUNED, Search, Trial, write_leaderboard
 from mmpareto.flag_values import assignment, count, file_path, seed
 from mmpareto.reporting.comparison import printed
 from mmpareto.reporting.finished import find
-from mmpareto.runs import CODE, RunError
+from mmpareto.runs import CODE, EVALUATION, RunDirectory, RunError
 from mmpareto.selection import RULES
 from mmpareto.startup import is_command, program, root
+from mmpareto.training.setup import choose_device
+from mmpareto.writing import atomically
 
 # None: `python -m mmpareto train`, which looks for data/ where the command `mmpareto` does
 TRAIN = None if is_command() or not (CODE / "train.py").exists() else CODE / "train.py"
@@ -244,11 +248,25 @@ def search(arguments: argparse.Namespace, passed: Sequence[str]) -> int:
     chosen = [best for c in candidates if (best := plan.best([t for t in trials if t.candidate == c])) is not None]
     finals = plan.finals(chosen, recipe=False) + (plan.finals(chosen, recipe=True) if arguments.recipe else [])
     failures |= perform(finals, launcher, where, arguments.output)
+    for run in finals:
+        if run not in failures and run.name.startswith(TUNED):
+            measure_balance(run)
     if write_leaderboard(plan, trials, chosen, [run for run in finals if run not in failures]):
         flags = dict.fromkeys(name for trial in chosen for name in trial.values)
         page = output / "report"
         report.main([str(output / TUNED), "--output", str(page), *(["--tune", *flags] if flags else [])])
     return tell(failures, len(finals) + sum(len(trial.runs) for trial in trials))
+
+
+def measure_balance(run: Run) -> None:
+    """Leave evaluation_test.json in a finished run, where it has none."""
+    file = run.folder / EVALUATION.format("test")
+    if file.exists():
+        return
+    directory, device = RunDirectory(run.folder), choose_device(None)
+    content, _ = evaluation_of(directory, run.config, "test", device, probe=False, missing="zero", rates=())
+    with atomically(file) as stream:
+        stream.write(evaluation_json(content))
 
 
 def compare(grid: Grid, failures: dict[Run, str]) -> None:

@@ -32,14 +32,18 @@ def evaluation_text(evaluation: Mapping[str, Any]) -> str:
 
 
 def scores_table(evaluation: Mapping[str, Any]) -> str:
-    """A row for the joint head, each modality's own and all heads together; below it joint minus best single."""
+    """A row for the joint head, each modality's own and all heads together; below it what joint adds."""
     heads = {"joint": evaluation["joint"]} | {f"{name} alone": head for name, head in evaluation["unimodal"].items()}
     heads |= {RULES[rule]: head for rule, head in evaluation["all_heads"].items()}
     rows = [[name, *_numbers(head, MEASURES)] for name, head in heads.items()]
     table = text_table([f"{evaluation['split']}, percent", *MEASURES.values()], rows)
     best = max(evaluation["unimodal"], key=lambda name: evaluation["unimodal"][name]["accuracy"])
     lead = evaluation["joint"]["accuracy"] - evaluation["unimodal"][best]["accuracy"]
-    return f"{table}\nbest single modality: {on_one_line(best)}; joint - best single: {lead:+.2f} points"
+    return (
+        f"{table}\nbest single modality: {on_one_line(best)}; joint - best single: {lead:+.2f} points\n"
+        "right only jointly: {joint_only:.2f} % of the samples; right by one modality alone, and not jointly: "
+        "{single_only:.2f} %".format(**evaluation["synergy"])
+    )
 
 
 def class_table(evaluation: Mapping[str, Any]) -> str:

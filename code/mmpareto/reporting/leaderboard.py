@@ -29,12 +29,13 @@ from mmpareto.json_files import read_object
 from mmpareto.reporting.comparison import LEAD, markdown_table, spread
 from mmpareto.reporting.finished import FinishedRun
 from mmpareto.reporting.significance import DEFAULTS, LEVEL, holm
-from mmpareto.runs import RunError
+from mmpareto.runs import EVALUATION, RunError
 from mmpareto.selection import RULES
 from mmpareto.writing import write_text
 
 FILE, TABLES, SCHEMA = "leaderboard.json", "leaderboard.md", 1
 JOINT, SINGLE = "joint", "best single"
+_BALANCE = ("probe less alone", "Shapley share", "without ", "right only jointly", "conflict, ")  # starts of columns
 _RESAMPLES = 10_000
 _TYPES: dict[str, Any] = {
     "dataset": str,
@@ -52,8 +53,7 @@ def result(run: FinishedRun, *, tuned: bool, values: Mapping[str, str]) -> dict[
     scores = {JOINT: run.joint, SINGLE: run.joint - run.lead}
     scores |= {label: value for rule, label in HEADS.items() if (value := run.all_heads(rule)) is not None}
     scores |= {f"{name} alone": value for name in run.modalities if (value := run.accuracy(name)) is not None}
-    for name, probe in (run.results.get("probe") or {}).get("unimodal", {}).items():
-        scores[f"{name} probe"] = probe["accuracy"]
+    scores |= balance(run)
     return {
         "dataset": run.dataset,
         "method": run.method,
@@ -63,6 +63,35 @@ def result(run: FinishedRun, *, tuned: bool, values: Mapping[str, str]) -> dict[
         "scores": scores,
         "seconds": run.results["seconds"],
     }
+
+
+def balance(run: FinishedRun) -> dict[str, float]:
+    """Measures of balance, as far as they are known: of the run, its probes and its evaluation_test.json.
+
+    By modality: steps in conflict in percent; the linear probe less that of an encoder trained alone; the part of the
+    Shapley values' sum in percent; joint accuracy without it. And "right only jointly", see `evaluation.synergy`.
+    """
+    values = {}
+    for name in run.modalities:
+        if (rate := run.conflict_rate(name)) is not None:
+            values[f"conflict, {name}"] = 100 * rate
+    probe = run.results.get("probe") or {}
+    if probe.get("alone"):
+        for name, own in probe["unimodal"].items():
+            values[f"probe less alone, {name}"] = own["accuracy"] - probe["alone"]["unimodal"][name]["accuracy"]
+    file = run.path / EVALUATION.format("test")
+    if file.exists():
+        evaluation = read_object(file)
+        shapley = evaluation["shapley"]
+        for name, value in shapley["contributions"].items():
+            if shapley["sum"] > 0:
+                values[f"Shapley share, {name}"] = 100 * value / shapley["sum"]
+        for subset in evaluation["subsets"]:
+            lacking = [name for name in run.modalities if name not in subset["present"]]
+            if len(lacking) == 1:
+                values[f"without {lacking[0]}"] = subset["accuracy"]
+        values["right only jointly"] = evaluation["synergy"]["joint_only"]
+    return values
 
 
 def write(folder: Path, content: Mapping[str, Any]) -> str:
@@ -147,11 +176,12 @@ def tables(content: Mapping[str, Any]) -> str:
     parts.append(worded(protocol))
     rows = pd.DataFrame([{**row, **row["scores"]} for row in content["results"]])
     for dataset in dict.fromkeys(rows["dataset"]):
-        parts += [f"## {dataset}", dataset_table(rows[rows["dataset"] == dataset])]
+        of_dataset = rows[rows["dataset"] == dataset]
+        parts += [f"## {dataset}", dataset_table(of_dataset), balance_table(of_dataset[of_dataset["tuned"]])]
     tuned = rows[rows["tuned"]]
     if tuned["dataset"].nunique() > 1:
         parts += ["## All datasets", ranks(tuned)]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def worded(protocol: Mapping[str, Any]) -> str:
@@ -196,6 +226,15 @@ def dataset_table(rows: pd.DataFrame) -> str:
             line["p"] = "-" if p is None else f"{p:.3f}"
         lines.append(line | {"seconds a run": f"{runs['seconds'].mean():.0f}"})
     return markdown_table(pd.DataFrame(lines).fillna("n/a"))
+
+
+def balance_table(rows: pd.DataFrame) -> str:
+    """A row per method in the order of `dataset_table`: means of the measures of balance."""
+    names = [name for name in rows if name.startswith(_BALANCE) and rows[name].notna().any()]
+    means = rows.groupby("method")[[JOINT, *names]].mean().sort_values(JOINT, ascending=False, kind="stable")
+    table = means[names].map(lambda value: "n/a" if pd.isna(value) else f"{value:.1f}").reset_index()
+    table["method"] = table["method"].map(markdown_text)
+    return markdown_table(table.rename(columns=markdown_text)) if names else ""
 
 
 def ranks(rows: pd.DataFrame) -> str:
