@@ -17,7 +17,7 @@ from settings import write_settings
 from mmpareto.cli import experiment, train
 from mmpareto.experiments.grid import expand
 
-SHORT = ("--batch_size", "256", "--methods", "one_joint")
+SHORT = ("--batch_size", "256", "--pairs", "1", "--methods", "one_joint")
 
 
 def running() -> str:

@@ -20,7 +20,7 @@ from mmpareto import datasets
 from mmpareto.cli import train as entry
 from mmpareto.models import build_model
 
-SHORT = ("--epochs", "2", "--batch_size", "64")
+SHORT = ("--epochs", "2", "--batch_size", "64", "--pairs", "1")
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -44,7 +44,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_prints_settings_an_epoch_line_each_and_a_table(finished: tuple[Path, str]) -> None:
     folder, printed = finished
     assert "mmpareto, gamma 1.5, rescale tensor" in printed
-    assert "2394 train, 400 val, 800 test, 10 classes" in printed
+    assert "1197 train, 200 val, 400 test, 10 classes" in printed
     number = r"\d+\.\d+"
     line = re.compile(rf"^  [12]/2 \|( +{number}){{3}} \|( +{number}){{3}} \|( +\d+){{2}} \| +{number}( \*)?$", re.M)
     assert "epoch |  joint rotated  noisy | joint rotated noisy | rotated noisy | seconds\n" in printed
@@ -61,13 +61,13 @@ def test_leaves_a_whole_run_directory(finished: tuple[Path, str]) -> None:
     config = read_settings(folder)
     assert config["dataset"] == "twoview"
     assert {"gamma": 1.5, "rescale": "tensor"}.items() <= config["method_options"].items()
-    assert config["dataset_options"] == {"source": "digits", "rotation": 180.0, "noise": 1.0, "pairs": 2}
+    assert config["dataset_options"] == {"source": "digits", "rotation": 180.0, "noise": 1.0, "pairs": 1}
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["versions"]["torch"] == torch.__version__.split("+")[0]
     metrics = rows(folder / "metrics.csv")
     assert [row["epoch"] for row in metrics] == ["1", "2"]
     gradients = rows(folder / "gradients.csv")
-    steps = 2 * -(-2394 // 64)
+    steps = 2 * -(-1197 // 64)
     assert [(row["step"], row["encoder"]) for row in gradients] == [
         (str(step), encoder) for step in range(steps) for encoder in ("rotated", "noisy")
     ]
@@ -106,7 +106,7 @@ def test_results_are_those_of_the_selected_checkpoint(finished: tuple[Path, str]
     assert results["selected_epoch"] == 1 + accuracies.index(max(accuracies))
 
     for split in ("val", "test"):
-        data = datasets.build("twoview", None, split)
+        data = datasets.build("twoview", None, split, pairs=1)
         assert isinstance(data, datasets.MultimodalDataset)
         about = {name: (modality.kind, modality.shape) for name, modality in data.modalities.items()}
         model = build_model(about, 10, {"rotated": "cnn", "noisy": "cnn"})
