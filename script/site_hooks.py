@@ -14,7 +14,15 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
-OUTSIDE = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/*/README.md", "LICENSE", "notebooks/*.ipynb"]
+OUTSIDE = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "data/*/README.md",
+    "LICENSE",
+    "notebooks/*.ipynb",
+    "examples/*.py",
+]
 FENCE = re.compile(r"(^```.*?^```)", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?://)([^)\s#]+)")
 
