@@ -22,11 +22,13 @@ from torchvision import transforms
 
 from mmpareto.benchmarks.quartiles import quartiles, ratio_text
 from mmpareto.datasets import to_device
-from mmpareto.datasets.clips import IMAGENET_MEAN, IMAGENET_STD
+from mmpareto.datasets.clips import IMAGENET_MEAN, IMAGENET_STD, PACKED, ClipDataset, frame_files
 from mmpareto.datasets.cremad import CLASSES as CREMAD_CLASSES
 from mmpareto.datasets.cremad import CREMAD
-from mmpareto.datasets.features import FBANK_FRAMES, FBANK_MEAN, FBANK_STD, MEL_BINS
+from mmpareto.datasets.features import FBANK_FRAMES, FBANK_MEAN, FBANK_STD, MEL_BINS, audio_visual_readers
+from mmpareto.datasets.items import Item
 from mmpareto.datasets.media import JPEG_QUALITY
+from mmpareto.preparation.audio_visual import write_packed
 from mmpareto.reporting.tables import text_table
 from mmpareto.training.data import Loader
 
@@ -85,6 +87,18 @@ def write_clips(root: Path, count: int) -> list[str]:
     return names[:count]
 
 
+def packed(root: Path, names: Sequence[str]) -> ClipDataset:
+    """The training clips, their frames decoded as `prepare.py --pack` stores them."""
+    (root / "packed").mkdir()
+    items = []
+    for name in names:
+        place = root / "packed" / f"{name}{PACKED}"
+        write_packed(frame_files(root / "visual" / name), place)
+        paths = {"audio": root / "audio" / f"{name}.npy", "visual": place}
+        items.append(Item(name, name.split("_")[2], paths))
+    return ClipDataset("cremad", "train", items, audio_visual_readers("fbank", 2, 224), CREMAD_CLASSES, 0)
+
+
 def measure(clips: int, workers: int, repetitions: int, device: torch.device) -> list[dict[str, Any]]:
     """Samples a second of our loader and of `PlainClips`, up to the batch on the device that the model sees.
 
@@ -98,9 +112,14 @@ def measure(clips: int, workers: int, repetitions: int, device: torch.device) ->
         shutil.copytree(root, small, ignore=shutil.ignore_patterns("small"))
         for frame in small.glob("visual/*/*.jpg"):
             Image.open(frame).resize((341, 256), Image.Resampling.BICUBIC).save(frame, quality=JPEG_QUALITY)
+        datasets: dict[str, ClipDataset] = {
+            "ours": CREMAD(root, "train"),
+            "ours, frames stored at 256": CREMAD(small, "train"),
+        }
+        datasets["ours, packed at 256"] = packed(small, names)
         loaders = {
-            name: Loader(CREMAD(place, "train"), 64, shuffle=True, seed=0, workers=workers, pin=device.type == "cuda")
-            for name, place in (("ours", root), ("ours, frames stored at 256", small))
+            name: Loader(dataset, 64, shuffle=True, seed=0, workers=workers, pin=device.type == "cuda")
+            for name, dataset in datasets.items()
         }
         plain: DataLoader[Any] = DataLoader(
             PlainClips(root, names), 64, shuffle=True, num_workers=workers, persistent_workers=workers > 0

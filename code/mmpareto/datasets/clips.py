@@ -27,7 +27,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from mmpareto.datasets.base import DatasetError, Modality, MultimodalDataset, Sample, Split
-from mmpareto.datasets.files import hint, is_hidden, load_npy, refuse_special_file
+from mmpareto.datasets.files import hint, is_hidden, load_npy, map_npy, refuse_special_file
 from mmpareto.datasets.items import Item, Items
 from mmpareto.datasets.media import IMAGE_SUFFIXES, is_lfs_pointer
 from mmpareto.inputs import VARIABLE
@@ -40,6 +40,7 @@ _STAMP = ".checked.json"
 _NAMED = 50  # clips with problems that a message names; the first three with what is wrong
 _JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 ARRAY_SUFFIXES = (".npy", ".pt")
+PACKED = ".npy"  # suffix of decoded images
 # of Pillow's formats; one of the others starts Ghostscript
 _PICTURES = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 _LARGEST_VIEW = 2**28  # bytes
@@ -161,6 +162,25 @@ def read_image(path: Path) -> Tensor:
     return (image.to(torch.int32) >> 8).to(torch.uint8) if image.dtype == torch.uint16 else image
 
 
+def packed_images(path: Path) -> np.ndarray:
+    """The decoded images of a clip, as `prepare.py --pack` writes them: uint8 [F, H, W, 3], mapped from the disk.
+
+    Colours come last because torchvision resizes such images in half the time.
+
+    Raises DatasetError where the file holds something else.
+    """
+    with _reading(path, "packed images"):
+        images = map_npy(path)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape:
+            raise ValueError(f"expected uint8 [F, H, W, 3], found {images.dtype} {list(images.shape)}")
+        return images
+
+
+def _unpacked(image: np.ndarray) -> Tensor:
+    """A mapped image [H, W, 3] as a tensor [3, H, W]."""
+    return torch.from_numpy(image.copy()).permute(2, 0, 1)
+
+
 class ImageReader:
     """One image per clip: uint8 [3, size, size]. Training: random crop, resized, and flip; scoring: resized whole.
 
@@ -183,9 +203,13 @@ class ImageReader:
 
     def read(self, path: Path, generator: torch.Generator | None) -> Tensor:
         """uint8 [3, size, size]."""
+        image = _unpacked(packed_images(path)[0]) if path.suffix == PACKED else read_image(path)
+        return self.fitted(image, generator)
+
+    def fitted(self, image: Tensor, generator: torch.Generator | None) -> Tensor:
+        """An image uint8 [3, H, W] as [3, size, size]: augmented, or resized whole."""
         from torchvision.transforms.v2.functional import resize
 
-        image = read_image(path)
         if generator is None or not self.augment:
             return resize(image, [self.size, self.size], antialias=True)
         with _drawing_from(generator):
@@ -193,6 +217,9 @@ class ImageReader:
 
     def check(self, path: Path) -> None:
         """Read the image's header; decode all of it where it may be cut off."""
+        if path.suffix == PACKED:
+            packed_images(path)
+            return
         with opened_image(path) as image:
             image.verify()
             with open(path, "rb") as file:  # nothing in a JPEG's header tells its length
@@ -208,7 +235,7 @@ class ImageReader:
 
 
 class FramesReader(ImageReader):
-    """A folder of frames per clip: uint8 [F, 3, size, size]. Every frame is cropped and flipped on its own."""
+    """A folder of frames per clip, or packed ones: uint8 [F, 3, size, size]. Each is cropped and flipped on its own."""
 
     def __init__(self, frames: int, size: int) -> None:
         super().__init__(size)
@@ -223,13 +250,19 @@ class FramesReader(ImageReader):
 
     def read(self, path: Path, generator: torch.Generator | None) -> Tensor:
         """uint8 [F, 3, size, size]."""
-        files = frame_files(path)
-        chosen = chosen_frames(len(files), self.frames, generator)
-        return torch.stack([super(FramesReader, self).read(files[index], generator) for index in chosen])
+        if path.suffix == PACKED:
+            packed = packed_images(path)
+            chosen = chosen_frames(len(packed), self.frames, generator)
+            images = (_unpacked(packed[index]) for index in chosen)
+        else:
+            files = frame_files(path)
+            chosen = chosen_frames(len(files), self.frames, generator)
+            images = (read_image(files[index]) for index in chosen)
+        return torch.stack([self.fitted(image, generator) for image in images])
 
     def check(self, path: Path) -> None:
         """Check each frame."""
-        for file in frame_files(path):
+        for file in [path] if path.suffix == PACKED else frame_files(path):
             super().check(file)
 
     def saved(self) -> dict[str, Any]:

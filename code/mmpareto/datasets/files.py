@@ -64,6 +64,20 @@ def load_npy(path: Path) -> np.ndarray:
     Raises ValueError where the file holds something else or less than its header announces, OSError where it cannot be
     read, DatasetError where it is no regular file.
     """
+    with _checked_npy(path) as (file, shape, fortran, dtype):
+        array = np.fromfile(file, dtype, math.prod(shape))
+    return array.reshape(shape, order="F" if fortran else "C")
+
+
+def map_npy(path: Path) -> np.ndarray:
+    """The array of a .npy file, mapped: its parts are read from the disk when they are used. Raises as `load_npy`."""
+    with _checked_npy(path) as (file, shape, fortran, dtype):
+        return np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran else "C")
+
+
+@contextlib.contextmanager
+def _checked_npy(path: Path) -> Iterator[tuple[IO[bytes], tuple[int, ...], bool, np.dtype[Any]]]:
+    """A .npy file open at its data, and its header, checked against its size."""
     refuse_special_file(path)
     with open(path, "rb") as file:
         shape, fortran, dtype = read_npy_header(file)
@@ -73,8 +87,7 @@ def load_npy(path: Path) -> np.ndarray:
         size = os.fstat(file.fileno()).st_size - file.tell()
         if size < announced or min(shape, default=0) < 0:
             raise ValueError(f"{size} bytes of data, the header announces {dtype} {list(shape)}; the file is cut off")
-        array = np.fromfile(file, dtype, math.prod(shape))
-    return array.reshape(shape, order="F" if fortran else "C")
+        yield file, shape, fortran, dtype
 
 
 def hint(path: Path) -> str:

@@ -7,7 +7,10 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpareto.datasets.base import DatasetError
+import numpy as np
+
+from mmpareto.datasets.base import DatasetError, UnusableError
+from mmpareto.datasets.clips import PACKED, frame_files, read_image
 from mmpareto.datasets.features import AudioFeatures, write_features
 from mmpareto.datasets.media import is_lfs_pointer, read_sound, write_frames
 from mmpareto.flag_values import count, positive
@@ -23,12 +26,12 @@ def add_media_arguments(parser: argparse.ArgumentParser) -> None:
         "--audio_features", choices=("fbank", "stft"), default="fbank", help="MMPareto's or OGM-GE's (default: fbank)"
     )
     parser.add_argument("--fps", type=positive, default=1.0, metavar="X", help="frames a second (default: 1)")
-    add_frame_size(parser)
+    add_frame_arguments(parser)
     add_cut_arguments(parser, f"of train, as validation, where it is cut from train (default: {VAL_FRACTION})")
 
 
-def add_frame_size(parser: argparse.ArgumentParser) -> None:
-    """Add the flag of the size in which frames are stored."""
+def add_frame_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of how images and frames are stored."""
     parser.add_argument(
         "--frame_size",
         type=count,
@@ -36,12 +39,42 @@ def add_frame_size(parser: argparse.ArgumentParser) -> None:
         help="shorter side of the stored frames in pixels; 256 loads faster and suffices for crops of 224 (default: as "
         "in the video, like the published recipe)",
     )
+    parser.add_argument(
+        "--pack",
+        action="store_true",
+        help="store images decoded: they load several times faster and take about 15 times the space. The pixels are "
+        "those of the files that are stored without this flag",
+    )
 
 
-def make(clip: Clip, folder: Path, *, audio_features: AudioFeatures, fps: float, frame_size: int | None = None) -> None:
-    """Write `audio.npy` and `visual/` of a clip with the sources "audio" and "visual"."""
+def make(
+    clip: Clip,
+    folder: Path,
+    *,
+    audio_features: AudioFeatures,
+    fps: float,
+    frame_size: int | None = None,
+    pack: bool = False,
+) -> None:
+    """Write `audio.npy`, and `visual/` or `visual.npy`, of a clip with the sources "audio" and "visual"."""
     write_features(read_sound(clip.source["audio"]), audio_features, folder / "audio.npy")
     write_frames(clip.source["visual"], folder / "visual", fps, frame_size)
+    if pack:
+        write_packed(frame_files(folder / "visual"), folder / f"visual{PACKED}")
+
+
+def write_packed(files: Sequence[Path], place: Path) -> None:
+    """Write the images of a clip decoded, uint8 [F, H, W, 3].
+
+    Raises UnusableError where they differ in size.
+    """
+    images = [read_image(file).permute(1, 2, 0).numpy() for file in files]
+    sizes = sorted({image.shape[:2] for image in images})
+    if len(sizes) > 1:
+        raise UnusableError(
+            "frames of several sizes", f"{files[0].parent}: {sizes[0]} and {sizes[-1]} cannot be packed"
+        )
+    np.save(place, np.stack(images), allow_pickle=False)
 
 
 def refuse_pointers(clips: Sequence[Clip], source: Path) -> None:
@@ -60,12 +93,14 @@ def prepare_clips(
     """Prepare clips with the sources "audio" and "visual"; `splits` says how they were split, for dataset.json."""
     refuse_pointers(clips, args.source)
     media = {"audio_features": args.audio_features, "fps": args.fps, "frame_size": args.frame_size}
+    if args.pack:  # a folder that was prepared before the flag came stays the same
+        media["pack"] = True
     return prepare(
         args.output,
         name=name,
         clips=clips,
         classes=classes,
-        modalities={"audio": ".npy", "visual": ""},
+        modalities={"audio": ".npy", "visual": PACKED if args.pack else ""},
         make=functools.partial(make, **media),
         parameters=media | splits,
         workers=args.workers,

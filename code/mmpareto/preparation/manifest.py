@@ -19,21 +19,23 @@ import numpy as np
 from PIL import Image
 
 from mmpareto.datasets.base import DatasetError, UnusableError
-from mmpareto.datasets.clips import frame_files, load_array, read_image
+from mmpareto.datasets.clips import PACKED, frame_files, load_array, read_image
 from mmpareto.datasets.features import write_features
 from mmpareto.datasets.manifest import VAL_FRACTION, Source, declarations, read_manifest
 from mmpareto.datasets.media import read_sound, refuse_pointer, write_frames
 from mmpareto.datasets.text import text_of
 from mmpareto.flag_values import positive
-from mmpareto.preparation.audio_visual import TOOLS, add_frame_size, refuse_pointers
+from mmpareto.preparation.audio_visual import TOOLS, add_frame_arguments, refuse_pointers, write_packed
 from mmpareto.preparation.common import PREPARATIONS, Clip, Outcome, add_cut_arguments
 from mmpareto.preparation.common import prepare as prepare_clips
+
+SEEN = {"video", "frames", "image"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this preparation."""
     parser.add_argument("--fps", type=positive, metavar="X", help="frames a second of videos (default: 1)")
-    add_frame_size(parser)
+    add_frame_arguments(parser)
     parser.add_argument(
         "--sound", nargs="+", default=[], metavar="MODALITY", help="modalities whose videos are read for their sound"
     )
@@ -65,7 +67,9 @@ def prepare(args: argparse.Namespace) -> Outcome:
         for item in items
     ]
     refuse_pointers(clips, args.source)
-    suffixes = {name: _suffix(source, name, clips) for name, source in listed.sources.items()}
+    suffixes = {name: _suffix(source, name, clips, args.pack) for name, source in listed.sources.items()}
+    if args.pack and not SEEN & set(listed.sources.values()):
+        raise DatasetError(f"--pack is for images; {args.source} has {', '.join(listed.sources.values())}")
     if "video" not in listed.sources.values():
         useless = [flag for flag in ("fps", "frame_size") if getattr(args, flag) is not None]
         if useless:
@@ -73,6 +77,8 @@ def prepare(args: argparse.Namespace) -> Outcome:
                 f"--{useless[0]} is for videos that are seen; {args.source} has {', '.join(listed.sources.values())}"
             )
     frames = {"fps": 1.0 if args.fps is None else args.fps, "frame_size": args.frame_size}
+    if args.pack:  # a folder that was prepared before the flag came stays the same
+        frames["pack"] = True
     return prepare_clips(
         args.output,
         name="manifest",
@@ -91,8 +97,10 @@ def prepare(args: argparse.Namespace) -> Outcome:
     )
 
 
-def _suffix(source: Source, modality: str, clips: list[Clip]) -> str:
+def _suffix(source: Source, modality: str, clips: list[Clip], pack: bool) -> str:
     """The suffix of a modality's prepared files; "" for folders."""
+    if pack and source in SEEN:
+        return PACKED
     if source in ("video", "frames"):
         return ""
     if source == "sound":
@@ -111,6 +119,7 @@ def make(
     suffixes: dict[str, str],
     fps: float,
     frame_size: int | None,
+    pack: bool = False,
 ) -> None:
     """Write a clip's files."""
     for modality, path in clip.source.items():
@@ -119,7 +128,12 @@ def make(
             refuse_pointer(path)
         try:
             if source == "video":
-                write_frames(path, place, fps, frame_size)
+                images = folder / f"{modality}.frames" if pack else place
+                write_frames(path, images, fps, frame_size)
+                if pack:
+                    write_packed(frame_files(images), place)
+            elif pack and source in SEEN:
+                write_packed([path] if source == "image" else frame_files(path), place)
             elif source == "sound":
                 write_features(read_sound(path), "fbank", place, frames=None)
             elif source == "frames":

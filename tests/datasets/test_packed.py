@@ -1,0 +1,111 @@
+"""Packed images: the pixels of the files that they were made from, in training and in scoring, and damaged ones."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets.make_media import write_frames, write_video
+from entries.command import inside, refused
+from PIL import Image
+
+from mmpareto.cli import prepare
+from mmpareto.datasets import DatasetError, build
+from mmpareto.datasets.clips import FramesReader, ImageReader, packed_images
+
+
+def write_source(root: Path) -> Path:
+    """A manifest of videos, folders of frames and images."""
+    random = np.random.default_rng(0)
+    rows = []
+    for number in range(6):
+        (root / "photo").mkdir(parents=True, exist_ok=True)
+        picture = random.integers(0, 256, (20, 28, 3)).astype(np.uint8)
+        Image.fromarray(picture).save(root / "photo" / f"{number}.png")
+        write_frames(root / "steps" / str(number), ["1.png", "2.png", "3.png", "4.png"], seed=number)
+        write_video(root / f"{number}.mp4", 24, 10, size=(48, 36))
+        split = ("train", "train", "train", "train", "val", "test")[number]
+        rows.append((number, split, "ab"[number % 2], f"photo/{number}.png", f"steps/{number}", f"{number}.mp4"))
+    with open(root / "manifest.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("id", "split", "label", "photo", "steps", "face"), *rows])
+    return root
+
+
+def prepared(source: Path, output: Path, *flags: str) -> Path:
+    common = ("--source", source, "--output", output, "--workers", "1", "--frame_size", "30")
+    done = inside(prepare.main, "manifest", *common, *flags)
+    assert done.returncode == 0, done.stderr
+    return output
+
+
+def test_a_packed_dataset_gives_the_samples_of_the_other_one_bit_for_bit(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "raw")
+    plain, packed = prepared(source, tmp_path / "plain"), prepared(source, tmp_path / "packed", "--pack")
+    assert (plain / "steps" / "0" / "2.png").exists()
+    assert sorted(path.name for path in (packed / "steps").iterdir()) == [f"{number}.npy" for number in range(6)]
+    frames = packed_images(packed / "face" / "0.npy")
+    assert (frames.dtype, frames.shape) == (np.uint8, (3, 30, 40, 3))  # at 0, 1 and 2 s of 2.4
+    for split in ("train", "val"):
+        ours, theirs = (build("manifest", root, split, image_size=16, frames=2) for root in (packed, plain))
+        for epoch in (1, 2):
+            for data in (ours, theirs):
+                data.set_epoch(epoch)
+            for index in range(len(theirs)):
+                first, second = ours[index]["inputs"], theirs[index]["inputs"]
+                assert first.keys() == second.keys() == {"photo", "steps", "face"}
+                assert all(torch.equal(first[name], second[name]) for name in first)
+    assert "was prepared as" in refused(prepare.main, "manifest", "--source", source, "--output", packed)
+
+
+def test_frames_are_mapped_and_not_read_whole(tmp_path: Path) -> None:
+    images = (np.arange(4 * 3 * 5 * 5) % 251).astype(np.uint8).reshape(4, 3, 5, 5)
+    np.save(tmp_path / "a.npy", images.transpose(0, 2, 3, 1))
+    assert isinstance(packed_images(tmp_path / "a.npy"), np.memmap)
+    assert FramesReader(4, 5).read(tmp_path / "a.npy", None).numpy().tolist() == images.tolist()
+    assert ImageReader(5).read(tmp_path / "a.npy", None).numpy().tolist() == images[0].tolist()
+
+
+def test_frames_of_several_sizes_are_left_out(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "raw")
+    Image.new("RGB", (9, 9)).save(source / "steps" / "3" / "2.png")
+    flags = ("--source", source, "--output", tmp_path / "out", "--workers", "1", "--pack", "--max_unusable", "50")
+    done = inside(prepare.main, "manifest", *flags)
+    assert "unusable, frames of several sizes: 1, such as 3:" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((2, 4, 4, 3), np.float32), r"expected uint8 \[F, H, W, 3\], found float32 \[2, 4, 4, 3\]"),
+        (np.zeros((4, 4, 3), np.uint8), r"found uint8 \[4, 4, 3\]"),
+        (np.zeros((2, 3, 4, 4), np.uint8), r"found uint8 \[2, 3, 4, 4\]"),
+        (np.zeros((0, 4, 4, 3), np.uint8), r"found uint8 \[0, 4, 4, 3\]"),
+    ],
+)
+def test_other_arrays_are_no_packed_images(tmp_path: Path, array: np.ndarray, message: str) -> None:
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(DatasetError, match=message):
+        FramesReader(1, 4).check(tmp_path / "a.npy")
+
+
+def test_a_packed_file_that_is_cut_off_is_named(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((2, 4, 4, 3), np.uint8))
+    content = (tmp_path / "a.npy").read_bytes()
+    (tmp_path / "a.npy").write_bytes(content[:-1])
+    with pytest.raises(DatasetError, match=r"a.npy: cannot be read as packed images: 95 bytes of data"):
+        ImageReader(4).check(tmp_path / "a.npy")
+
+
+def test_pack_is_for_images(tmp_path: Path) -> None:
+    np.save(tmp_path / "v.npy", np.zeros(3, np.float32))
+    rows = [("id", "split", "label", "a", "b")]
+    rows += [
+        (f"c{k}", split, "xy"[k % 2], "v.npy", "v.npy") for k, split in enumerate(("train", "train", "val", "test"))
+    ]
+    with open(tmp_path / "manifest.csv", "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    flags = ("--source", tmp_path, "--output", tmp_path / "out", "--pack")
+    assert "--pack is for images" in refused(prepare.main, "manifest", *flags)
