@@ -30,7 +30,7 @@ class AVMNIST(InMemoryImages):
         split: "train", "val" or "test".
     """
 
-    recipe = {"epochs": 10, "learning_rate": 0.03, "model": "cnn"}
+    recipe = {"epochs": 10, "learning_rate": 0.1, "model": "cnn"}
 
     def __init__(self, root: Path | None, split: Split, *, seed: int = 0) -> None:
         root = require_root(root, "avmnist")
