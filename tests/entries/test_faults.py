@@ -64,7 +64,10 @@ def assert_same(first: Path, second: Path) -> None:
     assert rows(first / "metrics.csv") == rows(second / "metrics.csv")
     for name in ("gradients.csv", "layers.csv"):
         assert (first / name).read_bytes() == (second / name).read_bytes()
-    results = [json.loads((folder / "results.json").read_text()) | {"seconds": 0} for folder in (first, second)]
+    results = [
+        json.loads((folder / "results.json").read_text()) | {"seconds": 0, "peak_memory_mib": 0}
+        for folder in (first, second)
+    ]
     assert results[0] == results[1]
     for name in ("last.pt", "best.pt"):
         mine, theirs = (torch.load(folder / name, weights_only=True)["model"] for folder in (first, second))

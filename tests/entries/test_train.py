@@ -89,6 +89,7 @@ def test_leaves_a_whole_run_directory(finished: tuple[Path, str]) -> None:
     assert {"dataset", "method", "seed", "selected_on", "selected_epoch", "epochs", "seconds", "val", "test"} <= set(
         results
     )
+    assert 100 < results["peak_memory_mib"] < 100_000  # of this process, or one with the same libraries
     for name in ("learning_curves.png", "gradients.png"):
         pixels = np.asarray(Image.open(folder / name).convert("RGB"))
         assert min(pixels.shape[:2]) > 300

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from reporting.synthetic import make_run
 
-from mmpareto.reporting.drawing import averaged
+from mmpareto.reporting.charts import averaged
 from mmpareto.reporting.finished import find
 from mmpareto.reporting.histories import History, history
 from mmpareto.runs import RunError
@@ -24,7 +24,7 @@ def test_mean_over_runs_not_over_values() -> None:
     # of two bins: run means 1.5 and 4 in the first, only the first run in the second; NaN is left out
     lines = [(0, 0.0, 1.0), (0, 1.0, 2.0), (0, 2.0, 10.0), (0, 3.0, np.nan), (1, 1.0, 4.0)]
     values = pd.DataFrame(lines, columns=["run", "x", "value"]).assign(panel="gray", place=0)
-    means = averaged(values, most=2).loc[("gray", 0)]
+    means = averaged(values, most=2)[1].loc[("gray", 0)]
     assert means["x"].tolist() == [0.75, 2.0]
     assert means["mean"].tolist() == [2.75, 10.0]
     assert means["deviation"].iloc[0] == pytest.approx(np.std([1.5, 4.0], ddof=1))
@@ -33,8 +33,8 @@ def test_mean_over_runs_not_over_values() -> None:
 
 def test_bins_of_steps() -> None:
     values = pd.DataFrame({"x": np.arange(1000.0), "value": 1.0, "panel": "gray", "place": 0, "run": 0})
-    assert averaged(values[:3], most=200)["x"].tolist() == [0.0, 1.0, 2.0]
-    many = averaged(values, most=200)["x"]
+    assert averaged(values[:3], most=200)[1]["x"].tolist() == [0.0, 1.0, 2.0]
+    many = averaged(values, most=200)[1]["x"]
     assert len(many) == 200
     assert (many.iloc[0], many.iloc[-1]) == (2.0, 997.0)
 

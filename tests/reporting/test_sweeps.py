@@ -5,18 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import math
-from itertools import islice
 from pathlib import Path
 
 import pytest
 from reporting.synthetic import make_run
 
+from mmpareto.reporting.charts import Curves
 from mmpareto.reporting.comparison import rows_of
-from mmpareto.reporting.comparison_figures import accuracy_over_values, drawings
-from mmpareto.reporting.drawing import Curves
+from mmpareto.reporting.comparison_figures import accuracy_over_values, figures
 from mmpareto.reporting.finished import find
 from mmpareto.reporting.histories import history
-from mmpareto.reporting.rendering import plt
 from mmpareto.reporting.summary import as_csv, as_markdown, summaries
 from mmpareto.reporting.sweeps import sweeps, tuned
 from mmpareto.runs import RunError
@@ -37,33 +35,26 @@ def test_a_curve_has_three_values_that_differ_in_nothing_else(tmp_path: Path) ->
     assert list(found["gamma"]) == ["mmpareto"]
     assert [(value, row.joint) for value, row in curve] == [(v, [10 * v, 10 * v]) for v in (1.0, 2.0, 3.0)]
     curves = [Curves(row, [history(run) for run in row.runs], place) for place, row in enumerate(rows)]
-    drawn = list(islice(drawings("digits", curves, ("gray", "colour")), 2))
-    assert [each.name for each in drawn] == ["joint-accuracy", "over-gamma"]
-    for panel, line in zip(drawn[1].figure.axes, ([10.0, 20.0, 30.0], [60.0] * 3, [40.0] * 3), strict=False):
-        seeds = [value for value in line for _ in range(2)]
-        assert [list(each.get_ydata()) for each in panel.lines] == [line, seeds]
-    for each in drawn:
-        plt.close(each.figure)
+    drawn = {figure.name: figure for figure in figures("digits", curves, ("gray", "colour"))}
+    lines = {line["panel"]: line["mean"] for line in drawn["over-gamma"].datasets["means"]}
+    assert lines == {0: [10.0, 20.0, 30.0], 1: [60.0] * 3, 2: [40.0] * 3}
+    single = drawn["over-gamma"].datasets["single"]
+    assert sorted((one["x"], one["value"], one["seed"]) for one in single if one["panel"] == 0) == [
+        ([value], [10 * value], seed) for value in (1.0, 2.0, 3.0) for seed in range(2)
+    ]
 
 
-def test_many_curves_are_split_with_the_baseline_in_each(tmp_path: Path) -> None:
-    for place, method in enumerate(["uniform", *(f"method{number}" for number in range(11))]):
-        for rate in (0.01, 0.1, 1.0):
-            make_run(tmp_path / f"{method}{rate}", method, 0, 10.0 * place + rate, learning_rate=rate)
-    rows = rows_of(find([tmp_path])[0])
-    (sweep,) = sweeps(rows).values()
-    made = list(accuracy_over_values("digits", "learning_rate", sweep, ["gray", "colour"], "uniform"))
-    assert [each.name for each in made] == ["over-learning_rate-1", "over-learning_rate-2"]
-    for each, numbers in zip(made, (range(6), range(6, 11)), strict=True):
-        joint = each.figure.axes[0]
-        assert [text.get_text() for text in each.figure.legends[0].get_texts()] == [
-            "uniform",
-            *(f"method{number}" for number in numbers),
-        ]
-        assert [line.get_color() for line in joint.lines].count("black") == 2  # means, and seeds
-        assert (joint.get_xscale(), joint.get_ylim()) == ("log", made[0].figure.axes[0].get_ylim())
-        assert joint.get_xlim()[0] < 0.01 < 1 < joint.get_xlim()[1]
-        plt.close(each.figure)
+def test_values_over_more_than_a_decade_have_a_logarithmic_axis(tmp_path: Path) -> None:
+    for method, rates in (("uniform", (0.01, 0.1, 1.0)), ("pmr", (0.1, 0.2, 0.3))):
+        for rate in rates:
+            make_run(tmp_path / method / str(rate), method, 0, 10.0 + rate, learning_rate=rate)
+    for method, scale in (("uniform", "log"), ("pmr", None)):
+        (sweep,) = sweeps(rows_of(find([tmp_path / method])[0])).values()
+        drawn = accuracy_over_values("digits", "learning_rate", sweep, ["gray", "colour"])
+        assert {layer["encoding"]["x"]["scale"].get("type") for p in drawn.panels for layer in p.view["layer"]} == {
+            scale
+        }
+        assert drawn.names == [method]
 
 
 def test_curves_of_a_method_are_told_apart(tmp_path: Path) -> None:

@@ -62,6 +62,16 @@ class Row:
         return [value for run in self.runs if (value := run.accuracy(modality)) is not None]
 
     @property
+    def seconds(self) -> list[float]:
+        """Training time of each run that recorded it."""
+        return [run.seconds for run in self.runs if run.seconds is not None]
+
+    @property
+    def peak_memory(self) -> list[float]:
+        """Peak memory in MiB of each run that recorded it."""
+        return [run.peak_memory for run in self.runs if run.peak_memory is not None]
+
+    @property
     def combined(self) -> dict[str, str]:
         """Cells of a table: the joint head against the best unimodal one, all heads together by each rule."""
         values = {
@@ -179,7 +189,11 @@ def differences(run: FinishedRun, others: Iterable[FinishedRun], ignored: Sequen
     """The settings, with their values, in which a run differs from any of the others, without the ignored ones."""
     table = settings_table([run, *others])
     differing = table.columns[(table != table.iloc[0]).any()]
-    return [f"{key} {table[key].iloc[0]}" for key in differing if key not in ignored]
+    return [_setting(key, table[key].iloc[0]) for key in differing if key not in ignored]
+
+
+def _setting(key: object, value: str) -> str:
+    return f"without {key}" if value == _NOT_SET else f"{key} {value}"
 
 
 def usual_settings(runs: Sequence[FinishedRun]) -> dict[str, str]:
@@ -246,13 +260,14 @@ def _labels(firsts: Sequence[FinishedRun], runs: Sequence[FinishedRun]) -> list[
 
     A label is the method, the settings in which these runs differ from others of the method on the same dataset, and
     those in which they differ from other methods, unless more than half of the dataset's runs have the same value.
-    Where fusion or architecture differs, their options are left out if the labels stay different without them.
+    Settings that a run does not have, and the options of a fusion or architecture that differs itself, are left out if
+    the label differs from all others without them.
     """
     by_dataset: dict[str, list[FinishedRun]] = {}
     for run in runs:
         by_dataset.setdefault(run.dataset, []).append(run)
     tables = {dataset: settings_table(members) for dataset, members in by_dataset.items()}
-    labels, short = [], []
+    levels: list[list[tuple[str, str]]] = [[], [], []]  # datasets and labels, from short ones to long ones
     for run in firsts:
         table, members = tables[run.dataset], by_dataset[run.dataset]
         values: pd.Series = table.loc[run.path]
@@ -267,7 +282,6 @@ def _labels(firsts: Sequence[FinishedRun], runs: Sequence[FinishedRun]) -> list[
         ]
         keys = dict.fromkeys([*table.columns[differs[same_method].any()], *unusual])
         marks = [SELECTED_ON_TEST] * run.selected_on_test
-        labels.append(", ".join([run.method, *(f"{key} {values[key]}" for key in keys), *marks]))
         parts = {
             _option_name(other, f"{part}_options", name)
             for part in ("fusion", "architecture")
@@ -275,8 +289,14 @@ def _labels(firsts: Sequence[FinishedRun], runs: Sequence[FinishedRun]) -> list[
             for other in members
             for name in other.config.get(f"{part}_options") or {}
         }
-        short.append(", ".join([run.method, *(f"{key} {values[key]}" for key in keys if key not in parts), *marks]))
-    return [brief if short.count(brief) == 1 else full for brief, full in zip(short, labels, strict=True)]
+        present = [key for key in keys if values[key] != _NOT_SET]
+        brief = [key for key in present if key not in parts]
+        for level, named in zip(levels, (brief, present, keys), strict=True):
+            label = ", ".join([run.method, *(_setting(key, values[key]) for key in named), *marks])
+            level.append((run.dataset, label))
+    return [
+        next((level[i] for level in levels if level.count(level[i]) == 1), levels[-1][i])[1] for i in range(len(firsts))
+    ]
 
 
 def _usual(table: pd.DataFrame) -> dict[str, str]:

@@ -19,6 +19,7 @@ from mmpareto.runs import RunDirectory, RunError
 VARYING = ("random_seed", "diagnose_interval", "classes", *RUN_ONLY)
 MOST_FOLDERS = 100_000  # below a folder with runs; a link to / leads to more
 MOST_PERCENT = 1e6  # larger numbers are no accuracies
+GREATEST_AMOUNT = 1e15  # of seconds or memory
 RETRAIN = "train it again with train.py --overwrite, or leave the run out of the report"
 
 # the fields that a report uses, and their types
@@ -97,6 +98,20 @@ class FinishedRun:
         except (KeyError, TypeError, ValueError, OverflowError):
             return None
         return value if math.isfinite(value) else None
+
+    @property
+    def seconds(self) -> float | None:
+        """Time that training took; None if the results have no number."""
+        return self._amount("seconds")
+
+    @property
+    def peak_memory(self) -> float | None:
+        """Most memory that training took, in MiB; None in results of earlier versions."""
+        return self._amount("peak_memory_mib")
+
+    def _amount(self, name: str) -> float | None:
+        value = self.results.get(name)
+        return value if isinstance(value, int | float) and 0 <= value <= GREATEST_AMOUNT else None
 
     def accuracy(self, modality: str) -> float | None:
         """Test accuracy in percent of a modality's own head; None if the run has no such modality."""

@@ -1,36 +1,40 @@
-"""A report's folder: tables, figures, and one page that holds them all."""
+"""A report's folder: tables, figures, and one page that holds them all and can be explored."""
 
 from __future__ import annotations
 
 import base64
 import csv
-import io
+import hashlib
 import itertools
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pandas as pd
-from PIL import Image
 
 from mmpareto.escape import csv_cell, csv_text
-from mmpareto.reporting.comparison import usual_settings, worded
-from mmpareto.reporting.comparison_figures import drawings, missing_table
-from mmpareto.reporting.drawing import Curves
+from mmpareto.reporting import charts
+from mmpareto.reporting.charts import COLOURS, CONFIG, MOST_LINES, Curves, Figure, text
+from mmpareto.reporting.comparison import spread, usual_settings, worded
+from mmpareto.reporting.comparison_figures import critical_difference, figures, missing_table
 from mmpareto.reporting.finished import FinishedRun
 from mmpareto.reporting.histories import history
-from mmpareto.reporting.rendering import picture, write_together
-from mmpareto.reporting.summary import JOINT, Summary, as_csv, as_latex, as_markdown, marks
+from mmpareto.reporting.ranking import Ranking, ranking
+from mmpareto.reporting.rendering import write_together
+from mmpareto.reporting.summary import JOINT, Summary, as_csv, as_latex, as_markdown, marks, p_text
 from mmpareto.runs import RunError
 
-PAGE, TABLE, MISSING, FIGURES = "index.html", "table.csv", "missing.csv", "figures"
+PAGE, TABLE, MISSING, RANKS, FIGURES = "index.html", "table.csv", "missing.csv", "ranks.csv", "figures"
 TITLE = "Methods compared"
+SUFFIXES = ("svg", "pdf", "png")
+ACROSS = "\0all datasets"  # what stands for figures over datasets; no name of a dataset has this character
 KINDS = (
     "joint-accuracy",
+    "accuracy-over-time",
     "over-.+",
     "learning-curves",
     "confusion",
@@ -41,64 +45,105 @@ KINDS = (
     "conflict-rate",
     "conflict-in-layers",
     "method-figures",
+    "critical-difference",
 )
-DPI = 110
-COLOURS = 256  # of a figure: a third of the bytes, without a visible difference
+FOLDER = Path(__file__).parent
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A figure as the page shows it."""
+class Section:
+    """A dataset with its figures, or all datasets together; rows: their labels, the best first."""
 
-    name: str
-    title: str
-    alt: str
-    caption: str
-    png: bytes
-    width: int
-    height: int
+    identifier: str
+    rows: Sequence[str]
+    hidden: Sequence[int]
+    figures: Sequence[Figure]
+    files: Sequence[Mapping[str, bytes]]
 
     @property
-    def data(self) -> str:
-        """The image in base64."""
-        return base64.b64encode(self.png).decode("ascii")
+    def data(self) -> dict[str, Any]:
+        """What the page's script draws."""
+        listed = [
+            {
+                "name": f"{self.identifier}-{identifier(figure.name)}",
+                "panels": [{"view": panel.view, "row": panel.row} for panel in figure.panels],
+                "datasets": figure.datasets,
+                "columns": figure.columns,
+                "names": figure.names,
+            }
+            for figure in self.figures
+        ]
+        return {
+            "id": self.identifier,
+            "names": [text(row) for row in self.rows],
+            "hidden": self.hidden,
+            "figures": listed,
+        }
+
+    @property
+    def pictures(self) -> list[dict[str, Any]]:
+        """What the page's markup says of each figure."""
+        return [
+            {
+                "figure": figure,
+                "file": f"{self.identifier}-{identifier(figure.name)}",
+                "pdf": base64.b64encode(files["pdf"]).decode("ascii"),
+            }
+            for figure, files in zip(self.figures, self.files, strict=True)
+        ]
 
 
 def write(output: Path, summaries: Sequence[Summary], unfinished: Sequence[Path]) -> list[Path]:
-    """Write table.md, table.csv, table.tex, missing.csv, figures/*.png and index.html; other files in the folder stay.
+    """Write table.md, table.csv, table.tex, missing.csv, ranks.csv, figures/ and index.html; other files stay.
 
     All input is read before anything is written. Raises RunError if a run's files or the folder cannot be used.
     """
-    identifiers = unique_identifiers([summary.dataset for summary in summaries])
-    pictures, tables = [], []
-    for summary in summaries:
-        curves = curves_of(summary)
-        pictures.append(list(draw(summary, identifiers[summary.dataset], curves)))
-        tables.append(missing_table(summary.dataset, curves))
+    identifiers = unique_identifiers([ACROSS, *(summary.dataset for summary in summaries)])
     names = short_names([*(run.path for summary in summaries for run in summary.runs), *unfinished])
+    sections, tables = [], []
+    for summary in summaries:
+        curves = curves_of(summary, names)
+        drawn = list(figures(summary.dataset, curves, summary.modalities))
+        sections.append(section(identifiers[summary.dataset], curves, summary.baseline, drawn))
+        tables.append(missing_table(summary.dataset, curves))
+    over_datasets = ranking(summaries)
+    across = None
+    if over_datasets is not None:
+        figure = critical_difference(over_datasets)
+        drawn_files = charts.files(figure.specification([], []))
+        across = Section(identifiers[ACROSS], list(over_datasets.ranks.index), [], [figure], [drawn_files])
     texts = {
         "table.md": as_markdown(summaries, [names[path] for path in unfinished]),
         TABLE: as_csv(summaries),
         "table.tex": as_latex(summaries),
-        PAGE: page(summaries, pictures, unfinished, names),
+        PAGE: page(summaries, sections, tables, over_datasets, across, unfinished, names),
     }
     missing = pd.concat(tables)
     if len(missing):
         texts[MISSING] = missing.map(csv_cell).to_csv(index=False)
+    if over_datasets is not None:
+        ranks = over_datasets.scores.T.assign(mean_rank=over_datasets.ranks).rename_axis("method").reset_index()
+        texts[RANKS] = ranks.map(csv_cell).rename(columns=csv_cell).to_csv(index=False)
     # names of folders may hold bytes that are no UTF-8
     content = {name: text.encode(errors="backslashreplace") for name, text in texts.items()}
-    content |= {f"{FIGURES}/{drawn.name}.png": drawn.png for of_dataset in pictures for drawn in of_dataset}
+    for part in [*sections, *([] if across is None else [across])]:
+        for picture, files in zip(part.pictures, part.files, strict=True):
+            content |= {f"{FIGURES}/{picture['file']}.{suffix}": data for suffix, data in files.items()}
     try:
-        datasets = _datasets(output / TABLE) | set(identifiers)
-        kinds = "|".join(KINDS)
-        prefixes = "|".join(re.escape(identifier(dataset)) for dataset in datasets)
-        ours = re.compile(rf"({prefixes})(-\d+)?-({kinds})(-\d+)?\.png")
-        older = [path for path in (output / FIGURES).glob("*.png") if ours.fullmatch(path.name)]
-        outdated = [path for path in older if f"{FIGURES}/{path.name}" not in content]
-        write_together(output, content, outdated)
+        write_together(output, content, _outdated(output, identifiers, content))
     except OSError as error:
         raise RunError(f"cannot write to {output}: {error.strerror}; name another folder with --output") from error
     return [output / name for name in content]
+
+
+def _outdated(output: Path, identifiers: Mapping[str, str], content: Mapping[str, bytes]) -> list[Path]:
+    """Files of an earlier report that this one does not have."""
+    kinds = "|".join(KINDS)
+    prefixes = "|".join(re.escape(identifier(dataset)) for dataset in _datasets(output / TABLE) | set(identifiers))
+    ours = re.compile(rf"({prefixes})(-\d+)?-({kinds})(-\d+)?\.({'|'.join(SUFFIXES)})")
+    older = [path for path in (output / FIGURES).glob("*.*") if ours.fullmatch(path.name)]
+    older += [output / name for name in (MISSING, RANKS) if (output / TABLE).exists()]
+    return [path for path in older if str(path.relative_to(output)) not in content]
 
 
 def _datasets(table: Path) -> set[str]:
@@ -110,55 +155,41 @@ def _datasets(table: Path) -> set[str]:
         return set()
 
 
-def curves_of(summary: Summary) -> list[Curves]:
-    """A dataset's rows with their histories."""
-    baselines = [row for row in summary.rows if row.method == summary.baseline]
-    return [
-        Curves(row, [history(run) for run in row.runs], place, baselines == [row])
-        for place, row in enumerate(summary.rows)
-    ]
+def curves_of(summary: Summary, names: Mapping[Path, str]) -> list[Curves]:
+    """A dataset's rows with their histories, the best first. names: of the runs."""
+    rows = reversed(summary.rows)
+    return [Curves(row, [history(run) for run in row.runs], place, names) for place, row in enumerate(rows)]
 
 
-def draw(summary: Summary, prefix: str, curves: Sequence[Curves]) -> Iterator[Picture]:
-    """A dataset's figures as PNG; prefix: of their names."""
-    for drawing in drawings(summary.dataset, curves, summary.modalities, summary.baseline):
-        image, file = picture(drawing.figure, DPI), io.BytesIO()
-        _few_colours(image).save(file, format="png")
-        name = f"{prefix}-{identifier(drawing.name)}"
-        yield Picture(name, drawing.title, drawing.alt, drawing.caption, file.getvalue(), *image.size)
-
-
-def _few_colours(image: Image.Image) -> Image.Image:
-    """An RGB image with a palette of COLOURS; the background, the first pixel's colour, stays exact."""
-    reduced = image.quantize(COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-    palette, corner = reduced.getpalette() or [], reduced.getpixel((0, 0))
-    assert isinstance(corner, int)
-    palette[3 * corner : 3 * corner + 3] = image.getpixel((0, 0))
-    reduced.putpalette(palette)
-    return reduced
+def section(prefix: str, curves: Sequence[Curves], baseline: str | None, drawn: Sequence[Figure]) -> Section:
+    """A dataset's figures with their files; at first the best rows and the baseline are drawn."""
+    hidden = [line.place for line in curves[MOST_LINES:] if line.row.method != baseline]
+    labels = [line.row.label for line in curves]
+    names = [text(label) for label in labels]
+    files = [charts.files(figure.specification(names, hidden)) for figure in drawn]
+    return Section(prefix, labels, hidden, drawn, files)
 
 
 def page(
     summaries: Sequence[Summary],
-    pictures: Sequence[Sequence[Picture]],
+    sections: Sequence[Section],
+    missing: Sequence[pd.DataFrame],
+    over_datasets: Ranking | None,
+    across: Section | None,
     unfinished: Sequence[Path],
     names: Mapping[Path, str],
 ) -> str:
     """The page, complete in itself: nothing is loaded from elsewhere. names: of the runs, as a reader sees them."""
-    identifiers = unique_identifiers([summary.dataset for summary in summaries])
-    sections = [
+    parts = [
         {
-            "id": identifiers[summary.dataset],
+            "part": part,
             "summary": summary,
-            "lines": [
-                {"cells": cells, "bold": bold, "marked": row.selected_on_test}
-                for cells, bold, row in zip(summary.table.to_numpy(), summary.bold, summary.rows, strict=True)
-            ],
-            "pictures": of_dataset,
+            "tiles": tiles(summary),
+            "tables": tables_of(summary, of_missing),
             "settings": usual_settings(summary.runs) | _method_options(summary.runs),
-            "runs": [_listed(run, names[run.path], summary) for run in summary.runs],
+            "runs": runs_table(summary, names),
         }
-        for summary, of_dataset in zip(summaries, pictures, strict=True)
+        for summary, part, of_missing in zip(summaries, sections, missing, strict=True)
     ]
     runs = sum(len(summary.runs) for summary in summaries)
     averaged = sum(len(row.runs) for summary in summaries for row in summary.rows)
@@ -167,15 +198,120 @@ def page(
         counted += f" {runs - averaged} more repeat a seed and are in no mean."
     if unfinished:
         counted += f" {len(unfinished)} not finished: left out."
+    scripts = [charts.script(), (FOLDER / "page.js").read_text(encoding="utf-8")]
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(FOLDER),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
+        lstrip_blocks=True,
     )
+    every = [*sections, *([] if across is None else [across])]
     return environment.get_template("page.html").render(
-        title=TITLE, counted=counted, sections=sections, unfinished=[names[path] for path in unfinished], joint=JOINT
+        title=TITLE,
+        counted=counted,
+        parts=parts,
+        across=across,
+        ranking=over_datasets,
+        ranks=None if over_datasets is None else ranks_table(over_datasets),
+        unfinished=[names[path] for path in unfinished],
+        style=(FOLDER / "page.css").read_text(encoding="utf-8"),
+        scripts=scripts,
+        hashes=[base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts],
+        colours=COLOURS,
+        data={"config": CONFIG, "sections": [part.data for part in every]},
     )
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text; bold: places of cells, marked: of rows, dots: whether rows have the colours of the figures."""
+
+    kind: str
+    title: str
+    data: pd.DataFrame
+    caption: str
+    bold: Sequence[tuple[int, int]] = ()
+    marked: Sequence[int] = ()
+    dots: bool = False
+
+
+def tables_of(summary: Summary, missing: pd.DataFrame) -> list[Table]:
+    """A dataset's tables, the best rows first; missing: see `missing_table`."""
+    bold = [(i, JOINT) for i, is_bold in enumerate(reversed(summary.bold)) if is_bold]
+    marked = [i for i, row in enumerate(reversed(summary.rows)) if row.selected_on_test]
+    tables = [Table("accuracy", "Accuracy", summary.table[::-1], summary.caption, bold, marked, dots=True)]
+    if summary.cost_table.shape[1] > 1:
+        tables.append(Table("cost", "Time and memory", summary.cost_table[::-1], COST_CAPTION, dots=True))
+    if len(missing):
+        tables.append(Table("missing", "Accuracy with missing modalities", missing_cells(missing), MISSING_CAPTION))
+    return tables
+
+
+COST_CAPTION = (
+    "Means over runs; time of the epochs, scoring on the validation split included. Memory is what PyTorch "
+    "allocated on a GPU, or what the process had resident on a CPU. Times of different machines cannot be compared."
+)
+MISSING_CAPTION = (
+    "Joint test accuracy in percent, mean ± sample standard deviation over the seeds that evaluate.py has scored, "
+    "where this share of the samples lacks the modality (any: each modality on its own; a sample keeps one at least)."
+)
+
+
+def tiles(summary: Summary) -> list[tuple[str, str, str]]:
+    """The key numbers of a dataset: what it is, the number, a remark."""
+    i = summary.best.index(True)
+    row, test, cost = summary.rows[i], summary.tests[i], summary.costs.iloc[i]
+    listed = [("Highest joint accuracy", f"{spread(row.joint)} %", row.label)]
+    if test.baseline is not None and test.difference is not None:
+        tested = "not tested" if test.corrected is None else f"p (Holm) {p_text(test.corrected)}"
+        said = "significant" if test.significant else "not significant"
+        remark = tested if test.corrected is None else f"{said}, {tested}"
+        listed.append((f"Difference from {test.baseline.label}", f"{test.difference:+.1f} points", remark))
+    listed.append(("Joint minus best single", row.combined["joint - best single"], "points, mean over seeds"))
+    if cost["seconds"] == cost["seconds"]:
+        remark = f"{cost['ratio']:.2f} times {test.baseline.label}" if test.baseline is not None else "mean over runs"
+        listed.append(("Training time", f"{cost['seconds']:.1f} s", remark))
+    return listed
+
+
+def missing_cells(table: pd.DataFrame) -> pd.DataFrame:
+    """`missing_table` as text: a line per row and modality, a column per share of the samples that lack it."""
+    cells = table.assign(
+        cell=[
+            f"{mean:.1f}" + (f" ± {deviation:.1f}" if deviation == deviation else "")
+            for mean, deviation in zip(table["mean"], table["std"], strict=True)
+        ]
+    )
+    wide = cells.pivot_table("cell", ["method", "modality"], "missing_percent", aggfunc="first", sort=False)
+    wide = wide[sorted(wide)].fillna("n/a")
+    return wide.rename(columns=lambda rate: f"{rate:g} % missing").reset_index().rename_axis(columns=None)
+
+
+def ranks_table(over_datasets: Ranking) -> pd.DataFrame:
+    """Mean ranks and the accuracy on each dataset, as text."""
+    table = over_datasets.scores.T.loc[over_datasets.ranks.index].map("{:.1f}".format)
+    table.insert(0, "mean rank", over_datasets.ranks.map("{:.2f}".format))
+    return table.rename_axis("method").reset_index().rename_axis(columns=None)
+
+
+def runs_table(summary: Summary, names: Mapping[Path, str]) -> pd.DataFrame:
+    """A line per run, as text; columns without any value are left out."""
+    lines = [
+        {
+            "run": names[run.path],
+            "method": run.method,
+            "seed": str(run.seed),
+            "joint": f"{run.joint:.2f}",
+            "joint - best single": f"{run.lead:.2f}",
+            "selected epoch": str(run.results.get("selected_epoch", "")),
+            "training time, s": "" if run.seconds is None else f"{run.seconds:.1f}",
+            "marks": "; ".join(marks(run, summary)),
+        }
+        for run in summary.runs
+    ]
+    table = pd.DataFrame(lines)
+    return table.loc[:, (table != "").any()]
 
 
 def short_names(paths: Sequence[Path]) -> dict[Path, str]:
@@ -210,15 +346,3 @@ def _method_options(runs: Sequence[FinishedRun]) -> dict[str, str]:
         if shared:
             listed[f"options of {method}"] = ", ".join(f"{key} {worded(value)}" for key, value in shared.items())
     return listed
-
-
-def _listed(run: FinishedRun, name: str, summary: Summary) -> dict[str, Any]:
-    """A line of the table of runs."""
-    return {
-        "name": name,
-        "method": run.method,
-        "seed": run.seed,
-        "joint": f"{run.joint:.2f}",
-        "epoch": run.results.get("selected_epoch", "not recorded"),
-        "marks": marks(run, summary),
-    }

@@ -18,8 +18,6 @@ import numpy as np
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
-from matplotlib import ticker
-from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -28,7 +26,7 @@ from PIL import Image
 # LaTeX, and a hook is a function that it imports
 mpl.rcParams.update({"text.usetex": False, "figure.hooks": []})
 
-__all__ = ["picture", "plain_log_ticks", "plt", "png", "write_together"]
+__all__ = ["picture", "plt", "png", "write_together"]
 
 _STAGED = ".new-files-"
 _WAITING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
@@ -49,17 +47,6 @@ def picture(figure: Figure, dpi: int = 120) -> Image.Image:
     pixels = np.asarray(canvas.buffer_rgba())
     plt.close(figure)
     return Image.fromarray(pixels).convert("RGB")
-
-
-def plain_log_ticks(axis: Axis) -> None:
-    """Label a logarithmic axis with plain numbers, as many as its range has space for."""
-    low, high = axis.get_view_interval()
-    decades = np.log10(high / low)
-    axis.set_major_locator(
-        ticker.MaxNLocator(5) if decades < 1 else ticker.LogLocator(subs=(1, 2, 5) if decades < 2.5 else (1,))
-    )
-    axis.set_major_formatter("{x:g}")
-    axis.set_minor_formatter(ticker.NullFormatter())
 
 
 def png(figure: Figure) -> bytes:

@@ -9,8 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mmpareto.escape import figure_text
-from mmpareto.reporting.drawing import colour, line_style
 from mmpareto.reporting.rendering import plt
+
+_STYLES = ("-", "--", "-.", ":")  # of lines; another one each time that all colours are used
 
 
 def noise_figure(study: Mapping[str, Any]) -> Figure:
@@ -49,9 +50,9 @@ def loss_figure(study: Mapping[str, Any]) -> Figure:
     for place, run in enumerate(study["runs"]):
         for axes, key in ((left, "losses"), (right, "accuracies")):
             rows = np.array(run["loss"][key])
-            style = {"color": colour(place), "linestyle": line_style(place)}
+            style = {"color": f"C{place % 10}", "linestyle": _STYLES[place // 10 % len(_STYLES)]}
             axes.plot(run["loss"]["alphas"], rows.mean(0), label=figure_text(run["label"], 40), **style)
-            axes.fill_between(run["loss"]["alphas"], rows.min(0), rows.max(0), color=colour(place), alpha=0.15)
+            axes.fill_between(run["loss"]["alphas"], rows.min(0), rows.max(0), color=f"C{place % 10}", alpha=0.15)
     left.set(ylabel="joint cross-entropy", title=f"{study['samples']} samples of {study['split']}")
     right.set(ylabel="accuracy in percent", title=f"{study['directions']} random directions, least to greatest")
     for axes in (left, right):

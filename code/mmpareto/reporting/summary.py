@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -84,13 +85,15 @@ class Summary:
         row, test = self.rows[i], self.tests[i]
         highest = f"{row.label} has the highest joint mean, {spread(row.joint)} %"
         if test.reason == BASELINE:
-            which = "all" if self._significant(i) else "not all"
-            return f"{highest}, and is the baseline; {which} rows differ from it significantly."
+            tests = zip(self.rows, self.tests, strict=True)
+            alike = [other.label for other, test in tests if test.baseline is row and not test.significant]
+            said = f"no significant difference from {', '.join(alike)}" if alike else "all rows differ significantly"
+            return f"{highest}, and is the baseline; {said if len(self.rows) > 1 else 'there is no other row'}."
         if test.baseline is None or test.p is None or test.corrected is None:
             return f"{highest}; no difference from a baseline could be tested."
         amount = f"{test.difference:+.1f} points from {test.baseline.label}"
         not_significant = "" if test.significant else "not "
-        numbers = f"p (Holm) {_p_text(test.corrected)}, {len(test.seeds)} seeds"
+        numbers = f"p (Holm) {p_text(test.corrected)}, {len(test.seeds)} seeds"
         return f"{highest}; its difference of {amount} is {not_significant}significant ({numbers})."
 
     @cached_property
@@ -106,10 +109,68 @@ class Summary:
                 | row.combined
                 | {"rank": "n/a" if rank is None else f"{rank:.1f}"}
                 | {"difference": BASELINE if is_baseline else difference}
-                | {"p": "-" if is_baseline else _p_text(test.p)}
-                | {"p (Holm)": "-" if is_baseline else _p_text(test.corrected)}
+                | {"p": "-" if is_baseline else p_text(test.p)}
+                | {"p (Holm)": "-" if is_baseline else p_text(test.corrected)}
             )
         return without_empty_columns(pd.DataFrame(lines))
+
+    @cached_property
+    def costs(self) -> pd.DataFrame:
+        """Time and memory of each row, means over its runs; NaN if they recorded none.
+
+        seconds, deviation   of the epochs of a run
+        per_epoch            seconds
+        ratio                of the seconds to those of the baseline row
+        memory               peak, in MiB
+        """
+        lines = []
+        for row, test in zip(self.rows, self.tests, strict=True):
+            seconds = pd.Series(row.seconds, dtype=float)
+            epochs = [run.results.get("epochs_trained") for run in row.runs]
+            per_epoch = seconds / epochs if len(seconds) == len(epochs) and all(epochs) else pd.Series(dtype=float)
+            baseline = row if test.reason == BASELINE else test.baseline
+            reference = pd.Series([] if baseline is None else baseline.seconds, dtype=float).mean()
+            lines.append(
+                {
+                    "seconds": seconds.mean(),
+                    "deviation": seconds.std(),
+                    "per_epoch": per_epoch.mean(),
+                    "ratio": seconds.mean() / reference if reference > 0 else math.nan,
+                    "memory": pd.Series(row.peak_memory, dtype=float).mean(),
+                }
+            )
+        return pd.DataFrame(lines)
+
+    @property
+    def cost_table(self) -> pd.DataFrame:
+        """`costs` as text; columns without any value are left out."""
+
+        def cells(column: str, form: str) -> list[str]:
+            return ["n/a" if math.isnan(value) else f"{value:{form}}" for value in self.costs[column]]
+
+        table = {
+            "method": [row.label for row in self.rows],
+            "training time, s": [spread(row.seconds) for row in self.rows],
+            "s per epoch": cells("per_epoch", ".2f"),
+            f"times {self.baseline}": cells("ratio", ".2f"),
+            "peak memory, MiB": cells("memory", ".0f"),
+        }
+        return without_empty_columns(pd.DataFrame(table))
+
+    @property
+    def cost(self) -> str:
+        """A sentence on what training the row with the highest joint mean costs; empty if no time was recorded."""
+        i = self.best.index(True)
+        cost, test = self.costs.iloc[i], self.tests[i]
+        if math.isnan(cost["seconds"]):
+            return ""
+        versus = (
+            ""
+            if test.baseline is None or math.isnan(cost["ratio"])
+            else (f", {cost['ratio']:.2f} times that of {test.baseline.label}")
+        )
+        memory = "" if math.isnan(cost["memory"]) else f"; its peak memory is {cost['memory']:.0f} MiB"
+        return f"Training it takes {cost['seconds']:.1f} s{versus}{memory}."
 
     @property
     def caption(self) -> str:
@@ -216,8 +277,11 @@ def as_markdown(parts: Sequence[Summary], unfinished: Sequence[str] = ()) -> str
     for summary in parts:
         table = markdown_table(_escaped(summary, markdown_text, "**{}**"))
         items = [*summary.choices, *summary.notes, *filter(None, [summary.origin])]
-        paragraphs = [f"## {markdown_text(summary.dataset)}", markdown_text(summary.verdict), table]
-        sections += [*paragraphs, markdown_text(summary.caption), _markdown_list(items)]
+        verdict = " ".join(filter(None, [summary.verdict, summary.cost]))
+        paragraphs = [f"## {markdown_text(summary.dataset)}", markdown_text(verdict), table]
+        costs = summary.cost_table
+        cost_table = markdown_table(costs.map(markdown_text).rename(columns=markdown_text)) * (costs.shape[1] > 1)
+        sections += [*paragraphs, markdown_text(summary.caption), cost_table, _markdown_list(items)]
     if unfinished:
         sections += ["## Not finished, left out", _markdown_list(unfinished)]
     return "\n\n".join(filter(None, sections)) + "\n"
@@ -232,7 +296,8 @@ def as_csv(parts: Sequence[Summary]) -> str:
     lines = []
     for summary in parts:
         ranks = mean_ranks(summary.rows)
-        for row, test, rank, best in zip(summary.rows, summary.tests, ranks, summary.best, strict=True):
+        costs = summary.costs.to_dict("records")
+        for row, test, rank, best, cost in zip(summary.rows, summary.tests, ranks, summary.best, costs, strict=True):
             flags = settings(row.runs[0])
             line: dict[str, Any] = {
                 "dataset": summary.dataset,
@@ -256,6 +321,11 @@ def as_csv(parts: Sequence[Summary]) -> str:
                     "difference": test.difference,
                     "p": test.p,
                     "p_holm": test.corrected,
+                    "seconds_mean": cost["seconds"],
+                    "seconds_std": cost["deviation"],
+                    "seconds_per_epoch": cost["per_epoch"],
+                    "times_baseline": cost["ratio"],
+                    "peak_memory_mib": cost["memory"],
                 }
             )
     table = pd.DataFrame(lines).map(csv_cell).rename(columns=csv_cell)
@@ -288,5 +358,6 @@ def _markdown_list(items: Sequence[str]) -> str:
     return "\n".join(f"- {markdown_text(item)}" for item in items)
 
 
-def _p_text(value: float | None) -> str:
+def p_text(value: float | None) -> str:
+    """A p-value for a reader."""
     return "n/a" if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"

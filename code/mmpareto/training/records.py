@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,15 @@ from mmpareto.escape import on_one_line, shortened
 from mmpareto.training.step import Step
 
 Scores = Mapping[str, Mapping[str, float]]  # {"joint" or a modality: {"loss", "accuracy"}}
+
+
+def peak_memory(device: torch.device) -> float:
+    """Most memory so far in MiB: what PyTorch allocated on a GPU, otherwise what this process had resident."""
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return round(peak / 2**20, 1)
 
 
 def epoch_row(

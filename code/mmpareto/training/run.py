@@ -41,6 +41,7 @@ from mmpareto.training.records import (
     by_head,
     epoch_row,
     integration_summary,
+    peak_memory,
     settings_text,
     step_scalars,
 )
@@ -80,6 +81,8 @@ def run_training(config: Config, signals: Signals) -> None:
     """Run a training run from its settings to its results, as one of its processes."""
     processes = Processes()
     device = choose_device(config.run.gpu_ids, processes)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     if config.engine.fast:
         fast = fastest(device, processes.size, config.method, config.engine)
         config = replace(config, engine=config.engine.filled(fast))
@@ -318,6 +321,7 @@ class Run:
             "epochs": config.optim.epochs,
             "epochs_trained": len(self.state.history),
             "seconds": round(self.state.seconds, 1),
+            "peak_memory_mib": peak_memory(self.device),
             "test": test,
             "val": val,
             "integration": integration_summary(self.directory.read_csv(runs.GRADIENTS), self.modalities),

@@ -1,0 +1,77 @@
+"""Methods over several datasets: mean ranks, Friedman's test and Nemenyi's critical difference (Demšar, 2006)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import pandas as pd
+from scipy import stats
+
+from mmpareto.reporting.significance import LEVEL
+from mmpareto.reporting.summary import Summary, p_text
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Scores of methods on several datasets.
+
+    scores  a line per dataset, a column per method: mean joint test accuracy in percent
+    """
+
+    scores: pd.DataFrame
+
+    @cached_property
+    def ranks(self) -> pd.Series:
+        """Mean rank of each method, 1 the highest accuracy, ties shared; the best first."""
+        return self.scores.rank(axis=1, ascending=False).mean().sort_values(kind="stable")
+
+    @cached_property
+    def p(self) -> float:
+        """Friedman's test that all methods are alike; NaN if all of them tie."""
+        return float(stats.friedmanchisquare(*(self.scores[name] for name in self.scores)).pvalue)
+
+    @cached_property
+    def critical_difference(self) -> float:
+        """The least difference of two mean ranks that is significant by Nemenyi's test at LEVEL."""
+        datasets, methods = self.scores.shape
+        quantile = stats.studentized_range.ppf(1 - LEVEL, methods, math.inf) / math.sqrt(2)
+        return float(quantile * math.sqrt(methods * (methods + 1) / (6 * datasets)))
+
+    @cached_property
+    def groups(self) -> list[tuple[int, int]]:
+        """First and last place, by rank, of the largest groups of methods that do not differ significantly."""
+        ranks = self.ranks.to_numpy()
+        ends = [int((ranks < rank + self.critical_difference).sum()) - 1 for rank in ranks]
+        return [
+            (first, last) for first, last in enumerate(ends) if last > first and (first == 0 or last > ends[first - 1])
+        ]
+
+    @property
+    def verdict(self) -> str:
+        """A sentence on the methods' ranks."""
+        best, differ = self.ranks.index[0], self.p < LEVEL
+        first = f"{best} has the best mean rank, {self.ranks.iloc[0]:.2f}, over {len(self.scores)} datasets"
+        numbers = "" if math.isnan(self.p) else f" (Friedman, p {p_text(self.p)})"
+        if not differ:
+            return f"{first}; the methods' ranks do not differ significantly{numbers}."
+        rest = self.ranks.index[1 : 1 + self.groups[0][1]] if self.groups and self.groups[0][0] == 0 else []
+        joined = (
+            f"it does not differ significantly from {', '.join(rest)}" if len(rest) else "it differs from all others"
+        )
+        return f"{first}; the methods' ranks differ{numbers}, {joined}."
+
+
+def ranking(summaries: Sequence[Summary]) -> Ranking | None:
+    """Rows that all datasets have, by their labels; None for fewer than two datasets or three rows.
+
+    Rows selected on test are left out.
+    """
+    by_dataset = {
+        summary.dataset: {row.label: row.mean for row in summary.rows if not row.selected_on_test}
+        for summary in summaries
+    }
+    scores = pd.DataFrame(by_dataset).T.dropna(axis=1)
+    return Ranking(scores) if len(scores) > 1 and scores.shape[1] > 2 else None
