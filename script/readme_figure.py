@@ -6,34 +6,31 @@ PYTHONPATH=code python script/readme_figure.py runs/twoview docs/figures/twoview
 import sys
 
 import matplotlib.pyplot as plt
-import seaborn as sns
+import numpy as np
 
 import mmpareto
 
 # in the order of README's table
 METHODS = ["one_joint", "pareto", "uniform", "uniform_gamma", "mmpareto", "unimodal", "ensemble"]
-HEADS = {"rotated": "rotated alone", "noisy": "noisy alone", "joint": "joint"}
+HEADS = {  # name, marker and colour
+    "rotated": ("rotated alone", "s", "#0072b2"),
+    "noisy": ("noisy alone", "D", "#999999"),
+    "joint": ("joint", "o", "#d55e00"),
+}
 
 
 def main(runs: str, file: str) -> None:
     """Draw the runs below a folder into a file."""
-    accuracies = mmpareto.compare(runs).runs.melt(["method", "seed"], list(HEADS), "head", "accuracy")
-    accuracies["head"] = accuracies["head"].map(HEADS)
+    accuracies = mmpareto.compare(runs).runs
     seeds = accuracies["seed"].nunique()
     plt.rcParams["svg.hashsalt"] = "readme"  # the same runs give the same bytes
     figure, axes = plt.subplots(figsize=(7.5, 3.2), layout="constrained")
-    sns.pointplot(
-        accuracies,
-        x="accuracy",
-        y="method",
-        hue="head",
-        order=METHODS,
-        errorbar="sd",
-        linestyle="none",
-        markers=["s", "D", "o"],
-        palette=["#0072b2", "#999999", "#d55e00"],
-        ax=axes,
-    )
+    places = np.arange(len(METHODS))
+    for head, (label, marker, colour) in HEADS.items():
+        scores = accuracies.groupby("method")[head].agg(["mean", "std"]).loc[METHODS]
+        axes.errorbar(scores["mean"], places, xerr=scores["std"], fmt=marker, color=colour, label=label)
+    axes.set_yticks(places, METHODS)
+    axes.invert_yaxis()
     axes.set(xlabel=f"test accuracy in percent, mean and standard deviation of {seeds} seeds", ylabel="")
     axes.grid(alpha=0.3)
     axes.legend(title="", loc="lower left")
