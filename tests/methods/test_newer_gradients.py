@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mmpareto.methods import Boundary, Method, MethodError
 from mmpareto.methods import opm as rules_of_opm
-from mmpareto.methods.mcr import influences, regularizer
+from mmpareto.methods.competition import influences, regularizer
 from mmpareto.models import MultimodalModel
 from mmpareto.training.step import TrainingStep
 
@@ -149,6 +149,18 @@ def synib(model: MultimodalModel, inputs: dict[str, Tensor], label: Tensor, firs
     return plain_gradients(model, loss)
 
 
+def synib_withheld(model: MultimodalModel, inputs: dict[str, Tensor], label: Tensor, first: Gradients) -> Gradients:
+    features = features_of(model, inputs)
+    loss = joint_and_detached_heads(model, inputs, label)
+    for name, value in features.items():
+        other = value[[(i - 1) % len(value) for i in range(len(value))]]
+        mixed = torch.where(torch.rand_like(value) < 0.4, other, value)
+        p = model.heads[name](value).softmax(1).detach()
+        q = model.fusion({**features, name: mixed}).softmax(1)
+        loss = loss + 2.0 * (p * (p.log() - q.log())).sum(1).mean()
+    return plain_gradients(model, loss)
+
+
 def divergence(z: Tensor, other: Tensor) -> Tensor:
     p, q = z.softmax(1), other.softmax(1)
     middle = (p + q) / 2
@@ -205,7 +217,10 @@ CASES: dict[str, tuple[Reference, dict[str, Any]]] = {
     "synib": (synib, {"weight": 2.0, "rate": 0.4}),
     "mcr": (mcr, {"weight": 3.0, "unimodal": 0.3, "contrastive": 2.0}),
 }
-TWO: dict[str, tuple[Reference, dict[str, Any]]] = {"inforeg": (inforeg_published, {"published": True})}
+TWO: dict[str, tuple[Reference, dict[str, Any]]] = {
+    "inforeg": (inforeg_published, {"published": True}),
+    "synib": (synib_withheld, {"weight": 2.0, "rate": 0.4, "target": "withheld"}),
+}
 
 
 @pytest.mark.parametrize(
@@ -362,6 +377,7 @@ def test_lfm_follows_the_schedule_over_its_epochs() -> None:
         ("inforeg", {}, {"published": True}),
         ("opm", {"rate": 1.0}, {"rate": 0.0}),
         ("synib", {}, {"weight": 0.0}),
+        ("synib", {}, {"target": "withheld"}),
         ("mcr", {}, {"weight": 0.0}),
         ("mcr", {}, {"unimodal": 0.0}),
         ("mcr", {}, {"contrastive": 0.0}),
@@ -389,6 +405,7 @@ def test_options_out_of_range_are_refused() -> None:
         ("lfm", {"schedule_epochs": 0}, "schedule_epochs"),
         ("opm", {"rate": 1.5}, "rate"),
         ("synib", {"rate": -0.1}, "rate"),
+        ("synib", {"target": "gaussian"}, "uniform, withheld"),
         ("mcr", {"game": "chess"}, "greedy, independent, collaborative"),
         ("mcr", {"shifts": 0}, "shifts"),
         ("relearning", {"interval": 0}, "interval"),

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from methods.small import made
 from torch import Tensor, nn
 
-from mmpareto.methods import Losses, Piece, cross_entropies, inforeg, lfm, mcr, mlb, opm, relearning, synib
+from mmpareto.methods import Losses, Piece, competition, cross_entropies, inforeg, lfm, mlb, opm, relearning, synib
 from mmpareto.models import ConcatFusion, EnsembleFusion, Output
 
 
@@ -115,6 +115,7 @@ def test_opm_s_rates() -> None:
 def test_synib_s_penalty() -> None:
     close(synib.certainty_left(t([[2.0, 0, 0]])), 0.433040)
     close(synib.certainty_left(t([[5.0, 5.0, 5.0]])), 0)
+    close(synib.divergence(t([[1.0, 0]]), t([[0.0, 0]])), 0.110944)
 
 
 def test_relearning_s_purity() -> None:
@@ -129,31 +130,31 @@ def test_relearning_s_purity() -> None:
 def test_mcr_s_influences_and_games() -> None:
     audio, visual = t([[2, 0], [0, 1]]).requires_grad_(), t([[0.5, 0], [0, 0.5]]).requires_grad_()
     parts = {"a": audio, "v": visual}
-    influences = mcr.influences(parts, audio + visual, 32)
+    influences = competition.influences(parts, audio + visual, 32)
     close(torch.stack([influences[frozenset(name)] for name in "av"]).detach(), [0.199664, 0.018473])
-    value = mcr.regularizer(parts, -1.0, 32)
+    value = competition.regularizer(parts, -1.0, 32)
     assert value.item() == 0
     first, second = torch.autograd.grad(0.1 * value, (audio, visual))
     close(first, [[-0.007116, 0.007116], [0.009208, -0.009208]])
     close(second, [[-0.009208, 0.009208], [0.007116, -0.007116]])
-    first, second = torch.autograd.grad(0.1 * mcr.regularizer(parts, 0.0, 32), (audio, visual))
+    first, second = torch.autograd.grad(0.1 * competition.regularizer(parts, 0.0, 32), (audio, visual))
     close(first, [[-0.009920, 0.009920], [0.014260, -0.014260]])
     close(second, [[-0.006938, 0.006938], [0.009188, -0.009188]])
 
     audio, visual = torch.eye(3).double().requires_grad_(), t([[0, 0, 0], [0.5, 0, 0], [0, 1, 0]]).requires_grad_()
     parts = {"a": audio, "v": visual}
-    influences = mcr.influences(parts, audio + visual, 1)  # each row gets the next one's features
+    influences = competition.influences(parts, audio + visual, 1)  # each row gets the next one's features
     close(torch.stack([influences[frozenset(name)] for name in "av"]).detach(), [0.076128, 0.026444])
-    first, second = torch.autograd.grad(0.1 * mcr.regularizer(parts, -1.0, 1), (audio, visual))
+    first, second = torch.autograd.grad(0.1 * competition.regularizer(parts, -1.0, 1), (audio, visual))
     close(first[0], [-0.001304, -0.000008, 0.001312])
     close(second[1], [-0.001312, -0.001705, 0.003017])
 
 
 def test_mcr_s_contrastive_term() -> None:
     features = [torch.eye(2).double(), t([[0.6, 0.8], [0.8, -0.6]])]
-    close(mcr.contrast(features, torch.tensor([0, 1]), 0.5), 2.030190)
+    close(competition.contrast(features, torch.tensor([0, 1]), 0.5), 2.030190)
     alike = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
-    loss = mcr.contrast([alike], torch.zeros(4, dtype=torch.int64), 0.5)  # nothing to keep apart
+    loss = competition.contrast([alike], torch.zeros(4, dtype=torch.int64), 0.5)  # nothing to keep apart
     assert loss.item() == pytest.approx(0)
     assert torch.autograd.grad(loss, alike)[0].isfinite().all()
 

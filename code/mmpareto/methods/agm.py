@@ -42,6 +42,7 @@ class AGM(Method):
         modulation_epochs: epochs from the first on that are modulated; 20 in the published code.
     """
 
+    changes = "size of an encoder's gradient or rate"
     requires = frozenset({"features"})
     refuses: ClassVar[Mapping[str, str]] = {
         "missing": "a modality that a sample lacks has no part of its logits to be modulated by",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol, cast
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, cast
 
 import torch
 import torch.distributed as dist
@@ -92,6 +92,17 @@ class Boundary:
     engine: Engine
 
 
+Change = Literal[
+    "size of an encoder's gradient or rate",
+    "weights of the losses",
+    "terms of the loss",
+    "which loss reaches which part",
+    "features or joint head",
+    "phases and resets",
+    "which parts learn when",
+]
+
+
 class Method:
     """A training method; as it stands, the plain case: cross-entropies, and an integrator of their gradients.
 
@@ -114,6 +125,8 @@ class Method:
         integrator: how the joint loss's and the unimodal losses' gradients meet in the encoders.
     """
 
+    # what it changes above all, for the figure in docs/methods.md
+    changes: ClassVar[Change] = "terms of the loss"
     # what the method cannot work with, and the reason: flags of train.py, "processes", or "missing" (modalities)
     refuses: ClassVar[Mapping[str, str]] = {}
     # what it needs of the model: see `MultimodalModel.offers`
@@ -341,3 +354,10 @@ def finite(name: str, value: float, least: float = 0.0) -> float:
 def gathered(sums: Tensor | None, values: Tensor) -> Tensor:
     """The running sum over the pieces of a step."""
     return values if sums is None else sums + values
+
+
+def hold_back(parameters: Iterable[Tensor], learning: Tensor) -> None:
+    """Make gradients zero unless `learning` (bool, on the device); momentum and weight decay still act."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if gradients:
+        torch._foreach_mul_(gradients, learning.to(gradients[0].dtype))

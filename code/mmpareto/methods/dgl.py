@@ -30,6 +30,7 @@ class DGL(Method):
         alpha: weight of the unimodal losses, 4 to 5 for CREMA-D in the published code, 2 to 3 for Kinetics-Sounds.
     """
 
+    changes = "which loss reaches which part"
     requires: ClassVar[frozenset[str]] = frozenset({"features"})
     refuses: ClassVar[Mapping[str, str]] = {"missing": "it withholds all modalities but one itself"}
 

@@ -39,6 +39,8 @@ class GBlending(Method):
         held_out: part of the training samples that the estimate, and it alone, does without; this project's choice.
     """
 
+    changes = "weights of the losses"
+
     def __init__(
         self, online: bool = False, super_epoch: int = 10, estimate_epochs: int = 0, held_out: float = 0.1
     ) -> None:

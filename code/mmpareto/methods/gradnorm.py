@@ -36,6 +36,7 @@ class GradNorm(Method):
         rate: of the weights, 0.025 in the paper.
     """
 
+    changes = "weights of the losses"
     requires = frozenset({"features"})
     refuses: ClassVar[Mapping[str, str]] = {
         "compile": "it takes gradients with respect to features, which lie inside a compiled model",

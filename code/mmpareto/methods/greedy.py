@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmpareto.integration import OneUnimodal
-from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece, finite, gathered, wide
+from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece, finite, gathered, hold_back, wide
 from mmpareto.models import EnsembleFusion, MultimodalModel
 from mmpareto.models.mmtm import Excitation
 from mmpareto.registry import Range
@@ -41,6 +41,7 @@ class Greedy(Method):
         published: all parameters learn in the steps that re-balance.
     """
 
+    changes = "which parts learn when"
     requires: ClassVar[frozenset[str]] = frozenset({"gates"})
     refuses: ClassVar[Mapping[str, str]] = {
         "missing": "it compares how fast modalities learn on the same samples",
@@ -108,9 +109,9 @@ class Greedy(Method):
         reliance = relied(state["speeds"])
         begins = usable & state["active"] & (reliance.max() - reliance.min() > self.epsilon)
         if not self.published:
-            hold([p for part in (shared, *gates) for p in part], ~balancing)
+            hold_back([p for part in (shared, *gates) for p in part], ~balancing)
             for position, part in enumerate(encoders):
-                hold(part, ~balancing | (state["chosen"] == position))
+                hold_back(part, ~balancing | (state["chosen"] == position))
         state["chosen"].copy_(torch.where(begins, reliance.argmax(), state["chosen"]))
         state["left"].copy_(torch.where(begins, self.window, (state["left"] - 1).clamp(min=0)))
 
@@ -129,9 +130,3 @@ def speed(parameters: Iterable[Tensor]) -> Tensor:
 def relied(speeds: Tensor) -> Tensor:
     """s_m [M] from the sums of mu of gates and encoders, [2, M]; see Greedy."""
     return torch.log10(speeds[0] / speeds[1])
-
-
-def hold(parameters: Iterable[Tensor], learns: Tensor) -> None:
-    """Make the gradients zero unless `learns` (bool, on the device)."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    torch._foreach_mul_(gradients, learns.to(gradients[0].dtype))

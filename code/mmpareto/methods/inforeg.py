@@ -54,6 +54,7 @@ class InfoReg(Method):
         published: the released code's rule.
     """
 
+    changes = "size of an encoder's gradient or rate"
     requires: ClassVar[frozenset[str]] = frozenset({"contributions"})
     refuses: ClassVar[Mapping[str, str]] = {"missing": "its scores compare modalities on the same samples"}
 

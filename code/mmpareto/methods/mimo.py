@@ -29,6 +29,7 @@ class MIMO(Method):
         mu: temperature of the softmax; this project's choice.
     """
 
+    changes = "weights of the losses"
     refuses: ClassVar[Mapping[str, str]] = {
         "accumulate": "its weights are the whole batch's, and must be known before its first piece's backward pass"
     }

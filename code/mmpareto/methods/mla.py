@@ -38,6 +38,7 @@ class MLA(Method):
         combine: "certainty": logits weighted by entropy; "logits": their mean.
     """
 
+    changes = "which parts learn when"
     requires: ClassVar[frozenset[str]] = frozenset({"features"})
     refuses: ClassVar[Mapping[str, str]] = {
         "accumulate": "it takes a step for each modality, on the features of the whole batch",

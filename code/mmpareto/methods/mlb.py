@@ -37,6 +37,7 @@ class MLB(Method):
         beta: the greatest factor; 2 in the published code (0.5 to 10 by dataset).
     """
 
+    changes = "size of an encoder's gradient or rate"
     requires: ClassVar[frozenset[str]] = frozenset({"contributions"})
     refuses: ClassVar[Mapping[str, str]] = {
         "accumulate": "its factors are the whole batch's, and must be known before its first piece's backward pass",

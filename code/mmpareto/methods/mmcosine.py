@@ -27,6 +27,8 @@ class MMCosine(Method):
         scale: s; 10 in the published code.
     """
 
+    changes = "features or joint head"
+
     def __init__(self, scale: float = 10.0) -> None:
         super().__init__(OneJoint())
         if not 0 < scale < float("inf"):

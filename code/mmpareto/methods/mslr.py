@@ -29,6 +29,8 @@ class MSLR(Method):
         window: accuracies in the mean, 5 there; until as many are there before the newest the factor is c_m alone.
     """
 
+    changes = "size of an encoder's gradient or rate"
+
     def __init__(self, factors: str = "", window: int = 5) -> None:
         super().__init__(OneJoint())
         if window < 1:

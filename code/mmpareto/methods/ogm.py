@@ -47,6 +47,7 @@ class OGM(Method):
         modulation_epochs: epochs from the first on that are modulated; 51 in the published code.
     """
 
+    changes = "size of an encoder's gradient or rate"
     requires = frozenset({"contributions"})
     refuses: ClassVar[Mapping[str, str]] = {"missing": "its scores compare the modalities on the same samples"}
 

@@ -51,6 +51,7 @@ class OPM(SharedDraws):
         warm_up_epochs: epochs from the first on without modulation, 6 there.
     """
 
+    changes = "features or joint head"
     requires: ClassVar[frozenset[str]] = frozenset({"contributions", "features"})
     refuses: ClassVar[Mapping[str, str]] = {
         **SharedDraws.refuses,

@@ -45,6 +45,7 @@ class ReconBoost(Method):
         hidden: width of the head's hidden layer, 256 there; 0: a linear head.
     """
 
+    changes = "which parts learn when"
     requires: ClassVar[frozenset[str]] = frozenset({"features"})
     refuses: ClassVar[Mapping[str, str]] = {
         "missing": "it compares the modalities' predictions sample by sample",

@@ -38,6 +38,7 @@ class Relearning(Method):
         times: how often; 3 there.
     """
 
+    changes = "phases and resets"
     refuses: ClassVar[Mapping[str, str]] = {"missing": "it clusters the features of all samples"}
 
     def __init__(self, strength: float = 3.0, interval: int = 20, times: int = 3) -> None:

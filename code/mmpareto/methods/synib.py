@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,8 @@ from mmpareto.integration import OneJoint
 from mmpareto.methods.base import METHODS, Losses, Method, Piece, finite, wide
 from mmpareto.models import MultimodalModel
 from mmpareto.registry import Range
+
+Target = Literal["uniform", "withheld"]
 
 
 @METHODS.register("synib", search={"weight": Range(0.1, 3.0), "rate": Range(0.1, 0.5)})
@@ -27,20 +29,27 @@ class SynIB(Method):
     z_m the joint logits where each coordinate of modality m's features is replaced, with probability p, by that of
     another sample of the batch. The own heads learn on features that count as constants, as in the published code.
 
-    Followed is the paper; the code draws its targets from three other families, and its default schedule of p divides
-    zero by zero. There features go through a layer norm first; here they are corrupted as the fusion reads them. The
-    fusion runs M times more. With several processes the other sample is one of the same process.
+    Followed is the paper. The code draws its targets from other families: of these `target=withheld` is built, which
+    takes KL(softmax(u_m) || softmax(z_m)), u_m the logits of modality m's own head on its whole features, a constant.
+    Left out are a normal distribution, whose variances need a head of their own, and a Dirichlet distribution. The
+    code's default schedule of p divides zero by zero. There features go through a layer norm first; here they are
+    corrupted as the fusion reads them. The fusion runs M times more. With several processes the other sample is one of
+    the same process.
 
     Args:
         weight: lambda, 1 for CREMA-D in the published code.
         rate: p; 0.2 is the least rate there.
+        target: uniform or withheld.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"features"})
     refuses: ClassVar[Mapping[str, str]] = {"missing": "it withholds modalities itself"}
 
-    def __init__(self, weight: float = 1.0, rate: float = 0.2) -> None:
+    def __init__(self, weight: float = 1.0, rate: float = 0.2, target: Target = "uniform") -> None:
         super().__init__(OneJoint())
+        if target not in get_args(Target):
+            raise ValueError(f"target must be one of {', '.join(get_args(Target))}, found {target!r}")
+        self.target = target
         if not 0 <= rate <= 1:
             raise ValueError(f"rate must lie between 0 and 1, found {rate}")
         self.weight, self.rate = finite("weight", weight), float(rate)
@@ -56,7 +65,11 @@ class SynIB(Method):
         for name, value in features.items():
             # the batch is shuffled: its next row is any other sample
             replaced = torch.where(torch.rand_like(value) < self.rate, value.roll(1, 0), value)
-            penalties.append(certainty_left(self.fuse({**features, name: replaced})))
+            logits = self.fuse({**features, name: replaced})
+            if self.target == "uniform":
+                penalties.append(certainty_left(logits))
+            else:
+                penalties.append(divergence(piece.output.unimodal[name].detach(), logits))
         return Losses(piece.losses.joint + self.weight * torch.stack(penalties).sum(), piece.losses.unimodal)
 
 
@@ -65,3 +78,9 @@ def certainty_left(logits: Tensor) -> Tensor:
     logs = F.log_softmax(wide(logits), 1)
     uniform = torch.full_like(logs, 1 / logs.shape[1])
     return F.kl_div(uniform.log(), logs, reduction="batchmean", log_target=True)
+
+
+def divergence(target: Tensor, logits: Tensor) -> Tensor:
+    """KL(softmax(target) || softmax(logits)), the mean over the batch of logits [B, C]."""
+    logs, targets = F.log_softmax(wide(logits), 1), F.log_softmax(wide(target), 1)
+    return F.kl_div(logs, targets, reduction="batchmean", log_target=True)

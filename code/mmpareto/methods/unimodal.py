@@ -22,6 +22,7 @@ class Ensemble(Method):
             product of experts.
     """
 
+    changes = "phases and resets"
     requires = frozenset({"features"})
 
     def __init__(self, combine: str = "probabilities") -> None:
@@ -50,6 +51,7 @@ class FineTune(Method):
         frozen: leave the encoders as pre-training made them, batch norm's statistics included; train the heads.
     """
 
+    changes = "phases and resets"
     requires = frozenset({"features"})
     refuses: ClassVar[Mapping[str, str]] = {"cuda_graph": "at the turn other parameters begin to learn"}
 

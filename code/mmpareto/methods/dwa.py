@@ -1,0 +1,70 @@
+"""DWA: losses weighted by how they fell from epoch to epoch (Liu et al., CVPR 2019)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from mmpareto.methods.base import METHODS, Boundary, Losses, Piece, finite, gathered
+from mmpareto.methods.scalarizations import GROUP, Scalarization
+from mmpareto.models import MultimodalModel
+from mmpareto.registry import Range
+
+
+@METHODS.register("dwa", group=GROUP, search={"temperature": Range(1.0, 5.0)})
+class DWA(Scalarization):
+    """DWA (Liu et al., CVPR 2019): a loss that falls slowly counts more, by the means of the last two epochs.
+
+    Args:
+        temperature: 2 in the paper; larger values make the weights more alike.
+    """
+
+    refuses: ClassVar[Mapping[str, str]] = {}  # its weights are known before the epoch
+
+    def __init__(self, temperature: float = 2.0) -> None:
+        super().__init__("DWA", finite("temperature", temperature, 1e-6))
+        self._seen: Tensor | None = None  # [M + 1]: losses of this step's pieces so far
+
+    def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
+        """Make the function; the means of the epochs are in the checkpoint."""
+        super().setup(model, seed, epochs)
+        count = len(self.names)
+        self.state["weights"] = self.like.new_ones(count)
+        self.state["sums"] = self.like.new_zeros(count + 1)  # of this epoch: losses, steps
+        self.state["means"] = self.like.new_full((2, count), math.nan)  # of the last two epochs
+
+    def boundary(self, now: Boundary) -> dict[str, float]:
+        """The weights of the epoch."""
+        sums, means = self.state["sums"], self.state["means"]
+        if now.epoch > 1:
+            means.copy_(torch.stack((means[1], sums[:-1] / sums[-1])))
+        sums.zero_()
+        if bool(means.isfinite().all()):
+            function: Any = self.function
+            function.reset()
+            for mean in means:
+                function(mean)
+                function.step()
+            self.state["weights"].copy_(self.weights(means[1]))
+        return {}
+
+    def losses(self, piece: Piece) -> Losses:
+        """The weighted losses; takes them down."""
+        self._seen = gathered(self._seen, piece.losses.values() * piece.share)
+        return piece.losses.weighted(self.state["weights"])
+
+    def gradients(self, model: MultimodalModel) -> None:
+        """Adds the step's losses to the epoch's."""
+        assert self._seen is not None
+        seen = self.average(self._seen)
+        self._seen = None
+        seen = torch.cat((seen, torch.ones_like(seen[:1]))).to(self.state["sums"])
+        self.state["sums"] += torch.where(seen.isfinite().all(), seen, 0.0)
+
+    def figures(self) -> dict[str, float]:
+        """The losses' weights."""
+        return {f"weight_{name}": value for name, value in zip(self.names, self.state["weights"].tolist(), strict=True)}

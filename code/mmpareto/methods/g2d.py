@@ -1,0 +1,82 @@
+"""G2D: teachers' features and predictions; weak modalities learn first (Rakib & Bagavathi, ICCV 2025)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmpareto.integration import Uniform
+from mmpareto.methods.base import METHODS, Boundary, Losses, Piece, certainty, finite, gathered, hold_back, wide
+from mmpareto.methods.teachers import Taught, distances
+from mmpareto.models import EnsembleFusion, MultimodalModel
+from mmpareto.registry import Range
+
+
+@METHODS.register("g2d", search={"temperature": Range(0.5, 4.0)})
+class G2D(Taught):
+    """G2D (Rakib & Bagavathi, ICCV 2025): teachers' features and predictions; weak modalities learn first.
+
+    Gradient-guided distillation (Rakib & Bagavathi, "G2D: Boosting Multimodal Learning with Gradient-Guided
+    Distillation", ICCV 2025): the joint logits z are the mean of the own heads' logits, and the loss is
+
+        CE(z, label) + sum_m T^2 KL(softmax(t_m / T) || softmax(z / T)) + sum_m mean square of f_m - teacher's f_m,
+
+    t_m the logits of the teacher. In the first `phase` epochs only the encoder learns whose teacher is least sure of
+    the right class, by the mean over the batch; in the next as many the two least sure ones, and so on; then all. The
+    gradients of the others are zero. Momentum and weight decay still move them, as in the published code, which zeroes
+    convolutions alone.
+
+    Args:
+        temperature: T, 1 in the published code.
+        phase: epochs of each phase, 150 of 300 there.
+        teacher_epochs: of the teachers; 0: as many as the run's.
+    """
+
+    def __init__(self, temperature: float = 1.0, phase: int = 150, teacher_epochs: int = 0) -> None:
+        super().__init__(Uniform(), teacher_epochs)
+        if phase < 0:
+            raise ValueError(f"phase must be 0 or more, found {phase}")
+        self.temperature, self.phase = finite("temperature", temperature, 1e-6), phase
+        self._scores: Tensor | None = None  # [M], of the teachers on this step's pieces so far
+
+    def fusion(self, widths: Mapping[str, int], classes: int, heads: nn.ModuleDict) -> nn.Module:
+        """The mean of the unimodal heads' logits."""
+        return EnsembleFusion(heads, "logits")
+
+    def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
+        """Make room for the teachers; the first phase."""
+        super().setup(model, seed, epochs)
+        device = next(model.parameters()).device
+        self.state["learning"] = torch.ones((), dtype=torch.int64, device=device)  # encoders that learn
+
+    def boundary(self, now: Boundary) -> dict[str, float]:
+        """The phase of the epoch."""
+        super().boundary(now)
+        self.state["learning"].fill_(1 + (now.epoch - 1) // self.phase if self.phase else len(now.model.encoders))
+        return {}
+
+    def losses(self, piece: Piece) -> Losses:
+        """The joint loss, and for each modality its distances to the teacher."""
+        lesson = self.lesson(piece)
+        scores = certainty(lesson.unimodal.values(), piece.label) * piece.share
+        self._scores = gathered(self._scores, scores)
+        pupil = F.log_softmax(wide(piece.output.joint) / self.temperature, 1)
+        apart = distances(piece.output, lesson)
+        for name, logits in lesson.unimodal.items():
+            teacher = F.log_softmax(wide(logits) / self.temperature, 1)
+            gap = F.kl_div(pupil, teacher, reduction="batchmean", log_target=True)
+            apart[name] = apart[name] + self.temperature**2 * gap
+        return Losses(piece.losses.joint, apart)
+
+    @torch.no_grad()
+    def gradients(self, model: MultimodalModel) -> None:
+        """Keeps the encoders back whose turn has not come."""
+        assert self._scores is not None
+        ranks = self.average(self._scores).argsort().argsort()
+        self._scores = None
+        learns = ranks < self.state["learning"]
+        for encoder, learning in zip(model.encoders.values(), learns, strict=True):
+            hold_back(encoder.parameters(), learning)

@@ -1,0 +1,86 @@
+"""UW and IMTL-L: scalarizations whose parameters learn with the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from mmpareto.methods.base import METHODS, Losses, Piece, finite, gathered
+from mmpareto.methods.scalarizations import GROUP, Scalarization
+from mmpareto.models import MultimodalModel
+from mmpareto.registry import Range
+
+
+class Learned(Scalarization):
+    """A scalarization that is linear in the losses, whose parameters learn with the model by gradient descent.
+
+    The papers give them to the model's optimiser; here they have a rate of their own, without momentum.
+    """
+
+    refuses: ClassVar[Mapping[str, str]] = {}  # its weights do not depend on the losses
+    parameter: str  # its name in TorchJD's module
+
+    def __init__(self, name: str, rate: float) -> None:
+        super().__init__(name)
+        self.rate = finite("rate", rate)
+        self._seen: Tensor | None = None  # [M + 1]: losses of this step's pieces so far
+
+    def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
+        """Make the function; its parameter is in the checkpoint."""
+        self.arguments = (len(model.encoders) + 1,)
+        super().setup(model, seed, epochs)
+        assert isinstance(self.function, nn.Module)
+        self.function.to(self.like)
+        self.state[self.parameter] = getattr(self.function, self.parameter).detach()  # shares the memory
+
+    def losses(self, piece: Piece) -> Losses:
+        """The weighted losses; takes them down."""
+        values = piece.losses.values() * piece.share
+        self._seen = gathered(self._seen, values)
+        return piece.losses.weighted(self.weights(values))
+
+    def gradients(self, model: MultimodalModel) -> None:
+        """A step of the parameter."""
+        assert self._seen is not None
+        losses = self.average(self._seen)
+        self._seen = None
+        parameter = getattr(self.function, self.parameter)
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(self.function(losses), parameter)
+        self.state[self.parameter] -= torch.where(gradient.isfinite(), self.rate * gradient, 0.0)
+
+    def figures(self) -> dict[str, float]:
+        """The losses' weights."""
+        weights = self.weights(torch.ones_like(self.state[self.parameter]))
+        return {f"weight_{name}": value for name, value in zip(self.names, weights.tolist(), strict=True)}
+
+
+@METHODS.register("uw", group=GROUP, search={"rate": Range(0.005, 0.1)})
+class UW(Learned):
+    """UW (Kendall et al., CVPR 2018): weights learned as uncertainties, the sum of (exp(-s) L + s) / 2.
+
+    Args:
+        rate: of s; this project's choice. The paper learns it with the model.
+    """
+
+    parameter = "log_var"
+
+    def __init__(self, rate: float = 0.025) -> None:
+        super().__init__("UW", rate)
+
+
+@METHODS.register("imtl_l", group=GROUP, search={"rate": Range(0.005, 0.1)})
+class IMTLL(Learned):
+    """IMTL-L (Liu et al., ICLR 2021): learned scales, the sum of exp(s) L - s.
+
+    Args:
+        rate: of s; this project's choice. The paper learns it with the model.
+    """
+
+    parameter = "log_scale"
+
+    def __init__(self, rate: float = 0.025) -> None:
+        super().__init__("IMTLL", rate)
