@@ -212,13 +212,13 @@ class Method:
         Raises:
             ValueError: for a state of another method.
         """
-        own = state["own"]
-        if own.keys() != self.state.keys() or any(own[k].shape != v.shape for k, v in self.state.items()):
-            here, saved = ({k: list(v.shape) for k, v in sorted(state.items())} for state in (self.state, own))
+        tensors = state["own"]
+        if tensors.keys() != self.state.keys() or any(tensors[k].shape != v.shape for k, v in self.state.items()):
+            here, saved = ({k: list(v.shape) for k, v in sorted(state.items())} for state in (self.state, tensors))
             raise ValueError(f"{type(self).__name__} keeps tensors of shapes {here}, the saved state has {saved}")
         self.integrator.load_state_dict(state["integrator"])
         for name, value in self.state.items():
-            value.copy_(own[name])
+            value.copy_(tensors[name])
 
 
 # Methods, and integrators that are wrapped in the plain Method, by name.

@@ -43,8 +43,8 @@ def regularizer(parts: Mapping[str, Tensor], shared: float, shifts: int) -> Tens
         return -torch.stack([*influences(parts, whole, shifts).values()]).sum()
     terms = []
     for player in parts:
-        own = {name: part if name == player else part.detach() for name, part in parts.items()}
-        for exchanged, influence in influences(own, whole, shifts).items():
+        played = {name: part if name == player else part.detach() for name, part in parts.items()}
+        for exchanged, influence in influences(played, whole, shifts).items():
             terms.append(influence * (-1.0 if player in exchanged else -shared))
     return torch.stack(terms).sum()
 

@@ -27,7 +27,7 @@ class DWA(Scalarization):
 
     def __init__(self, temperature: float = 2.0) -> None:
         super().__init__("DWA", finite("temperature", temperature, 1e-6))
-        self._seen: Tensor | None = None  # [M + 1]: losses of this step's pieces so far
+        self._losses: Tensor | None = None  # [M + 1]: losses of this step's pieces so far
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Make the function; the means of the epochs are in the checkpoint."""
@@ -54,16 +54,16 @@ class DWA(Scalarization):
 
     def losses(self, piece: Piece) -> Losses:
         """The weighted losses; takes them down."""
-        self._seen = gathered(self._seen, piece.losses.values() * piece.share)
+        self._losses = gathered(self._losses, piece.losses.values() * piece.share)
         return piece.losses.weighted(self.state["weights"])
 
     def gradients(self, model: MultimodalModel) -> None:
         """Adds the step's losses to the epoch's."""
-        assert self._seen is not None
-        seen = self.average(self._seen)
-        self._seen = None
-        seen = torch.cat((seen, torch.ones_like(seen[:1]))).to(self.state["sums"])
-        self.state["sums"] += torch.where(seen.isfinite().all(), seen, 0.0)
+        assert self._losses is not None
+        totals = self.average(self._losses)
+        self._losses = None
+        totals = torch.cat((totals, torch.ones_like(totals[:1]))).to(self.state["sums"])
+        self.state["sums"] += torch.where(totals.isfinite().all(), totals, 0.0)
 
     def figures(self) -> dict[str, float]:
         """The losses' weights."""

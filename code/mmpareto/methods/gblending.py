@@ -86,8 +86,8 @@ class GBlending(Method):
             raise MethodError(
                 f"G-Blending: its estimate met losses that are not finite ({wrong}); lower --learning_rate"
             )
-        found = blend([before[head] for head in self.heads], [after[head] for head in self.heads])
-        self.state["weights"].copy_(torch.tensor(found, dtype=torch.float64))
+        weights = blend([before[head] for head in self.heads], [after[head] for head in self.heads])
+        self.state["weights"].copy_(torch.tensor(weights, dtype=torch.float64))
         return {}
 
     def losses(self, piece: Piece) -> Losses:
@@ -103,8 +103,8 @@ class GBlending(Method):
         generator = torch.Generator().manual_seed(self.seed)
         held = torch.zeros(len(labels), dtype=torch.bool)
         for label in labels.unique():
-            own = (labels == label).nonzero().flatten()
-            held[own[torch.randperm(len(own), generator=generator)[: int(len(own) * self.held_out)]]] = True
+            samples = (labels == label).nonzero().flatten()
+            held[samples[torch.randperm(len(samples), generator=generator)[: int(len(samples) * self.held_out)]]] = True
         if not held.any():
             raise MethodError(
                 f"held_out {self.held_out} of {len(labels)} training samples leaves no class with one; give a greater "

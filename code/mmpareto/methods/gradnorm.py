@@ -48,7 +48,7 @@ class GradNorm(Method):
         if not 0 <= alpha < float("inf") or not 0 <= rate < float("inf"):
             raise ValueError(f"alpha and rate must be finite numbers, zero or more, found {alpha} and {rate}")
         self.alpha, self.rate = float(alpha), float(rate)
-        self._seen: Tensor | None = None  # [2, T]: squared norms and losses of this step's pieces so far
+        self._measured: Tensor | None = None  # [2, T]: squared norms and losses of this step's pieces so far
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """All weights are 1.
@@ -76,17 +76,17 @@ class GradNorm(Method):
         for loss, reads in tasks:
             parts = torch.autograd.grad(loss, reads, retain_graph=True)
             norms.append(torch.stack([wide(part).square().sum() for part in parts]).sum())
-        seen = torch.stack((torch.stack(norms) * piece.share**2, piece.losses.values() * piece.share))
-        self._seen = gathered(self._seen, seen)
+        measured = torch.stack((torch.stack(norms) * piece.share**2, piece.losses.values() * piece.share))
+        self._measured = gathered(self._measured, measured)
         # a copy: `gradients` changes them in place, before a graph's next replay
         return piece.losses.weighted(self.state["weights"].clone())
 
     @torch.no_grad()
     def gradients(self, model: MultimodalModel) -> None:
         """Moves the weights for the next step."""
-        assert self._seen is not None
-        squares, values = self.average(self._seen).unbind()
-        self._seen = None
+        assert self._measured is not None
+        squares, values = self.average(self._measured).unbind()
+        self._measured = None
         first, weights = self.state["first"], self.state["weights"]
         first.copy_(torch.where(first.isnan(), values, first))
         progress = values / first

@@ -64,7 +64,7 @@ class InfoReg(Method):
         super().__init__(Uniform() if unimodal or published else OneJoint())
         self.beta, self.published = finite("beta", beta), bool(published)
         self.threshold = 0.05 if published else finite("threshold", threshold)
-        self._seen: Tensor | None = None  # [M + 1]: scores of this step's pieces so far, samples
+        self._scores: Tensor | None = None  # [M + 1]: scores of this step's pieces so far, samples
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Makes room for the weights at the beginning of an epoch."""
@@ -97,7 +97,7 @@ class InfoReg(Method):
         logits = {name: parts[name] for name in piece.output.features}
         with torch.no_grad():
             scores = certainty(logits.values(), piece.label) * piece.share
-            self._seen = gathered(self._seen, torch.cat((scores, scores.new_full((1,), len(piece.label)))))
+            self._scores = gathered(self._scores, torch.cat((scores, scores.new_full((1,), len(piece.label)))))
         if not self.published:
             return piece.losses
         slices = cross_entropies(piece.output._replace(unimodal=logits), piece.label).unimodal
@@ -107,10 +107,10 @@ class InfoReg(Method):
     @torch.no_grad()
     def gradients(self, model: MultimodalModel) -> None:
         """Pulls the encoder of a leading modality back; takes down the squared gradients."""
-        assert self._seen is not None
-        seen = self.average(self._seen)
-        scores, samples = seen[:-1], seen[-1] * self.processes
-        self._seen = None
+        assert self._scores is not None
+        totals = self.average(self._scores)
+        scores, samples = totals[:-1], totals[-1] * self.processes
+        self._scores = None
         strengths = pull(scores * samples if self.published else scores, self.beta, self.published)
         strengths = torch.where(self.state["open"], strengths, 0.0)
         for k, (name, encoder) in enumerate(model.encoders.items()):

@@ -26,7 +26,7 @@ class Learned(Scalarization):
     def __init__(self, name: str, rate: float) -> None:
         super().__init__(name)
         self.rate = finite("rate", rate)
-        self._seen: Tensor | None = None  # [M + 1]: losses of this step's pieces so far
+        self._losses: Tensor | None = None  # [M + 1]: losses of this step's pieces so far
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Make the function; its parameter is in the checkpoint."""
@@ -39,14 +39,14 @@ class Learned(Scalarization):
     def losses(self, piece: Piece) -> Losses:
         """The weighted losses; takes them down."""
         values = piece.losses.values() * piece.share
-        self._seen = gathered(self._seen, values)
+        self._losses = gathered(self._losses, values)
         return piece.losses.weighted(self.weights(values))
 
     def gradients(self, model: MultimodalModel) -> None:
         """A step of the parameter."""
-        assert self._seen is not None
-        losses = self.average(self._seen)
-        self._seen = None
+        assert self._losses is not None
+        losses = self.average(self._losses)
+        self._losses = None
         parameter = getattr(self.function, self.parameter)
         with torch.enable_grad():
             (gradient,) = torch.autograd.grad(self.function(losses), parameter)

@@ -50,14 +50,14 @@ class MSLR(Method):
 
     def boundary(self, now: Boundary) -> dict[str, float]:
         """The factors of the epoch."""
-        own = torch.tensor([self.factors.get(name, 1.0) for name in self.names], dtype=torch.float64)
+        rates = torch.tensor([self.factors.get(name, 1.0) for name in self.names], dtype=torch.float64)
         if now.validation:
             accuracies = self.state["accuracies"]
             newest = torch.tensor([now.validation[name] for name in self.names], dtype=torch.float64)
-            own *= ratios(accuracies, newest)
+            rates *= ratios(accuracies, newest)
             accuracies.copy_(torch.cat((accuracies[:, 1:], newest[:, None]), 1))
-        self.state["rates"].copy_(own)
-        return dict(zip(self.names, own.tolist(), strict=True))
+        self.state["rates"].copy_(rates)
+        return dict(zip(self.names, rates.tolist(), strict=True))
 
     def figures(self) -> dict[str, float]:
         """The factors of the encoders' learning rates."""
