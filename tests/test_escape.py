@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import re
+import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mmpareto.escape import csv_cell, csv_text, figure_text, latex_text, markdown_text, on_one_line
+from mmpareto.escape import RED, coloured, csv_cell, csv_text, figure_text, latex_text, markdown_text, on_one_line
 from mmpareto.reporting import evaluation_figures, figures, study_figures
 from mmpareto.reporting.rendering import picture, plt
 from mmpareto.reporting.tables import text_table
@@ -213,3 +214,14 @@ def test_every_figure_of_one_run_takes_any_name() -> None:
     assert len(drawn[0].axes[1].get_legend().get_texts()) == len(NAMES) + 2  # no name is hidden
     assert len(drawn[-1].axes[0].patches) == len(NAMES)
     assert len({bar.get_y() for bar in drawn[-1].axes[0].patches}) == len(NAMES)
+
+
+def test_colour_is_for_terminals_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: False, raising=False)
+    assert coloured("x", RED) == "x"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert coloured("x", RED) == "\x1b[31mx\x1b[0m"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert coloured("x", RED) == "x"

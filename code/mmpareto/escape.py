@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import re
+import sys
 from collections.abc import Iterable
 from typing import Any, TextIO
 
+RED, GREEN = 31, 32
 NAMELESS = "(no name)"
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")  # control characters and line breaks
 _MISLEADING = re.compile("[\u202a-\u202e\u2066-\u2069\ud800-\udfff]")  # bidirectional overrides; halves of characters
@@ -34,6 +37,16 @@ _LATEX = {
 def on_one_line(text: str) -> str:
     """Text without control characters and line breaks, which become spaces, and without what turns its direction."""
     return _MISLEADING.sub("\ufffd", _UNSEEN.sub(" ", text))
+
+
+def coloured(text: str, colour: int) -> str:
+    """Text in a colour (RED, GREEN) where standard output is a terminal, and as it is elsewhere.
+
+    The variable NO_COLOR switches colours off (https://no-color.org).
+    """
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return text
+    return f"\x1b[{colour}m{text}\x1b[0m"
 
 
 def shortened(text: str, most: int) -> str:

@@ -65,7 +65,9 @@ def test_a_grid_interrupted_gone_on_with_and_done(tmp_path: Path, capsys: pytest
     assert status == 1
     assert "0 finished, 1 to resume, 1 to begin" in out
     assert re.search(r"twoview/one_joint/n_classes=10/seed0: joint accuracy val \d+\.\d+, test \d+\.\d+;", out)
-    assert re.search(r"\n\| twoview +\| one_joint +\| +1 \| +\d+\.\d \|", out)
+    assert re.search(
+        r"\ntwoview, test accuracy in percent\n\nmethod +seeds +joint .*\n-.*\none_joint +1 +\d+\.\d ", out
+    )
     assert f"script/report.sh {folder.parent.parent}\n" in out
     assert "1 of 2 runs failed:\ntwoview/one_joint/n_classes=6/seed0: exit status 2" in err
     assert "--n_classes 6: the dataset twoview has 10 classes" in err
@@ -77,12 +79,12 @@ def test_a_grid_interrupted_gone_on_with_and_done(tmp_path: Path, capsys: pytest
     status, out, _ = again(capsys, *flags, "--vary", "n_classes=10")
     assert status == 0
     assert "1 finished, 0 to resume, 0 to begin\n" in out
-    assert re.search(r"\| twoview +\| one_joint +\| +1 \|", out)
+    assert re.search(r"\none_joint +1 +\d+\.\d ", out)
     status, out, err = again(capsys, *flags, "--vary", "n_classes=10", "--learning_rate", "0.5")
     assert status == 1
     assert "1 in the way" in out
     assert "made with other settings: learning_rate 0.1 (asked for: 0.5)" in err
-    assert "| twoview" not in out
+    assert "twoview, test accuracy" not in out
     assert (results.read_bytes(), results.stat().st_mtime_ns) == before
 
 

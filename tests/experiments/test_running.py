@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from settings import write_settings
 
 from mmpareto.datasets import title
 from mmpareto.errors import UsageError
+from mmpareto.experiments import schedule
 from mmpareto.experiments.grid import Run, expand
 from mmpareto.experiments.launchers import Local, Submitit, slurm_executor, stop
 from mmpareto.experiments.process import State, TrainingProcess, state
@@ -80,6 +82,30 @@ def test_a_failure_has_its_reason_and_stops_nothing(tmp_path: Path, capsys: pyte
     printed = capsys.readouterr().out
     assert "digits/uniform/seed1: FAILED: exit status 3" in printed
     assert "digits/uniform/seed0: joint accuracy val 12.50, test 12.50" in printed
+
+
+def test_a_terminal_shows_the_epoch_of_each_running_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    runs = made(tmp_path, range(10), "--epochs", "5")
+    for run in runs:
+        run.folder.mkdir(parents=True)
+    (runs[0].folder / "metrics.csv").write_text("epoch\n1\n2\n")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with schedule._Progress(runs) as progress:
+        progress.show(runs[:2])
+        two = sys.stderr.getvalue()
+        monkeypatch.setattr(progress, "_last", 0.0)
+        progress.show(runs)
+        all_ten = sys.stderr.getvalue().removeprefix(two)
+    assert "digits/uniform/seed0: epoch 3/5" in two
+    assert "digits/uniform/seed1: epoch 1/5" in two
+    assert "seed2" not in two
+    assert "digits/uniform/seed6: epoch 1/5" in all_ten
+    assert "and 3 others" in all_ten
+    assert "seed7" not in all_ten
 
 
 def test_signals_end_everything_that_was_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,7 @@ from mmpareto.training import epochs, setup
 from mmpareto.training.board import Board
 from mmpareto.training.data import Loader, SharedBatches
 from mmpareto.training.epochs import EpochRecord, GradientLog, score, train_epoch
+from mmpareto.training.records import epoch_scalars
 from mmpareto.training.setup import check_switches, fastest, make_method, make_optimizer, make_step
 from mmpareto.training.step import Step, TrainingStep
 from mmpareto.training.watch import FiniteWatch, Interrupted, Signals, TrainingError
@@ -606,7 +607,7 @@ def test_weights_and_biases_is_asked_for_by_name_where_it_is_missing(
 
 
 def test_weights_and_biases_gets_the_same_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against a stand-in with the three calls that are used; the real one keeps nothing that could be read back."""
+    """Against a stand-in with the three calls that are used."""
     calls: list[tuple[str, Any]] = []
     run = SimpleNamespace(
         log=lambda values: calls.append(("log", values)), finish=lambda exit_code: calls.append(("finish", exit_code))
@@ -617,13 +618,53 @@ def test_weights_and_biases_gets_the_same_curves(tmp_path: Path, monkeypatch: py
         return run
 
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    config = {"dataset": "twoview", "method": "uniform", "random_seed": 3}
     for _ in range(2):  # a resumed run goes on under its name
-        with Board(tmp_path, 0, {"epochs": 3}, "project") as board:
+        with Board(tmp_path, 0, config, "project") as board:
             board.scalars({"a": 1.0, "b": None}, 7)
     first, second = (named for name, named in calls if name == "init")
     assert first["id"] == second["id"]
-    assert (first["project"], first["config"], first["resume"]) == ("project", {"epochs": 3}, "allow")
+    assert (first["project"], first["config"], first["resume"]) == ("project", config, "allow")
+    assert (first["group"], first["name"]) == ("twoview uniform", "uniform seed 3")
     assert calls[1:3] == [("log", {"a": 1.0, "trainer/step": 7}), ("finish", 0)]
+
+
+@pytest.mark.slow
+def test_weights_and_biases_keeps_an_offline_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb", reason="pip install wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run = tmp_path / "run"
+    run.mkdir()
+    Image.new("RGB", (4, 3)).save(tmp_path / "x.png")
+    with Board.of(run, 0, {"dataset": "twoview", "method": "uniform", "random_seed": 3}, "balance", True) as board:
+        board.scalars({"val/accuracy/joint": 71.0}, 7)
+        board.picture("gradients", tmp_path / "x.png", 7)
+    (file,) = run.glob("wandb/offline-run-*/run-*.wandb")  # records of protocol buffers, names in plain text
+    content = file.read_bytes()
+    for name in (
+        b"val/accuracy/joint",
+        b"trainer/step",
+        b"gradients",
+        b"balance",
+        b"uniform seed 3",
+        b"twoview uniform",
+    ):
+        assert name in content
+    assert len(list(run.glob("wandb/offline-run-*/files/media/images/gradients*.png"))) == 1
+
+
+def test_curves_are_grouped_by_what_they_measure() -> None:
+    row = {"train_loss_joint": 1.0, "val_accuracy_left_hand": 2.0, "conflict_rate_joint_angle": None}
+    row |= {"mean_cosine_left_hand": 3.0, "method_loss_weight": 4.0, "test_accuracy_joint": 5.0, "learning_rate": 6.0}
+    assert epoch_scalars(row) == {
+        "train/loss/joint": 1.0,
+        "val/accuracy/left_hand": 2.0,
+        "integration/conflict_rate/joint_angle": None,
+        "integration/mean_cosine/left_hand": 3.0,
+        "method/loss_weight": 4.0,
+        "test/accuracy/joint": 5.0,
+        "epoch/learning_rate": 6.0,
+    }
 
 
 def test_a_trained_model_is_made_without_its_routine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ import difflib
 import os
 import shlex
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -35,14 +36,16 @@ from mmpareto.cli.evaluate import evaluation_json
 from mmpareto.config import DEFAULT_DATASET
 from mmpareto.datasets.workers import cores
 from mmpareto.errors import UsageError
+from mmpareto.escape import on_one_line
 from mmpareto.experiments.grid import Grid, Run, expand, variation
 from mmpareto.experiments.launchers import Launcher, Local, Submitit, slurm_executor
 from mmpareto.experiments.process import State, state
 from mmpareto.experiments.schedule import Interrupted, run_all
 from mmpareto.experiments.search import TUNED, Search, Trial, write_leaderboard
 from mmpareto.flag_values import assignment, count, file_path, seed
-from mmpareto.reporting.comparison import printed
 from mmpareto.reporting.finished import find
+from mmpareto.reporting.summary import Summary, summaries
+from mmpareto.reporting.tables import text_table
 from mmpareto.runs import CODE, EVALUATION, RunDirectory, RunError
 from mmpareto.selection import RULES
 from mmpareto.startup import is_command, program, root
@@ -274,13 +277,24 @@ def compare(grid: Grid, failures: dict[Run, str]) -> None:
     finished, _ = find(run.folder for run in grid.runs if run not in failures)
     if not finished:
         return
-    print(f"\n{printed(finished)}")
+    for summary in summaries(finished, None, [], []):
+        print(f"\n{comparison_text(summary)}")
     # <dataset>/<method>, whatever was varied below
     methods = dict.fromkeys(run.folder.parents[run.name.count("/") - 2] for run in grid.runs if run not in failures)
     launcher = CODE.parent / "script" / "report.sh"
     start = ["mmpareto", "report"] if TRAIN is None else ["sh", launcher]
     command: list[str | Path] = [*start, *methods]
     print(f"\nagain, with all runs of these folders: {shlex.join(_short(part) for part in command)}")
+
+
+def comparison_text(summary: Summary) -> str:
+    """The table of a dataset, and a sentence on the best row."""
+    kept = {"method", "seeds", "joint", *(f"{name} alone" for name in summary.modalities), "difference", "p (Holm)"}
+    table = summary.table[[column for column in summary.table if column in kept]]
+    against = f"; difference from {summary.baseline}" if "difference" in table else ""
+    heading = f"{on_one_line(summary.dataset)}, test accuracy in percent{against}"
+    verdict = textwrap.fill(on_one_line(summary.verdict), 80)
+    return f"{heading}\n\n{text_table(list(table), table.to_numpy().tolist())}\n\n{verdict}"
 
 
 def _meant(passed: Sequence[str]) -> str:

@@ -14,11 +14,13 @@ from typing import Any
 from tqdm import tqdm
 
 from mmpareto import runs
+from mmpareto.escape import RED, coloured
 from mmpareto.experiments.grid import Run
 from mmpareto.experiments.launchers import POLL, Launched, Launcher, stop
 from mmpareto.experiments.process import Busy, Outcome
 from mmpareto.runs import RunDirectory, RunError
 
+MOST_LINES = 8  # of running runs below the bar
 BUSY_INTERVAL = 2.0  # seconds between two tries to start runs that another process trains
 
 
@@ -111,7 +113,7 @@ def _signals() -> Iterator[list[int]]:
 
 
 class _Progress:
-    """A bar of epochs with an estimate, and a line when a run ends."""
+    """A bar of epochs with an estimate, a line below it for each running run, and a line when a run ends."""
 
     def __init__(self, todo: Sequence[Run]) -> None:
         self._counted = {run: _epochs_done(run) for run in todo}
@@ -125,20 +127,34 @@ class _Progress:
             disable=None,
             dynamic_ncols=True,
         )
+        self._lines: list[tqdm] = []
 
     def __enter__(self) -> _Progress:
         return self
 
     def __exit__(self, *error: object) -> None:
+        for line in self._lines:
+            line.close()
         self._bar.close()
 
     def show(self, busy: Iterable[Run]) -> None:
-        """Moves the bar, at most once a second."""
+        """Move the bar and the lines of running runs, at most once a second."""
         if self._bar.disable or time.monotonic() < self._last + 1:
             return
         self._last = time.monotonic()
+        texts = []
         for run in busy:
             self._counted[run] = _epochs_done(run)
+            epochs = run.config.optim.epochs
+            texts.append(f"  {run.name}: epoch {min(self._counted[run] + 1, epochs)}/{epochs}")
+        if len(texts) > MOST_LINES:
+            texts = [*texts[: MOST_LINES - 1], f"  and {len(texts) - MOST_LINES + 1} others"]
+        while len(self._lines) < len(texts):
+            self._lines.append(
+                tqdm(bar_format="{desc}", position=len(self._lines) + 1, leave=False, dynamic_ncols=True)
+            )
+        for place, line in enumerate(self._lines):
+            line.set_description_str(texts[place] if place < len(texts) else "")
         self._bar.n = sum(self._counted.values())
         self._bar.refresh()
 
@@ -149,8 +165,8 @@ class _Progress:
         self._total -= run.config.optim.epochs - self._counted[run]  # of a failed one no more is to come
         self._bar.total = self._total
         self._bar.set_description(f"{self._ended}/{self._number} runs", refresh=False)
-        told = f"FAILED: {outcome.failure.splitlines()[0]}" if outcome.failure is not None else accuracy(run)
-        self.say(f"[{self._ended}/{self._number}] {run.name}: {told}")
+        failed = "" if outcome.failure is None else coloured(f"FAILED: {outcome.failure.splitlines()[0]}", RED)
+        self.say(f"[{self._ended}/{self._number}] {run.name}: {failed or accuracy(run)}")
 
     def say(self, text: str) -> None:
         """A line above the bar."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tabulate import tabulate
 
-from mmpareto.escape import on_one_line
+from mmpareto.escape import on_one_line, shortened
 from mmpareto.evaluation.all_heads import RULES
 
 
@@ -21,23 +21,27 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def result_table(results: Mapping[str, Any]) -> str:
     """Accuracies of a run's results.json, validation and test, and the rate of conflict in each encoder.
 
-    Columns: the joint head, each modality's own head, the best of these, joint minus best, all heads together by each
-    rule ("-" in results of earlier versions).
+    Rows: the joint head, each modality's own head, joint minus the best of these, all heads together by each rule ("-"
+    in results of earlier versions).
     """
-    modalities = list(results["test"]["unimodal"])
-    header = ["accuracy in percent", "joint", *(f"{name} alone" for name in modalities)]
-    header += ["best single", "joint - best", *RULES.values()]
-    rows = []
-    for split in ("val", "test"):
-        scores = results[split]
-        joint, own = scores["joint"]["accuracy"], [scores["unimodal"][name]["accuracy"] for name in modalities]
-        combined = [scores.get("all_heads", {}).get(rule, {}).get("accuracy") for rule in RULES]
-        cells = ["-" if value is None else f"{value:.2f}" for value in (joint, *own, max(own))]
-        cells += [f"{joint - max(own):+.2f}", *("-" if value is None else f"{value:.2f}" for value in combined)]
-        rows.append([split, *cells])
-    rates = {name: results["integration"][name]["conflict_rate"] for name in modalities}
-    conflict = ", ".join(f"{name} {'-' if rate is None else f'{100 * rate:.1f} %'}" for name, rate in rates.items())
-    return f"{text_table(header, rows)}\n\nsteps in conflict: {on_one_line(conflict)}"
+    splits = [results[split] for split in ("val", "test")]
+
+    def cells(values: Iterable[float | None], form: str = ".2f") -> list[str]:
+        return ["-" if value is None else f"{value:{form}}" for value in values]
+
+    rows = [["joint", *cells(scores["joint"]["accuracy"] for scores in splits), ""]]
+    for name in results["test"]["unimodal"]:
+        rate = results["integration"][name]["conflict_rate"]
+        accuracies = cells(scores["unimodal"][name]["accuracy"] for scores in splits)
+        rows.append([f"{shortened(name, 40)} alone", *accuracies, *cells([rate and 100 * rate], ".1f")])
+    leads = [
+        scores["joint"]["accuracy"] - max(own["accuracy"] for own in scores["unimodal"].values()) for scores in splits
+    ]
+    rows.append(["joint - best single", *cells(leads, "+.2f"), ""])
+    for rule, label in RULES.items():
+        combined = [scores.get("all_heads", {}).get(rule, {}).get("accuracy") for scores in splits]
+        rows.append([label, *cells(combined), ""])
+    return text_table(["accuracy in percent", "val", "test", "conflict, % of steps"], rows)
 
 
 def run_probe_table(probe: Mapping[str, Any]) -> str:

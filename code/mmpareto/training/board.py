@@ -39,7 +39,13 @@ class Board:
         if wandb is not None:
             try:
                 self._wandb = import_wandb().init(
-                    project=wandb, dir=str(folder), config=dict(config), id=_run_id(folder), resume="allow"
+                    project=wandb,
+                    dir=str(folder),
+                    config=dict(config),
+                    id=_run_id(folder),
+                    resume="allow",
+                    group="{dataset} {method}".format(**config),  # the seeds of a grid
+                    name="{method} seed {random_seed}".format(**config),
                 )
             except UsageError:
                 raise

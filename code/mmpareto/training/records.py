@@ -16,6 +16,7 @@ from mmpareto.datasets.names import class_counts, class_text
 from mmpareto.escape import on_one_line, shortened
 from mmpareto.training.step import Step
 
+_SPLITS, _MEASURES = ("train", "val", "test"), ("loss", "accuracy")
 Scores = Mapping[str, Mapping[str, float]]  # {"joint" or a modality: {"loss", "accuracy"}}
 
 
@@ -62,16 +63,32 @@ def integration_summary(
 
 def step_scalars(done: Step, rate: float, speed: float) -> dict[str, float]:
     """Points of the TensorBoard curves for one step. Waits for the device, once."""
-    values = {"step/loss_joint": done.losses.joint, "step/gradient_norm": done.gradient_norm}
-    values |= {f"step/loss_{name}": value for name, value in done.losses.unimodal.items()}
+    values = {"step/loss/joint": done.losses.joint, "step/gradient_norm": done.gradient_norm}
+    values |= {f"step/loss/{name}": value for name, value in done.losses.unimodal.items()}
     for name, of_encoder in done.diagnostics.items():
         for measure in ("cosine", "joint_norm", "unimodal_norm", "joint_weight"):
-            values[f"step/{measure}_{name}"] = getattr(of_encoder, measure)
+            values[f"step/{measure}/{name}"] = getattr(of_encoder, measure)
     fetched = torch.stack([value.float() for value in values.values()]).tolist()
     return dict(zip(values, fetched, strict=True)) | {
         "step/learning_rate": rate,
         "step/samples_per_second": speed,
     }
+
+
+def epoch_scalars(row: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Points of the curves for one epoch, by tags such as val/accuracy/joint.
+
+    Args:
+        row: of metrics.csv.
+    """
+    groups = {f"{split}_{measure}_": f"{split}/{measure}/" for split in _SPLITS for measure in _MEASURES}
+    groups |= {f"{measure}_": f"integration/{measure}/" for measure in ("conflict_rate", "mean_cosine")}
+    groups["method_"] = "method/"
+    tags = {}
+    for name, value in row.items():
+        prefix = next((prefix for prefix in groups if name.startswith(prefix)), "")
+        tags[groups.get(prefix, "epoch/") + name.removeprefix(prefix)] = value
+    return tags
 
 
 class EpochTable:

@@ -22,6 +22,7 @@ from mmpareto.config import Config
 from mmpareto.datasets import SPLITS, DatasetError, MultimodalDataset
 from mmpareto.datasets.names import sample_warnings
 from mmpareto.errors import UsageError
+from mmpareto.escape import GREEN, coloured
 from mmpareto.evaluation import EvaluationError
 from mmpareto.evaluation.all_heads import AllHeads
 from mmpareto.methods import Boundary, Method
@@ -40,6 +41,7 @@ from mmpareto.training.records import (
     Scores,
     by_head,
     epoch_row,
+    epoch_scalars,
     integration_summary,
     peak_memory,
     settings_text,
@@ -293,9 +295,10 @@ class Run:
         state.save(self.directory)
         if better:
             state.save_best(self.directory)
-        self.say(self.table.row(row, seconds, better))
+        line = self.table.row(row, seconds, better)
+        self.say(coloured(line, GREEN) if better else line)
         scalars = {key: value for key, value in row.items() if key != "epoch"}
-        self.board.scalars(scalars, epoch * len(self.loaders["train"]) - 1)
+        self.board.scalars(epoch_scalars(scalars), epoch * len(self.loaders["train"]) - 1)
 
     def test_selected(self) -> dict[str, Any]:
         """Score the selected checkpoint on the test split, once; draw the figures.
