@@ -17,6 +17,7 @@ from reporting.synthetic import make_run
 from mmpareto.cli import report
 from mmpareto.reporting import leaderboard
 from mmpareto.reporting.finished import find
+from mmpareto.reporting.ranking import Ranking
 
 PROTOCOL = {"sampler": "random", "trials": 10, "trial_seeds": [0], "budget": None, "rule": "joint"}
 JOINT = {"uniform": [80.0, 82.0, 84.0, 81.0], "mmpareto": [85.0, 86.0, 90.0, 85.0], "random": [79.0, 83.0, 84.0, 80.0]}
@@ -88,7 +89,8 @@ def test_the_interval_is_that_of_the_bootstrap() -> None:
 @pytest.mark.parametrize(("methods", "quantile"), [(2, 1.960), (5, 2.728), (10, 3.164)])
 def test_critical_differences_are_those_of_demsars_table(methods: int, quantile: float) -> None:
     expected = quantile * np.sqrt(methods * (methods + 1) / (6 * 14))
-    assert leaderboard.critical_difference(methods, 14) == pytest.approx(expected, rel=2e-3)
+    scores = pd.DataFrame(np.random.default_rng(0).normal(size=(14, methods)))
+    assert Ranking(scores).critical_difference == pytest.approx(expected, rel=2e-3)
 
 
 def test_ranks_over_datasets(tmp_path: Path) -> None:
@@ -101,7 +103,7 @@ def test_ranks_over_datasets(tmp_path: Path) -> None:
     assert [line[0] for line in rows] == ["mmpareto", "uniform", "random"]
     assert [line[-1] for line in rows] == ["1.00", "2.00", "3.00"]
     ranks = np.array([[1, 1, 1], [2, 2, 2], [3, 3, 3]])
-    assert f"p = {scipy.stats.friedmanchisquare(*ranks).pvalue:.3f}" in text
+    assert f"p {scipy.stats.friedmanchisquare(*ranks).pvalue:.3f}" in text
 
 
 def test_files_of_one_protocol_are_merged_and_others_refused(tmp_path: Path) -> None:
@@ -143,6 +145,9 @@ def test_a_result_is_what_the_run_scored(tmp_path: Path) -> None:
     probe = {name: {"accuracy": value} for name, value in (("gray", 80.0), ("colour", 50.0))}
     alone = {name: {"accuracy": value} for name, value in (("gray", 84.0), ("colour", 49.0))}
     evaluation = {
+        "finished": True,
+        "selected_epoch": json.loads((tmp_path / "run" / "results.json").read_text())["selected_epoch"],
+        "joint": {"confusion": [[1]], "per_class": [{"class": "a"}]},
         "shapley": {"contributions": {"gray": 45.0, "colour": 15.0}, "sum": 60.0},
         "subsets": [
             {"present": present, "accuracy": value}

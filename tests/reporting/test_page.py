@@ -182,7 +182,7 @@ def test_numbers_on_the_page_are_those_of_the_tables(tmp_path: Path) -> None:
             }
             (folder / "evaluation_test.json").write_text(json.dumps(evaluation))
     reader = written(tmp_path / "runs", tmp_path / "report")
-    accuracy, cost, missing, runs = reader.tables
+    accuracy, cost, balance, missing, runs = reader.tables
     with open(tmp_path / "report" / "table.csv", newline="") as file:
         rows = {row["label"]: row for row in csv.DictReader(file)}
     assert list(accuracy["method"]) == list(cost["method"]) == ["mmpareto", "uniform"]  # the best first
@@ -198,6 +198,15 @@ def test_numbers_on_the_page_are_those_of_the_tables(tmp_path: Path) -> None:
     assert list(cost["times uniform"]) == ["0.50", "1.00"]
     assert list(cost["s per epoch"]) == ["4.00", "8.00"]
     assert "Training it takes 12.0 s, 0.50 times that of uniform" in " ".join(reader.text)
+    finished, _ = find([tmp_path / "runs"])
+    for shown in balance.to_dict("records"):
+        rates = [
+            100 * rate
+            for run in finished
+            if run.method == shown["method"]
+            if (rate := run.conflict_rate("gray")) is not None
+        ]
+        assert shown["conflict, gray"] == f"{np.mean(rates):.1f}"
     lines = pd.read_csv(tmp_path / "report" / "missing.csv")
     for line in lines.to_dict("records"):
         (cell,) = missing[missing["method"] == line["method"]][f"{line['missing_percent']:g} % missing"]

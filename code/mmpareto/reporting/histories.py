@@ -68,7 +68,7 @@ def history(run: FinishedRun) -> History:
         raise RunError(f"{path} is damaged: it has {len(epochs)} epochs, {runs.RESULTS} says {trained}; {RETRAIN}")
     steps = _optional_table(run.path / runs.GRADIENTS, STEP_COLUMNS, ["encoder"])
     layers = _optional_table(run.path / runs.LAYERS, ("steps", "conflict_rate"), ["encoder", "layer"])
-    evaluation = _evaluation(run)
+    evaluation = current_evaluation(run)
     if evaluation is None:
         return History(epochs, steps, _conflict_rates(layers))
     file = run.path / runs.EVALUATION.format("test")
@@ -147,7 +147,7 @@ def _conflict_rates(layers: pd.DataFrame) -> pd.DataFrame:
     return (sums["conflicts"] / sums["steps"]).rename("rate").reset_index()
 
 
-def _evaluation(run: FinishedRun) -> dict[str, Any] | None:
+def current_evaluation(run: FinishedRun) -> dict[str, Any] | None:
     """The content of evaluation_test.json; that of an unfinished run or of another checkpoint counts as none."""
     name = runs.EVALUATION.format("test")
     if not present(run.path / name):

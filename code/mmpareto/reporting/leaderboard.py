@@ -26,16 +26,17 @@ from scipy import stats
 from mmpareto.escape import markdown_text
 from mmpareto.evaluation.all_heads import RULES as HEADS
 from mmpareto.json_files import read_object
+from mmpareto.reporting.balance import MEASURES, balance
 from mmpareto.reporting.comparison import LEAD, markdown_table, spread
 from mmpareto.reporting.finished import FinishedRun
+from mmpareto.reporting.ranking import Ranking
 from mmpareto.reporting.significance import DEFAULTS, LEVEL, holm
-from mmpareto.runs import EVALUATION, RunError
+from mmpareto.runs import RunError
 from mmpareto.selection import RULES
 from mmpareto.writing import write_text
 
 FILE, TABLES, SCHEMA = "leaderboard.json", "leaderboard.md", 1
 JOINT, SINGLE = "joint", "best single"
-_BALANCE = ("probe less alone", "Shapley share", "without ", "right only jointly", "conflict, ")  # starts of columns
 _RESAMPLES = 10_000
 _TYPES: dict[str, Any] = {
     "dataset": str,
@@ -63,35 +64,6 @@ def result(run: FinishedRun, *, tuned: bool, values: Mapping[str, str]) -> dict[
         "scores": scores,
         "seconds": run.results["seconds"],
     }
-
-
-def balance(run: FinishedRun) -> dict[str, float]:
-    """Measures of balance, as far as they are known: of the run, its probes and its evaluation_test.json.
-
-    By modality: steps in conflict in percent; the linear probe less that of an encoder trained alone; the part of the
-    Shapley values' sum in percent; joint accuracy without it. And "right only jointly", see `evaluation.synergy`.
-    """
-    values = {}
-    for name in run.modalities:
-        if (rate := run.conflict_rate(name)) is not None:
-            values[f"conflict, {name}"] = 100 * rate
-    probe = run.results.get("probe") or {}
-    if probe.get("alone"):
-        for name, own in probe["unimodal"].items():
-            values[f"probe less alone, {name}"] = own["accuracy"] - probe["alone"]["unimodal"][name]["accuracy"]
-    file = run.path / EVALUATION.format("test")
-    if file.exists():
-        evaluation = read_object(file)
-        shapley = evaluation["shapley"]
-        for name, value in shapley["contributions"].items():
-            if shapley["sum"] > 0:
-                values[f"Shapley share, {name}"] = 100 * value / shapley["sum"]
-        for subset in evaluation["subsets"]:
-            lacking = [name for name in run.modalities if name not in subset["present"]]
-            if len(lacking) == 1:
-                values[f"without {lacking[0]}"] = subset["accuracy"]
-        values["right only jointly"] = evaluation["synergy"]["joint_only"]
-    return values
 
 
 def write(folder: Path, content: Mapping[str, Any]) -> str:
@@ -180,7 +152,7 @@ def tables(content: Mapping[str, Any]) -> str:
         parts += [f"## {dataset}", dataset_table(of_dataset), balance_table(of_dataset[of_dataset["tuned"]])]
     tuned = rows[rows["tuned"]]
     if tuned["dataset"].nunique() > 1:
-        parts += ["## All datasets", ranks(tuned)]
+        parts += ["## All datasets", over_datasets(tuned)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -230,42 +202,25 @@ def dataset_table(rows: pd.DataFrame) -> str:
 
 def balance_table(rows: pd.DataFrame) -> str:
     """A row per method in the order of `dataset_table`: means of the measures of balance."""
-    names = [name for name in rows if name.startswith(_BALANCE) and rows[name].notna().any()]
+    names = [name for name in rows if name.startswith(MEASURES) and rows[name].notna().any()]
     means = rows.groupby("method")[[JOINT, *names]].mean().sort_values(JOINT, ascending=False, kind="stable")
     table = means[names].map(lambda value: "n/a" if pd.isna(value) else f"{value:.1f}").reset_index()
     table["method"] = table["method"].map(markdown_text)
     return markdown_table(table.rename(columns=markdown_text)) if names else ""
 
 
-def ranks(rows: pd.DataFrame) -> str:
+def over_datasets(rows: pd.DataFrame) -> str:
     """Mean joint accuracy by dataset, mean rank over datasets, Friedman's test and Nemenyi's critical difference."""
-    table = rows.pivot_table(index="method", columns="dataset", values=JOINT).dropna()
-    table = table[list(dict.fromkeys(rows["dataset"]))]
-    by_dataset = table.rank(ascending=False)
-    table = table.map(lambda value: f"{value:.1f}").assign(
-        rank=by_dataset.mean(axis=1).map(lambda value: f"{value:.2f}")
+    table = rows.pivot_table(index="dataset", columns="method", values=JOINT, sort=False).dropna(axis=1)
+    ranking = Ranking(table)
+    shown = table.T.map(lambda value: f"{value:.1f}").assign(rank=ranking.ranks.map(lambda value: f"{value:.2f}"))
+    text = markdown_table(shown.loc[ranking.ranks.index].rename_axis("method").reset_index())
+    if len(ranking.ranks) < 3:
+        return text
+    return (
+        f"{text}\n\n{ranking.verdict} Ranks that differ by less than {ranking.critical_difference:.2f}, Nemenyi's "
+        f"critical difference at {LEVEL}, cannot be told apart."
     )
-    order = by_dataset.mean(axis=1).sort_values(kind="stable").index
-    text = markdown_table(table.loc[order].reset_index())
-    methods, datasets = by_dataset.shape
-    if methods > 2 and datasets > 2:
-        p = stats.friedmanchisquare(*by_dataset.to_numpy()).pvalue
-        text += f"\n\nFriedman's test: p = {p:.3f}. "
-    else:
-        text += "\n\n"
-    if methods > 1:
-        distance = critical_difference(methods, datasets)
-        text += (
-            f"Ranks that differ by less than {distance:.2f}, Nemenyi's critical difference for {methods} methods on "
-            f"{datasets} datasets at {LEVEL}, cannot be told apart."
-        )
-    return text
-
-
-def critical_difference(methods: int, datasets: int) -> float:
-    """Nemenyi's critical difference of mean ranks (Demsar, JMLR 2006, Section 3.2.2)."""
-    quantile = stats.studentized_range.ppf(1 - LEVEL, methods, np.inf) / np.sqrt(2)
-    return float(quantile * np.sqrt(methods * (methods + 1) / (6 * datasets)))
 
 
 def paired(accuracies: pd.DataFrame, baseline: str) -> dict[str, float]:

@@ -18,6 +18,7 @@ import pandas as pd
 
 from mmpareto.escape import csv_cell, csv_text
 from mmpareto.reporting import charts
+from mmpareto.reporting.balance import balance_of_rows
 from mmpareto.reporting.charts import COLOURS, CONFIG, MOST_LINES, Curves, Figure, text
 from mmpareto.reporting.comparison import spread, usual_settings, worded
 from mmpareto.reporting.comparison_figures import critical_difference, figures, missing_table
@@ -243,6 +244,9 @@ def tables_of(summary: Summary, missing: pd.DataFrame) -> list[Table]:
     tables = [Table("accuracy", "Accuracy", summary.table[::-1], summary.caption, bold, marked, dots=True)]
     if summary.cost_table.shape[1] > 1:
         tables.append(Table("cost", "Time and memory", summary.cost_table[::-1], COST_CAPTION, dots=True))
+    balance = balance_of_rows(summary.rows[::-1])
+    if balance.shape[1] > 1:
+        tables.append(Table("balance", "Balance", balance, BALANCE_CAPTION, dots=True))
     if len(missing):
         tables.append(Table("missing", "Accuracy with missing modalities", missing_cells(missing), MISSING_CAPTION))
     return tables
@@ -251,6 +255,12 @@ def tables_of(summary: Summary, missing: pd.DataFrame) -> list[Table]:
 COST_CAPTION = (
     "Means over runs; time of the epochs, scoring on the validation split included. Memory is what PyTorch "
     "allocated on a GPU, or what the process had resident on a CPU. Times of different machines cannot be compared."
+)
+BALANCE_CAPTION = (
+    "Means over runs, in percent or points. Probe less alone: accuracy of a linear probe on the encoder, less that of "
+    "an encoder trained alone (train.py --probe). Shapley share, accuracy without a modality, samples that only the "
+    "joint head gets right: of runs that evaluate.py has scored. Conflict: measured steps in which the joint and the "
+    "unimodal gradient of the encoder point in opposite directions."
 )
 MISSING_CAPTION = (
     "Joint test accuracy in percent, mean ± sample standard deviation over the seeds that evaluate.py has scored, "
