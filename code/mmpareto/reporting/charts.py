@@ -57,6 +57,7 @@ SHOWN: list[dict[str, Any]] = [  # rows that are switched on, with their names
 ]
 RING = {"type": "point", "size": 24, "strokeWidth": 1.2}  # a single seed; opacity would make PDFs large
 METHOD = {"field": "method", "title": "method"}
+RUN = ({"field": "run", "title": "run"}, {"field": "seed", "title": "seed"})
 
 View = dict[str, Any]
 
@@ -313,8 +314,8 @@ def _curve_view(number: int, rows: int, axes: Axes, columns: Sequence[str], floo
     def when(condition: str, view: View) -> View:
         return view | {"transform": [{"filter": condition}, *view["transform"]]}
 
-    def hover(view: View, name: str) -> View:
-        select = {"type": "point", "on": "pointerover", "nearest": True, "clear": "pointerout"}
+    def hover(view: View, name: str, *fields: str) -> View:
+        select = {"type": "point", "on": "pointerover", "clear": "pointerout", "fields": fields}
         opacity = {"condition": {"param": name, "empty": False, "value": 1}, "value": 0}
         return view | {
             "params": [{"name": name, "select": select}],
@@ -334,9 +335,9 @@ def _curve_view(number: int, rows: int, axes: Axes, columns: Sequence[str], floo
     if axes.logarithmic:
         spread = [quantity("low", "from"), quantity("high", "to")]
     of_mean = [METHOD, position, quantity("mean", "mean"), *spread, quantity("runs", "seeds", "d")]
-    run = [{"field": "run", "title": "run"}, {"field": "seed", "title": "seed"}]
-    of_run = [METHOD, *run, position, quantity("value", "value")]
-    dot = {"type": "point", "filled": True, "size": 60, "opacity": 1}
+    of_run = [METHOD, *RUN, position, quantity("value", "value")]
+    dot = {"type": "point", "filled": True, "opacity": 1}
+    target = dot | {"size": 140}  # not seen until the pointer is on it
     band = {"y": y | {"field": "low"}, "y2": {"field": "high"}}
     layers = []
     if axes.conflict:
@@ -348,7 +349,12 @@ def _curve_view(number: int, rows: int, axes: Axes, columns: Sequence[str], floo
         layers.append(
             when(
                 "seeds",
-                layer("single", {"type": "line", "strokeWidth": 1, "opacity": 0.6}, ("x", "value"), detail=run[0]),
+                layer(
+                    "single",
+                    {"type": "line", "strokeWidth": 1, "opacity": 0.6},
+                    ("x", "value"),
+                    detail={"field": "run"},
+                ),
             )
         )
         line = {"type": "line", "strokeWidth": 2, "point": {"size": 22} if axes.points else False}
@@ -358,6 +364,6 @@ def _curve_view(number: int, rows: int, axes: Axes, columns: Sequence[str], floo
         layers.append(layer("means", dot | {"size": 24}, columns))
     if axes.points:
         layers.append(layer("single", RING, ("x", "value")))
-    layers.append(hover(when("!seeds", layer("means", dot, columns, tooltip=of_mean)), "at_mean"))
-    layers.append(hover(when("seeds", layer("single", dot, ("x", "value"), tooltip=of_run)), "at_run"))
+    layers.append(hover(when("!seeds", layer("means", target, columns, tooltip=of_mean)), "at_mean", "row", "x"))
+    layers.append(hover(when("seeds", layer("single", target, ("x", "value"), tooltip=of_run)), "at_run", "run", "x"))
     return {"title": text(axes.names[number]), "height": HEIGHT, "layer": layers}

@@ -13,6 +13,7 @@ from mmpareto.reporting.charts import (
     HEIGHT,
     METHOD,
     RING,
+    RUN,
     SHOWN,
     Axes,
     Curves,
@@ -75,8 +76,7 @@ def accuracies(dataset: str, curves: Sequence[Curves]) -> Figure:
             single.append({"row": line.place, "value": score} | described)
     count = quantity("runs", "seeds", "d")
     of_mean = [METHOD, quantity("mean", "mean", ".2f"), quantity("deviation", "± deviation", ".2f"), count]
-    of_run = [METHOD, {"field": "run", "title": "run"}, {"field": "seed", "title": "seed"}]
-    of_run.append(quantity("value", "joint accuracy", ".2f"))
+    of_run = [METHOD, *RUN, quantity("value", "joint accuracy", ".2f")]
     x = {"type": "quantitative", "title": "joint test accuracy in percent", "scale": {"zero": False, "padding": 8}}
     marks: list[tuple[str, View, View]] = [
         ("means", {"type": "rule", "strokeWidth": 2}, {"x": x | {"field": "low"}, "x2": {"field": "high"}}),
