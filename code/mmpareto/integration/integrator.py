@@ -69,7 +69,7 @@ class _GradientSets:
 class Integrator(ABC):
     """Integrates the joint and the unimodal gradients inside encoders; heads and fusion get the plain sum's gradient.
 
-    A routine of one's own needs one method:
+    A new routine needs one method:
 
         class Mine(Integrator):
             def coefficients(self, gramians):                  # [T, 2, 2] -> [T, 2]
@@ -113,7 +113,7 @@ class Integrator(ABC):
         """
 
     def encoder_coefficients(self, encoder: str, gramians: Tensor) -> Tensor:
-        """As `coefficients`, for a routine that keeps a state for every encoder and so must know which one it is."""
+        """See `coefficients`; for a routine that keeps a state for each encoder."""
         return self.coefficients(gramians)
 
     def backward(

@@ -46,7 +46,7 @@ class MetaBalance(Integrator):
         return self.encoder_coefficients("", gramians)
 
     def encoder_coefficients(self, encoder: str, gramians: Tensor) -> Tensor:
-        """As `coefficients`, with the encoder's own averages."""
+        """See `coefficients`; with the averages of this encoder."""
         now = gramians.double().diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()
         norms = self._norms.get(encoder)
         if norms is None or norms.shape != now.shape:

@@ -81,7 +81,7 @@ class MMPareto(Integrator):
         return self._chosen(gramians.double(), gramians.double()).to(gramians.dtype)
 
     def encoder_coefficients(self, encoder: str, gramians: Tensor) -> Tensor:
-        """As `coefficients`; with momentum by the encoder's own moving averages."""
+        """See `coefficients`; with momentum by the moving averages of this encoder."""
         if not self.momentum:
             return self.coefficients(gramians)
         tensors = gramians.double()

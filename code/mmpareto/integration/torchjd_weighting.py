@@ -87,7 +87,7 @@ class TorchJDWeighting(Integrator):
         return self.encoder_coefficients("", gramians)
 
     def encoder_coefficients(self, encoder: str, gramians: Tensor) -> Tensor:
-        """As `coefficients`, with the state of the encoder's own weighting."""
+        """See `coefficients`; with the state of this encoder's weighting."""
         if encoder not in self._weightings:
             self._weightings[encoder] = copy.deepcopy(self._fresh)
         total = gramians.sum(0)
