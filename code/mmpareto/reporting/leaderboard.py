@@ -166,7 +166,7 @@ def worded(protocol: Mapping[str, Any]) -> str:
         "Test accuracy in percent, mean ± sample standard deviation; in brackets the 95 % bootstrap interval of the "
         "mean. Effect of tuning: chosen values less the recipe's, mean over seeds. p: two-sided paired t-test against "
         "the baseline, corrected over the table after Holm. Rows are in the order of their means. A row marked = "
-        f"cannot be told from the first one: p of a paired test against it, corrected after Holm, is not below {LEVEL}."
+        f"does not differ significantly from the first one: p of a paired test against it, corrected after Holm, is not below {LEVEL}."
     )
 
 
@@ -219,7 +219,7 @@ def over_datasets(rows: pd.DataFrame) -> str:
         return text
     return (
         f"{text}\n\n{ranking.verdict} Ranks that differ by less than {ranking.critical_difference:.2f}, Nemenyi's "
-        f"critical difference at {LEVEL}, cannot be told apart."
+        f"critical difference at {LEVEL}, do not differ significantly."
     )
 
 
