@@ -166,7 +166,8 @@ def worded(protocol: Mapping[str, Any]) -> str:
         "Test accuracy in percent, mean ± sample standard deviation; in brackets the 95 % bootstrap interval of the "
         "mean. Effect of tuning: chosen values less the recipe's, mean over seeds. p: two-sided paired t-test against "
         "the baseline, corrected over the table after Holm. Rows are in the order of their means. A row marked = "
-        f"does not differ significantly from the first one: p of a paired test against it, corrected after Holm, is not below {LEVEL}."
+        "does not differ significantly from the first one: p of a paired test against it, corrected after Holm, is not "
+        f"below {LEVEL}."
     )
 
 
