@@ -13,10 +13,10 @@ from methods.small import batch, gradients, made
 from methods.test_method_gradients import assert_same, joint_and_detached_heads, parts, plain_gradients
 from torch import Tensor
 
-from mmpareto.methods import Boundary, Method, MethodError
+from mmpareto.methods import Boundary, Method, MethodError, Piece
 from mmpareto.methods import opm as rules_of_opm
 from mmpareto.methods.competition import influences, regularizer
-from mmpareto.models import MultimodalModel
+from mmpareto.models import MultimodalModel, cross_entropies
 from mmpareto.training.step import TrainingStep
 
 Gradients = dict[str, Tensor]
@@ -357,6 +357,26 @@ def test_inforeg_s_published_window_is_the_first_modality_s_over_ten_epochs() ->
         method.state["trace"].copy_(torch.tensor((1.0, 100.0 * epoch)))
     with pytest.raises(MethodError, match="found 3"):
         made("inforeg", 3, published=True)
+
+
+def test_inforeg_does_not_count_the_stand_in_of_a_process_without_samples() -> None:
+    found = []
+    for shares in ([1.0], [1.0, 0.0]):
+        method, model = made("inforeg", published=True)
+        begin(method, model)
+        inputs, label = batch(model)
+        with torch.no_grad():
+            for p in model.encoders.parameters():
+                p += 0.1  # away from the weights at the beginning of the epoch
+        for share in shares:
+            output = model(inputs)
+            method.losses(Piece(output, label, cross_entropies(output, label), share, inputs))
+        for p in model.parameters():
+            p.grad = torch.zeros_like(p)
+        method.gradients(model)
+        found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert any(bool((g != 0).any()) for g in found[0].values())
+    assert_same(*found)
 
 
 def test_lfm_follows_the_schedule_over_its_epochs() -> None:

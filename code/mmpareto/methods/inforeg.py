@@ -97,7 +97,8 @@ class InfoReg(Method):
         logits = {name: parts[name] for name in piece.output.features}
         with torch.no_grad():
             scores = certainty(logits.values(), piece.label) * piece.share
-            self._scores = gathered(self._scores, torch.cat((scores, scores.new_full((1,), len(piece.label)))))
+            samples = len(piece.label) if piece.share else 0  # a process without samples has a stand-in of share 0
+            self._scores = gathered(self._scores, torch.cat((scores, scores.new_full((1,), samples))))
         if not self.published:
             return piece.losses
         slices = cross_entropies(piece.output._replace(unimodal=logits), piece.label).unimodal
