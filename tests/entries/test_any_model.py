@@ -44,7 +44,10 @@ def raw(tmp_path: Path) -> Path:
     return root
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "architecture",
+    [pytest.param(name, marks=[pytest.mark.slow] if name == "late_fusion" else []) for name in ARCHITECTURES],
+)
 def test_images_text_and_sensors_train_resume_and_evaluate(raw: Path, tmp_path: Path, architecture: str) -> None:
     flags = (*SMALL, "--data_root", raw, "--architecture", architecture, *ARCHITECTURES[architecture])
     whole, cut = tmp_path / "whole", tmp_path / "cut"

@@ -104,9 +104,10 @@ def test_rows_hold_passes_waits_and_ratios(process: ProcessPoolExecutor) -> None
 @pytest.mark.parametrize(
     "methods",
     [
-        ["metabalance", "agm"],
+        ["agm"],
         pytest.param(
-            ["gradnorm", "ensemble", "unimodal", "ogm", "ogm_ge", "pmr", "mmcosine", "mslr"], marks=pytest.mark.slow
+            ["metabalance", "gradnorm", "ensemble", "unimodal", "ogm", "ogm_ge", "pmr", "mmcosine", "mslr"],
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             ["mlb", "dgl", "mimo", "lfm", "inforeg", "opm", "synib", "mcr", "relearning", "umt", "g2d", "mla"],

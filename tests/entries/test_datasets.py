@@ -219,6 +219,7 @@ class Mine(MultimodalDataset):
     assert "noise 0.2" in done.stdout
 
 
+@pytest.mark.slow
 def test_what_the_first_run_took_from_its_training_clips_stays_with_it(tmp_path: Path) -> None:
     """Lengths and shapes are the run's: other training clips than then change no score of the test clips."""
     root, run = tmp_path / "raw", tmp_path / "run"

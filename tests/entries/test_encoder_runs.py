@@ -83,6 +83,7 @@ def test_a_model_from_a_folder_is_scored_when_the_folder_is_gone(tmp_path: Path)
     )
 
 
+@pytest.mark.slow
 def test_a_configuration_file_may_nest_options_and_names_no_code(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(
         "model:\n  model: cnn\n  encoder: {colour: 'timm:test_resnet'}\n"

@@ -357,6 +357,7 @@ def children(pid: int) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="asks /proc which processes there are")
+@pytest.mark.slow
 def test_a_worker_that_dies_ends_the_run_with_a_message(tmp_path: Path) -> None:
     data, folder = tmp_path / "data", tmp_path / "run"
     vectors(data)

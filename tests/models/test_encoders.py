@@ -238,7 +238,7 @@ def test_encoders_by_kind() -> None:
 
 def test_the_documentation_has_a_row_for_each_encoder() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "models.md").read_text()
-    rows = [line for line in page.partition("# Encoders\n")[2].partition("\n# ")[0].splitlines() if line[:3] == "| `"]
+    rows = [line for line in page.partition("## Encoders\n")[2].partition("\n## ")[0].splitlines() if line[:3] == "| `"]
     for name in ENCODERS:
         entry = ENCODERS[name]
         if entry.source.__module__.startswith("mmpareto."):

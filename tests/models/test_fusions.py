@@ -209,7 +209,7 @@ def test_lmf_starts_at_the_size_of_one_product() -> None:
 
 def test_the_documentation_has_a_row_for_each_fusion() -> None:
     text = (Path(__file__).resolve().parents[2] / "docs" / "models.md").read_text()
-    page = text.partition("\n# Fusions\n")[2]
+    page = text.partition("\n## Fusions\n")[2]
     for name in NAMES:
         rows = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
         assert len(rows) == 1, name

@@ -123,7 +123,7 @@ def test_files_of_one_protocol_are_merged_and_others_refused(tmp_path: Path) -> 
     def refuse(change: Any) -> str:
         content = copy.deepcopy(theirs)
         change(content)
-        leaderboard.write(tmp_path / "theirs", content)
+        files[1].write_text(json.dumps({"schema": 1, **content}))
         return refused(report.main, "--leaderboard", *files)
 
     assert "another protocol than" in refuse(lambda c: c["protocol"].update(trials=50))
