@@ -89,10 +89,8 @@ def expand(
     flags contradict the grid.
     """
     flags = [f"--{flag}" for flag, _ in varied]
-    given = {token.partition("=")[0] for token in passed if token.startswith("--")}
-    for flag in (*given, *flags):
-        if flag in OWNED:
-            raise UsageError(f"{flag} is set by the grid; use {OWNED[flag]}")
+    given = flags_in(passed)
+    refuse_owned((*given, *flags))
     for flag in flags:
         if flag in given or flags.count(flag) > 1:
             raise UsageError(f"{flag} is varied, and given a second time: give it once")
@@ -131,6 +129,18 @@ def expand(
                 runs[run.folder] = run
     check_methods(runs.values())
     return Grid(list(runs.values()), notes)
+
+
+def flags_in(words: Sequence[str]) -> set[str]:
+    """The flags of a command line."""
+    return {word.partition("=")[0] for word in words if word.startswith("--")}
+
+
+def refuse_owned(flags: Iterable[str]) -> None:
+    """Raise UsageError for a flag that the grid sets itself."""
+    for flag in flags:
+        if flag in OWNED:
+            raise UsageError(f"{flag} is set by the grid; use {OWNED[flag]}")
 
 
 def make_run(

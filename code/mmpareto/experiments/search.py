@@ -24,7 +24,7 @@ from mmpareto.arguments import parse
 from mmpareto.config import RUN_ONLY
 from mmpareto.errors import UsageError
 from mmpareto.escape import csv_cell
-from mmpareto.experiments.grid import Run, check_methods, make_run
+from mmpareto.experiments.grid import Run, check_methods, flags_in, make_run, refuse_owned
 from mmpareto.methods import METHODS
 from mmpareto.registry import Range, Space
 from mmpareto.reporting import leaderboard
@@ -110,7 +110,8 @@ class Search:
                 f"--seeds {both[0]} is one of --trial_seeds as well: what chose the values must not be reported; give "
                 "other --seeds"
             )
-        found = {token.partition("=")[0].removeprefix("--") for token in self.passed if token.startswith("--")}
+        refuse_owned(flags_in(self.passed))
+        on_command_line = {flag.removeprefix("--") for flag in flags_in(self.passed)}
         listed = []
         for dataset in dict.fromkeys(datasets):
             for method in dict.fromkeys(methods):
@@ -122,7 +123,7 @@ class Search:
                     **METHODS[method].search,
                 }
                 options = config.method.method_options
-                fixed = found | ({key for key in options if "--method_options" in self.passed})
+                fixed = on_command_line | ({key for key in options if "--method_options" in self.passed})
                 space = {key: values for key, values in space.items() if key not in fixed}
                 listed.append(Candidate(config.data.dataset, config.method.method, space))
         return listed
@@ -136,7 +137,7 @@ class Search:
         texts = {key: str(value) for key, value in self.values(candidate, number).items()}
         name, method = candidate.dataset, candidate.method
         passed = [*self.passed, *(() if self.budget is None else ("--epochs", str(self.budget)))]
-        made = tuple(
+        planned = tuple(
             make_run(
                 *(name, method, passed, texts, seed),
                 (TRIALS, name, method, f"trial{number}", f"seed{seed}"),
@@ -144,8 +145,8 @@ class Search:
             )
             for seed in self.trial_seeds
         )
-        check_methods(made[:1])
-        return Trial(candidate, number, texts, made)
+        check_methods(planned[:1])
+        return Trial(candidate, number, texts, planned)
 
     def values(self, candidate: Candidate, number: int) -> dict[str, Any]:
         """The values of a trial."""
