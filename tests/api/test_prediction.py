@@ -182,6 +182,7 @@ def test_arrays_and_tensors_are_taken_as_files_are(run_on_media: Path, media: Pa
     torch.testing.assert_close(mixed[0].logits["photo"], model.predict(photo=picture).logits["photo"])
 
 
+@pytest.mark.slow
 def test_sounds_are_read_for_a_run_on_prepared_features(media: Path, tmp_path: Path) -> None:
     prepared = tmp_path / "prepared"
     assert inside(preparation.main, "manifest", "--source", media, "--output", prepared).returncode == 0

@@ -90,6 +90,7 @@ def short(mark: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks /proc which processes there are")
+@pytest.mark.slow
 def test_workers_end_quietly_after_their_parent_was_killed(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'code'}{os.pathsep}{ROOT / 'tests'}"}
     process = subprocess.Popen(

@@ -46,7 +46,7 @@ def raw(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     "architecture",
-    [pytest.param(name, marks=[pytest.mark.slow] if name == "late_fusion" else []) for name in ARCHITECTURES],
+    [pytest.param(name, marks=[] if name == "mbt" else [pytest.mark.slow]) for name in ARCHITECTURES],
 )
 def test_images_text_and_sensors_train_resume_and_evaluate(raw: Path, tmp_path: Path, architecture: str) -> None:
     flags = (*SMALL, "--data_root", raw, "--architecture", architecture, *ARCHITECTURES[architecture])

@@ -104,9 +104,8 @@ def test_rows_hold_passes_waits_and_ratios(process: ProcessPoolExecutor) -> None
 @pytest.mark.parametrize(
     "methods",
     [
-        ["agm"],
         pytest.param(
-            ["metabalance", "gradnorm", "ensemble", "unimodal", "ogm", "ogm_ge", "pmr", "mmcosine", "mslr"],
+            ["metabalance", "agm", "gradnorm", "ensemble", "unimodal", "ogm", "ogm_ge", "pmr", "mmcosine", "mslr"],
             marks=pytest.mark.slow,
         ),
         pytest.param(
@@ -126,6 +125,7 @@ def test_methods_beside_the_plain_sum(methods: list[str], process: ProcessPoolEx
     assert (len(setting.shapes), planned) == (2, ("plain sum", "ogm", "agm"))
 
 
+@pytest.mark.slow
 def test_a_gpu_that_is_not_there() -> None:
     done = run(sys.executable, BENCHMARK, "--device", "cuda", CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 2

@@ -48,6 +48,7 @@ def test_lists() -> None:
     assert "datasets" in wrong.stderr
 
 
+@pytest.mark.slow
 def test_as_a_module_messages_and_folders_are_those_of_the_command(tmp_path: Path) -> None:
     environment = {"PYTHONPATH": str(ROOT / "code")}
     refused = run(sys.executable, "-m", "mmpareto", "train", "--epochs", "x", cwd=tmp_path, **environment)

@@ -41,6 +41,7 @@ def trained(folder: Path, *flags: str | Path) -> set[str]:
     return set(results["test"]["unimodal"])
 
 
+@pytest.mark.slow
 def test_cgmnist(tmp_path: Path) -> None:
     write_mnist(tmp_path / "raw", ".gz")
     modalities = {"gray", "colour"}
@@ -76,6 +77,7 @@ def test_utd_mhad(tmp_path: Path) -> None:
     continued(tmp_path, *flags)
 
 
+@pytest.mark.slow
 def test_avmnist(tmp_path: Path) -> None:
     write_spoken_digits(tmp_path / "fsdd", takes=1)
     write_mnist(tmp_path / "mnist")
@@ -162,6 +164,7 @@ def test_a_run_goes_on_with_its_own_manifest_which_may_be_moved(
     assert "--data_root is empty" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_manifest_of_videos_with_their_sound(tmp_path: Path) -> None:
     rows = [
         {

@@ -31,6 +31,7 @@ def metrics(folder: Path) -> list[dict[str, str]]:
         return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 def test_a_frozen_timm_encoder_is_trained_continued_and_scored(tmp_path: Path) -> None:
     torch.manual_seed(0)
     weights = timm.create_model("test_vit", pretrained=False).state_dict()

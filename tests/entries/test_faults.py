@@ -385,6 +385,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_with_a_message_and_it_goes_on_when_there_is_room(
     small_disk: Path, short: tuple[str, ...], whole: Path
 ) -> None:

@@ -60,6 +60,7 @@ def test_scripts_may_change_the_folder_under_a_python_named_from_there(elsewhere
     assert done.stderr == f"setup: nothing to do ({elsewhere}/bin/python satisfies requirements.txt)\n"
 
 
+@pytest.mark.slow
 def test_setup_fails_plainly_when_the_install_fails(elsewhere: Path) -> None:
     """Of pip, not of a .venv whose Python an upgrade of the system has taken away: that one is made anew."""
     (elsewhere / ".venv" / "bin").mkdir(parents=True)

@@ -50,6 +50,7 @@ needs_full = pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
 
 
 @needs_full
+@pytest.mark.slow
 def test_a_report_whose_output_is_closed_or_full_ends_without_a_traceback(tmp_path: Path) -> None:
     make_run(tmp_path / "runs" / "one")
     report = f"'{sys.executable}' '{CODE / 'report.py'}' '{tmp_path / 'runs'}'"

@@ -93,6 +93,7 @@ def test_the_loss_at_the_model_is_that_of_the_split(trained: list[Path], tmp_pat
         assert losses[1] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_seed_repeats_a_study(trained: list[Path], tmp_path: Path) -> None:
     def studied_with(seed: str) -> list[Any]:
         arguments = [trained[0], *SMALL, "--hessian_products", "2", "--seed", seed, "--output", tmp_path / seed]

@@ -108,6 +108,8 @@ def test_ranks_over_datasets(tmp_path: Path) -> None:
 
 def test_files_of_one_protocol_are_merged_and_others_refused(tmp_path: Path) -> None:
     ours, theirs = board(), board("avmnist")
+    for content in (ours, theirs):
+        content["results"] = [result for result in content["results"] if result["seed"] < 12]
     theirs["results"] += [row("twoview", "theirs", seed, 70.0 + seed) for seed in (10, 11)]
     theirs["settings"]["twoview"] = {"epochs": 5}
     for name, content in (("ours", ours), ("theirs", theirs)):
@@ -118,7 +120,7 @@ def test_files_of_one_protocol_are_merged_and_others_refused(tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     assert "| theirs" in done.stdout
     both = json.loads((tmp_path / "both" / "leaderboard.json").read_text())
-    assert len(both["results"]) == 24 + 24 + 2
+    assert len(both["results"]) == 12 + 12 + 2
 
     def refuse(change: Any) -> str:
         content = copy.deepcopy(theirs)
