@@ -107,7 +107,9 @@ def test_flags_that_contradict_a_search(tmp_path: Path) -> None:
     flags = ("--methods", "uniform", "--search", "random", "--output", tmp_path)
     assert "give one of them" in refused(experiment.main, *flags, "--vary", "gamma=1,2", "--seeds", "1")
     assert "--seeds 0 is one of --trial_seeds as well" in refused(experiment.main, *flags)
-    assert "--random_seed is set by the grid; use --seeds" in refused(experiment.main, *flags, "--random_seed", "3")
+    assert "--random_seed is set by the grid; use --seeds" in refused(
+        experiment.main, *flags, "--seeds", "1", "--random_seed", "3"
+    )
     assert "unknown method 'magic'" in refused(experiment.main, *flags, "--methods", "magic", "--seeds", "1")
     assert not list(tmp_path.iterdir())
 
