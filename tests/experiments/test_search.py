@@ -78,6 +78,12 @@ def test_all_methods_have_the_same_rates_and_what_the_command_line_sets_stays(tm
     assert run.config.method.method_options["rescale"] == values[2]["rescale"]
     fixed = plan(tmp_path, "random", "--learning_rate", "0.03", "--gamma=2")
     assert fixed.candidates(["twoview"], ["mmpareto"])[0].space.keys() == {"weight_decay", "rescale"}
+    by_option = plan(tmp_path, "random", "--method_options", "momentum=0.5", "gamma=2", "--epochs", "3")
+    assert by_option.candidates(["twoview"], ["mmpareto"])[0].space.keys() == {
+        "learning_rate",
+        "weight_decay",
+        "rescale",
+    }
     with pytest.raises(UsageError, match="--seeds 0 is one of --trial_seeds as well"):
         plan(tmp_path, seeds=[0, 1]).candidates(["twoview"], ["uniform"])
 
@@ -110,6 +116,15 @@ def test_flags_that_contradict_a_search(tmp_path: Path) -> None:
     assert "--random_seed is set by the grid; use --seeds" in refused(
         experiment.main, *flags, "--seeds", "1", "--random_seed", "3"
     )
+    without = ("--methods", "uniform", "--output", tmp_path)
+    for flag in (
+        ("--trials", "3"),
+        ("--budget", "2"),
+        ("--select", "all_heads"),
+        ("--recipe",),
+        ("--trial_seeds", "4"),
+    ):
+        assert f"{flag[0]} is for --search" in refused(experiment.main, *without, *flag)
     assert "unknown method 'magic'" in refused(experiment.main, *flags, "--methods", "magic", "--seeds", "1")
     assert not list(tmp_path.iterdir())
 

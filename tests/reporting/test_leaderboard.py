@@ -43,7 +43,8 @@ def board(dataset: str = "twoview", less: float = 0.0) -> dict[str, Any]:
         for method, values in JOINT.items()
         for k, value in enumerate(values)
     ]
-    return {"protocol": dict(PROTOCOL), "settings": {dataset: {"epochs": 5}}, "results": rows, "made": {}}
+    settings, spaces = {dataset: {"epochs": 5}}, {"mmpareto": {"gamma": [1.0, 4.0, True]}}
+    return {"protocol": dict(PROTOCOL), "spaces": spaces, "settings": settings, "results": rows, "made": {}}
 
 
 def cells(text: str, dataset: str) -> list[list[str]]:
@@ -130,7 +131,13 @@ def test_files_of_one_protocol_are_merged_and_others_refused(tmp_path: Path) -> 
 
     assert "another protocol than" in refuse(lambda c: c["protocol"].update(trials=50))
     assert "(trials: 50, not 10)" in refuse(lambda c: c["protocol"].update(trials=50))
-    assert "other settings on twoview" in refuse(lambda c: c["settings"]["twoview"].update(epochs=6))
+    assert "other settings of twoview" in refuse(lambda c: c["settings"]["twoview"].update(epochs=6))
+    assert "other spaces of mmpareto" in refuse(lambda c: c["spaces"]["mmpareto"].update(gamma=[1.0, 9.0, True]))
+    for damage in ({"rule": "luck"}, {"rule": []}, {"trial_seeds": 0}):
+        assert "its protocol is damaged" in refuse(lambda c, damage=damage: c["protocol"].update(damage))
+    assert "its protocol is damaged" in refuse(lambda c: c["protocol"].pop("budget"))
+    assert "settings or spaces are damaged" in refuse(lambda c: c["settings"].update(avmnist=3))
+    assert "no result with chosen values" in refuse(lambda c: c["results"].clear())
     same = row("twoview", "uniform", 10, 99.0)
     assert "in another file, with other scores" in refuse(lambda c: c["results"].append(same))
     files[1].write_text(json.dumps({"schema": 1, **theirs, "results": [same | {"scores": {"joint": "high"}}]}))

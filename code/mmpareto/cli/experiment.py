@@ -25,6 +25,7 @@ import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -44,7 +45,6 @@ from mmpareto.experiments.schedule import Interrupted, run_all
 from mmpareto.experiments.search import TUNED, Search, Trial, write_leaderboard
 from mmpareto.flag_values import assignment, count, file_path, seed
 from mmpareto.reporting.finished import find
-from mmpareto.reporting.summary import Summary, summaries
 from mmpareto.reporting.tables import text_table
 from mmpareto.runs import CODE, EVALUATION, RunDirectory, RunError
 from mmpareto.selection import RULES
@@ -52,6 +52,11 @@ from mmpareto.startup import is_command, program, root
 from mmpareto.training.setup import choose_device
 from mmpareto.writing import atomically
 
+if TYPE_CHECKING:
+    from mmpareto.reporting.summary import Summary
+
+# flags of a search, by their names
+OF_SEARCH = ("trials", "trial_seeds", "budget", "select", "recipe")
 # None: `python -m mmpareto train`, which looks for data/ where the command `mmpareto` does
 TRAIN = None if is_command() or not (CODE / "train.py").exists() else CODE / "train.py"
 MOST_JOBS = 8  # on CPU, unless --jobs asks for more: each of them holds libraries and data in memory
@@ -169,6 +174,9 @@ def experiment(argv: Sequence[str]) -> int:
     arguments, passed = parser().parse_known_args(argv)
     if arguments.search is not None:
         return search(arguments, passed)
+    for name in OF_SEARCH:
+        if getattr(arguments, name) != parser().get_default(name):
+            raise UsageError(f"--{name} is for --search; leave it out, or add --search random")
     output = arguments.output.absolute()
     try:
         grid = expand(
@@ -248,17 +256,19 @@ def search(arguments: argparse.Namespace, passed: Sequence[str]) -> int:
         for trial in drawn:
             plan.score(trial)
         trials += drawn
-    chosen = [best for c in candidates if (best := plan.best([t for t in trials if t.candidate == c])) is not None]
+    best_trials = (plan.best([trial for trial in trials if trial.candidate == candidate]) for candidate in candidates)
+    chosen = [trial for trial in best_trials if trial is not None]
     finals = plan.finals(chosen, recipe=False) + (plan.finals(chosen, recipe=True) if arguments.recipe else [])
     failures |= perform(finals, launcher, where, arguments.output)
     for run in finals:
         if run not in failures and run.name.startswith(TUNED):
             measure_balance(run)
-    if write_leaderboard(plan, trials, chosen, [run for run in finals if run not in failures]):
-        flags = dict.fromkeys(name for trial in chosen for name in trial.values)
-        page = output / "report"
-        report.main([str(output / TUNED), "--output", str(page), *(["--tune", *flags] if flags else [])])
-    return tell(failures, len(finals) + sum(len(trial.runs) for trial in trials))
+    status = tell(failures, len(finals) + sum(len(trial.runs) for trial in trials))
+    if not write_leaderboard(plan, trials, chosen, [run for run in finals if run not in failures]):
+        return 1
+    flags = dict.fromkeys(name for trial in chosen for name in trial.values)
+    page = [str(output / TUNED), "--output", str(output / "report"), *(["--tune", *flags] if flags else [])]
+    return max(status, report.main(page))
 
 
 def measure_balance(run: Run) -> None:
@@ -277,7 +287,9 @@ def compare(grid: Grid, failures: dict[Run, str]) -> None:
     finished, _ = find(run.folder for run in grid.runs if run not in failures)
     if not finished:
         return
-    for summary in summaries(finished, None, [], []):
+    from mmpareto.reporting.summary import summaries  # scipy takes seconds to import
+
+    for summary in summaries(finished):
         print(f"\n{comparison_text(summary)}")
     # <dataset>/<method>, whatever was varied below
     methods = dict.fromkeys(run.folder.parents[run.name.count("/") - 2] for run in grid.runs if run not in failures)

@@ -8,6 +8,7 @@ trials after the first STARTUP are proposed by Optuna's sampler from what the me
 
 from __future__ import annotations
 
+import argparse
 import math
 import statistics
 import zlib
@@ -20,14 +21,12 @@ import numpy as np
 import pandas as pd
 
 from mmpareto import runs
-from mmpareto.arguments import parse
 from mmpareto.config import RUN_ONLY
 from mmpareto.errors import UsageError
 from mmpareto.escape import csv_cell
 from mmpareto.experiments.grid import Run, check_methods, flags_in, make_run, refuse_owned
 from mmpareto.methods import METHODS
 from mmpareto.registry import Range, Space
-from mmpareto.reporting import leaderboard
 from mmpareto.reporting.finished import find
 from mmpareto.runs import RunDirectory
 from mmpareto.selection import measured, rank
@@ -111,22 +110,27 @@ class Search:
                 "other --seeds"
             )
         refuse_owned(flags_in(self.passed))
-        on_command_line = {flag.removeprefix("--") for flag in flags_in(self.passed)}
+        fixed = {flag.removeprefix("--") for flag in flags_in(self.passed)} | set(self._method_options())
         listed = []
         for dataset in dict.fromkeys(datasets):
             for method in dict.fromkeys(methods):
-                config = parse(("--dataset", dataset, "--method", method, *self.passed), self.root)
+                place = (RECIPE, dataset, method)
+                config = make_run(dataset, method, self.passed, {}, 0, place, self.output, self.root).config
                 rate = config.optim.learning_rate
                 space: dict[str, Any] = {
                     "learning_rate": Range(TIMES_RECIPE.low * rate, TIMES_RECIPE.high * rate),
                     "weight_decay": WEIGHT_DECAY,
                     **METHODS[method].search,
                 }
-                options = config.method.method_options
-                fixed = on_command_line | ({key for key in options if "--method_options" in self.passed})
                 space = {key: values for key, values in space.items() if key not in fixed}
                 listed.append(Candidate(config.data.dataset, config.method.method, space))
         return listed
+
+    def _method_options(self) -> list[str]:
+        """Options of methods that the command line sets."""
+        flags = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        flags.add_argument("--method_options", nargs="+", action="extend", default=[])
+        return [text.partition("=")[0] for text in flags.parse_known_args(list(self.passed))[0].method_options]
 
     def trial(self, candidate: Candidate, number: int) -> Trial:
         """The trial of a number, from 0; those before it must have been scored for tpe.
@@ -174,9 +178,11 @@ class Search:
             accuracy, _ = self.scores.get((candidate, before), (0.0, None))  # a trial that failed has no score
             params = self.values(candidate, before)
             study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=accuracy))
-        spaces = candidate.space
-        asked = study.ask(distributions).params
-        return {k: _rounded(v, space) if isinstance(space := spaces[k], Range) else v for k, v in asked.items()}
+        proposed = study.ask(distributions).params
+        return {
+            key: _rounded(value, space) if isinstance(space := candidate.space[key], Range) else value
+            for key, value in proposed.items()
+        }
 
     def score(self, trial: Trial) -> tuple[float, float | None] | None:
         """Mean accuracy and loss of a trial by the rule; None where one of its runs is not finished."""
@@ -228,8 +234,10 @@ class Search:
 def write_leaderboard(search: Search, trials: Sequence[Trial], chosen: Sequence[Trial], finals: Sequence[Run]) -> bool:
     """Write trials.csv, leaderboard.json and leaderboard.md into the output folder, and print the last one.
 
-    The result is whether there is a leaderboard: none where no run is finished.
+    The result is whether there is a leaderboard: none where no run with chosen values is finished.
     """
+    from mmpareto.reporting import leaderboard  # scipy takes seconds to import
+
     rows = []
     for trial in trials:
         score = search.score(trial)
@@ -248,7 +256,7 @@ def write_leaderboard(search: Search, trials: Sequence[Trial], chosen: Sequence[
     values = {(trial.candidate.dataset, trial.candidate.method): trial.values for trial in chosen}
     finished, _ = find([run.folder for run in finals])
     runs_of = {run.folder.resolve(): run for run in finals}
-    results, settings, made = [], {}, {}
+    results, settings, environment = [], {}, {}
     for run in finished:
         planned = runs_of[run.path]
         tuned = planned.name.startswith(f"{TUNED}/")
@@ -256,10 +264,17 @@ def write_leaderboard(search: Search, trials: Sequence[Trial], chosen: Sequence[
         results.append(leaderboard.result(run, tuned=tuned, values=tried))
         shared = {key: value for key, value in planned.config.flat().items() if key not in _OF_A_METHOD}
         settings[run.dataset] = shared
-        made = {key: run.environment.get(key) for key in ("started", "device", "versions", "git")}
-    if not results:
+        environment = {key: run.environment.get(key) for key in ("started", "device", "versions", "git")}
+    if not any(row["tuned"] for row in results):
         return False
-    content = {"protocol": search.protocol, "settings": settings, "results": results, "made": made}
+    spaces = {name: {key: list(space) for key, space in METHODS[name].search.items()} for _, name in values}
+    content = {
+        "protocol": search.protocol,
+        "spaces": spaces,
+        "settings": settings,
+        "results": results,
+        "made": environment,
+    }
     text = leaderboard.write(search.output, content)
     print(f"\n{text}\nwritten: {search.output / leaderboard.FILE}")
     return True

@@ -3,7 +3,8 @@
 A file `leaderboard.json` holds
 
     schema     1
-    protocol   how values were searched and chosen, and how many seeds are reported
+    protocol   how values were searched and chosen
+    spaces     {method: the values of its own options that were searched}
     settings   {dataset: settings that all runs share}
     results    rows of dataset, method, tuned (or the recipe's values), seed, values, scores in percent, seconds
     made       date, device, commit and versions, for readers
@@ -37,6 +38,7 @@ from mmpareto.writing import write_text
 
 FILE, TABLES, SCHEMA = "leaderboard.json", "leaderboard.md", 1
 JOINT, SINGLE = "joint", "best single"
+PROTOCOL = {"sampler", "trials", "trial_seeds", "budget", "rule"}  # keys that every protocol has
 _RESAMPLES = 10_000
 _TYPES: dict[str, Any] = {
     "dataset": str,
@@ -87,9 +89,16 @@ def read(path: Path) -> dict[str, Any]:
     if content.get("schema") != SCHEMA:
         raise RunError(f"{path}: its schema is {content.get('schema')!r:.100}, expected {SCHEMA}; it is no leaderboard "
                        "that this version reads")  # fmt: skip
-    for key, kind in (("protocol", dict), ("settings", dict), ("results", list), ("made", dict)):
+    for key, kind in (("protocol", dict), ("spaces", dict), ("settings", dict), ("results", list), ("made", dict)):
         if not isinstance(content.get(key), kind):
             raise RunError(f"{path}: its {key} is missing or damaged; make the leaderboard again")
+    protocol, settings = content["protocol"], content["settings"]
+    whole = protocol.keys() >= PROTOCOL and type(protocol["trial_seeds"]) is list
+    if not whole or str(protocol["rule"]) not in RULES:
+        raise RunError(f"{path}: its protocol is damaged; expected {', '.join(sorted(PROTOCOL))}, and a rule out of "
+                       f"{', '.join(RULES)}")  # fmt: skip
+    if not all(isinstance(values, dict) for values in (*settings.values(), *content["spaces"].values())):
+        raise RunError(f"{path}: its settings or spaces are damaged; expected names and values for each")
     for number, row in enumerate(content["results"], 1):
         known = isinstance(row, dict) and all(isinstance(row.get(key), kind) for key, kind in _TYPES.items())
         if not known or not _numbers(row["scores"]):
@@ -97,6 +106,8 @@ def read(path: Path) -> dict[str, Any]:
                 f"{path}: result {number} is damaged; expected {', '.join(_TYPES)}, and scores that are numbers, with "
                 f"{JOINT} and {SINGLE} among them"
             )
+    if not any(row["tuned"] for row in content["results"]):
+        raise RunError(f"{path}: it has no result with chosen values; finish the search first")
     return content
 
 
@@ -111,10 +122,10 @@ def merged(paths: Sequence[Path]) -> dict[str, Any]:
     for path in paths[1:]:
         other = read(path)
         _same(whole["protocol"], other["protocol"], f"{path}: another protocol than {paths[0]}")
-        for dataset in whole["settings"].keys() & other["settings"].keys():
-            where = f"{path}: other settings on {dataset} than {paths[0]}"
-            _same(whole["settings"][dataset], other["settings"][dataset], where)
-        whole["settings"] |= other["settings"]
+        for part in ("spaces", "settings"):
+            for name in whole[part].keys() & other[part].keys():
+                _same(whole[part][name], other[part][name], f"{path}: other {part} of {name} than {paths[0]}")
+            whole[part] |= other[part]
         for row in other["results"]:
             known = rows.setdefault(_key(row), row)
             if known["scores"] != row["scores"]:
@@ -147,7 +158,7 @@ def tables(content: Mapping[str, Any]) -> str:
     protocol, parts = content["protocol"], []
     parts.append(worded(protocol))
     rows = pd.DataFrame([{**row, **row["scores"]} for row in content["results"]])
-    for dataset in dict.fromkeys(rows["dataset"]):
+    for dataset in dict.fromkeys(rows["dataset"][rows["tuned"]]):
         of_dataset = rows[rows["dataset"] == dataset]
         parts += [f"## {dataset}", dataset_table(of_dataset), balance_table(of_dataset[of_dataset["tuned"]])]
     tuned = rows[rows["tuned"]]
