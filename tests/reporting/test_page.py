@@ -19,7 +19,7 @@ import vl_convert
 from PIL import Image
 from reporting.synthetic import make_run
 
-from mmpareto.reporting import page
+from mmpareto.reporting import charts, page
 from mmpareto.reporting.charts import Axes, Curves, collect, curve_figure
 from mmpareto.reporting.comparison import rows_of
 from mmpareto.reporting.comparison_figures import learning_curves, method_figures
@@ -327,6 +327,20 @@ def test_a_logarithmic_axis_has_plain_numbers(limits: tuple[float, float]) -> No
     shown = [float(text) for text in re.findall(r">([^<>]+)</text>", labels[0]) if re.fullmatch(r"[\d.]+", text)]
     assert len([label for label in shown if limits[0] <= label <= limits[1]]) >= 2
     assert "×" not in svg
+
+
+def test_files_of_a_figure_are_the_same_each_time_and_its_pdf_is_whole(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / str(seed), seed=seed, joint=40.0 + seed) for seed in range(2)]
+    (summary,) = summaries(find(runs)[0])
+    curves = page.curves_of(summary, {})
+    specification = learning_curves("digits", curves, summary.modalities).specification(["mmpareto"], [])
+    first, *others = [charts.files(specification) for _ in range(4)]
+    assert all(other == first for other in others)
+    pdf = first["pdf"]
+    table = pdf[int(re.search(rb"startxref\s+(\d+)", pdf)[1]) :]  # type: ignore[index]
+    offsets = [int(line[:10]) for line in table.splitlines() if line.rstrip().endswith(b" n")]
+    assert len(offsets) > 10
+    assert all(re.match(rb"%d 0 obj" % number, pdf[offset:]) for number, offset in enumerate(offsets, 1))
 
 
 def test_tensors_of_a_sequential_are_layers() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,7 +47,8 @@ CONFIG: dict[str, Any] = {  # the page replaces its colours by those of its them
         "labelOverlap": True,
         "tickCount": 5,
     },
-    "title": {"anchor": "start", "fontSize": 12, "fontWeight": 600, "color": "#1b2027"},
+    # one face of a font alone: vl-convert writes several in another order each time, and files must be the same again
+    "title": {"anchor": "start", "fontSize": 12, "fontWeight": "normal", "color": "#1b2027"},
     "legend": {"title": None, "labelFontSize": 11, "labelLimit": 420, "labelColor": "#1b2027", "symbolOpacity": 1},
     "axisY": {"labelFlush": True},
     "range": {"heatmap": ["#f1f5fb", "#9dbfe6", "#3b78c3", "#12335f"]},
@@ -57,6 +59,7 @@ SHOWN: list[dict[str, Any]] = [  # rows that are switched on, with their names
 ]
 RING = {"type": "point", "size": 24, "strokeWidth": 1.2}  # a single seed; opacity would make PDFs large
 METHOD = {"field": "method", "title": "method"}
+BAND = "A line is the mean over seeds, its band one sample standard deviation to either side."
 RUN = ({"field": "run", "title": "run"}, {"field": "seed", "title": "seed"})
 
 View = dict[str, Any]
@@ -121,9 +124,15 @@ def files(specification: View) -> dict[str, bytes]:
     svg = vl_convert.vegalite_to_svg(specification)
     return {
         "svg": svg.encode(),
-        "pdf": vl_convert.svg_to_pdf(svg),
+        "pdf": in_order(vl_convert.svg_to_pdf(svg)),
         "png": vl_convert.svg_to_png(svg, scale=SCALE),
     }
+
+
+def in_order(pdf: bytes) -> bytes:
+    """A PDF with its resources in the order of their names: vl-convert lists them in another order each time."""
+    resources = rb"(/(?:XObject|ExtGState|Font|Pattern|Shading) <<\n)((?: +/\w+ \d+ 0 R\n)+)"
+    return re.sub(resources, lambda match: match[1] + b"".join(sorted(match[2].splitlines(keepends=True))), pdf)
 
 
 @functools.cache

@@ -10,6 +10,7 @@ import pandas as pd
 
 from mmpareto.reporting import gradient_figures
 from mmpareto.reporting.charts import (
+    BAND,
     HEIGHT,
     METHOD,
     RING,
@@ -38,7 +39,6 @@ from mmpareto.reporting.sweeps import Sweep, sweeps
 MOST_CLASSES = 60  # of a confusion matrix
 STEP = 40  # height of a row with its name above it
 PERCENT = (0.0, 100.0)
-BAND = "A line is the mean over seeds, its band one sample standard deviation to either side."
 
 
 def figures(dataset: str, curves: Sequence[Curves], modalities: Sequence[str]) -> Iterator[Figure]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from mmpareto.reporting.charts import (
+    BAND,
     METHOD,
     MOST_POINTS,
     SHOWN,
@@ -26,8 +27,6 @@ from mmpareto.reporting.charts import (
     text,
     unique,
 )
-
-BAND = "A line is the mean over seeds, its band one sample standard deviation to either side."
 
 
 def figures(dataset: str, curves: Sequence[Curves]) -> Iterator[Figure]:

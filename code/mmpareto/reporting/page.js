@@ -20,7 +20,7 @@
     background: "transparent",
     font: "system-ui, -apple-system, Segoe UI, Roboto, sans-serif",
     axis: { ...config.axis, labelColor: colour("--soft"), titleColor: colour("--soft"), gridColor: colour("--grid"), domainColor: colour("--line"), tickColor: colour("--line") },
-    title: { ...config.title, color: colour("--text") },
+    title: { ...config.title, fontWeight: 600, color: colour("--text") },
     legend: { ...config.legend, labelColor: colour("--text"), titleColor: colour("--soft") },
     range: { heatmap: [0, 1, 2, 3].map((step) => colour(`--heat-${step}`)) },
   });
