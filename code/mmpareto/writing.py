@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from types import FrameType
+from typing import IO, Any
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # what asks a process to end
 
 
 @contextmanager
@@ -39,3 +44,27 @@ def lock(file: IO[str] | IO[bytes] | int, *, shared: bool = False, wait: bool = 
     wait    until the lock is free; otherwise raise BlockingIOError where another process holds it.
     """
     fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+
+
+@contextmanager
+def signals_noted() -> Iterator[list[int]]:
+    """The signals of ENDING that arrive meanwhile, instead of their effect; ignored ones stay ignored, as under nohup.
+
+    Blocking them would hold back those of this thread alone: a library's threads would still take them. Outside the
+    main thread, where Python takes no handlers, nothing is held back.
+    """
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    before: dict[signal.Signals, Callable[..., Any] | int | None] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in ENDING:
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):  # None: not a handler of Python's
+                before[number] = signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

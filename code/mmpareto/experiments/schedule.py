@@ -6,9 +6,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -19,6 +17,7 @@ from mmpareto.experiments.grid import Run
 from mmpareto.experiments.launchers import POLL, Launched, Launcher, stop
 from mmpareto.experiments.process import Busy, Outcome
 from mmpareto.runs import RunDirectory, RunError
+from mmpareto.writing import signals_noted
 
 MOST_LINES = 8  # of running runs below the bar
 BUSY_INTERVAL = 2.0  # seconds between two tries to start runs that another process trains
@@ -45,7 +44,7 @@ def run_all(todo: Sequence[Run], launcher: Launcher) -> dict[Run, Outcome]:
     announced: set[Run] = set()
     busy: dict[int, tuple[Run, Launched]] = {}
     outcomes: dict[Run, Outcome] = {}
-    with _signals() as received, _Progress(todo) as progress:
+    with signals_noted() as received, _Progress(todo) as progress:
 
         def end(run: Run, outcome: Outcome) -> None:
             outcomes[run] = outcome
@@ -91,25 +90,6 @@ def _pause(seconds: float, received: Sequence[int]) -> None:
     until = time.monotonic() + seconds
     while not received and (left := until - time.monotonic()) > 0:
         time.sleep(min(left, POLL))
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """The signals that arrived, instead of their effect: nothing is cut off between two of our own steps."""
-    received: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-
-    before: dict[int, Callable[..., Any] | int | None] = {}
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(each) is not signal.SIG_IGN:  # ignored under nohup
-            before[each] = signal.signal(each, note)
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class _Progress:

@@ -22,6 +22,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from mmpareto.writing import signals_noted
+
 # a matplotlibrc in the working directory may be somebody else's: names are escaped for matplotlib's own text, not for
 # LaTeX, and a hook is a function that it imports
 mpl.rcParams.update({"text.usetex": False, "figure.hooks": []})
@@ -29,7 +31,6 @@ mpl.rcParams.update({"text.usetex": False, "figure.hooks": []})
 __all__ = ["picture", "plt", "png", "write_together"]
 
 _STAGED = ".new-files-"
-_WAITING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
 def picture(figure: Figure, dpi: int = 120) -> Image.Image:
@@ -72,14 +73,13 @@ def write_together(folder: Path, content: Mapping[str, bytes], outdated: Iterabl
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _WAITING)
-        try:
+        with signals_noted() as received:
             for number, name in enumerate(content):
                 os.replace(staged / str(number), folder / name)
             for path in outdated:
                 path.unlink(missing_ok=True)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number in received:
+            signal.raise_signal(number)
 
 
 @contextmanager
