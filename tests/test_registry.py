@@ -41,9 +41,7 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry[object]:
     monkeypatch.syspath_prepend(str(tmp_path))
     import toolbox  # type: ignore[import-not-found]
 
-    yield toolbox.TOOLS
-    for name in [name for name in sys.modules if name.partition(".")[0] == "toolbox"]:
-        del sys.modules[name]
+    return toolbox.TOOLS
 
 
 def test_modules_register_by_a_decorator_and_are_imported_when_a_name_is_looked_up(tools: Registry[object]) -> None:
