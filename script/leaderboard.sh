@@ -10,7 +10,7 @@ if [ "${1-}" = --quick ]; then
   shift
   set -- --methods one_joint uniform mmpareto --trials 2 --seeds 10 11 "$@"
 else
-  set -- --methods unimodal ensemble one_joint uniform uniform_gamma random pareto mmpareto ogm_ge agm pmr mmcosine \
+  set -- --methods unimodal ensemble one_joint transformer uniform uniform_gamma random pareto mmpareto ogm_ge agm pmr mmcosine \
     metabalance gradnorm mlb dgl mimo lfm inforeg opm synib relearning uw pcgrad cagrad nash_mtl \
     --trials 10 --seeds 10 11 12 13 14 --probe "$@"
 fi

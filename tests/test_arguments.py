@@ -147,6 +147,14 @@ def test_the_recipe_of_a_dataset_comes_before_the_published_values() -> None:
     assert cremad.run.ckpt_path == "/somewhere/runs/cremad/mmpareto/seed0"
 
 
+def test_a_method_may_bring_an_architecture(tmp_path: Path) -> None:
+    config = parse(["--method", "transformer", "--ckpt_path", "/run"], ROOT)
+    assert (config.model.architecture, config.model.architecture_options["layers"]) == ("transformer", 2)
+    assert parse(["--config", str(saved(config, tmp_path / "c.yaml")), "--ckpt_path", "/run"], ROOT) == config
+    assert parse(["--method", "greedy"], ROOT).model.architecture == "mmtm"
+    assert parse(["--method", "greedy", "--architecture", "mbt"], ROOT).model.architecture == "mbt"
+
+
 def test_what_is_of_one_start_is_not_saved() -> None:
     config = parse(["--overwrite", "--fast", "--no-train", "--ckpt_path", "/run"], ROOT)
     assert not {"overwrite", "resume", "fast", "train", "ckpt_path"} & config.flat().keys()

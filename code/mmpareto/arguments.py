@@ -76,9 +76,11 @@ class _Entries:
     def __init__(self, names: Mapping[str, Any]) -> None:
         try:
             self.dataset: Entry[Any] = DATASETS[_text(names, "dataset", DEFAULT_DATASET)]
-            self.chosen: dict[str, Entry[Any]] = {
-                kind: registry[_text(names, kind, default)] for kind, (registry, default) in WITH_OPTIONS.items()
-            }
+            self.chosen: dict[str, Entry[Any]] = {}
+            for kind, (registry, default) in WITH_OPTIONS.items():
+                if kind == "architecture":  # some methods need one
+                    default = getattr(self.chosen["method"].make, kind, None) or default
+                self.chosen[kind] = registry[_text(names, kind, default)]
         except (DatasetError, ModelError, ValueError, ImportError) as error:
             raise UsageError(str(error)) from error
 

@@ -142,7 +142,7 @@ class ModelConfig:
     architecture: str = flag(
         "late_fusion",
         "how encoders, fusion and heads are joined (--list-architectures), or package.module:Class (default: "
-        "late_fusion, as published)",
+        "late_fusion, as published, unless the method brings its own)",
         metavar="NAME",
     )
     architecture_options: dict[str, Any] = flag(

@@ -422,7 +422,6 @@ def test_every_method_and_optimizer_goes_on_exactly(method: str, optimizer: str,
         optimizer,
         "--learning_rate",
         "0.001",
-        *(("--architecture", "mmtm") if method == "greedy" else ()),
     )
     straight, parted = tmp_path / "straight", tmp_path / "parted"
     done = train(*flags, "--ckpt_path", straight, OMP_NUM_THREADS="1")

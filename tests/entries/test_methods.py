@@ -53,7 +53,7 @@ def test_a_method_trains_goes_on_exactly_and_is_evaluated(
     method: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     if method in SLOW:
-        flags = ["--dataset", "twoview", "--architecture", "mmtm", "--batch_size", "64", "--gpu_ids", "cpu"]
+        flags = ["--dataset", "twoview", "--batch_size", "64", "--gpu_ids", "cpu"]
     else:
         vectors(tmp_path / "data", 120)
         flags = ["--dataset", "manifest", "--data_root", str(tmp_path / "data"), "--batch_size", "16"]

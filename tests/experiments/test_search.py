@@ -18,7 +18,7 @@ from entries.command import ROOT, inside, refused
 
 from mmpareto.cli import experiment
 from mmpareto.errors import UsageError
-from mmpareto.experiments.search import STARTUP, Candidate, Search, drawn
+from mmpareto.experiments.search import STARTUP, Candidate, Search, drawn, shared_settings
 from mmpareto.methods import METHODS, build_method
 from mmpareto.registry import Range
 
@@ -86,6 +86,13 @@ def test_all_methods_have_the_same_rates_and_what_the_command_line_sets_stays(tm
     }
     with pytest.raises(UsageError, match="--seeds 0 is one of --trial_seeds as well"):
         plan(tmp_path, seeds=[0, 1]).candidates(["twoview"], ["uniform"])
+
+
+def test_an_architecture_that_a_method_brings_is_no_setting_that_all_share(tmp_path: Path) -> None:
+    search = plan(tmp_path)
+    configs = [search.trial(c, 0).runs[0].config for c in search.candidates(["twoview"], ["uniform", "transformer"])]
+    uniform, transformer = map(shared_settings, configs)
+    assert uniform == {"architecture": "late_fusion", "architecture_options": {}} | transformer
 
 
 def test_tpe_starts_as_random_does_repeats_itself_and_finds_the_better_half(tmp_path: Path) -> None:

@@ -35,10 +35,11 @@ def made(name: str, modalities: int = 2, seed: int = 0, **options: Any) -> tuple
     method = build_method(name, **options)
     torch.manual_seed(seed)
     about = {m: ("vector", shape) for m, shape in list(SHAPES.items())[:modalities]}
-    if "gates" in method.requires:
+    if method.architecture == "mmtm":
         model: MultimodalModel = MMTM({m: Row() for m in about}, CLASSES, method.fusion).double()
     else:
-        model = build_model(about, CLASSES, dict.fromkeys(about, "mlp"), method.fusion).double()
+        architecture = method.architecture or "late_fusion"
+        model = build_model(about, CLASSES, dict.fromkeys(about, "mlp"), method.fusion, architecture).double()
     method.setup(model, seed, 4)
     return method, model
 
@@ -60,11 +61,12 @@ def gradients(method: Method, model: MultimodalModel, inputs: dict[str, Tensor],
     encoders, heads = model.partition()
     result = {}
     for turn, learning in enumerate(method.turns):
+        if turn:
+            output = model.from_features(output.features, None)
         losses = method.losses(Piece(output, label, cross_entropies(output, label), 1.0, inputs, turn))
         method.integrator.backward(losses.joint, losses.unimodal, encoders=encoders, heads=heads)
         method.gradients(model)
         for name, p in model.named_parameters():
             if p.grad is not None and (learning is None or name.startswith(learning)):
                 result[name] = p.grad.clone()
-        output = model.from_features(output.features, None)
     return result

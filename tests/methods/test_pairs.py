@@ -64,6 +64,8 @@ def works(method: str, architecture: str, fusion: str) -> bool:
         offered.add("contributions")
     if architecture == "mmtm":
         offered.add("gates")
+    if method == "transformer" and architecture != method:
+        return False
     return needs(method) <= offered and not (architecture == "transformer" and brings_fusion(method))
 
 
@@ -110,16 +112,15 @@ def test_docs_say_what_goes_together() -> None:
         frozenset({"contributions"}): "additive fusion: late_fusion, mbt, mmtm",
         frozenset({"features"}): "late_fusion",
         frozenset({"contributions", "features"}): "late_fusion, additive fusion",
-        frozenset({"gates"}): "mmtm",
     }
     lines = [f"| method | models | {' | '.join(COLUMNS)} |", f"| :-- | :-- | {' | '.join([':--'] * len(COLUMNS))} |"]
     for method in NAMES:
         refused = dict(getattr(class_of(method), "refuses", {}))
         if not build_method(method, **OPTIONS.get(method, {})).integrator.capturable:
             refused["cuda_graph"] = ""
-        model = models[needs(method)]
+        model = getattr(class_of(method), "architecture", None) or models[needs(method)]
         if brings_fusion(method):
-            model = models[needs(method)] if needs(method) else "late_fusion, mbt, mmtm"
+            model = model if needs(method) else "late_fusion, mbt, mmtm"
             model += "; brings its fusion"
         cells = ["no" if switch in refused else "yes" for switch in SWITCHES]
         lines.append(f"| `{method}` | {model} | {' | '.join(cells)} |")

@@ -34,7 +34,7 @@ def ready(name: str, flags: list[str], folder: Path) -> tuple[Method, Multimodal
     method = build_method(name)
     torch.manual_seed(0)
     encoders = dict.fromkeys(ABOUT, "cnn")
-    architecture = "mmtm" if "gates" in method.requires else options.model.architecture
+    architecture = method.architecture or options.model.architecture
     built = build_model(ABOUT, 10, encoders, method.fusion, architecture)
     model = apply_switches(built, options.engine, GPU)
     method.setup(model, 0, 2)

@@ -94,8 +94,8 @@ class Contender:
         fusion = None if self.method is None else self.method.fusion
         encoders = dict.fromkeys(setting.shapes, setting.encoder)
         random = {name: {"weights": "none"} for name in setting.shapes}
-        gates = self.method is not None and "gates" in self.method.requires
-        architecture = "mmtm" if gates else setting.architecture
+        needed = None if self.method is None else self.method.architecture
+        architecture = needed or setting.architecture
         model = build_model(setting.shapes, CLASSES, encoders, fusion, architecture, encoder_options=random)
         self.model = model.to(device)
         for name, parameter in self.model.named_parameters():

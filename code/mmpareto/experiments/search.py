@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from mmpareto import runs
-from mmpareto.config import RUN_ONLY
+from mmpareto.config import RUN_ONLY, Config
 from mmpareto.errors import UsageError
 from mmpareto.escape import csv_cell
 from mmpareto.experiments.grid import Run, check_methods, flags_in, make_run, refuse_owned
@@ -256,14 +256,15 @@ def write_leaderboard(search: Search, trials: Sequence[Trial], chosen: Sequence[
     values = {(trial.candidate.dataset, trial.candidate.method): trial.values for trial in chosen}
     finished, _ = find([run.folder for run in finals])
     runs_of = {run.folder.resolve(): run for run in finals}
-    results, settings, environment = [], {}, {}
+    results: list[dict[str, Any]] = []
+    settings: dict[str, dict[str, Any]] = {}
+    environment: dict[str, Any] = {}
     for run in finished:
         planned = runs_of[run.path]
         tuned = planned.name.startswith(f"{TUNED}/")
         tried = values[planned.config.data.dataset, planned.config.method.method] if tuned else {}
         results.append(leaderboard.result(run, tuned=tuned, values=tried))
-        shared = {key: value for key, value in planned.config.flat().items() if key not in _OF_A_METHOD}
-        settings[run.dataset] = shared
+        settings[run.dataset] = settings.get(run.dataset, {}) | shared_settings(planned.config)
         environment = {key: run.environment.get(key) for key in ("started", "device", "versions", "git")}
     if not any(row["tuned"] for row in results):
         return False
@@ -278,6 +279,13 @@ def write_leaderboard(search: Search, trials: Sequence[Trial], chosen: Sequence[
     text = leaderboard.write(search.output, content)
     print(f"\n{text}\nwritten: {search.output / leaderboard.FILE}")
     return True
+
+
+def shared_settings(config: Config) -> dict[str, Any]:
+    """The settings that runs of all methods share: without the method's, and the architecture where it brings one."""
+    brings = getattr(METHODS[config.method.method].make, "architecture", None)
+    other = {*_OF_A_METHOD, *(("architecture", "architecture_options") if brings else ())}
+    return {key: value for key, value in config.flat().items() if key not in other}
 
 
 def drawn(space: Range | Sequence[Any], name: str, number: int) -> Any:

@@ -131,6 +131,8 @@ class Method:
     refuses: ClassVar[Mapping[str, str]] = {}
     # what it needs of the model: see `MultimodalModel.offers`
     requires: ClassVar[frozenset[str]] = frozenset()
+    # what --architecture is unless it is given; None: the usual one
+    architecture: ClassVar[str | None] = None
 
     def __init__(self, integrator: Integrator) -> None:
         self.integrator = integrator

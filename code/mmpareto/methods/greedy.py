@@ -43,6 +43,7 @@ class Greedy(Method):
 
     changes = "which parts learn when"
     requires: ClassVar[frozenset[str]] = frozenset({"gates"})
+    architecture: ClassVar[str | None] = "mmtm"
     refuses: ClassVar[Mapping[str, str]] = {
         "missing": "it compares how fast modalities learn on the same samples",
         "compile": "it replaces gates inside the model, which a compiled one does not have",
