@@ -88,6 +88,13 @@ def test_all_methods_have_the_same_rates_and_what_the_command_line_sets_stays(tm
         plan(tmp_path, seeds=[0, 1]).candidates(["twoview"], ["uniform"])
 
 
+def test_probes_are_of_the_reported_runs_alone(tmp_path: Path) -> None:
+    search = plan(tmp_path, "random", "--probe")
+    trial = search.trial(*search.candidates(["twoview"], ["uniform"]), 0)
+    assert not trial.runs[0].config.run.probe
+    assert all(run.config.run.probe for run in search.finals([trial], recipe=False))
+
+
 def test_an_architecture_that_a_method_brings_is_no_setting_that_all_share(tmp_path: Path) -> None:
     search = plan(tmp_path)
     configs = [search.trial(c, 0).runs[0].config for c in search.candidates(["twoview"], ["uniform", "transformer"])]
