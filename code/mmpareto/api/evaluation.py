@@ -23,7 +23,7 @@ from mmpareto.evaluation.shapley import imbalance, shapley
 from mmpareto.evaluation.synergy import synergy
 from mmpareto.models import MultimodalModel
 from mmpareto.runs import RunDirectory
-from mmpareto.training.probing import collect_split, over_split
+from mmpareto.training.probing import collect_split, split_batches
 from mmpareto.training.restore import same_data, saved_config, trained_model
 from mmpareto.training.setup import autocast_type, choose_device
 
@@ -252,12 +252,8 @@ def case_accuracies(
     """
     amp = autocast_type(config.engine)
     if not model.late:
-        return over_split(
-            data,
-            config,
-            device,
-            lambda batches: accuracies_by_passes(cases, model, batches, data.modalities, device, amp),
-        )
+        with split_batches(data, config, device) as batches:
+            return accuracies_by_passes(cases, model, batches, data.modalities, device, amp)
     return accuracies_from_features(
         cases,
         model.fusion,

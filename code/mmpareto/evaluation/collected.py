@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmpareto.datasets import Batch, Modality, batch_to_device
+from mmpareto.datasets import Batch, Modality
 from mmpareto.evaluation import EvaluationError
+from mmpareto.evaluation.passes import outputs
 from mmpareto.models import MultimodalModel
 
 
@@ -50,16 +51,12 @@ def collect(
 
     Raises EvaluationError where the split is empty, or features or logits are not finite, naming the first such clip.
     """
-    model.eval()
     features: dict[str, list[Tensor]] = {name: [] for name in modalities}
     unimodal: dict[str, list[Tensor]] = {name: [] for name in modalities}
     present: dict[str, list[Tensor]] = {name: [] for name in modalities}
     joint, labels = [], []
     ids: list[str] = []
-    for batch in batches:
-        with torch.autocast(device.type, amp, enabled=amp is not None):
-            inputs, _, masks = batch_to_device(batch, modalities, device)
-            output = model(inputs, masks)
+    for batch, _, output in outputs(model, batches, modalities, device, amp):
         for name in modalities:
             features[name].append(output.features[name].float().cpu())
             unimodal[name].append(output.unimodal[name].float().cpu())

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from mmpareto.config import Config
-from mmpareto.datasets import MultimodalDataset, batch_to_device
+from mmpareto.datasets import MultimodalDataset
+from mmpareto.evaluation.passes import outputs
 from mmpareto.methods import Method
 from mmpareto.models import MultimodalModel, Output
 from mmpareto.training.checkpoints import process_state, set_process_state
@@ -60,17 +61,9 @@ class BoundaryEngine:
         generator = torch.Generator().manual_seed(hash((self.config.run.random_seed, self.epoch)))
         loader.sampler.choose(torch.randperm(len(dataset), generator=generator)[:count])
         was = self.model.training
-        self.model.eval()
-        batches = 0
-        for batch in loader.epoch(self.epoch - 1):
-            inputs, label, present = batch_to_device(batch, dataset.modalities, self.device)
-            with torch.no_grad(), torch.autocast(self.device.type, self._amp, enabled=self._amp is not None):
-                output = self.model(inputs, present)
-            yield output, label
-            self.stop()
-            batches += 1
-        for _ in range(len(loader) - batches):  # this process has no sample of the last batch
-            self.stop()
+        batches = loader.epoch(self.epoch - 1, between=self.stop)
+        for _, moved, output in outputs(self.model, batches, dataset.modalities, self.device, self._amp):
+            yield output, moved.label
         self.model.train(was)
 
     def fit(self, method: Method, epochs: int, samples: Tensor) -> MultimodalModel:

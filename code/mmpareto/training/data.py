@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -162,8 +162,10 @@ class Loader:
             iterator._shutdown_workers()  # type: ignore[attr-defined]  # PyTorch offers no public way
         self._ending.fill_(False)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0, between: Callable[[], None] = lambda: None) -> Iterator[Batch]:
         """The batches of an epoch (0, 1, ...), from the batch `start` on.
+
+        `between` is called after every batch, equally often on every process; what it raises breaks off.
 
         Raises DatasetError where a sample cannot be read, RuntimeError where a worker process died.
         """
@@ -171,11 +173,16 @@ class Loader:
         self._generator.manual_seed(hash((self.sampler.seed, epoch)))
         self.dataset.set_epoch(epoch)
         try:
-            yield from self.batches
+            for batch in self.batches:
+                yield batch
+                between()
+                start += 1
         except DatasetError as error:
             # a worker sends its whole traceback as the message; what a person needs is the last line
             last = str(error).strip().splitlines()[-1]
             raise DatasetError(last.split("DatasetError: ", 1)[-1]) from error
+        for _ in range(start, len(self)):  # this process has no sample of the last batch
+            between()
 
 
 def _unchanged(batch: Any) -> Any:

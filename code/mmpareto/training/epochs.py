@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from mmpareto.datasets import batch_to_device
 from mmpareto.evaluation.all_heads import AllHeads
+from mmpareto.evaluation.passes import outputs
 from mmpareto.evaluation.scores import Scores
 from mmpareto.integration import EncoderDiagnostics
 from mmpareto.models import MultimodalModel, cross_entropies
@@ -237,23 +238,15 @@ def score(
 
     amp        type of automatic mixed precision, as in training.
     processes  those that share the split; every sample counts once.
-    between    called after every batch, equally often on every process; what it raises breaks off.
+    between    see `Loader.epoch`.
     combined   gathers the predictions of all heads together as well.
     """
-    model.eval()
     modalities = loader.dataset.modalities
     scores = Scores(list(modalities), device)
-    batches = 0
-    for batch in loader.epoch(0):
-        inputs, label, present = batch_to_device(batch, modalities, device)
+    for _, (_, label, _), output in outputs(model, loader.epoch(0, between=between), modalities, device, amp):
         with torch.autocast(device.type, amp, enabled=amp is not None):
-            output = model(inputs, present)
             loss = cross_entropies(output, label)
         scores.update(loss.joint, loss.unimodal, output.joint, output.unimodal, label, output.present)
         if combined is not None:
             combined.update(output.joint, output.unimodal, label, output.present)
-        between()
-        batches += 1
-    for _ in range(len(loader) - batches):  # this process has no sample of the last batch
-        between()
     return scores.compute() if processes is None else scores.compute(processes.total)

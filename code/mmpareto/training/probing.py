@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -22,7 +23,6 @@ from mmpareto.training.checkpoints import load_checkpoint
 from mmpareto.training.data import Loader
 from mmpareto.training.setup import autocast_type
 
-T = TypeVar("T")
 ALONE = "unimodal"  # the method that trains each encoder by the loss of its own head
 
 
@@ -85,10 +85,9 @@ def probe_run(
     return result
 
 
-def over_split(
-    dataset: MultimodalDataset, config: Config, device: torch.device, work: Callable[[Iterable[Batch]], T]
-) -> T:
-    """What `work` makes of the batches of a split: not augmented, in its order, loaded by this process alone."""
+@contextmanager
+def split_batches(dataset: MultimodalDataset, config: Config, device: torch.device) -> Iterator[Iterator[Batch]]:
+    """The batches of a split: not augmented, in its order, loaded by this process alone."""
     dataset.augmenting = False
     loader = Loader(
         dataset,
@@ -99,7 +98,7 @@ def over_split(
         pin=device.type == "cuda",
     )
     try:
-        return work(loader.epoch(0))
+        yield loader.epoch(0)
     finally:
         loader.close()
 
@@ -108,5 +107,5 @@ def collect_split(
     model: MultimodalModel, dataset: MultimodalDataset, config: Config, device: torch.device
 ) -> Collected:
     """Features and logits of a split; see `collect`."""
-    amp = autocast_type(config.engine)
-    return over_split(dataset, config, device, lambda batches: collect(model, batches, dataset.modalities, device, amp))
+    with split_batches(dataset, config, device) as batches:
+        return collect(model, batches, dataset.modalities, device, autocast_type(config.engine))

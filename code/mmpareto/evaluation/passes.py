@@ -1,0 +1,33 @@
+"""The evaluation loop: a model's outputs, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+
+from mmpareto.datasets import Batch, DeviceBatch, Modality, batch_to_device
+from mmpareto.models import MultimodalModel, Output
+
+
+def outputs(
+    model: MultimodalModel,
+    batches: Iterable[Batch],
+    modalities: Mapping[str, Modality],
+    device: torch.device,
+    amp: torch.dtype | None = None,
+) -> Iterator[tuple[Batch, DeviceBatch, Output]]:
+    """Run a model over batches, in evaluation mode and without gradients.
+
+    Args:
+        amp: type of automatic mixed precision, as in training.
+
+    Yields:
+        Each batch as it was loaded, on the device, and the model's output. Nothing waits for the device.
+    """
+    model.eval()
+    for batch in batches:
+        moved = batch_to_device(batch, modalities, device)
+        with torch.no_grad(), torch.autocast(device.type, amp, enabled=amp is not None):
+            output = model(moved.inputs, moved.present)
+        yield batch, moved, output
