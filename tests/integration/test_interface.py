@@ -88,7 +88,7 @@ def test_diagnostics_are_those_of_the_two_gradients() -> None:
             assert seen[name].cosine.item() == pytest.approx(j @ u / np.linalg.norm(j) / np.linalg.norm(u))
             assert seen[name].conflict.item() == (j @ u < 0)
             assert seen[name].gramians.shape == (4, 2, 2)
-            assert routine.parameter_names(name) == ["0.weight", "0.bias", "2.weight", "2.bias"]
+            assert routine.parameter_names(encoder) == ["0.weight", "0.bias", "2.weight", "2.bias"]
 
 
 @pytest.mark.parametrize("method", [name for name in ROUTINES if name not in DRAWN])

@@ -53,7 +53,7 @@ class OnFeatures(Integrator):
         """The routine's."""
         return self.routine.encoder_coefficients(encoder, gramians)
 
-    def parameter_names(self, encoder: str) -> list[str]:
+    def parameter_names(self, encoder: Parameters) -> list[str]:
         """One entry: the diagnostics are those of the features."""
         return ["features"]
 

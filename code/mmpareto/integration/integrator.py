@@ -29,6 +29,7 @@ from mmpareto.integration.partition import (
     check_placement,
     check_reached,
     losses_of,
+    named_pairs,
     parameters_of,
     partition,
 )
@@ -210,9 +211,9 @@ class Integrator(ABC):
         """Forget the micro-batches taken in since the last `backward`."""
         self._sets = None
 
-    def parameter_names(self, encoder: str) -> list[str]:
-        """Names of an encoder's trainable tensors, in the order of the diagnostics' T; known after the first step."""
-        return [] if self._partition is None else self._partition.names[encoder]
+    def parameter_names(self, encoder: Parameters) -> list[str]:
+        """Names of an encoder's trainable tensors, in the order of the diagnostics' T."""
+        return [name for name, parameter in named_pairs(encoder, "encoder") if parameter.requires_grad]
 
     def state_dict(self) -> dict[str, Any]:
         """What the routine carries from step to step; empty for most."""
@@ -270,7 +271,7 @@ class Integrator(ABC):
         """The partition, checked; and the nodes that the second pass's losses do not reach, to be freed after it."""
         part = partition(encoders, heads)
         key = (*(id(p) for p in part.encoder_parameters), -1, *(id(p) for p in part.heads))
-        if self._partition is None or key != self._key or part.names.keys() != self._partition.names.keys():
+        if self._partition is None or key != self._key or part.encoders.keys() != self._partition.encoders.keys():
             if self._in_step:
                 raise ValueError("the parameters changed between the micro-batches of one step")
             check_placement(part)

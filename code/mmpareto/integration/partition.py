@@ -42,7 +42,6 @@ class Partition:
 
     encoders: dict[str, list[Tensor]]
     heads: list[Tensor]
-    names: dict[str, list[str]]  # of the encoders' parameters, same order
 
     @property
     def encoder_parameters(self) -> list[Tensor]:
@@ -71,7 +70,7 @@ def partition(encoders: Mapping[str, Parameters], heads: Parameters) -> Partitio
     owner: dict[int, str] = {}
     listed: dict[str, list[tuple[str, Tensor]]] = {}
     for place, parameters in [*((f"encoders[{key!r}]", value) for key, value in encoders.items()), ("heads", heads)]:
-        listed[place] = _named(parameters, place)
+        listed[place] = named_pairs(parameters, place)
         for name, parameter in listed[place]:
             if id(parameter) in owner:
                 raise PartitionError(
@@ -87,12 +86,8 @@ def partition(encoders: Mapping[str, Parameters], heads: Parameters) -> Partitio
             raise PartitionError(
                 f"encoder {key!r} has no parameters; a generator can be read only once, so give the module or a list"
             )
-    trainable = {place: [(n, p) for n, p in pairs if p.requires_grad] for place, pairs in listed.items()}
-    return Partition(
-        encoders={key: [p for _, p in trainable[f"encoders[{key!r}]"]] for key in encoders},
-        heads=[p for _, p in trainable["heads"]],
-        names={key: [n for n, _ in trainable[f"encoders[{key!r}]"]] for key in encoders},
-    )
+    trainable = {place: [p for _, p in pairs if p.requires_grad] for place, pairs in listed.items()}
+    return Partition({key: trainable[f"encoders[{key!r}]"] for key in encoders}, trainable["heads"])
 
 
 def parameters_of(
@@ -107,9 +102,9 @@ def parameters_of(
         return encoders, heads
     if isinstance(heads, nn.Module) or list(heads):
         raise PartitionError("give heads or the model, not both: all other parameters of the model count as its heads")
-    named = {name: _named(given, f"encoders[{name!r}]") for name, given in encoders.items()}
+    named = {name: named_pairs(given, f"encoders[{name!r}]") for name, given in encoders.items()}
     inside = {id(parameter) for pairs in named.values() for _, parameter in pairs}
-    return named, [(name, parameter) for name, parameter in _named(model, "model") if id(parameter) not in inside]
+    return named, [(name, parameter) for name, parameter in named_pairs(model, "model") if id(parameter) not in inside]
 
 
 def check_reached(part: Partition, leaves: Iterable[Tensor]) -> None:
@@ -163,7 +158,12 @@ def _check_whole(name: str, parameter: Tensor) -> None:
         )
 
 
-def _named(parameters: Parameters, place: str) -> list[tuple[str, Tensor]]:
+def named_pairs(parameters: Parameters, place: str) -> list[tuple[str, Tensor]]:
+    """Parameters with their names; those without a name are called by `place` and number.
+
+    Raises:
+        PartitionError: for a wrapped module, and for what are no parameters.
+    """
     if isinstance(parameters, nn.Module):
         wrapper = _wrapper(parameters)
         if wrapper and not any(is_traceable_wrapper_subclass(p) for p in parameters.parameters()):

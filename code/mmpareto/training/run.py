@@ -267,9 +267,8 @@ class Run:
         self.train_epoch(epoch)
         training = state.record.scores.compute(self.processes.total)
         gradients = state.record.gradients.rows(epoch)
-        names = trainable_names(self.model)
-        if self.config.method.integrate == "features":
-            names = {name: ["features"] for name in names}
+        encoders, _ = self.model.partition()
+        names = {name: self.method.integrator.parameter_names(encoder) for name, encoder in encoders.items()}
         layers = state.record.gradients.layer_rows(epoch, names)
         self.processes.average_buffers(self.model)
         selected_on = self.config.optim.selected_on
@@ -531,11 +530,3 @@ def configurations(model: MultimodalModel) -> dict[str, Any]:
     """{modality: configuration of its encoder}, of those that have one; see `ENCODERS`."""
     values = {name: getattr(encoder, "configuration", None) for name, encoder in model.innermost().items()}
     return {name: value for name, value in values.items() if value is not None}
-
-
-def trainable_names(model: MultimodalModel) -> dict[str, list[str]]:
-    """{modality: names of its encoder's trainable tensors}."""
-    return {
-        name: [tensor for tensor, parameter in encoder.named_parameters() if parameter.requires_grad]
-        for name, encoder in model.partition()[0].items()
-    }
