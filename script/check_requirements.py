@@ -18,21 +18,21 @@ except ModuleNotFoundError:  # a bare environment: pip carries its own copy
         sys.exit("neither packaging nor pip is installed")
 
 
-def unmet(text: str, seen: set[str]) -> list[str]:
+def unmet(text: str, extras: set[str]) -> list[str]:
     """What of one requirement line (its extras' requirements included) is missing or has the wrong version."""
     requirement = Requirement(text)
     try:
-        found = metadata.version(requirement.name)
+        version = metadata.version(requirement.name)
     except metadata.PackageNotFoundError:
         return [f"{text}: not installed"]
-    if not requirement.specifier.contains(found, prereleases=True):
-        return [f"{text}: found {found}"]
+    if not requirement.specifier.contains(version, prereleases=True):
+        return [f"{text}: found {version}"]
     problems = []
-    for extra in requirement.extras - seen:
+    for extra in requirement.extras - extras:
         for inner in metadata.requires(requirement.name) or []:
             marker = Requirement(inner).marker
             if marker is not None and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""}):
-                problems += unmet(inner.split(";")[0], seen | {extra})
+                problems += unmet(inner.split(";")[0], extras | {extra})
     return problems
 
 

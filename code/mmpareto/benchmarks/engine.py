@@ -94,7 +94,7 @@ def measure(mnist: Path | None, repetitions: int, device: torch.device) -> list[
             "dataset": name,
             "way": way,
             "milliseconds": 1000 * statistics.median(seconds[1:]),
-            "over_bare": quartiles([own / b for own, b in zip(seconds[1:], bare, strict=True)]),
+            "over_bare": quartiles([value / base for value, base in zip(seconds[1:], bare, strict=True)]),
         }
         for way, seconds in taken.items()
     ]

@@ -154,7 +154,9 @@ def measure(clips: int, workers: int, repetitions: int, device: torch.device) ->
             "way": way,
             "workers": workers,
             "samples_per_second": clips / statistics.median(seconds[1:]),
-            "over_plain": quartiles([p / own for p, own in zip(taken["plain"][1:], seconds[1:], strict=True)]),
+            "over_plain": quartiles(
+                [plain / value for plain, value in zip(taken["plain"][1:], seconds[1:], strict=True)]
+            ),
         }
         for way, seconds in taken.items()
     ]

@@ -209,8 +209,8 @@ def measure(setting: Setting, ways: Sequence[str], repetitions: int, device: tor
     contenders = {}
     for way in ways:
         # the published procedure reads gradients on the host: it can be neither compiled nor captured, nor is it tuned
-        own = setting if way != "published" else replace(eager, bf16=False, channels_last=False)
-        contenders[way] = Contender(own, way, device)
+        adapted = setting if way != "published" else replace(eager, bf16=False, channels_last=False)
+        contenders[way] = Contender(adapted, way, device)
     counted = {}
     for way in ways:
         counter = Contender(replace(eager, batch=2), way, device)

@@ -147,25 +147,25 @@ def make_launcher(arguments: argparse.Namespace, runs: int, output: Path) -> tup
     return launcher, f"{jobs} at a time {where}, OMP_NUM_THREADS={threads_of_a_run} each"
 
 
-def gpus_for(asked: str | None, launcher: str) -> list[str]:
+def gpus_for(gpu_ids: str | None, launcher: str) -> list[str]:
     """The devices for --gpu_ids of the runs: GPU numbers, or ["cpu"]; none in a Slurm job, which sees its own GPU.
 
     Raises UsageError where a GPU that was asked for is not there.
     """
-    if asked is not None and asked.lower() == "cpu":
+    if gpu_ids is not None and gpu_ids.lower() == "cpu":
         return ["cpu"]
     if launcher == "slurm":
-        if asked is not None:
+        if gpu_ids is not None:
             raise UsageError("--gpu_ids: a Slurm job sees the GPUs that it was given; use --slurm gpus_per_node=1")
         return []
     device_count = torch.cuda.device_count()
-    if asked is None:
+    if gpu_ids is None:
         return [str(number) for number in range(device_count)] or ["cpu"]
-    numbers = asked.split(",")
+    numbers = gpu_ids.split(",")
     if not all(number.isdecimal() for number in numbers):
-        raise UsageError(f"--gpu_ids: expected numbers of GPUs separated by commas, or cpu; found {asked!r}")
+        raise UsageError(f"--gpu_ids: expected numbers of GPUs separated by commas, or cpu; found {gpu_ids!r}")
     if any(int(number) >= device_count for number in numbers):
-        raise UsageError(f"--gpu_ids {asked}: PyTorch sees {device_count} GPU(s), numbered from 0")
+        raise UsageError(f"--gpu_ids {gpu_ids}: PyTorch sees {device_count} GPU(s), numbered from 0")
     return numbers
 
 

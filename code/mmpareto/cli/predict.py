@@ -80,7 +80,9 @@ def sample_text(prediction: Prediction) -> str:
 
 def samples_text(predictions: Sequence[Prediction]) -> str:
     """The predicted class of the first samples."""
-    rows = [[each.id, each.label, f"{100 * each.probability:.1f}"] for each in predictions[:_SHOWN]]
+    rows = [
+        [prediction.id, prediction.label, f"{100 * prediction.probability:.1f}"] for prediction in predictions[:_SHOWN]
+    ]
     more = f"\nand {len(predictions) - _SHOWN} more samples" if len(predictions) > _SHOWN else ""
     return text_table(["sample", "prediction", "probability in percent"], rows) + more
 

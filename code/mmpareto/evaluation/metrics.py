@@ -45,14 +45,14 @@ def head_metrics(logits: Tensor, label: Tensor, classes: Sequence[str]) -> dict[
     confusion = tm.multiclass_confusion_matrix(predicted, label, count)
     samples, predictions = confusion.sum(1), confusion.sum(0)
     present = samples > 0
-    each: dict[str, Any] = {"num_classes": count, "average": None}
-    recall = tm.multiclass_recall(predicted, label, **each)
-    precision = tm.multiclass_precision(predicted, label, **each)
-    f1 = tm.multiclass_f1_score(predicted, label, **each)
+    options: dict[str, Any] = {"num_classes": count, "average": None}
+    recall = tm.multiclass_recall(predicted, label, **options)
+    precision = tm.multiclass_precision(predicted, label, **options)
+    f1 = tm.multiclass_f1_score(predicted, label, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of absent classes, which are left out below
-        average_precision = tm.multiclass_average_precision(probabilities, label, **each)
-        auroc = tm.multiclass_auroc(probabilities, label, **each)
+        average_precision = tm.multiclass_average_precision(probabilities, label, **options)
+        auroc = tm.multiclass_auroc(probabilities, label, **options)
     return {
         "accuracy": 100 * (int(confusion.trace()) / len(label)),  # exactly that of results.json
         "macro_f1": _percent(f1[present].mean()),

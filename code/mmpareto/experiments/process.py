@@ -94,13 +94,13 @@ class TrainingProcess:
         run.folder.mkdir(parents=True, exist_ok=True)
         with open(run.folder / LOG, "ab", opener=_no_link) as log:
             _lock(log, run)
-            found = state(run)
-            if found is State.FINISHED:
+            run_state = state(run)
+            if run_state is State.FINISHED:
                 self._outcome = Outcome()
                 return
             device = () if gpu is None else ("--gpu_ids", gpu)
             program = ["-P", "-m", "mmpareto", "train"] if script is None else [str(script)]
-            command = [sys.executable, *program, *run.argv, *device, *found.value]
+            command = [sys.executable, *program, *run.argv, *device, *run_state.value]
             log.write(f"$ {shlex.join(command)}\n".encode())
             log.flush()
             self._begin = log.tell()
@@ -119,7 +119,7 @@ class TrainingProcess:
             status = self._process.poll()
             if status is not None:
                 self._tidy()
-                self._outcome = self._made_of(status)
+                self._outcome = self._outcome_of(status)
         return self._outcome
 
     def terminate(self) -> None:
@@ -130,7 +130,7 @@ class TrainingProcess:
         """Ends the process and its children."""
         self._signal(signal.SIGKILL)
 
-    def _made_of(self, status: int) -> Outcome:
+    def _outcome_of(self, status: int) -> Outcome:
         if status == 0 and RunDirectory(self.run.folder).finished:
             return Outcome()
         if status < 0:

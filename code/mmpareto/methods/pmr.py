@@ -92,15 +92,15 @@ class PMR(Method):
             for name in self.names:
                 sums[name].index_add_(0, label, output.features[name].to(sums[name]))
         counts = now.engine.total(counts)
-        seen = counts > 0
+        present = counts > 0
         for name in self.names:
             total, old = now.engine.total(sums[name]), self.state[f"prototypes_{name}"]
             mean = total / counts.clamp(min=1)[:, None].to(total)
             moved = torch.where(known[:, None], self.momentum * old + (1 - self.momentum) * mean, mean)
             # a class that was never seen stands where all features do on average, neither near nor far
             middle = total.sum(0) / counts.sum().clamp(min=1)
-            old.copy_(torch.where(seen[:, None], moved, torch.where(known[:, None], old, middle)))
-        known |= seen
+            old.copy_(torch.where(present[:, None], moved, torch.where(known[:, None], old, middle)))
+        known |= present
         return {}
 
     def losses(self, piece: Piece) -> Losses:

@@ -28,8 +28,8 @@ def balance(run: FinishedRun) -> dict[str, float]:
             values[f"conflict, {name}"] = 100 * rate
     probe = run.results.get("probe") or {}
     if probe.get("alone"):
-        for name, own in probe["unimodal"].items():
-            values[f"probe less alone, {name}"] = own["accuracy"] - probe["alone"]["unimodal"][name]["accuracy"]
+        for name, probed in probe["unimodal"].items():
+            values[f"probe less alone, {name}"] = probed["accuracy"] - probe["alone"]["unimodal"][name]["accuracy"]
     evaluation = current_evaluation(run)
     if evaluation is None:
         return values

@@ -78,7 +78,7 @@ class Row:
             label: [value for run in self.runs if (value := run.all_heads(rule)) is not None]
             for rule, label in RULES.items()
         }
-        return {LEAD: spread([run.lead for run in self.runs])} | {label: spread(own) for label, own in values.items()}
+        return {LEAD: spread([run.lead for run in self.runs])} | {label: spread(part) for label, part in values.items()}
 
     @property
     def seeds(self) -> list[int]:

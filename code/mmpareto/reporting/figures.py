@@ -57,10 +57,10 @@ def gradient_figure(rows: Sequence[Mapping[str, Any]]) -> Figure | None:
         return None
     figure, axes = plt.subplots(2, len(encoders), figsize=(5 * len(encoders), 5.6), layout="constrained", squeeze=False)
     for column, encoder in enumerate(encoders):
-        own = [row for row in rows if row["encoder"] == encoder]
-        step = np.array([float(row["step"]) for row in own])
-        cosine = np.array([float(row["cosine"]) for row in own])
-        conflict = np.array([float(row["conflict"]) for row in own]) > 0
+        steps = [row for row in rows if row["encoder"] == encoder]
+        step = np.array([float(row["step"]) for row in steps])
+        cosine = np.array([float(row["cosine"]) for row in steps])
+        conflict = np.array([float(row["conflict"]) for row in steps]) > 0
         top, bottom = axes[0, column], axes[1, column]
         top.axhspan(-1, 0, color="C3", alpha=0.08)
         top.axhline(0, color="0.5", linewidth=0.8)
@@ -73,7 +73,7 @@ def gradient_figure(rows: Sequence[Mapping[str, Any]]) -> Figure | None:
             title=f"{figure_text(encoder, MOST)}: conflict in {100 * conflict.mean():.1f} % of {len(step)} steps",
         )
         for name, colour in (("joint_norm", "C1"), ("unimodal_norm", "C2")):
-            values = np.array([float(row[name]) for row in own])
+            values = np.array([float(row[name]) for row in steps])
             bottom.plot(step, values, color=colour, linewidth=0.8, label=name.replace("_norm", " gradient"))
         bottom.set(xlabel="step", ylabel="norm" if column == 0 else "", yscale="log")
         if conflict.any():

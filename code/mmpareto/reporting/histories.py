@@ -60,9 +60,9 @@ def history(run: FinishedRun) -> History:
     """
     path = run.path / runs.METRICS
     epochs = read_table(path)
-    own = [name for name in epochs if name.startswith(METHOD)]
+    figures = [name for name in epochs if name.startswith(METHOD)]
     scores = [f"val_accuracy_{name}" for name in ("joint", *run.modalities)]
-    epochs = _checked(path, epochs, ["epoch", *scores, *own])
+    epochs = _checked(path, epochs, ["epoch", *scores, *figures])
     trained = run.results.get("epochs_trained")
     if epochs.empty or (isinstance(trained, int) and len(epochs) != trained):
         raise RunError(f"{path} is damaged: it has {len(epochs)} epochs, {runs.RESULTS} says {trained}; {RETRAIN}")

@@ -35,7 +35,7 @@ def result_table(results: Mapping[str, Any]) -> str:
         accuracies = cells(scores["unimodal"][name]["accuracy"] for scores in splits)
         rows.append([f"{shortened(name, 40)} alone", *accuracies, *cells([rate and 100 * rate], ".1f")])
     leads = [
-        scores["joint"]["accuracy"] - max(own["accuracy"] for own in scores["unimodal"].values()) for scores in splits
+        scores["joint"]["accuracy"] - max(head["accuracy"] for head in scores["unimodal"].values()) for scores in splits
     ]
     rows.append(["joint - best single", *cells(leads, "+.2f"), ""])
     for rule, label in RULES.items():
@@ -48,11 +48,11 @@ def run_probe_table(probe: Mapping[str, Any]) -> str:
     """The linear probes of a run's results.json: a row per modality, beside the encoder that was trained alone."""
     alone = probe["alone"]
     rows = []
-    for name, own in probe["unimodal"].items():
-        row = [name, f"{own['accuracy']:.2f}"]
+    for name, probed in probe["unimodal"].items():
+        row = [name, f"{probed['accuracy']:.2f}"]
         if alone is not None:
             other = alone["unimodal"][name]["accuracy"]
-            row += [f"{other:.2f}", f"{own['accuracy'] - other:+.2f}"]
+            row += [f"{other:.2f}", f"{probed['accuracy'] - other:+.2f}"]
         rows.append(row)
     header = ["linear probe of the encoder, test", "this run", *(["trained alone", "difference"] if alone else [])]
     source = (

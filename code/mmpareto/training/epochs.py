@@ -34,7 +34,7 @@ class GradientLog:
         self._steps: list[int] = []
         self._values: dict[str, list[Tensor]] = {}
         self._recent: dict[str, list[Tensor]] = {}  # {encoder: Gramians [T, 2, 2] of the last few steps}
-        self._layers: dict[str, Tensor] = {}  # {encoder: `_seen_in_layers` of the steps before them}
+        self._layers: dict[str, Tensor] = {}  # {encoder: `_layer_sums` of the steps before them}
 
     def add(self, step: int, diagnostics: Mapping[str, EncoderDiagnostics]) -> None:
         """Keeps a step's diagnostics; does nothing where a one-pass method has none."""
@@ -96,12 +96,12 @@ class GradientLog:
         """Takes the last few steps into the sums."""
         recent = self._recent[encoder]
         if recent:
-            sums = _seen_in_layers(torch.stack(recent))
+            sums = _layer_sums(torch.stack(recent))
             self._layers[encoder] = self._layers[encoder] + sums if encoder in self._layers else sums
             recent.clear()
 
 
-def _seen_in_layers(gramians: Tensor) -> Tensor:
+def _layer_sums(gramians: Tensor) -> Tensor:
     """Sums over S steps: [S, T, 2, 2] -> float64 [3, T], the numbers of steps and of conflicts, the sum of cosines."""
     joint, cross, unimodal = gramians[..., 0, 0], gramians[..., 0, 1], gramians[..., 1, 1]
     norms = joint.sqrt() * unimodal.sqrt()
@@ -197,10 +197,10 @@ def train_epoch(
         inputs, label, present = batch_to_device(batch, modalities, device)
         number = first + record.batches
         before_batch(number)
-        own, whole = loader.sampler.share(record.batches)
+        samples, all_samples = loader.sampler.share(record.batches)
         diagnose = diagnose_interval > 0 and number % diagnose_interval == 0
-        done = step(inputs, label, present=present, weight=own * size / whole, diagnose=diagnose)
-        if own:
+        done = step(inputs, label, present=present, weight=samples * size / all_samples, diagnose=diagnose)
+        if samples:
             record.scores.update(done.losses.joint, done.losses.unimodal, done.joint, done.unimodal, label, present)
         record.gradients.add(number, done.diagnostics)
         watch.update(number, [done.losses.joint, *done.losses.unimodal.values()], done.gradient_norm, batch["id"])

@@ -202,7 +202,7 @@ class CapturedStep:
     def __init__(self, step: TrainingStep) -> None:
         self.step = step
         self._key: tuple[Any, ...] = ()
-        self._seen = 0
+        self._warm_ups = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._batch: tuple[dict[str, Input], Tensor, Present] = ({}, torch.empty(0), None)
         self._result: Step | None = None
@@ -228,10 +228,10 @@ class CapturedStep:
         if measured or (key != self._key and len(label) < len(self._batch[1])):  # or a smaller last batch
             return step(inputs, label, present=present)
         if key != self._key:
-            self._key, self._seen, self._graph, self._result = key, 0, None, None
+            self._key, self._warm_ups, self._graph, self._result = key, 0, None, None
         self._batch = map_tensors(torch.clone, batch)
-        self._seen += 1
-        if self._seen <= self.WARM_UP:
+        self._warm_ups += 1
+        if self._warm_ups <= self.WARM_UP:
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):

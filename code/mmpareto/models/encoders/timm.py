@@ -83,25 +83,29 @@ class TimmEncoder(TokenEncoder):
                 "once and need the network then; a file needs none: weights=FILE; weights=none begins at random"
             ) from error
         self.network = network
-        own = timm.data.resolve_model_data_config(network)
-        height_width = (size, size) if size else tuple(own["input_size"][1:])
+        data_config = timm.data.resolve_model_data_config(network)
+        height_width = (size, size) if size else tuple(data_config["input_size"][1:])
         pictures = kind != "spectrogram"
         self.size = height_width if pictures or fixed or size else None
-        self.mode = own["interpolation"] if own["interpolation"] in ("bilinear", "bicubic") else "bilinear"
-        statistics = Preprocess(self.size, tuple(own["mean"]), tuple(own["std"])).fitted(inputs)
+        self.mode = (
+            data_config["interpolation"] if data_config["interpolation"] in ("bilinear", "bicubic") else "bilinear"
+        )
+        statistics = Preprocess(self.size, tuple(data_config["mean"]), tuple(data_config["std"])).fitted(inputs)
         self.preprocess = statistics if pictures else Preprocess(self.size)
         class_token = getattr(network, "cls_token", None) is not None
         if pooling == "cls" and not class_token:
             raise ModelError(f"pooling=cls: timm:{model} has no class token; choose own, mean or max")
-        self.own = pooling == "own"
+        self.own_pooling = pooling == "own"
         token_pool = class_token and getattr(network, "global_pool", "") == "token"
-        self.pooling = ("cls" if token_pool else "mean") if self.own else pooling
-        self.width = network.head_hidden_size if self.own else network.num_features
+        self.pooling = ("cls" if token_pool else "mean") if self.own_pooling else pooling
+        self.width = network.head_hidden_size if self.own_pooling else network.num_features
 
     def forward(self, x: Input) -> Tensor:
         """[B, channels, H, W] or [B, F, channels, H, W] -> [B, D]."""
         maps = self._maps(x)
-        features = self.network.forward_head(maps, pre_logits=True) if self.own else self.pool(self._rows(maps), None)
+        features = (
+            self.network.forward_head(maps, pre_logits=True) if self.own_pooling else self.pool(self._rows(maps), None)
+        )
         return by_sample(features, len(values_of(x)))
 
     def tokens(self, x: Input) -> tuple[Tensor, Tensor | None]:
