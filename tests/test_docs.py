@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from methods.small import batch, gradients, made
+from methods.small import batch, gradients, make
 
 import mmpareto
 from mmpareto.integration import Integrator
@@ -100,7 +100,7 @@ def test_the_documented_method_does_what_it_says() -> None:
     space: dict[str, type[Method]] = {}
     exec(snippets(ROOT / "docs" / "methods.md")[1], space)
     method = space["LeaveOneOut"](share=0.25)  # type: ignore[call-arg]
-    model = made("one_joint", 3)[1]
+    model = make("one_joint", 3)[1]
     method.setup(model, 0, 1)
     inputs, label = batch(model)
     output = model(inputs)
@@ -109,8 +109,8 @@ def test_the_documented_method_does_what_it_says() -> None:
     without = [
         F.cross_entropy(model.fusion(features | {m: torch.zeros_like(features[m])}), label).item() for m in features
     ]
-    found = method.losses(Piece(output, label, plain, 1.0)).joint.item()
-    assert found == pytest.approx(0.75 * plain.joint.item() + 0.25 * sum(without) / 3)
+    value = method.losses(Piece(output, label, plain, 1.0)).joint.item()
+    assert value == pytest.approx(0.75 * plain.joint.item() + 0.25 * sum(without) / 3)
     assert min(without) > 0
     gradients(method, model, inputs, label)  # and it trains
 

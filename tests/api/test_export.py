@@ -44,9 +44,9 @@ def needs(format: Format) -> None:
 @pytest.mark.parametrize("batch_size", [None, 1])
 def test_the_file_gives_the_logits_of_the_model(format: Format, batch_size: int | None, tmp_path: Path) -> None:
     needs(format)
-    made = predictor({"sight": SIGHT, "sensor": SENSOR}, {"sight": "cnn", "sensor": "mlp"})
+    source = predictor({"sight": SIGHT, "sensor": SENSOR}, {"sight": "cnn", "sensor": "mlp"})
     file = tmp_path / "model"
-    exported = export(made, file, format, batch_size=batch_size)
+    exported = export(source, file, format, batch_size=batch_size)
     assert exported.difference is not None
     assert exported.difference < 1e-5
     assert exported.inputs == ["sight", "sensor"]
@@ -54,7 +54,7 @@ def test_the_file_gives_the_logits_of_the_model(format: Format, batch_size: int 
     about = json.loads((tmp_path / "model.json").read_text())
     assert (about["classes"], about["batch_size"]) == (["a", "b", "c"], batch_size)
     bytes_of = torch.randint(0, 256, (3, 28, 28), dtype=torch.uint8)
-    expected = made.predict(sight=bytes_of, sensor=torch.ones(5)).logits["joint"]
+    expected = source.predict(sight=bytes_of, sensor=torch.ones(5)).logits["joint"]
     inputs = [bytes_of.float()[None] / 255, torch.ones(1, 5)]
     if format == "onnx":
         import onnxruntime
@@ -71,34 +71,34 @@ def test_the_file_gives_the_logits_of_the_model(format: Format, batch_size: int 
 @pytest.mark.parametrize("format", ["onnx", "torch_export"])
 def test_varying_lengths_have_a_mask(format: Format, tmp_path: Path) -> None:
     needs(format)
-    made = predictor({"steps": STEPS, "sensor": SENSOR}, {"steps": "sequence", "sensor": "mlp"})
-    exported = export(made, tmp_path / "model", format)
+    source = predictor({"steps": STEPS, "sensor": SENSOR}, {"steps": "sequence", "sensor": "mlp"})
+    exported = export(source, tmp_path / "model", format)
     assert exported.inputs == ["steps", "steps_mask", "sensor"]
     assert exported.difference is not None
     assert exported.difference < 1e-5
 
 
 def test_a_file_that_differs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = predictor({"sight": SIGHT, "sensor": SENSOR}, {"sight": "cnn", "sensor": "mlp"})
+    source = predictor({"sight": SIGHT, "sensor": SENSOR}, {"sight": "cnn", "sensor": "mlp"})
 
     def other(*_: object, **__: object) -> float:
         return 0.5
 
     monkeypatch.setattr(exporting, "_difference", other)
     with pytest.raises(ExportError, match=r"differ from the model's by 5.0e-01 of the greatest one"):
-        export(made, tmp_path / "model", "torch_export")
+        export(source, tmp_path / "model", "torch_export")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_model_that_cannot_be_exported_is_named(tmp_path: Path) -> None:
-    made = predictor({"sight": SIGHT, "sensor": SENSOR}, {"sight": "cnn", "sensor": "mlp"})
+    source = predictor({"sight": SIGHT, "sensor": SENSOR}, {"sight": "cnn", "sensor": "mlp"})
 
     def on_the_host(module: torch.nn.Module, arguments: Any, output: torch.Tensor) -> torch.Tensor:
         return output * 2 if output.sum().item() > 0 else output
 
-    made.model.encoders["sensor"].register_forward_hook(on_the_host)
+    source.model.encoders["sensor"].register_forward_hook(on_the_host)
     with pytest.raises(ExportError, match=r"cannot be exported for any batch size .*; try a fixed --batch_size"):
-        export(made, tmp_path / "model", "torch_export")
+        export(source, tmp_path / "model", "torch_export")
     assert not list(tmp_path.iterdir())
 
 

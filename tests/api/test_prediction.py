@@ -77,10 +77,10 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run_on_media(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on them, moved away from where it was trained."""
-    made = tmp_path_factory.mktemp("made")
+    folder = tmp_path_factory.mktemp("made")
     flags = ["--dataset", "manifest", "--data_root", media, "--image_size", "16", "--frames", "2", "--batch_size", "4"]
-    train(made / "run", *flags, *SMALL, "--num_workers", "0")
-    return Path(shutil.move(made / "run", tmp_path_factory.mktemp("elsewhere") / "run"))
+    train(folder / "run", *flags, *SMALL, "--num_workers", "0")
+    return Path(shutil.move(folder / "run", tmp_path_factory.mktemp("elsewhere") / "run"))
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +104,10 @@ def test_a_manifest_of_new_files_is_predicted_as_evaluate_scores_it(
     (new / "manifest.csv").rename(new / "new.csv")
     model = load(run_on_media, device="cpu")
     predictions = model.predict_named(model.read_manifest(new / "new.csv"))
-    assert [each.id for each in predictions] == ids
-    for row, each in enumerate(predictions):
+    assert [prediction.id for prediction in predictions] == ids
+    for row, prediction in enumerate(predictions):
         for head, logits in expected.logits().items():
-            assert torch.equal(each.logits[head], logits[row])
+            assert torch.equal(prediction.logits[head], logits[row])
 
     output = tmp_path / "predictions.csv"
     done = inside(entry.main, run_on_media, "--manifest", new / "new.csv", "--output", output, "--gpu_ids", "cpu")
@@ -122,7 +122,7 @@ def test_a_manifest_of_new_files_is_predicted_as_evaluate_scores_it(
 
     assert inside(evaluation.main, run_on_media, "--no-probe", "--gpu_ids", "cpu").returncode == 0
     accuracy = json.loads((run_on_media / "evaluation_test.json").read_text())["joint"]["accuracy"]
-    right = [row["label"] == each.label for row, each in zip(rows, predictions, strict=True)]
+    right = [row["label"] == prediction.label for row, prediction in zip(rows, predictions, strict=True)]
     assert 100 * np.mean(right) == pytest.approx(accuracy)
 
 
@@ -157,9 +157,9 @@ def test_missing_modalities_are_predicted_as_evaluate_scores_them(run_on_media: 
     ]
     model = load(run_on_media, device="cpu")
     predictions = model.predict(samples)
-    for row, each in enumerate(predictions):
-        assert list(each.logits) == ["joint", *(name for name in MEDIA if name in samples[row])]
-        for head, logits in each.logits.items():
+    for row, prediction in enumerate(predictions):
+        assert list(prediction.logits) == ["joint", *(name for name in MEDIA if name in samples[row])]
+        for head, logits in prediction.logits.items():
             assert torch.equal(logits, expected.logits()[head][row])
     table = prediction_table(predictions)
     assert table[f"sound_{model.classes[0]}"].isna().tolist() == absent["sound"].tolist()
@@ -173,7 +173,7 @@ def test_arrays_and_tensors_are_taken_as_files_are(run_on_media: Path, media: Pa
     row = rows_of_test(media)[0]
     sensor = np.load(media / row["sensor"])
     given = [media / row["sensor"], sensor, torch.from_numpy(sensor), sensor.tolist()]
-    logits = [each.logits["joint"] for each in model.predict([{"sensor": value} for value in given])]
+    logits = [prediction.logits["joint"] for prediction in model.predict([{"sensor": value} for value in given])]
     for other in logits[1:]:
         assert torch.equal(logits[0], other)
     picture = torch.from_numpy(np.array(Image.open(media / row["photo"]).resize((16, 16)))).permute(2, 0, 1)
@@ -207,11 +207,11 @@ def test_samples_in_memory_are_pictures_arrays_or_tensors(run_on_digits: Path, t
         samples.append({"gray": folder / "gray.png", "colour": folder / "colour.npy"})
     model = load(run_on_digits, device="cpu")
     size = model.config.data.batch_size
-    for row, each in enumerate(model.predict(samples[:size])):
-        assert torch.equal(each.logits["joint"], expected.joint[row])
+    for row, prediction in enumerate(model.predict(samples[:size])):
+        assert torch.equal(prediction.logits["joint"], expected.joint[row])
     tensors = [data[index]["inputs"] for index in range(size)]
-    for row, each in enumerate(model.predict(tensors)):
-        assert torch.equal(each.logits["gray"], expected.unimodal["gray"][row])
+    for row, prediction in enumerate(model.predict(tensors)):
+        assert torch.equal(prediction.logits["gray"], expected.unimodal["gray"][row])
     assert len(ids) == len(expected.joint)
     wrong = tmp_path / "wrong.png"
     Image.new("L", (30, 28)).save(wrong)

@@ -123,7 +123,7 @@ def test_a_finished_run_is_not_overwritten_unasked(trained: list[mmpareto.Traine
 def test_other_threads_train_too_and_interruptions_are_keyboard_interrupts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found: list[object] = []
+    caught: list[object] = []
 
     def interrupted(*_: object) -> None:
         raise Interrupted(2)
@@ -134,14 +134,14 @@ def test_other_threads_train_too_and_interruptions_are_keyboard_interrupts(
         try:
             mmpareto.train(SMALL, ckpt_path=tmp_path / "run")
         except BaseException as error:
-            found.append(error)
+            caught.append(error)
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
     work()
-    assert [type(error) for error in found] == [KeyboardInterrupt, KeyboardInterrupt]
-    assert "resume=True continues the run" in str(found[0])
+    assert [type(error) for error in caught] == [KeyboardInterrupt, KeyboardInterrupt]
+    assert "resume=True continues the run" in str(caught[0])
     assert training.run_training is not interrupted
 
 

@@ -87,8 +87,8 @@ def test_speakers_are_in_one_split(raw: Path) -> None:
     def who(paths: list[Path]) -> set[str]:
         return {path.stem.split("_")[1] for path in paths}
 
-    found = recordings(raw / "fsdd", "speaker", None, 0)
-    assert {split: who(paths) for split, paths in found.items()} == {
+    by_speaker = recordings(raw / "fsdd", "speaker", None, 0)
+    assert {split: who(paths) for split, paths in by_speaker.items()} == {
         "train": {"anna"},
         "val": {"ben"},
         "test": {"carl", "dora"},
@@ -102,7 +102,7 @@ def test_speakers_are_in_one_split(raw: Path) -> None:
     official = recordings(raw / "fsdd" / "recordings", "official", None, 0)
     assert {path.stem.split("_")[2] for path in official["test"]} == set("01234")
     assert {path.stem.split("_")[2] for part in ("train", "val") for path in official[part]} == set("56")
-    for splits in (found, cut, official):
+    for splits in (by_speaker, cut, official):
         together = [path for paths in splits.values() for path in paths]
         assert len(together) == len(set(together)) == 280
 
@@ -168,7 +168,7 @@ def test_damaged_arrays_are_named(arrays: Path, tmp_path: Path) -> None:
 
 
 def test_the_real_recordings() -> None:
-    found = recordings(real("fsdd"), "speaker", None, 0)
-    assert {split: len(paths) for split, paths in found.items()} == {"train": 1500, "val": 500, "test": 1000}
+    splits = recordings(real("fsdd"), "speaker", None, 0)
+    assert {split: len(paths) for split, paths in splits.items()} == {"train": 1500, "val": 500, "test": 1000}
     official = recordings(real("fsdd"), "official", None, 0)
     assert {split: len(paths) for split, paths in official.items()} == {"train": 2430, "val": 270, "test": 300}

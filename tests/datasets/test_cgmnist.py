@@ -43,21 +43,21 @@ def write_mnist(root: Path, suffix: str = "", train: int = 400, test: int = 50) 
         write_idx(root / f"{NAMES[part]}-labels-idx1-ubyte{suffix}", labels)
 
 
-def made(root: Path, split: str, **options: float) -> InMemoryImages:
-    found = build("cgmnist", root, split, **options)  # type: ignore[arg-type]
-    assert isinstance(found, InMemoryImages)
-    return found
+def dataset(root: Path, split: str, **options: float) -> InMemoryImages:
+    data = build("cgmnist", root, split, **options)  # type: ignore[arg-type]
+    assert isinstance(data, InMemoryImages)
+    return data
 
 
-def brightest(found: InMemoryImages) -> np.ndarray:
+def brightest(data: InMemoryImages) -> np.ndarray:
     """The colour of each digit's white pixel, [N, 3] in 0 .. 1."""
-    return found.images["colour"][:, :, 10, 10].numpy() / 255
+    return data.images["colour"][:, :, 10, 10].numpy() / 255
 
 
 @pytest.mark.parametrize(("folder", "suffix"), [(".", ""), (".", ".gz"), ("MNIST/raw", "")])
 def test_idx_files_plain_or_packed_here_or_below(tmp_path: Path, folder: str, suffix: str) -> None:
     write_mnist(tmp_path / folder, suffix)
-    parts = {split: made(tmp_path, split) for split in SPLITS}
+    parts = {split: dataset(tmp_path, split) for split in SPLITS}
     assert {split: len(part) for split, part in parts.items()} == {"train": 360, "val": 40, "test": 50}
     images, labels = digits(50, 50)
     np.testing.assert_array_equal(parts["test"].images["gray"][:, 0].numpy(), images)
@@ -70,19 +70,19 @@ def test_idx_files_plain_or_packed_here_or_below(tmp_path: Path, folder: str, su
 def test_colour_is_the_gray_digit_times_one_colour(tmp_path: Path) -> None:
     write_mnist(tmp_path)
     for split in SPLITS:
-        found = made(tmp_path, split)
-        colour = brightest(found)[:, :, None, None]
-        expected = found.images["gray"].numpy() * colour
-        np.testing.assert_allclose(found.images["colour"].numpy(), expected, atol=1.01)
+        data = dataset(tmp_path, split)
+        colour = brightest(data)[:, :, None, None]
+        expected = data.images["gray"].numpy() * colour
+        np.testing.assert_allclose(data.images["colour"].numpy(), expected, atol=1.01)
 
 
 def test_colours_follow_the_class_in_training_alone(tmp_path: Path) -> None:
     write_mnist(tmp_path, train=4000, test=500)
     agreement = {}
     for split in SPLITS:
-        found = made(tmp_path, split, variance=0.0)
-        nearest = np.abs(brightest(found)[:, None] - MEAN_COLOURS[None]).sum(2).argmin(1)
-        agreement[split] = float((nearest == found.labels).mean())
+        data = dataset(tmp_path, split, variance=0.0)
+        nearest = np.abs(brightest(data)[:, None] - MEAN_COLOURS[None]).sum(2).argmin(1)
+        agreement[split] = float((nearest == data.labels).mean())
     assert agreement["train"] == 1
     assert agreement["val"] == pytest.approx(0.1, abs=0.05)
     assert agreement["test"] == pytest.approx(0.1, abs=0.05)
@@ -90,26 +90,26 @@ def test_colours_follow_the_class_in_training_alone(tmp_path: Path) -> None:
 
 def test_the_variance_is_that_of_the_colours(tmp_path: Path) -> None:
     write_mnist(tmp_path, train=4000)
-    found = made(tmp_path, "train", variance=0.01)
+    data = dataset(tmp_path, "train", variance=0.01)
     middle = (MEAN_COLOURS > 0.35) & (MEAN_COLOURS < 0.65)  # where clipping at 0 and 1 does not reach
-    spread = (brightest(found) - MEAN_COLOURS[found.labels])[middle[found.labels]]
+    spread = (brightest(data) - MEAN_COLOURS[data.labels])[middle[data.labels]]
     assert spread.var() == pytest.approx(0.01, rel=0.15)
 
 
 def test_the_dataset_is_the_same_everywhere(tmp_path: Path) -> None:
     write_mnist(tmp_path)
-    one, other = made(tmp_path, "train"), build("cgmnist", tmp_path, "train", seed=7)
+    one, other = dataset(tmp_path, "train"), build("cgmnist", tmp_path, "train", seed=7)
     assert isinstance(other, InMemoryImages)
     assert torch.equal(one.images["colour"], other.images["colour"])
-    assert not torch.equal(one.images["colour"], made(tmp_path, "train", variance=0.02).images["colour"])
+    assert not torch.equal(one.images["colour"], dataset(tmp_path, "train", variance=0.02).images["colour"])
 
 
 def test_batches_come_without_a_call_for_each_sample(tmp_path: Path) -> None:
     write_mnist(tmp_path)
-    found = made(tmp_path, "train")
-    batch = found.__getitems__([5, 3, 300])
+    data = dataset(tmp_path, "train")
+    batch = data.__getitems__([5, 3, 300])
     for position, index in enumerate([5, 3, 300]):
-        single = found[index]
+        single = data[index]
         assert torch.equal(batch["inputs"]["colour"][position], single["inputs"]["colour"])
         assert (batch["id"][position], int(batch["label"][position])) == (single["id"], single["label"])
 
@@ -130,7 +130,7 @@ def test_damaged_files_are_named(tmp_path: Path, spoil: object, message: str) ->
     file = tmp_path / "train-labels-idx1-ubyte"
     spoil(file)  # type: ignore[operator]
     with pytest.raises(DatasetError, match=message):
-        made(tmp_path, "train")
+        dataset(tmp_path, "train")
     header = bytes((0, 0, 8, 1))
     (tmp_path / "cut.gz").write_bytes(gzip.compress(header + (1000).to_bytes(4) + b"x" * 1000)[:-20])
     with pytest.raises(DatasetError, match="cannot be read"):
@@ -174,7 +174,7 @@ def test_no_mnist_and_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])
     with pytest.raises(DatasetError, match="holds no MNIST, and it could not be downloaded") as caught:
-        made(tmp_path, "train")
+        dataset(tmp_path, "train")
     assert "t10k-labels-idx1-ubyte.gz" in str(caught.value)
 
 
@@ -186,7 +186,7 @@ def test_a_download_is_torchvisions(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         write_mnist(Path(root) / "MNIST" / "raw")
 
     monkeypatch.setattr(MNIST, "__init__", fetched)
-    assert len(made(tmp_path, "train")) == 360
+    assert len(dataset(tmp_path, "train")) == 360
 
 
 def published(path: Path, **change: object) -> dict[str, np.ndarray]:
@@ -206,20 +206,20 @@ def published(path: Path, **change: object) -> dict[str, np.ndarray]:
 
 def test_the_published_arrays(tmp_path: Path) -> None:
     content = published(tmp_path / "mnist_10color_jitter_var_0.030.npy")
-    test = made(tmp_path, "test")
+    test = dataset(tmp_path, "test")
     np.testing.assert_array_equal(test.images["colour"].numpy(), content["test_image"].transpose(0, 3, 1, 2))
     np.testing.assert_array_equal(test.labels, content["test_label"])
-    train = made(tmp_path, "train")
+    train = dataset(tmp_path, "train")
     assert len(train) == 360
     # the gray digit comes back out of the coloured one, up to what rounding to bytes took
     np.testing.assert_allclose(test.images["gray"][:, 0].numpy(), digits(50, 50)[0], atol=4)
     # validation is painted anew: its colours are among the file's means, and do not follow the class
-    val = made(tmp_path, "val", variance=0.03)
+    val = dataset(tmp_path, "val", variance=0.03)
     assert np.abs(brightest(train) - content["means"][train.labels]).max() < 0.02
     follows = np.abs(brightest(val) - content["means"][val.labels]).max(1) < 0.02
     assert follows.mean() < 0.5
     with pytest.raises(DatasetError, match=r"none with the variance 0\.02"):
-        made(tmp_path, "train", variance=0.02)
+        dataset(tmp_path, "train", variance=0.02)
 
 
 class Evil:
@@ -257,6 +257,6 @@ def test_real_mnist() -> None:
     parts = read_mnist(real("mnist"))
     assert [len(labels) for _, labels in parts.values()] == [60000, 10000]
     assert parts["train"][1][:5].tolist() == [5, 0, 4, 1, 9]  # the well-known beginning of MNIST
-    found = made(real("mnist"), "train")
-    assert len(found) == 54000
-    assert found.images["gray"].float().mean() / 255 == pytest.approx(0.1307, abs=2e-3)
+    data = dataset(real("mnist"), "train")
+    assert len(data) == 54000
+    assert data.images["gray"].float().mean() / 255 == pytest.approx(0.1307, abs=2e-3)

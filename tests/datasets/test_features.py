@@ -45,13 +45,13 @@ def plain_fbank(samples: np.ndarray, rate: int, bins: int = 128) -> np.ndarray:
 @pytest.mark.parametrize("rate", [16000, 22050, 44100, 11025])
 def test_fbank_is_kaldis(rate: int) -> None:
     samples = tone(0.8, 440, rate).astype(np.float32)
-    found = fbank(Sound(samples[None], rate), None)
+    features = fbank(Sound(samples[None], rate), None)
     expected = plain_fbank(samples, rate)
-    assert found.shape == expected.shape == (len(expected), 128)
+    assert features.shape == expected.shape == (len(expected), 128)
     # the library works in float32: relative errors of 1e-7 of a window's power (some 1e3) in bins that hold 1e-3 of it
     # are 1e-1 in the worst bin's power, hence a looser bound for the worst and a tight one for the mean
-    assert np.abs(found - expected).mean() < 1e-3
-    assert np.abs(found - expected).max() < 0.05
+    assert np.abs(features - expected).mean() < 1e-3
+    assert np.abs(features - expected).max() < 0.05
 
 
 def test_fbank_takes_the_mean_of_channels_and_is_cut() -> None:
@@ -66,21 +66,21 @@ def test_fbank_takes_the_mean_of_channels_and_is_cut() -> None:
 @pytest.mark.parametrize("seconds", [0.7, 3.0, 4.5])
 def test_stft_is_scipys(seconds: float) -> None:
     samples = tone(seconds, 700, 22050).astype(np.float32)  # at the rate of the features: nothing is resampled
-    found = stft(Sound(samples[None], 22050))
+    spectrogram = stft(Sound(samples[None], 22050))
     tiled = np.tile(samples.astype(np.float64), 6)[: 3 * 22050]
     window = scipy.signal.get_window("hann", 512)  # periodic
     padded = np.pad(np.clip(tiled, -1, 1), 256)
     spectra = np.stack([np.fft.rfft(window * padded[s : s + 512]) for s in range(0, len(padded) - 511, 353)], axis=1)
     expected = np.log(np.abs(spectra) + 1e-7)
-    assert found.shape == expected.shape == (257, 188)
+    assert spectrogram.shape == expected.shape == (257, 188)
     # float32 errors of 1e-7 of a magnitude of 100 beside magnitudes of 1e-3
-    np.testing.assert_allclose(found, expected, atol=0.02)
-    assert np.abs(found - expected).mean() < 1e-4
+    np.testing.assert_allclose(spectrogram, expected, atol=0.02)
+    assert np.abs(spectrogram - expected).mean() < 1e-4
 
 
 def test_stft_resamples_to_22050_hz() -> None:
-    found = stft(Sound(tone(3.0, 1000, 16000)[None].astype(np.float32), 16000))
-    assert found.mean(axis=1).argmax() == round(1000 * 512 / 22050)
+    spectrogram = stft(Sound(tone(3.0, 1000, 16000)[None].astype(np.float32), 16000))
+    assert spectrogram.mean(axis=1).argmax() == round(1000 * 512 / 22050)
 
 
 def test_stored_features_are_exact_to_a_hundredth(tmp_path: Path) -> None:

@@ -32,13 +32,13 @@ from mmpareto.preparation.manifest import make
 Rows = list[dict[str, Any]]
 
 
-def made(root: Path, split: Any = "train", **options: Any) -> Any:
+def dataset(root: Path, split: Any = "train", **options: Any) -> Any:
     return build("manifest", root, split, image_size=16, **options)
 
 
 def test_kinds_shapes_classes_and_splits(tmp_path: Path) -> None:
     write_manifest(tmp_path, val=True)
-    parts = {split: made(tmp_path, split) for split in SPLITS}
+    parts = {split: dataset(tmp_path, split) for split in SPLITS}
     assert {split: len(part) for split, part in parts.items()} == {"train": 12, "val": 6, "test": 6}
     about = {name: (m.kind, m.shape) for name, m in parts["train"].modalities.items()}
     longest = 1 + (int(0.5 * 16000) - 400) // 160  # of the training clips: 0.4 and 0.5 s
@@ -60,7 +60,7 @@ def test_kinds_shapes_classes_and_splits(tmp_path: Path) -> None:
 def test_validation_is_cut_from_train_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_manifest(tmp_path)
     base.say.cache_clear()  # another test may have said it
-    parts = {split: made(tmp_path, split) for split in SPLITS}
+    parts = {split: dataset(tmp_path, split) for split in SPLITS}
     assert {split: len(part) for split, part in parts.items()} == {"train": 15, "val": 3, "test": 6}
     assert sorted(parts["val"].labels) == [0, 1, 2]
     assert capsys.readouterr().err.count("no clip has the split val; 3 of 18 are cut from train") == 1
@@ -68,9 +68,9 @@ def test_validation_is_cut_from_train_and_said(tmp_path: Path, capsys: pytest.Ca
 
 def test_lengths_and_frames_by_option(tmp_path: Path) -> None:
     write_manifest(tmp_path)
-    found = made(tmp_path, audio_frames=20, frames=1)
-    assert found[0]["inputs"]["sound"].shape == (1, 20, 128)
-    assert found[0]["inputs"]["sight"].shape == (1, 3, 16, 16)
+    data = dataset(tmp_path, audio_frames=20, frames=1)
+    assert data[0]["inputs"]["sound"].shape == (1, 20, 128)
+    assert data[0]["inputs"]["sight"].shape == (1, 3, 16, 16)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_arrays_by_their_shape(tmp_path: Path, shape: tuple[int, ...], dtype: st
     rows = write_manifest(tmp_path)
     for row in rows:
         np.save(tmp_path / row["sensor"], np.ones(shape, dtype))
-    modality = made(tmp_path).modalities["sensor"]
+    modality = dataset(tmp_path).modalities["sensor"]
     assert (modality.kind, modality.shape) == (kind, expected)
 
 
@@ -210,7 +210,7 @@ def test_bad_manifests_say_what_is_wrong_and_where(tmp_path: Path, name: str) ->
     rows = write_manifest(tmp_path)
     spoil(tmp_path, rows)
     with pytest.raises(DatasetError, match=message) as caught:
-        [made(tmp_path, split) for split in SPLITS]
+        [dataset(tmp_path, split) for split in SPLITS]
     assert str(tmp_path) in str(caught.value)
 
 
@@ -221,7 +221,7 @@ def test_links_to_files_and_paths_in_any_form_are_read(tmp_path: Path) -> None:
     rows[0]["sight"] += "/"
     rows[1]["photo"] = f"./photo//../{rows[1]['photo']}".replace("photo//../", "")
     write_rows(tmp_path, rows)
-    assert len(made(tmp_path)) == 15
+    assert len(dataset(tmp_path)) == 15
 
 
 def test_names_in_another_unicode_form_are_found_and_named(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_names_in_another_unicode_form_are_found_and_named(tmp_path: Path) -> No
     (tmp_path / "photo").rename(tmp_path / decomposed)
     write_rows(tmp_path, [row | {"photo": row["photo"].replace("photo", composed)} for row in rows])
     with pytest.raises(DatasetError, match="24 of 24 files of the modality photo are not there") as caught:
-        made(tmp_path)
+        dataset(tmp_path)
     assert "differ in Unicode form (NFC or NFD) alone" in str(caught.value)
     assert "cafe\\u0301/0.png" in str(caught.value)
 
@@ -247,10 +247,10 @@ def test_a_manifest_is_read_once_for_its_splits_and_again_when_it_changes(
 
     monkeypatch.setattr(manifest, "read_table", counted)
     for split in SPLITS:
-        made(tmp_path, split)
+        dataset(tmp_path, split)
     assert len(reads) == 1
     write_rows(tmp_path, rows[:-1])
-    assert len(made(tmp_path, "test")) == 5
+    assert len(dataset(tmp_path, "test")) == 5
     assert len(reads) == 2
 
 
@@ -309,4 +309,4 @@ def test_videos_are_prepared_first(tmp_path: Path) -> None:
         write_video(tmp_path / row["sight"], 2)
     write_rows(tmp_path, rows)
     with pytest.raises(DatasetError, match="sight holds videos, which are prepared first: python code/prepare"):
-        made(tmp_path)
+        dataset(tmp_path)

@@ -132,13 +132,13 @@ def test_prepared_as_it_is_read(tmp_path: Path) -> None:
     assert not same.diff_files
     assert (prepared / "splits" / "train.csv").read_text().splitlines()[3] == "clip2,class 0,caption"
     assert not (prepared / "caption" / "clip2.txt").exists()
-    plain, made = parts(raw), {split: build("manifest", prepared, split) for split in SPLITS}
+    plain, read_again = parts(raw), {split: build("manifest", prepared, split) for split in SPLITS}
     for split in SPLITS:
-        assert plain[split].modalities == made[split].modalities
-        assert plain[split].absent.keys() == made[split].absent.keys()
+        assert plain[split].modalities == read_again[split].modalities
+        assert plain[split].absent.keys() == read_again[split].absent.keys()
         for index in range(len(plain[split])):
             for name, value in plain[split][index]["inputs"].items():
-                assert torch.equal(value, made[split][index]["inputs"][name])
+                assert torch.equal(value, read_again[split][index]["inputs"][name])
 
 
 def change(number: int, **cells: str) -> Any:

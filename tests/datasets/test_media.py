@@ -92,9 +92,9 @@ def test_frames_are_those_that_the_video_shows(
     tmp_path: Path, video_fps: int | Fraction, frames: int, fps: float, expected: list[int]
 ) -> None:
     file = write_video(tmp_path / "a.mp4", frames, video_fps)
-    found = grays(file, fps)
-    assert [nearest(gray, frames) for _, gray in found] == expected
-    for (time, _), number in zip(found, expected, strict=True):
+    pictures = grays(file, fps)
+    assert [nearest(gray, frames) for _, gray in pictures] == expected
+    for (time, _), number in zip(pictures, expected, strict=True):
         assert float(time) == pytest.approx(number / video_fps, abs=1e-3)
 
 
@@ -110,9 +110,9 @@ def test_times_count_from_the_first_frame(tmp_path: Path) -> None:
                 packet.pts, packet.dts = packet.pts + later, packet.dts + later
                 packet.stream = copy
                 target.mux(packet)
-    found = grays(file, 1)
-    assert [nearest(gray, 25) for _, gray in found] == [0, 10, 20]
-    assert [float(time) for time, _ in found] == pytest.approx([5, 6, 7], abs=1e-3)
+    pictures = grays(file, 1)
+    assert [nearest(gray, 25) for _, gray in pictures] == [0, 10, 20]
+    assert [float(time) for time, _ in pictures] == pytest.approx([5, 6, 7], abs=1e-3)
 
 
 def test_tags_in_other_encodings_do_no_harm(tmp_path: Path) -> None:
@@ -133,8 +133,8 @@ def test_tags_in_other_encodings_do_no_harm(tmp_path: Path) -> None:
 
 
 def test_flash_video(tmp_path: Path) -> None:
-    found = grays(write_video(tmp_path / "a.flv", 30, 10, codec="flv"), 1)
-    assert [nearest(gray, 30) for _, gray in found] == [0, 10, 20]
+    pictures = grays(write_video(tmp_path / "a.flv", 30, 10, codec="flv"), 1)
+    assert [nearest(gray, 30) for _, gray in pictures] == [0, 10, 20]
 
 
 @pytest.mark.parametrize("clip", range(9))

@@ -33,23 +33,23 @@ def write_renders(root: Path, style: str = "white", objects: int = 6) -> Path:
     return root
 
 
-def made(root: Path, split: str, **options: object) -> ClipDataset:
-    found = build("modelnet40", root, split, image_size=8, **options)  # type: ignore[arg-type]
-    assert isinstance(found, ClipDataset)
-    return found
+def dataset(root: Path, split: str, **options: object) -> ClipDataset:
+    data = build("modelnet40", root, split, image_size=8, **options)  # type: ignore[arg-type]
+    assert isinstance(data, ClipDataset)
+    return data
 
 
 @pytest.mark.parametrize("style", ["white", "shaded"])
 def test_views_of_both_file_name_styles(tmp_path: Path, style: str) -> None:
     root = write_renders(tmp_path, style)
-    parts = {split: made(root, split) for split in ("train", "val", "test")}
+    parts = {split: dataset(root, split) for split in ("train", "val", "test")}
     assert {split: len(part) for split, part in parts.items()} == {"train": 10, "val": 2, "test": 4}
     assert parts["test"].classes == ["airplane", "night_stand"]
     ids = [item.id for part in parts.values() for item in part.items]
     assert len(set(ids)) == 16
     sample = parts["train"][0]
     assert {name: int(x.float().mean()) for name, x in sample["inputs"].items()} == {"view0": 0, "view6": 60}
-    three = made(root, "val", views=(1, 5, 9))
+    three = dataset(root, "val", views=(1, 5, 9))
     assert {name: int(x.float().mean()) for name, x in three[0]["inputs"].items()} == {
         "view1": 10,
         "view5": 50,
@@ -66,32 +66,32 @@ def test_bad_renders(tmp_path: Path) -> None:
     root = write_renders(tmp_path / "a")
     for views in ((0,), (0, 0), (0, 12), (-1, 3)):
         with pytest.raises(DatasetError, match="two or more different numbers from 0 to 11"):
-            made(root, "train", views=views)
+            dataset(root, "train", views=views)
     gone = root / "airplane" / "train" / "airplane_0001.obj_whiteshaded_v0006.png"
     gone.rename(tmp_path / "kept.png")
     with pytest.raises(DatasetError, match="airplane/train/airplane_0001 has no view 6"):
-        made(root, "train")
+        dataset(root, "train")
     whole = renders(root, (0, 6), missing_ok=True)["train"]
     assert [item.id for item in whole if not item.paths] == ["airplane_0001"]
     gone.write_bytes(b"no image")
     with pytest.raises(DatasetError, match=r"clip airplane_0001, view6: .* cannot be read as an image"):
-        made(root, "train")
+        dataset(root, "train")
     (tmp_path / "kept.png").rename(gone)
     (gone.parent / "airplane_0001.obj.shaded_v007.png").write_bytes(gone.read_bytes())
     with pytest.raises(DatasetError, match="are the same view of an object"):
-        made(root, "train")
+        dataset(root, "train")
     (gone.parent / "airplane_0001.obj.shaded_v007.png").unlink()
     (root / "airplane").rename(root / "aeroplane")
     with pytest.raises(DatasetError, match="aeroplane is no class of ModelNet40"):
-        made(root, "train")
+        dataset(root, "train")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match="no files <class>/train"):
-        made(tmp_path / "empty", "train")
+        dataset(tmp_path / "empty", "train")
     for split in ("train", "test"):
         (tmp_path / "named" / "bed" / split).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / "named" / "bed" / split / "view.png")
     with pytest.raises(DatasetError, match="not named as MVCNN's renders"):
-        made(tmp_path / "named", "train")
+        dataset(tmp_path / "named", "train")
 
 
 @pytest.mark.parametrize("part", [0.3, 0.6, 0.9])
@@ -105,10 +105,10 @@ def test_truncated_meshes_are_unusable(tmp_path: Path, part: float) -> None:
 
 def test_side_cars_of_macos_are_no_objects(tmp_path: Path) -> None:
     root = write_renders(tmp_path / "renders")
-    before = [list(made(root, split).items) for split in ("train", "val", "test")]
+    before = [list(dataset(root, split).items) for split in ("train", "val", "test")]
     (root / ".checked.json").unlink()
     side_cars(root)
-    assert [list(made(root, split).items) for split in ("train", "val", "test")] == before
+    assert [list(dataset(root, split).items) for split in ("train", "val", "test")] == before
     for split in ("train", "test"):
         off(tmp_path / "meshes" / "bed" / split / f"{split}.off", *wedge())
     side_cars(tmp_path / "meshes")
@@ -117,9 +117,9 @@ def test_side_cars_of_macos_are_no_objects(tmp_path: Path) -> None:
 
 def test_real_renders() -> None:
     root = real("modelnet", "mvcnn_views")
-    found = build("modelnet40", root, "test", views=(0, 3, 6, 9))
-    assert found.modalities.keys() == {"view0", "view3", "view6", "view9"}
-    sample = found[0]
+    data = build("modelnet40", root, "test", views=(0, 3, 6, 9))
+    assert data.modalities.keys() == {"view0", "view3", "view6", "view9"}
+    sample = data[0]
     assert all(x.shape == (3, 224, 224) and x.float().std() > 5 for x in sample["inputs"].values())
 
 
@@ -228,10 +228,10 @@ def silhouette_box(vertices: np.ndarray, view: int, size: int) -> tuple[float, f
     right = np.cross(forward, [0, 0, 1.0])
     right /= np.linalg.norm(right)
     up = np.cross(right, forward)
-    seen = vertices + 2.732 * forward  # from the camera: vertex - position, position = -2.732 forward
-    depth = seen @ forward
+    from_camera = vertices + 2.732 * forward  # from the camera: vertex - position, position = -2.732 forward
+    depth = from_camera @ forward
     scale = size / 2 / np.tan(np.radians(22.5))
-    x, y = size / 2 + scale * (seen @ right) / depth, size / 2 - scale * (seen @ up) / depth
+    x, y = size / 2 + scale * (from_camera @ right) / depth, size / 2 - scale * (from_camera @ up) / depth
     return x.min(), y.min(), x.max(), y.max()
 
 
@@ -243,7 +243,7 @@ def test_views_are_projections_from_round_the_object(tmp_path: Path, views: tupl
     for view, picture in zip(views, pictures, strict=True):
         assert picture.shape == (128, 128, 3)
         rows, columns = np.nonzero(picture.max(axis=2) > 5)
-        found = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-        np.testing.assert_allclose(found, silhouette_box(vertices, view, 128), atol=2)
+        box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+        np.testing.assert_allclose(box, silhouette_box(vertices, view, 128), atol=2)
     again = render(vertices, faces, views, 128)
     assert all(np.array_equal(a, b) for a, b in zip(pictures, again, strict=True))

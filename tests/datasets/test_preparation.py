@@ -105,10 +105,10 @@ def test_the_same_bytes_for_any_number_of_workers_and_when_run_again(tmp_path: P
     run(tmp_path / "two", clips, workers=3)
     first = contents(tmp_path / "one")
     assert first == contents(tmp_path / "two")
-    made = (tmp_path / "raw" / "made.log").read_text()
+    log = (tmp_path / "raw" / "made.log").read_text()
     run(tmp_path / "one", clips)
     assert contents(tmp_path / "one") == first
-    assert (tmp_path / "raw" / "made.log").read_text() == made  # nothing was made again
+    assert (tmp_path / "raw" / "made.log").read_text() == log  # nothing was made again
 
 
 KILLED = """

@@ -21,7 +21,7 @@ from mmpareto.datasets.in_memory import InMemoryImages
 from mmpareto.datasets.twoview import partners, rotate
 
 
-def made(split: str, root: Path | None = None, **options: Any) -> InMemoryImages:
+def two_views(split: str, root: Path | None = None, **options: Any) -> InMemoryImages:
     dataset = datasets.build("twoview", root, split, **options)  # type: ignore[arg-type]
     assert isinstance(dataset, InMemoryImages)
     return dataset
@@ -42,7 +42,7 @@ def test_partners_are_others_of_the_class_and_each_is_one_once() -> None:
 @pytest.mark.parametrize("split", SPLITS)
 def test_both_views_are_images_of_the_same_class_and_split(split: str) -> None:
     """Without rotation and noise the views are the images themselves."""
-    dataset = made(split, rotation=0.0, noise=0.0, pairs=2)
+    dataset = two_views(split, rotation=0.0, noise=0.0, pairs=2)
     small, labels, ids = digits_split(split)  # type: ignore[arg-type]
     assert len(dataset) == 2 * len(labels)
     assert np.array_equal(dataset.labels, np.tile(labels, 2))
@@ -59,7 +59,7 @@ def test_both_views_are_images_of_the_same_class_and_split(split: str) -> None:
 
 
 def test_no_image_is_in_two_splits() -> None:
-    images = [rows(made(split, rotation=0.0, noise=0.0, pairs=1).images["noisy"]) for split in SPLITS]
+    images = [rows(two_views(split, rotation=0.0, noise=0.0, pairs=1).images["noisy"]) for split in SPLITS]
     assert not images[0] & images[1] | images[0] & images[2] | images[1] & images[2]
 
 
@@ -71,20 +71,20 @@ def test_rotation_is_counter_clockwise_about_the_centre() -> None:
 
 
 def test_options_are_the_difficulty() -> None:
-    plain = made("val", rotation=0.0, noise=0.0, pairs=1)
-    noisy = made("val", rotation=0.0, noise=0.5, pairs=1)
+    plain = two_views("val", rotation=0.0, noise=0.0, pairs=1)
+    noisy = two_views("val", rotation=0.0, noise=0.5, pairs=1)
     added = noisy.images["noisy"].float() - plain.images["noisy"].float()
     black = plain.images["noisy"] == 0
     assert added[black].mean() == pytest.approx(255 * 0.25, rel=0.02)
     assert added[black].max() <= 128
     assert added.min() >= 0
-    little, much = (made("val", rotation=angle, pairs=1).images["rotated"].float() for angle in (10.0, 90.0))
+    little, much = (two_views("val", rotation=angle, pairs=1).images["rotated"].float() for angle in (10.0, 90.0))
     upright = plain.images["rotated"].float()
     assert (much - upright).abs().mean() > 2 * (little - upright).abs().mean()
 
 
 def test_the_dataset_is_the_same_for_every_seed_and_pairs_differ() -> None:
-    one, other = made("train"), made("train", seed=7)
+    one, other = two_views("train"), two_views("train", seed=7)
     assert all(torch.equal(one.images[name], other.images[name]) for name in one.images)
     assert len(one) == 2 * 1197
     first, second = one.images["rotated"][:1197], one.images["rotated"][1197:2394]
@@ -106,21 +106,21 @@ def test_the_dataset_is_the_same_for_every_seed_and_pairs_differ() -> None:
 )
 def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(DatasetError, match=message):
-        made("val", **options)
+        two_views("val", **options)
 
 
 def test_mnist(tmp_path: Path) -> None:
     write_mnist(tmp_path)
-    parts = {split: made(split, tmp_path, source="mnist", pairs=2) for split in SPLITS}
+    parts = {split: two_views(split, tmp_path, source="mnist", pairs=2) for split in SPLITS}
     assert {split: len(part) for split, part in parts.items()} == {"train": 720, "val": 80, "test": 100}
     assert parts["train"].modalities["noisy"].shape == (1, 28, 28)
     (tmp_path / "t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(DatasetError, match="lacks t10k-labels-idx1-ubyte"):
-        made("train", tmp_path, source="mnist")
+        two_views("train", tmp_path, source="mnist")
 
 
 def test_real_mnist() -> None:
-    dataset = made("test", real("mnist"), source="mnist", pairs=1)
+    dataset = two_views("test", real("mnist"), source="mnist", pairs=1)
     assert len(dataset) == 10000
     assert dataset.labels[:5].tolist() == [7, 2, 1, 0, 4]  # the well-known beginning of the test part
 

@@ -40,7 +40,7 @@ def test_the_published_procedure_and_ours_fill_the_same_gradients() -> None:
         loss = cross_entropies(model(inputs), label)
         encoders, heads = model.partition()
         diagnostics = MMPareto().backward(loss.joint, loss.unimodal, encoders=encoders, heads=heads)
-        conflicts += [bool(seen.conflict) for seen in diagnostics.values()]
+        conflicts += [bool(of_encoder.conflict) for of_encoder in diagnostics.values()]
         ours = [p.grad for p in model.parameters() if p.grad is not None]
         assert len(theirs) == len(ours) == len(list(model.parameters()))
         for a, b in zip(theirs, ours, strict=True):

@@ -238,8 +238,8 @@ def test_what_the_first_run_took_from_its_training_clips_stays_with_it(tmp_path:
     def scores() -> list[Any]:
         done = inside(evaluate.main, run, "--no-probe", "--gpu_ids", "cpu")
         assert done.returncode == 0, done.stderr
-        found = json.loads((run / "evaluation_test.json").read_text())
-        return [found["joint"], found["unimodal"], found["subsets"]]
+        scores = json.loads((run / "evaluation_test.json").read_text())
+        return [scores["joint"], scores["unimodal"], scores["subsets"]]
 
     before = scores()
     for row in rows:

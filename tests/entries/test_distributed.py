@@ -142,7 +142,7 @@ def test_a_rank_with_other_flags_or_other_data_is_refused_by_name(
     flag: str, flags: tuple[str, ...], tmp_path: Path
 ) -> None:
     vectors(tmp_path / "data", 100)
-    value, found = {
+    value, message = {
         "--epochs": ("5", "rank 1 has --epochs 5, rank 0 has 4;"),
         "--data_root": (tmp_path / "data", "rank 1 has samples of train 50, rank 0 has 201;"),
     }[flag]
@@ -150,7 +150,7 @@ def test_a_rank_with_other_flags_or_other_data_is_refused_by_name(
     command = ("sh", "-c", script, "sh", sys.executable, TRAIN, *flags, "--ckpt_path", tmp_path / "run")
     done = run(*TORCHRUN, "--no-python", *command, OMP_NUM_THREADS="1")
     assert done.returncode != 0
-    assert found in done.stderr
+    assert message in done.stderr
     assert "all processes of a run need the same flags and the same data" in done.stderr
     assert not (tmp_path / "run").exists()
 

@@ -55,22 +55,29 @@ def test_scores_a_run_and_leaves_tables_json_and_figures(trained: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     results = json.loads((trained / "results.json").read_text())
-    found = json.loads((trained / "evaluation_test.json").read_text())
-    heads = {"joint": found["joint"], **found["unimodal"]}
+    evaluation = json.loads((trained / "evaluation_test.json").read_text())
+    heads = {"joint": evaluation["joint"], **evaluation["unimodal"]}
     for name, metrics in heads.items():
         trainers = results["test"]["joint"] if name == "joint" else results["test"]["unimodal"][name]
         assert metrics["accuracy"] == trainers["accuracy"]
         assert f"{metrics['accuracy']:.2f}" in done.stdout
         assert np.sum(metrics["confusion"]) == 400
-    assert (found["split"], found["samples"], found["selected_on"], found["notes"]) == ("test", 400, "val", [])
-    accuracy = {"+".join(row["present"]): row["accuracy"] for row in found["subsets"]}
+    assert (evaluation["split"], evaluation["samples"], evaluation["selected_on"], evaluation["notes"]) == (
+        "test",
+        400,
+        "val",
+        [],
+    )
+    accuracy = {"+".join(row["present"]): row["accuracy"] for row in evaluation["subsets"]}
     assert list(accuracy) == ["", "gray", "colour", "gray+colour"]
-    assert accuracy["gray+colour"] == found["joint"]["accuracy"]
+    assert accuracy["gray+colour"] == evaluation["joint"]["accuracy"]
     gray = (accuracy["gray"] - accuracy[""] + accuracy["gray+colour"] - accuracy["colour"]) / 2
-    assert found["shapley"]["contributions"]["gray"] == pytest.approx(gray)
-    assert found["shapley"]["sum"] == pytest.approx(accuracy["gray+colour"] - accuracy[""])
-    assert found["probe"]["unimodal"]["gray"]["accuracy"] > 80  # frozen features of one epoch; colour is of no use here
-    assert found["probe"]["unimodal"]["colour"]["accuracy"] < 30
+    assert evaluation["shapley"]["contributions"]["gray"] == pytest.approx(gray)
+    assert evaluation["shapley"]["sum"] == pytest.approx(accuracy["gray+colour"] - accuracy[""])
+    assert (
+        evaluation["probe"]["unimodal"]["gray"]["accuracy"] > 80
+    )  # frozen features of one epoch; colour is of no use here
+    assert evaluation["probe"]["unimodal"]["colour"]["accuracy"] < 30
     for table in (
         "macro F1",
         "joint head, class",
@@ -90,13 +97,13 @@ def test_scores_a_run_and_leaves_tables_json_and_figures(trained: Path) -> None:
 
 def test_other_splits_mean_features_and_no_probe(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert entry.main([str(copied), "--split", "val", "--missing", "mean", "--no-probe", "--gpu_ids", "cpu"]) == 0
-    found = json.loads((copied / "evaluation_val.json").read_text())
-    assert (found["samples"], found["missing"], found["probe"]) == (200, "mean", None)
+    evaluation = json.loads((copied / "evaluation_val.json").read_text())
+    assert (evaluation["samples"], evaluation["missing"], evaluation["probe"]) == (200, "mean", None)
     printed = capsys.readouterr().out
     assert "the checkpoint was selected on this split" in printed
     assert "probe" not in printed
     results = json.loads((copied / "results.json").read_text())
-    assert found["joint"]["accuracy"] == results["val"]["joint"]["accuracy"]
+    assert evaluation["joint"]["accuracy"] == results["val"]["joint"]["accuracy"]
     # by hand: the mean of the training features in the place of the missing ones
     data = {split: datasets.build("digits", None, split) for split in ("train", "val")}
     about = {name: (modality.kind, modality.shape) for name, modality in data["val"].modalities.items()}
@@ -108,7 +115,7 @@ def test_other_splits_mean_features_and_no_probe(copied: Path, capsys: pytest.Ca
             for split, chosen in data.items()
         }
         mean = {name: value.mean(0) for name, value in features["train"].items()}
-        for row in found["subsets"]:
+        for row in evaluation["subsets"]:
             used = [f if name in row["present"] else mean[name].expand_as(f) for name, f in features["val"].items()]
             right = model.fusion.head(torch.cat(used, 1)).argmax(1).numpy() == data["val"].labels
             assert row["accuracy"] == pytest.approx(100 * right.mean())
@@ -123,9 +130,9 @@ def test_an_unfinished_run_and_one_selected_on_test_are_marked(
     printed = capsys.readouterr().out
     assert "SELECTED ON TEST" in printed
     assert "the run is not finished; its best epoch so far, 1, was scored" in printed
-    found = json.loads((copied / "evaluation_test.json").read_text())
-    assert found["finished"] is False
-    assert len(found["notes"]) == 2
+    evaluation = json.loads((copied / "evaluation_test.json").read_text())
+    assert evaluation["finished"] is False
+    assert len(evaluation["notes"]) == 2
 
 
 def test_overwriting_a_run_takes_its_evaluation_away(copied: Path) -> None:
@@ -205,6 +212,6 @@ def test_a_data_root_with_other_classes_is_refused_and_a_split_without_a_class_i
     assert "missing" in refused(entry.main, folder, "--data_root", tmp_path / "nowhere", *common)
     assert entry.main([str(flag) for flag in (folder, "--data_root", tmp_path / "fewer", *common)]) == 0
     assert "no samples of 1 class(es), left out of means over classes: class 1" in capsys.readouterr().out
-    found = json.loads((folder / "evaluation_test.json").read_text())
-    assert found["joint"]["per_class"][1]["recall"] is None
-    assert found["joint"]["auroc"] is not None
+    evaluation = json.loads((folder / "evaluation_test.json").read_text())
+    assert evaluation["joint"]["per_class"][1]["recall"] is None
+    assert evaluation["joint"]["auroc"] is not None

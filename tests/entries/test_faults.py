@@ -378,8 +378,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 50 MB."""
     place = tmp_path / "disk"
     place.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=50m", "tmpfs", str(place)], capture_output=True)
-    if made.returncode != 0:
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=50m", "tmpfs", str(place)], capture_output=True)
+    if mount.returncode != 0:
         pytest.skip("cannot mount a small file system here (needs root)")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)
@@ -474,7 +474,7 @@ def test_twenty_kills_at_random_moments_change_nothing(short: tuple[str, ...], t
     chance = random.Random(0)
     in_checkpoint = 0
 
-    def seen() -> int:
+    def steps_done() -> int:
         epoch, batches = batches_done(parted) if (parted / "last.pt").exists() else (1, 0)
         return 25 * (epoch - 1) + batches
 
@@ -483,8 +483,8 @@ def test_twenty_kills_at_random_moments_change_nothing(short: tuple[str, ...], t
         if kill % 5 == 0:
             time.sleep(chance.uniform(0, 5))
         else:
-            reached = max(moment, seen() + 1)  # by this process
-            wait_for(lambda: seen() >= reached, process)  # noqa: B023
+            reached = max(moment, steps_done() + 1)  # by this process
+            wait_for(lambda: steps_done() >= reached, process)  # noqa: B023
             if kill % 3 == 0:
                 wait_for(lambda: list(parted.glob(".last.pt.*")), process)
             else:

@@ -27,7 +27,7 @@ OPTIONS = {
     "g2d": ["teacher_epochs=1", "phase=1"],
     "reconboost": ["alone_epochs=2", "together_epochs=1"],
 }
-TOLD = {
+FIGURES = {
     "finetune": ("turned",),
     "gblending": ("weight_joint", "weight_left", "weight_right"),
     "gradnorm": ("weight_joint", "weight_left", "weight_right"),
@@ -74,8 +74,8 @@ def test_a_method_trains_goes_on_exactly_and_is_evaluated(
     assert results["test"]["joint"]["accuracy"] > 60  # of two classes that are easily told apart, or ten
     if method == "finetune":
         assert results["selected_epoch"] > 1
-    told = {key for key in rows(straight / "metrics.csv")[-1] if key.startswith("method_")}
-    assert told == {f"method_{name}" for name in TOLD.get(method, ())}
+    columns = {key for key in rows(straight / "metrics.csv")[-1] if key.startswith("method_")}
+    assert columns == {f"method_{name}" for name in FIGURES.get(method, ())}
     if method not in OWN_FUSION:
         return
     assert evaluate.main([str(straight), "--gpu_ids", "cpu"]) == 0
@@ -83,8 +83,8 @@ def test_a_method_trains_goes_on_exactly_and_is_evaluated(
     if method == "ensemble":
         assert study.main([str(straight), str(parted), "--gpu_ids", "cpu"]) == 2
         assert "no joint loss that could be studied" in capfd.readouterr().err
-    found = json.loads((straight / "evaluation_test.json").read_text())
-    assert found["joint"]["accuracy"] == pytest.approx(results["test"]["joint"]["accuracy"])
+    evaluation = json.loads((straight / "evaluation_test.json").read_text())
+    assert evaluation["joint"]["accuracy"] == pytest.approx(results["test"]["joint"]["accuracy"])
 
 
 def test_an_estimate_that_is_stopped_goes_on_from_its_last_whole_epoch(

@@ -98,8 +98,8 @@ def test_cremad_from_its_repository_to_a_run(crema: Path, prepared: Path, tmp_pa
         (("--data_root", crema), "has no dataset.json"),
         (("--data_root", tmp_path / "nowhere"), "is missing"),
     ):
-        asked = ("--dataset", "cremad", "--data_root", prepared, *SMALL, "--ckpt_path", tmp_path / "no", *flags)
-        assert message in refused(training.main, *asked)
+        arguments = ("--dataset", "cremad", "--data_root", prepared, *SMALL, "--ckpt_path", tmp_path / "no", *flags)
+        assert message in refused(training.main, *arguments)
     again = refused(entry.main, "cremad", "--source", crema, "--output", prepared, "--split", "random")
     assert "give another --output" in again
 
@@ -112,13 +112,13 @@ def test_cremads_other_splits(crema: Path, tmp_path: Path, split: str) -> None:
     done = prepare("cremad", "--source", crema, "--output", out, *flags)
     assert done.returncode == 0, done.stderr
     sets = {name: build("cremad", out, name, audio_features="stft", image_size=16) for name in SPLITS}
-    actors = {name: {item.id[:4] for item in made.items} for name, made in sets.items()}  # type: ignore[attr-defined]
-    assert sum(len(made) for made in sets.values()) == 30
+    actors = {name: {item.id[:4] for item in data.items} for name, data in sets.items()}  # type: ignore[attr-defined]
+    assert sum(len(data) for data in sets.values()) == 30
     if split == "speaker":
         assert not actors["train"] & (actors["val"] | actors["test"])
         assert not actors["val"] & actors["test"]
     else:
-        assert all(set(made.labels) == set(range(6)) for made in sets.values())
+        assert all(set(data.labels) == set(range(6)) for data in sets.values())
     sample = sets["test"][0]
     assert sample["inputs"]["audio"].shape == (1, 257, 188)
     assert sample["inputs"]["visual"].shape == (2, 3, 16, 16)
@@ -345,10 +345,10 @@ def test_a_clip_is_the_file_of_its_name_else_of_its_id(tmp_path: Path) -> None:
     names = ["-ab_0000000_000010_000020", "-ab_0000000_000070_000080", "-ab_0000001.f137", "-ab_0000001"]
     for name in names:
         (tmp_path / f"{name}.mp4").touch()
-    found = find_clips(tmp_path)
-    assert found["-ab_0000000_000070_000080"].stem == "-ab_0000000_000070_000080"
-    assert found["-ab_0000000"].stem == "-ab_0000000_000010_000020"
-    assert found["-ab_0000001"].stem == "-ab_0000001"
+    clips = find_clips(tmp_path)
+    assert clips["-ab_0000000_000070_000080"].stem == "-ab_0000000_000070_000080"
+    assert clips["-ab_0000000"].stem == "-ab_0000000_000010_000020"
+    assert clips["-ab_0000001"].stem == "-ab_0000001"
 
 
 def test_the_published_lists() -> None:
@@ -374,9 +374,9 @@ def test_nine_real_clips(tmp_path: Path) -> None:
     done = prepare("kinetics-sounds", "--source", tmp_path / "raw", "--output", tmp_path / "out", *lists)
     print(f"prepared {len(files)} real clips in {time.perf_counter() - started:.1f} s")
     assert done.returncode == 0, done.stderr
-    made = build("kinetics-sounds", tmp_path / "out", "train")
-    for index in range(len(made)):
-        sample = made[index]
+    data = build("kinetics-sounds", tmp_path / "out", "train")
+    for index in range(len(data)):
+        sample = data[index]
         assert sample["inputs"]["visual"].shape == (3, 3, 224, 224)
         assert sample["inputs"]["audio"].float().std() > 0.5
     for number, file in enumerate(files):

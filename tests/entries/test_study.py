@@ -55,11 +55,11 @@ def studied(trained: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tu
 
 def test_two_runs_side_by_side(trained: list[Path], studied: tuple[str, Path]) -> None:
     printed, output = studied
-    found = json.loads((output / "study.json").read_text())
-    assert [row["label"] for row in found["runs"]] == ["uniform, seed 0", "mmpareto, seed 0"]
-    assert found["samples"] == 5
-    assert found["environment"]["versions"]["torch"]
-    for row in found["runs"]:
+    study = json.loads((output / "study.json").read_text())
+    assert [row["label"] for row in study["runs"]] == ["uniform, seed 0", "mmpareto, seed 0"]
+    assert study["samples"] == 5
+    assert study["environment"]["versions"]["torch"]
+    for row in study["runs"]:
         assert set(row["noise"]) == {"sensor", "twin"}
         for both in row["noise"].values():
             for noise in (both["joint"], both["unimodal"]):
@@ -77,7 +77,7 @@ def test_the_loss_at_the_model_is_that_of_the_split(trained: list[Path], tmp_pat
     """All of val, so that the drawn samples are known; computed without the project's loops."""
     arguments = [trained[0], *SMALL, "--split", "val", "--samples", "99999", "--output", tmp_path]
     assert entry.main([*map(str, arguments)]) == 0
-    found = json.loads((tmp_path / "study.json").read_text())
+    study = json.loads((tmp_path / "study.json").read_text())
     data = datasets.build("manifest", str(trained[0].parent / "data"), "val", seed=0)
     about = {name: (modality.kind, modality.shape) for name, modality in data.modalities.items()}
     encoders = read_settings(trained[0])["encoders"]
@@ -87,9 +87,9 @@ def test_the_loss_at_the_model_is_that_of_the_split(trained: list[Path], tmp_pat
     inputs = {name: torch.stack([torch.as_tensor(row["inputs"][name]) for row in rows]) for name in about}
     with torch.no_grad():
         logits = model(to_device(inputs, data.modalities, "cpu")).joint
-    assert found["samples"] == len(rows) == 6
+    assert study["samples"] == len(rows) == 6
     expected = float(F.cross_entropy(logits, torch.tensor([row["label"] for row in rows])))
-    for losses in found["runs"][0]["loss"]["losses"]:
+    for losses in study["runs"][0]["loss"]["losses"]:
         assert losses[1] == pytest.approx(expected, rel=1e-5)
 
 

@@ -20,15 +20,15 @@ class Encoder(nn.Sequential):
         self.width = width
 
 
-def model(seed: int = 0) -> MultimodalModel:
+def make_model(seed: int = 0) -> MultimodalModel:
     torch.manual_seed(seed)
-    made = LateFusion({name: Encoder(size) for name, size in SIZES.items()}, CLASSES).double()
-    for encoder in made.encoders.values():
+    model = LateFusion({name: Encoder(size) for name, size in SIZES.items()}, CLASSES).double()
+    for encoder in model.encoders.values():
         for parameter in encoder[1].parameters():
             nn.init.normal_(parameter, 1.0, 0.3)
         encoder[1].running_mean.normal_()
         encoder[1].running_var.uniform_(0.5, 2.0)
-    return made.eval()
+    return model.eval()
 
 
 def batches(count: int = 4, size: int = 8, seed: int = 1) -> list[DeviceBatch]:

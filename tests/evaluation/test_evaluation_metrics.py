@@ -27,19 +27,19 @@ def scored(present: list[int], samples: int = 300) -> tuple[torch.Tensor, torch.
 def test_metrics_are_those_of_scikit_learn_over_the_classes_that_are_there(present: list[int]) -> None:
     logits, label = scored(present)
     logits[:, 4] -= 20  # never predicted
-    found = head_metrics(logits, label, NAMES)
+    metrics = head_metrics(logits, label, NAMES)
     y, guess, probability = label.numpy(), logits.argmax(1).numpy(), logits.double().softmax(1).numpy()
-    assert found["accuracy"] == 100 * sk.accuracy_score(y, guess)
-    assert found["confusion"] == sk.confusion_matrix(y, guess, labels=range(6)).tolist()
+    assert metrics["accuracy"] == 100 * sk.accuracy_score(y, guess)
+    assert metrics["confusion"] == sk.confusion_matrix(y, guess, labels=range(6)).tolist()
     named = {"labels": present, "zero_division": 0}
-    assert found["macro_f1"] == pytest.approx(100 * sk.f1_score(y, guess, average="macro", **named), abs=1e-4)
+    assert metrics["macro_f1"] == pytest.approx(100 * sk.f1_score(y, guess, average="macro", **named), abs=1e-4)
     one_against_rest = [(y == c, probability[:, c]) for c in present]
     precision = np.mean([sk.average_precision_score(*pair) for pair in one_against_rest])
-    assert found["mean_average_precision"] == pytest.approx(100 * precision, abs=1e-4)
+    assert metrics["mean_average_precision"] == pytest.approx(100 * precision, abs=1e-4)
     area = np.mean([sk.roc_auc_score(*pair) for pair in one_against_rest])
-    assert found["auroc"] == pytest.approx(100 * area, abs=1e-4)
+    assert metrics["auroc"] == pytest.approx(100 * area, abs=1e-4)
 
-    rows = found["per_class"]
+    rows = metrics["per_class"]
     assert [row["class"] for row in rows] == NAMES
     assert [row["samples"] for row in rows] == np.bincount(y, minlength=6).tolist()
     expected = sk.precision_recall_fscore_support(y, guess, labels=range(6), zero_division=0)
@@ -53,9 +53,9 @@ def test_metrics_are_those_of_scikit_learn_over_the_classes_that_are_there(prese
 def test_a_split_of_one_class_has_no_roc_curve_and_says_nothing() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = head_metrics(*scored([3]), NAMES)
-    assert found["auroc"] is None
-    assert found["mean_average_precision"] == 100
+        metrics = head_metrics(*scored([3]), NAMES)
+    assert metrics["auroc"] is None
+    assert metrics["mean_average_precision"] == 100
 
 
 def test_calibration_by_hand() -> None:
@@ -83,17 +83,17 @@ def test_a_bin_holds_its_lower_bound() -> None:
 
 def test_the_drawn_bins_are_those_of_the_calibration_error() -> None:
     logits, label = scored([0, 1, 2, 3, 4, 5])
-    found = head_metrics(100 * logits, label, NAMES)  # some confidences are 1
-    bins = [part for part in found["reliability"] if part["samples"]]
-    assert len(found["reliability"]) == BINS
+    metrics = head_metrics(100 * logits, label, NAMES)  # some confidences are 1
+    bins = [part for part in metrics["reliability"] if part["samples"]]
+    assert len(metrics["reliability"]) == BINS
     error = sum(part["samples"] * abs(part["confidence"] - part["accuracy"]) for part in bins) / len(label)
-    assert found["calibration_error"] == pytest.approx(error, abs=1e-3)
+    assert metrics["calibration_error"] == pytest.approx(error, abs=1e-3)
 
 
 def test_the_surest_samples_keep_their_order() -> None:
     """Probabilities that float32 rounds to 1 still rank: a perfect ranking has an area of 100."""
     margin = torch.tensor([18.0, 19.0, 20.0, 21.0])
     logits = torch.stack([margin, torch.zeros(4)], 1)
-    found = head_metrics(logits, torch.tensor([1, 1, 0, 0]), ["a", "b"])
-    assert found["auroc"] == 100
-    assert found["mean_average_precision"] == pytest.approx(100)
+    metrics = head_metrics(logits, torch.tensor([1, 1, 0, 0]), ["a", "b"])
+    assert metrics["auroc"] == 100
+    assert metrics["mean_average_precision"] == pytest.approx(100)

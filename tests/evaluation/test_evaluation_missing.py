@@ -10,7 +10,7 @@ import torch
 
 from mmpareto.datasets import Batch, Modality
 from mmpareto.evaluation import EvaluationError
-from mmpareto.evaluation.collected import Collected, collect
+from mmpareto.evaluation.collected import collect
 from mmpareto.evaluation.missing import (
     ANY,
     accuracies_by_passes,
@@ -27,12 +27,12 @@ MODALITIES = {name: Modality("vector", (size,)) for name, size in SIZES.items()}
 CPU = torch.device("cpu")
 
 
-def model() -> MultimodalModel:
+def make_model() -> MultimodalModel:
     torch.manual_seed(0)
-    made = build_model({name: ("vector", (size,)) for name, size in SIZES.items()}, 3, dict.fromkeys(SIZES, "mlp"))
+    model = build_model({name: ("vector", (size,)) for name, size in SIZES.items()}, 3, dict.fromkeys(SIZES, "mlp"))
     with torch.no_grad():
-        made.fusion.head.bias += torch.tensor([0.0, 0.2, -0.1])
-    return made
+        model.fusion.head.bias += torch.tensor([0.0, 0.2, -0.1])
+    return model
 
 
 def data(samples: int = 50) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -50,52 +50,52 @@ def batches(size: int = 16) -> Iterator[Batch]:
 
 
 def test_a_pass_keeps_what_the_model_says_in_order() -> None:
-    made = model()
-    found = collect(made, batches(), MODALITIES, CPU)
+    model = make_model()
+    collected = collect(model, batches(), MODALITIES, CPU)
     inputs, label = data()
     with torch.no_grad():
-        output = made.eval()(inputs)
-    assert torch.equal(found.label, label)
-    assert torch.allclose(found.joint, output.joint, atol=1e-6)
+        output = model.eval()(inputs)
+    assert torch.equal(collected.label, label)
+    assert torch.allclose(collected.joint, output.joint, atol=1e-6)
     for name in SIZES:
-        assert torch.allclose(found.features[name], output.features[name], atol=1e-6)
-        assert torch.allclose(found.logits()[name], output.unimodal[name], atol=1e-6)
+        assert torch.allclose(collected.features[name], output.features[name], atol=1e-6)
+        assert torch.allclose(collected.logits()[name], output.unimodal[name], atol=1e-6)
 
 
 @pytest.mark.parametrize("mean", [False, True])
 def test_subsets_are_passes_with_the_missing_features_replaced(mean: bool) -> None:
-    made = model()
-    found: Collected = collect(made, batches(), MODALITIES, CPU)
-    instead = {name: value.mean(0) if mean else torch.zeros(512) for name, value in found.features.items()}
-    cases = subset_cases(found.present)
+    model = make_model()
+    collected = collect(model, batches(), MODALITIES, CPU)
+    instead = {name: value.mean(0) if mean else torch.zeros(512) for name, value in collected.features.items()}
+    cases = subset_cases(collected.present)
     accuracies = accuracies_from_features(
-        cases, made.fusion, found.features, found.label, CPU, batch_size=16, instead=instead if mean else None
+        cases, model.fusion, collected.features, collected.label, CPU, batch_size=16, instead=instead if mean else None
     )
     if not mean:
-        assert accuracies_by_passes(cases, made, batches(), MODALITIES, CPU) == accuracies
+        assert accuracies_by_passes(cases, model, batches(), MODALITIES, CPU) == accuracies
     assert len(accuracies) == 8
     inputs, label = data()
-    weight, bias = made.fusion.head.weight.detach(), made.fusion.head.bias.detach()
+    weight, bias = model.fusion.head.weight.detach(), model.fusion.head.bias.detach()
     with torch.no_grad():
         for present, accuracy in accuracies.items():
-            features = made(inputs).features
+            features = model(inputs).features
             used = [f if name in present else instead[name].expand_as(f) for name, f in features.items()]
             right = (torch.cat(used, 1) @ weight.T + bias).argmax(1) == label
             assert accuracy == pytest.approx(100 * right.double().mean().item())
             if not mean:  # what the fusion itself does without a modality
-                plain = made.fusion(features, present=present).argmax(1) == label
+                plain = model.fusion(features, present=present).argmax(1) == label
                 assert accuracy == pytest.approx(100 * plain.double().mean().item())
     assert len(set(accuracies.values())) > 4
-    assert accuracies[frozenset(SIZES)] == 100 * int((found.joint.argmax(1) == label).sum()) / 50
+    assert accuracies[frozenset(SIZES)] == 100 * int((collected.joint.argmax(1) == label).sum()) / 50
 
 
 def test_what_is_not_finite_is_named() -> None:
     broken = list(batches())
     broken[1]["inputs"]["y"][3, 0] = float("nan")
     with pytest.raises(EvaluationError, match=r"features of y are not finite for 1 of 50 clips, such as clip19"):
-        collect(model(), broken, MODALITIES, CPU)
+        collect(make_model(), broken, MODALITIES, CPU)
     with pytest.raises(EvaluationError, match="no samples"):
-        collect(model(), [], MODALITIES, CPU)
+        collect(make_model(), [], MODALITIES, CPU)
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])
@@ -110,9 +110,9 @@ def test_shapley_is_the_mean_of_what_a_modality_adds_over_all_orders(count: int)
         for place, name in enumerate(order):
             before = frozenset(order[:place])
             expected[name] += (value[before | {name}] - value[before]) / len(orders)
-    found = shapley(names, value)
-    assert found == pytest.approx(expected)
-    assert sum(found.values()) == pytest.approx(value[frozenset(names)] - value[frozenset()])
+    values = shapley(names, value)
+    assert values == pytest.approx(expected)
+    assert sum(values.values()) == pytest.approx(value[frozenset(names)] - value[frozenset()])
 
 
 def test_shapley_by_hand() -> None:
@@ -126,8 +126,8 @@ def test_shapley_by_hand() -> None:
     [((5, 5, 5), 0), ((8, 0, 0), 1), ((60, 20), 0.5), ((30, -10), 1), ((0, 0), None), ((-2, -6), 0.5)],
 )
 def test_imbalance(contributions: tuple[float, ...], expected: float | None) -> None:
-    found = imbalance({str(number): value for number, value in enumerate(contributions)})
-    assert found == expected if expected is None else found == pytest.approx(expected)
+    spread = imbalance({str(number): value for number, value in enumerate(contributions)})
+    assert spread == expected if expected is None else spread == pytest.approx(expected)
 
 
 def test_rates_drop_that_part_of_the_samples_and_more_of_the_same_at_a_greater_rate() -> None:

@@ -18,11 +18,11 @@ def parts(spread: float) -> list[Part]:
     generator = torch.Generator().manual_seed(0)
     centres = torch.randn(3, 10, generator=generator)
     scale = torch.logspace(-3, 3, 10)
-    made = []
+    splits = []
     for samples in (60, 50, 80):
         label = torch.randint(3, (samples,), generator=generator)
-        made.append(((centres[label] + spread * torch.randn(samples, 10, generator=generator)) * scale + 5, label))
-    return made
+        splits.append(((centres[label] + spread * torch.randn(samples, 10, generator=generator)) * scale + 5, label))
+    return splits
 
 
 def test_the_probe_is_standardised_logistic_regression_with_the_best_c_on_val() -> None:
@@ -38,16 +38,16 @@ def test_the_probe_is_standardised_logistic_regression_with_the_best_c_on_val() 
         )
     assert len({val for val, _ in accuracies.values()}) > 1
     best = max(accuracies, key=lambda strength: (accuracies[strength][0], -strength))
-    found = linear_probe(train, val, test)
-    assert found["C"] == best
-    assert (found["val_accuracy"], found["accuracy"]) == pytest.approx(accuracies[best])
-    assert found["converged"] is True
+    probe = linear_probe(train, val, test)
+    assert probe["C"] == best
+    assert (probe["val_accuracy"], probe["accuracy"]) == pytest.approx(accuracies[best])
+    assert probe["converged"] is True
 
 
 def test_of_equal_ones_the_strongest_regularisation_is_taken() -> None:
     train, val, test = parts(spread=0.01)
-    found = linear_probe(train, val, test, grid=(10.0, 1.0))
-    assert (found["val_accuracy"], found["accuracy"], found["C"]) == (100, 100, 1.0)
+    probe = linear_probe(train, val, test, grid=(10.0, 1.0))
+    assert (probe["val_accuracy"], probe["accuracy"], probe["C"]) == (100, 100, 1.0)
 
 
 @pytest.mark.filterwarnings("error")

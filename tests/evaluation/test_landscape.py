@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from evaluation.small_model import batches, joined, model
+from evaluation.small_model import batches, joined, make_model
 
 from mmpareto.evaluation import EvaluationError
 from mmpareto.evaluation.landscape import filter_normalised, hessian_product, mean_loss, surface
@@ -30,57 +30,57 @@ def test_every_filter_of_a_direction_is_as_long_as_the_weights() -> None:
 
 
 def test_batch_norm_and_biases_do_not_move() -> None:
-    made = build_model({"a": ("image", (1, 8, 8)), "b": ("image", (3, 8, 8))}, 3, {"a": "cnn", "b": "pmr"})
-    direction = filter_normalised(list(made.parameters()), torch.Generator().manual_seed(0))
-    for (name, weights), moved in zip(made.named_parameters(), direction, strict=True):
+    model = build_model({"a": ("image", (1, 8, 8)), "b": ("image", (3, 8, 8))}, 3, {"a": "cnn", "b": "pmr"})
+    direction = filter_normalised(list(model.parameters()), torch.Generator().manual_seed(0))
+    for (name, weights), moved in zip(model.named_parameters(), direction, strict=True):
         assert bool(moved.any()) == (weights.dim() > 1), name
 
 
 def test_the_surface_is_the_loss_of_moved_weights() -> None:
-    made = model()
-    before = {name: value.clone() for name, value in made.state_dict().items()}
-    found = surface(made.train(), batches(), directions=2, distance=0.5, points=5, seed=7)
-    assert found.alphas == [-0.5, -0.25, 0.0, 0.25, 0.5]
+    model = make_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    grid = surface(model.train(), batches(), directions=2, distance=0.5, points=5, seed=7)
+    assert grid.alphas == [-0.5, -0.25, 0.0, 0.25, 0.5]
     inputs, label, _ = joined(batches())
-    made.eval()
+    model.eval()
     with torch.no_grad():
-        output = made(inputs).joint
+        output = model(inputs).joint
     plain = float(F.cross_entropy(output, label))
     right = 100 * float((output.argmax(1) == label).double().mean())
-    assert [row[2] for row in found.losses] == pytest.approx([plain, plain], rel=1e-12)
-    assert [row[2] for row in found.accuracies] == pytest.approx([right, right])
+    assert [row[2] for row in grid.losses] == pytest.approx([plain, plain], rel=1e-12)
+    assert [row[2] for row in grid.accuracies] == pytest.approx([right, right])
     generator = torch.Generator().manual_seed(7)
-    for losses in found.losses:
-        direction = filter_normalised(list(made.parameters()), generator)
-        for alpha, loss in zip(found.alphas, losses, strict=True):
+    for losses in grid.losses:
+        direction = filter_normalised(list(model.parameters()), generator)
+        for alpha, loss in zip(grid.alphas, losses, strict=True):
             values = {
-                name: (p + alpha * d).detach() for (name, p), d in zip(made.named_parameters(), direction, strict=True)
+                name: (p + alpha * d).detach() for (name, p), d in zip(model.named_parameters(), direction, strict=True)
             }
-            moved = torch.func.functional_call(made, values, (inputs,)).joint
+            moved = torch.func.functional_call(model, values, (inputs,)).joint
             assert loss == pytest.approx(float(F.cross_entropy(moved, label)), rel=1e-12)
-    assert found.losses[0] != found.losses[1]
-    assert all(torch.equal(value, before[name]) for name, value in made.state_dict().items())
+    assert grid.losses[0] != grid.losses[1]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_weights_end_as_they_were_even_where_the_loss_is_not_finite(dtype: torch.dtype) -> None:
-    made = model().to(dtype)
+    model = make_model().to(dtype)
     with torch.no_grad():
-        made.fusion.head.weight[0, 0] = -0.0  # which 0 would equal
+        model.fusion.head.weight[0, 0] = -0.0  # which 0 would equal
     parts = [type(part)({k: v.to(dtype) for k, v in part.inputs.items()}, part.label) for part in batches()]
-    before = [p.detach().clone() for p in made.parameters()]
+    before = [p.detach().clone() for p in model.parameters()]
     with pytest.raises(EvaluationError, match="smaller --distance"):
-        surface(made, parts, directions=1, distance=1e308 if dtype == torch.float64 else 1e39, points=3, seed=0)
-    for now, then in zip(made.parameters(), before, strict=True):
+        surface(model, parts, directions=1, distance=1e308 if dtype == torch.float64 else 1e39, points=3, seed=0)
+    for now, then in zip(model.parameters(), before, strict=True):
         assert now.detach().numpy().tobytes() == then.numpy().tobytes()
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
     with pytest.raises(EvaluationError, match="no samples"):
-        mean_loss(model(), [])
+        mean_loss(make_model(), [])
     with pytest.raises(EvaluationError, match="no samples"):
-        hessian_product(model(), [])
-    broken = model()
+        hessian_product(make_model(), [])
+    broken = make_model()
     with torch.no_grad():
         broken.fusion.head.bias[0] = float("inf")
     with pytest.raises(EvaluationError, match="the model diverged"):

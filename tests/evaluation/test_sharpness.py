@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from evaluation.small_model import batches, flat, joined, model
+from evaluation.small_model import batches, flat, joined, make_model
 from torch import Tensor
 
 from mmpareto.evaluation import EvaluationError
@@ -72,16 +72,16 @@ def test_the_largest_eigenvalue_of_a_quadratic(name: str, seed: int) -> None:
     product, matrix = quadratic(SPECTRA[name])
     eigenvalues = np.linalg.eigvalsh(matrix)
     largest, rounding = float(eigenvalues[-1]), 1e-11 * float(np.abs(eigenvalues).max())
-    found = largest_eigenvalue(product, start(len(matrix), seed), 400, TOLERANCE)
-    assert found.converged
-    assert found.value == pytest.approx(largest, rel=TOLERANCE, abs=rounding)
-    assert found.residual <= TOLERANCE * abs(largest) + rounding
+    estimate = largest_eigenvalue(product, start(len(matrix), seed), 400, TOLERANCE)
+    assert estimate.converged
+    assert estimate.value == pytest.approx(largest, rel=TOLERANCE, abs=rounding)
+    assert estimate.residual <= TOLERANCE * abs(largest) + rounding
     for most in (2, 3, 5, 12, 30):  # with fewer products it is right or says that it is not
-        found = largest_eigenvalue(product, start(len(matrix), seed), most, TOLERANCE)
-        assert found.products <= most
-        assert found.value <= largest + rounding
-        if found.converged:
-            assert found.value == pytest.approx(largest, rel=TOLERANCE, abs=rounding)
+        estimate = largest_eigenvalue(product, start(len(matrix), seed), most, TOLERANCE)
+        assert estimate.products <= most
+        assert estimate.value <= largest + rounding
+        if estimate.converged:
+            assert estimate.value == pytest.approx(largest, rel=TOLERANCE, abs=rounding)
 
 
 def test_it_says_when_it_has_not_converged() -> None:
@@ -95,9 +95,9 @@ def test_it_says_when_it_has_not_converged() -> None:
 
 def test_no_more_products_than_needed() -> None:
     product, _ = quadratic([100, *RANDOM.uniform(0, 1, 400)])
-    found = largest_eigenvalue(product, start(401), 100, TOLERANCE)
-    assert found.converged
-    assert found.products < 30
+    estimate = largest_eigenvalue(product, start(401), 100, TOLERANCE)
+    assert estimate.converged
+    assert estimate.products < 30
 
 
 def test_a_product_that_is_not_finite_is_refused() -> None:
@@ -113,27 +113,27 @@ def test_a_product_that_is_not_finite_is_refused() -> None:
         largest_eigenvalue(later, start(3), 50, 1e-3)
 
 
-def explicit_hessian(made: MultimodalModel) -> Tensor:
+def explicit_hessian(model: MultimodalModel) -> Tensor:
     """By torch.autograd.functional over all samples at once, of all parameters but the unimodal heads'."""
     inputs, label, _ = joined(batches())
-    names = [name for name, _ in made.named_parameters() if not name.startswith("heads.")]
-    parameters = [made.get_parameter(name).detach() for name in names]
+    names = [name for name, _ in model.named_parameters() if not name.startswith("heads.")]
+    parameters = [model.get_parameter(name).detach() for name in names]
     sizes = [p.numel() for p in parameters]
 
     def loss(vector: Tensor) -> Tensor:
         parts = vector.split(sizes)
         values = {name: part.view_as(p) for name, part, p in zip(names, parts, parameters, strict=True)}
-        return F.cross_entropy(torch.func.functional_call(made, values, (inputs,)).joint, label)
+        return F.cross_entropy(torch.func.functional_call(model, values, (inputs,)).joint, label)
 
-    found = torch.autograd.functional.hessian(loss, flat(parameters))
-    assert isinstance(found, Tensor)
-    return found
+    hessian = torch.autograd.functional.hessian(loss, flat(parameters))
+    assert isinstance(hessian, Tensor)
+    return hessian
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_hessian_of_a_model(seed: int) -> None:
-    made = model(seed)
-    hessian = explicit_hessian(made)
+    model = make_model(seed)
+    hessian = explicit_hessian(model)
     uneven = [
         *batches()[:3],
         *(
@@ -142,23 +142,23 @@ def test_the_hessian_of_a_model(seed: int) -> None:
             for rows in (slice(0, 3), slice(3, 8))
         ),
     ]
-    product, size = hessian_product(made, uneven)  # the mean over samples, not over batches
+    product, size = hessian_product(model, uneven)  # the mean over samples, not over batches
     assert size == len(hessian)
     for vector in torch.eye(size, dtype=torch.float64)[:5]:
         assert torch.allclose(product(vector), hessian @ vector, atol=1e-12)
     eigenvalues = torch.linalg.eigvalsh(hessian)
-    found = largest_eigenvalue(product, start(size), 500, 1e-9)
-    assert found.converged
-    assert found.value == pytest.approx(float(eigenvalues[-1]), rel=1e-6)
-    assert all(p.grad is None for p in made.parameters())
+    estimate = largest_eigenvalue(product, start(size), 500, 1e-9)
+    assert estimate.converged
+    assert estimate.value == pytest.approx(float(eigenvalues[-1]), rel=1e-6)
+    assert all(p.grad is None for p in model.parameters())
 
 
 def test_a_model_that_is_mostly_concave() -> None:
     """The joint loss turned over: its Hessian's eigenvalue of largest magnitude is negative."""
-    made = model()
-    eigenvalues = torch.linalg.eigvalsh(-explicit_hessian(made))
+    model = make_model()
+    eigenvalues = torch.linalg.eigvalsh(-explicit_hessian(model))
     assert -eigenvalues[0] > eigenvalues[-1]
-    product, size = hessian_product(made, batches())
-    found = largest_eigenvalue(lambda vector: -product(vector), start(size), 2000, 1e-6)
-    assert found.converged
-    assert found.value == pytest.approx(float(eigenvalues[-1]), rel=1e-6)
+    product, size = hessian_product(model, batches())
+    estimate = largest_eigenvalue(lambda vector: -product(vector), start(size), 2000, 1e-6)
+    assert estimate.converged
+    assert estimate.value == pytest.approx(float(eigenvalues[-1]), rel=1e-6)

@@ -22,21 +22,21 @@ from typing import Any
 
 def main(argv: list[str]) -> int:
     folder, seed = (Path(argv[argv.index(flag) + 1]) for flag in ("--ckpt_path", "--random_seed"))
-    seen: dict[str, Any] = {"argv": argv, "pids": [os.getpid()], "parent": os.getppid(), "begin": time.time()}
-    seen["threads"] = os.environ.get("OMP_NUM_THREADS")
-    seen["cpus_of_srun"] = os.environ.get("SRUN_CPUS_PER_TASK")
+    record: dict[str, Any] = {"argv": argv, "pids": [os.getpid()], "parent": os.getppid(), "begin": time.time()}
+    record["threads"] = os.environ.get("OMP_NUM_THREADS")
+    record["cpus_of_srun"] = os.environ.get("SRUN_CPUS_PER_TASK")
     kind = int(str(seed)) % 10
     if kind == 1:
         print("loading\nstand_in.py: no such data", flush=True)
         return 3
     if kind == 2:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        seen["pids"].append(subprocess.Popen(["sleep", "60"]).pid)
+        record["pids"].append(subprocess.Popen(["sleep", "60"]).pid)
     if kind == 3:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f".last.pt.{os.getpid()}.part").touch()
-    (folder / "seen.json").write_text(json.dumps(seen))
+    (folder / "seen.json").write_text(json.dumps(record))
     if kind == 2 or (kind == 3 and not (folder / "last.pt").exists()):
         (folder / "last.pt").touch()
         time.sleep(240)
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
         return 0
     scores = {"joint": {"accuracy": 12.5}, "unimodal": {}}
     results = {"selected_on": "val", "val": scores, "test": scores, "seconds": 1.0}
-    (folder / "seen.json").write_text(json.dumps(seen | {"end": time.time()}))
+    (folder / "seen.json").write_text(json.dumps(record | {"end": time.time()}))
     (folder / "results.json").write_text(json.dumps(results))
     return 0
 

@@ -25,14 +25,14 @@ def grid(
 
 
 def test_every_combination_once_one_seed_of_everything_first() -> None:
-    made = grid(["mmpareto", "pareto", "pareto"], "--epochs", "3", names=["digits", "CG-MNIST"], seeds=[0, 2, 0])
-    assert [run.name for run in made.runs] == [
+    expanded = grid(["mmpareto", "pareto", "pareto"], "--epochs", "3", names=["digits", "CG-MNIST"], seeds=[0, 2, 0])
+    assert [run.name for run in expanded.runs] == [
         f"{dataset}/{method}/seed{seed}"
         for seed in (0, 2)
         for dataset in ("digits", "cgmnist")
         for method in ("mmpareto", "pareto")
     ]
-    last = made.runs[-1]
+    last = expanded.runs[-1]
     assert last.folder == OUT / "cgmnist" / "pareto" / "seed2"
     assert (last.config.data.dataset, last.config.method.method, last.config.run.random_seed) == (
         "cgmnist",
@@ -40,13 +40,13 @@ def test_every_combination_once_one_seed_of_everything_first() -> None:
         2,
     )
     assert last.config.run.ckpt_path == str(last.folder)
-    assert {run.config.optim.epochs for run in made.runs} == {3}
-    assert made.notes == []
+    assert {run.config.optim.epochs for run in expanded.runs} == {3}
+    assert expanded.notes == []
 
 
 def test_varied_flags_are_crossed_and_left_out_where_they_mean_nothing() -> None:
-    made = grid(["mmpareto", "uniform"], vary=["gamma=1,1.5", "rescale=encoder", "batch_size=8,16"])
-    assert [run.name for run in made.runs] == [
+    expanded = grid(["mmpareto", "uniform"], vary=["gamma=1,1.5", "rescale=encoder", "batch_size=8,16"])
+    assert [run.name for run in expanded.runs] == [
         *(
             f"digits/mmpareto/gamma={gamma}/rescale=encoder/batch_size={size}/seed0"
             for gamma in ("1", "1.5")
@@ -55,34 +55,34 @@ def test_varied_flags_are_crossed_and_left_out_where_they_mean_nothing() -> None
         "digits/uniform/batch_size=8/seed0",
         "digits/uniform/batch_size=16/seed0",
     ]
-    options = [run.config.method.method_options for run in made.runs[2:5]]
+    options = [run.config.method.method_options for run in expanded.runs[2:5]]
     assert [(chosen.get("gamma"), chosen.get("rescale")) for chosen in options] == [
         (1.5, "encoder"),
         (1.5, "encoder"),
         (None, None),
     ]
-    assert made.notes == [
+    assert expanded.notes == [
         f"{flag} means nothing to uniform on digits: run once without it" for flag in ("gamma", "rescale")
     ]
 
 
 def test_options_of_methods_are_varied_by_their_names() -> None:
-    made = grid(["ogm", "pmr", "uniform"], vary=["alpha=0.4,1.6"], seeds=[1])
-    assert [run.name for run in made.runs] == [
+    expanded = grid(["ogm", "pmr", "uniform"], vary=["alpha=0.4,1.6"], seeds=[1])
+    assert [run.name for run in expanded.runs] == [
         *(f"digits/{method}/alpha={alpha}/seed1" for method in ("ogm", "pmr") for alpha in ("0.4", "1.6")),
         "digits/uniform/seed1",
     ]
-    assert [run.config.method.method_options["alpha"] for run in made.runs[:4]] == [0.4, 1.6, 0.4, 1.6]
-    assert made.notes == ["alpha means nothing to uniform on digits: run once without it"]
+    assert [run.config.method.method_options["alpha"] for run in expanded.runs[:4]] == [0.4, 1.6, 0.4, 1.6]
+    assert expanded.notes == ["alpha means nothing to uniform on digits: run once without it"]
     # beside other options, and where a flag has the same name
-    made = grid(["pmr"], "--method_options", "mu=0.5", vary=["method_momentum=0,0.3", "momentum=0.8"])
-    assert [(run.config.optim.momentum, run.config.method.method_options["momentum"]) for run in made.runs] == [
+    expanded = grid(["pmr"], "--method_options", "mu=0.5", vary=["method_momentum=0,0.3", "momentum=0.8"])
+    assert [(run.config.optim.momentum, run.config.method.method_options["momentum"]) for run in expanded.runs] == [
         (0.8, 0),
         (0.8, 0.3),
     ]
-    assert {run.config.method.method_options["mu"] for run in made.runs} == {0.5}
-    made = grid(["mslr"], vary=["factors=gray:0.9,colour:1.1;gray:1,colour:1"])
-    assert [run.config.method.method_options["factors"] for run in made.runs] == [
+    assert {run.config.method.method_options["mu"] for run in expanded.runs} == {0.5}
+    expanded = grid(["mslr"], vary=["factors=gray:0.9,colour:1.1;gray:1,colour:1"])
+    assert [run.config.method.method_options["factors"] for run in expanded.runs] == [
         "gray:0.9,colour:1.1",
         "gray:1,colour:1",
     ]
@@ -91,27 +91,27 @@ def test_options_of_methods_are_varied_by_their_names() -> None:
 
 
 def test_flags_that_need_each_other_are_varied_together() -> None:
-    made = grid(["uniform"], vary=["lr_decay_ratio=0.1,0.5", "lr_decay_step=7"])
-    assert [(run.config.optim.lr_decay_ratio, run.config.optim.lr_decay_step) for run in made.runs] == [
+    expanded = grid(["uniform"], vary=["lr_decay_ratio=0.1,0.5", "lr_decay_step=7"])
+    assert [(run.config.optim.lr_decay_ratio, run.config.optim.lr_decay_step) for run in expanded.runs] == [
         (0.1, 7),
         (0.5, 7),
     ]
 
 
 def test_values_of_several_words_or_with_commas() -> None:
-    made = grid(["mmpareto"], vary=["encoder=gray=cnn colour=pmr,gray=pmr"])
-    assert [run.config.model.encoder for run in made.runs] == [{"gray": "cnn", "colour": "pmr"}, {"gray": "pmr"}]
-    assert [run.name for run in made.runs] == [
+    expanded = grid(["mmpareto"], vary=["encoder=gray=cnn colour=pmr,gray=pmr"])
+    assert [run.config.model.encoder for run in expanded.runs] == [{"gray": "cnn", "colour": "pmr"}, {"gray": "pmr"}]
+    assert [run.name for run in expanded.runs] == [
         "digits/mmpareto/encoder=gray=cnn_colour=pmr/seed0",
         "digits/mmpareto/encoder=gray=pmr/seed0",
     ]
-    made = grid(["mmpareto"], names=["modelnet40"], vary=["views=0;0,6"])
-    assert [run.config.data.dataset_options["views"] for run in made.runs] == [(0,), (0, 6)]
+    expanded = grid(["mmpareto"], names=["modelnet40"], vary=["views=0;0,6"])
+    assert [run.config.data.dataset_options["views"] for run in expanded.runs] == [(0,), (0, 6)]
 
 
 def test_a_method_of_ones_own_has_a_plain_folder() -> None:
-    made = grid(["mmpareto.integration.pareto:Pareto"])
-    assert made.runs[0].name == "digits/mmpareto.integration.pareto.Pareto/seed0"
+    expanded = grid(["mmpareto.integration.pareto:Pareto"])
+    assert expanded.runs[0].name == "digits/mmpareto.integration.pareto.Pareto/seed0"
 
 
 @pytest.mark.parametrize(

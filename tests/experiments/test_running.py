@@ -30,20 +30,20 @@ STAND_IN = Path(__file__).with_name("stand_in.py")
 CODE = Path(__file__).resolve().parents[2] / "code"
 
 
-def made(output: Path, seeds: Sequence[int], *flags: str) -> list[Run]:
+def make_runs(output: Path, seeds: Sequence[int], *flags: str) -> list[Run]:
     return expand(["uniform"], ["digits"], seeds, [], flags, output, output).runs
 
 
-def seen(run: Run) -> dict[str, Any]:
+def record(run: Run) -> dict[str, Any]:
     return json.loads((run.folder / "seen.json").read_text())
 
 
 def test_runs_share_slots_gpus_and_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    runs = made(tmp_path, [0, 10, 20, 30, 40])
+    runs = make_runs(tmp_path, [0, 10, 20, 30, 40])
     outcomes = run_all(runs, Local(STAND_IN, 2, 3, ["4", "7"]))
     assert [outcomes[run].failure for run in runs] == [None] * 5
-    was = [seen(run) for run in runs]
+    was = [record(run) for run in runs]
     for one in was:
         same_time = [two for two in was if two["begin"] < one["end"] and one["begin"] < two["end"]]
         gpus = [two["argv"][two["argv"].index("--gpu_ids") + 1] for two in same_time]
@@ -52,23 +52,21 @@ def test_runs_share_slots_gpus_and_threads(tmp_path: Path, monkeypatch: pytest.M
         assert set(gpus) <= {"4", "7"}
         assert one["threads"] == "3"
     assert {two["argv"][two["argv"].index("--gpu_ids") + 1] for two in was} == {"4", "7"}
-    waiting_for_each_other = made(tmp_path / "pair", [5, 15])
-    assert [outcome.failure for outcome in run_all(waiting_for_each_other, Local(STAND_IN, 2, 3)).values()] == [
-        None
-    ] * 2
+    pair = make_runs(tmp_path / "pair", [5, 15])
+    assert [outcome.failure for outcome in run_all(pair, Local(STAND_IN, 2, 3)).values()] == [None] * 2
     monkeypatch.setenv("OMP_NUM_THREADS", "")  # as if it was not set
-    (run,) = made(tmp_path, [60])
+    (run,) = make_runs(tmp_path, [60])
     run_all([run], Local(STAND_IN, 1, 3))
-    assert seen(run)["threads"] == "3"
+    assert record(run)["threads"] == "3"
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    (run,) = made(tmp_path, [50])
+    (run,) = make_runs(tmp_path, [50])
     run_all([run], Local(STAND_IN, 1, 3))
-    assert seen(run)["threads"] == "5"
-    assert "--gpu_ids" not in seen(run)["argv"]
+    assert record(run)["threads"] == "5"
+    assert "--gpu_ids" not in record(run)["argv"]
 
 
 def test_a_failure_has_its_reason_and_stops_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    runs = made(tmp_path, [1, 4, 0, 10])
+    runs = make_runs(tmp_path, [1, 4, 0, 10])
     runs[3].folder.parent.mkdir(parents=True)
     runs[3].folder.write_text("no folder")
     outcomes = run_all(runs, Local(STAND_IN, 2, 1))
@@ -89,7 +87,7 @@ def test_a_terminal_shows_the_epoch_of_each_running_run(tmp_path: Path, monkeypa
         def isatty(self) -> bool:
             return True
 
-    runs = made(tmp_path, range(10), "--epochs", "5")
+    runs = make_runs(tmp_path, range(10), "--epochs", "5")
     for run in runs:
         run.folder.mkdir(parents=True)
     (runs[0].folder / "metrics.csv").write_text("epoch\n1\n2\n")
@@ -110,13 +108,13 @@ def test_a_terminal_shows_the_epoch_of_each_running_run(tmp_path: Path, monkeypa
 
 def test_signals_end_everything_that_was_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stop, "__defaults__", (1000.0, ()))  # a period of grace that only a second signal can end
-    runs = made(tmp_path, [2, 3, 0])  # one that will not end, one that will, one that is not begun
+    runs = make_runs(tmp_path, [2, 3, 0])  # one that will not end, one that will, one that is not begun
 
     def send() -> None:
         while not all((run.folder / "last.pt").exists() for run in runs[:2]):
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGTERM)
-        obeyed.append(gone(seen(runs[1])["pids"]) and alive(seen(runs[0])["pids"][0]))
+        obeyed.append(gone(record(runs[1])["pids"]) and alive(record(runs[0])["pids"][0]))
         os.kill(os.getpid(), signal.SIGINT)
 
     obeyed: list[bool] = []
@@ -128,7 +126,7 @@ def test_signals_end_everything_that_was_started(tmp_path: Path, monkeypatch: py
     assert obeyed == [True]  # the gentle one had ended, the other not
     assert not (runs[0].folder / "results.json").exists()  # it was killed
     assert signal.getsignal(signal.SIGTERM) is before
-    pids = [pid for run in runs[:2] for pid in seen(run)["pids"]]
+    pids = [pid for run in runs[:2] for pid in record(run)["pids"]]
     assert len(pids) == 3
     assert gone(pids)
     assert not [part for run in runs[:2] for part in run.folder.glob(".*.part")]
@@ -136,7 +134,7 @@ def test_signals_end_everything_that_was_started(tmp_path: Path, monkeypatch: py
 
 
 def test_what_is_there_decides_what_is_done(tmp_path: Path) -> None:
-    (run,), (other,) = made(tmp_path, [0]), made(tmp_path, [0], "--learning_rate", "0.5")
+    (run,), (other,) = make_runs(tmp_path, [0]), make_runs(tmp_path, [0], "--learning_rate", "0.5")
     assert state(run) is State.NEW
     run.folder.mkdir(parents=True)
     config = run.config.flat() | {"data_root": "elsewhere", "gpu_ids": "3", "encoders": {}}
@@ -188,7 +186,7 @@ def test_tuples_are_the_same_settings_when_read_again(tmp_path: Path) -> None:
 
 
 def test_two_processes_never_train_in_one_folder(tmp_path: Path) -> None:
-    (run,) = made(tmp_path, [3])
+    (run,) = make_runs(tmp_path, [3])
     first = TrainingProcess(run, STAND_IN, 1)
     try:
         with pytest.raises(RunError, match="another process trains in"):
@@ -202,7 +200,7 @@ def test_two_processes_never_train_in_one_folder(tmp_path: Path) -> None:
 
 def test_a_run_that_another_process_trains_is_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As after a kill -9 of the first command, and beside a second one; meanwhile the other runs are done."""
-    held, other = made(tmp_path, [3, 0])
+    held, other = make_runs(tmp_path, [3, 0])
     first = TrainingProcess(held, STAND_IN, 1)
 
     def release() -> None:
@@ -226,12 +224,12 @@ def test_jobs_of_submitit_fail_and_resume_after_a_time_out(tmp_path: Path, monke
     """submitit's own local executor; the signal is the one that its Slurm jobs get before their time is over."""
     submitit = pytest.importorskip("submitit")
     monkeypatch.setenv("PYTHONPATH", str(CODE))
-    cut_short, failing = runs = made(tmp_path, [3, 1])
+    cut_short, failing = runs = make_runs(tmp_path, [3, 1])
 
     def send() -> None:
         while not (cut_short.folder / "last.pt").exists():
             time.sleep(0.05)
-        os.kill(seen(cut_short)["parent"], signal.SIGUSR2)
+        os.kill(record(cut_short)["parent"], signal.SIGUSR2)
 
     threading.Thread(target=send, daemon=True).start()
     launcher = Submitit(submitit.LocalExecutor(tmp_path / "jobs" / "%j"), STAND_IN, 2)
@@ -246,7 +244,7 @@ def test_jobs_of_submitit_fail_and_resume_after_a_time_out(tmp_path: Path, monke
 def test_jobs_are_cancelled_with_the_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     submitit = pytest.importorskip("submitit")
     monkeypatch.setenv("PYTHONPATH", str(CODE))
-    (run,) = made(tmp_path, [3])
+    (run,) = make_runs(tmp_path, [3])
 
     def send() -> None:
         while not (run.folder / "last.pt").exists():
@@ -256,12 +254,12 @@ def test_jobs_are_cancelled_with_the_grid(tmp_path: Path, monkeypatch: pytest.Mo
     threading.Thread(target=send, daemon=True).start()
     with pytest.raises(Interrupted):
         run_all([run], Submitit(submitit.LocalExecutor(tmp_path / "jobs" / "%j"), STAND_IN, 1))
-    (pid,) = seen(run)["pids"]
+    (pid,) = record(run)["pids"]
     assert gone([pid])
 
 
 @pytest.fixture
-def slurm_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def slurm_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What submitit looks for before it accepts parameters."""
     pytest.importorskip("submitit")
     (tmp_path / "bin").mkdir()
@@ -270,7 +268,7 @@ def slurm_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
 
 
-def test_the_job_script_for_slurm(tmp_path: Path, slurm_is_there: None) -> None:
+def test_the_job_script_for_slurm(tmp_path: Path, slurm_installed: None) -> None:
     executor = slurm_executor(tmp_path / "jobs", Path("/the code"), "gpu", {"time": 60, "qos": "high"})
     script = executor._make_submission_file_text("command", "id")
     for line in ("--partition=gpu", "--time=60", "--qos=high", "--gpus-per-node=1", "--cpus-per-task=8"):
@@ -296,7 +294,7 @@ def test_the_job_script_for_slurm(tmp_path: Path, slurm_is_there: None) -> None:
     ],
 )
 def test_what_a_job_asks_for(
-    parameters: dict[str, Any], cpu: bool, present: str, absent: str, tmp_path: Path, slurm_is_there: None
+    parameters: dict[str, Any], cpu: bool, present: str, absent: str, tmp_path: Path, slurm_installed: None
 ) -> None:
     executor = slurm_executor(tmp_path, CODE, None, parameters, cpu=cpu)
     directives = executor._make_submission_file_text("command", "id").partition("# setup")[0]
@@ -316,7 +314,7 @@ def test_what_a_job_asks_for(
     ],
 )
 def test_parameters_that_no_job_can_use(
-    parameters: dict[str, Any], message: str, tmp_path: Path, slurm_is_there: None
+    parameters: dict[str, Any], message: str, tmp_path: Path, slurm_installed: None
 ) -> None:
     with pytest.raises(UsageError, match=message):
         slurm_executor(tmp_path, CODE, None, parameters)

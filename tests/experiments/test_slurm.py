@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from experiments import one_node_slurm
 from experiments.one_node_slurm import CPUS, wait_until
-from experiments.test_running import CODE, STAND_IN, made, seen
+from experiments.test_running import CODE, STAND_IN, make_runs, record
 
 from mmpareto.experiments.grid import Run
 from mmpareto.experiments.launchers import Submitit, slurm_executor
@@ -101,7 +101,7 @@ def assert_resumed(run: Run, outcome: Outcome) -> None:
 
 def test_jobs_that_are_preempted_are_queued_again_and_resume(tmp_path: Path) -> None:
     """The threads of a run are the CPUs of its job, whatever the machine has."""
-    runs = made(tmp_path, [3, 13])
+    runs = make_runs(tmp_path, [3, 13])
 
     def action() -> None:
         wait_until(lambda: all(map(waiting, runs)))
@@ -110,12 +110,12 @@ def test_jobs_that_are_preempted_are_queued_again_and_resume(tmp_path: Path) -> 
     outcomes = run_on_slurm(runs, tmp_path, action)
     for run, outcome in zip(runs, outcomes, strict=True):
         assert_resumed(run, outcome)
-        assert seen(run)["threads"] == "1"
-        assert seen(run)["cpus_of_srun"] == "1"
+        assert record(run)["threads"] == "1"
+        assert record(run)["cpus_of_srun"] == "1"
 
 
 def test_jobs_that_are_preempted_without_grace_resume(tmp_path: Path) -> None:
-    (run,) = made(tmp_path, [3])
+    (run,) = make_runs(tmp_path, [3])
 
     def action() -> None:
         wait_until(lambda: waiting(run))
@@ -127,7 +127,7 @@ def test_jobs_that_are_preempted_without_grace_resume(tmp_path: Path) -> None:
 
 def test_jobs_that_are_requeued_or_get_a_signal_resume_and_cancelled_ones_fail(tmp_path: Path) -> None:
     """The last is cancelled while it waits for a CPU."""
-    runs = made(tmp_path, [3, 13, 23, 33, 43])
+    runs = make_runs(tmp_path, [3, 13, 23, 33, 43])
     *started, pending = runs
 
     def action() -> None:
@@ -151,13 +151,13 @@ def test_jobs_that_are_requeued_or_get_a_signal_resume_and_cancelled_ones_fail(t
 
 
 def test_a_time_limit_of_a_minute_queues_the_job_again(tmp_path: Path) -> None:
-    (run,) = made(tmp_path, [3])
+    (run,) = make_runs(tmp_path, [3])
     (outcome,) = run_on_slurm([run], tmp_path, lambda: None, time=1)
     assert_resumed(run, outcome)
 
 
 def test_a_job_without_gpus_or_cpus_enough_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (run,) = made(tmp_path, [3])
+    (run,) = make_runs(tmp_path, [3])
     (outcome,) = run_on_slurm([run], tmp_path, lambda: None, gpus_per_node=1)
     assert "--gpu_ids cpu for none" in str(outcome.failure)
 

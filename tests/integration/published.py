@@ -17,8 +17,8 @@ Gradients = list[np.ndarray]
 
 def gradient(loss: Tensor, parameters: Sequence[Tensor]) -> Gradients:
     """Gradient of a loss by a backward pass of its own; zeros where it does not reach a parameter."""
-    found = torch.autograd.grad(loss, list(parameters), retain_graph=True, allow_unused=True)
-    return [np.zeros(p.shape) if g is None else g.numpy().copy() for g, p in zip(found, parameters, strict=True)]
+    gradients = torch.autograd.grad(loss, list(parameters), retain_graph=True, allow_unused=True)
+    return [np.zeros(p.shape) if g is None else g.numpy().copy() for g, p in zip(gradients, parameters, strict=True)]
 
 
 def joined(gradients: Gradients) -> np.ndarray:

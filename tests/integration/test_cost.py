@@ -78,7 +78,7 @@ def test_a_whole_step_asks_for_no_value(routine: Integrator) -> None:
         routine.accumulate(*model.losses(), **model.arguments(), diagnose=True)
         diagnostics = routine.backward(*model.losses(), **model.arguments(), diagnose=True)
         optimizer.step()
-    assert all(value.is_meta for seen in diagnostics.values() for value in seen)
+    assert all(value.is_meta for of_encoder in diagnostics.values() for value in of_encoder)
     routine.backward(*model.losses(), **model.arguments())
     assert all(p.grad is not None and p.grad.is_meta for p in model.parameters())
 
@@ -102,23 +102,23 @@ def test_one_extra_set_of_encoder_gradients_at_most() -> None:
 
     def alive() -> int:
         gc.collect()
-        own = {p.data_ptr() for p in model.parameters()} | {
+        of_model = {p.data_ptr() for p in model.parameters()} | {
             p.grad.data_ptr() for _, p in model.others if p.grad is not None
         }
-        found = {t.data_ptr(): t.nbytes for t in gc.get_objects() if type(t) is Tensor and t.shape in sizes}
-        return sum(size for pointer, size in found.items() if pointer not in own)
+        tensors = {t.data_ptr(): t.nbytes for t in gc.get_objects() if type(t) is Tensor and t.shape in sizes}
+        return sum(size for pointer, size in tensors.items() if pointer not in of_model)
 
     class Watching(MMPareto):
         def coefficients(self, gramians: Tensor) -> Tensor:
-            seen.append(alive())
+            peaks.append(alive())
             return super().coefficients(gramians)
 
-    seen: list[int] = []
+    peaks: list[int] = []
     inputs, label = model.batch(0)
     losses = model.losses(inputs, label)
     before = alive()
     Watching().backward(*losses, **model.arguments())
-    assert max(seen) - before <= 2 * bytes_of_a_set
-    assert max(seen) - before >= 1.9 * bytes_of_a_set  # it did see both
+    assert max(peaks) - before <= 2 * bytes_of_a_set
+    assert max(peaks) - before >= 1.9 * bytes_of_a_set  # it did see both
     del losses
     assert alive() - before <= bytes_of_a_set + sum(t.nbytes for t in inputs.values())

@@ -61,9 +61,9 @@ def test_one_joint_loss(diagnose: bool) -> None:
     for name, p in model.named_parameters():
         loss = sum(unimodal.values()) if name.startswith("heads") else joint
         expected[name] = torch.autograd.grad(loss, p, retain_graph=True)[0]
-    seen = OneJoint().backward(*model.losses(*model.batch(5)), **model.arguments(), diagnose=diagnose)
+    diagnostics = OneJoint().backward(*model.losses(*model.batch(5)), **model.arguments(), diagnose=diagnose)
     same(model.gradients(), expected)
-    assert bool(seen) == diagnose
+    assert bool(diagnostics) == diagnose
 
 
 @pytest.mark.parametrize("diagnose", [False, True])
@@ -78,16 +78,16 @@ def test_diagnostics_are_those_of_the_two_gradients() -> None:
     model = LateFusion(2, seed=3, opposed=True)
     joint, unimodal = model.losses(*model.batch(5))
     for routine in (MMPareto(), Uniform(), OneJoint()):
-        seen = routine.backward(*model.losses(*model.batch(5)), **model.arguments(), diagnose=True)
+        diagnostics = routine.backward(*model.losses(*model.batch(5)), **model.arguments(), diagnose=True)
         for name, encoder in model.encoders.items():
             parameters = list(encoder.parameters())
             j = published.joined(published.gradient(joint, parameters))
             u = published.joined(published.gradient(unimodal[name], parameters))
-            assert seen[name].joint_norm.item() == pytest.approx(np.linalg.norm(j))
-            assert seen[name].unimodal_norm.item() == pytest.approx(np.linalg.norm(u))
-            assert seen[name].cosine.item() == pytest.approx(j @ u / np.linalg.norm(j) / np.linalg.norm(u))
-            assert seen[name].conflict.item() == (j @ u < 0)
-            assert seen[name].gramians.shape == (4, 2, 2)
+            assert diagnostics[name].joint_norm.item() == pytest.approx(np.linalg.norm(j))
+            assert diagnostics[name].unimodal_norm.item() == pytest.approx(np.linalg.norm(u))
+            assert diagnostics[name].cosine.item() == pytest.approx(j @ u / np.linalg.norm(j) / np.linalg.norm(u))
+            assert diagnostics[name].conflict.item() == (j @ u < 0)
+            assert diagnostics[name].gramians.shape == (4, 2, 2)
             assert routine.parameter_names(encoder) == ["0.weight", "0.bias", "2.weight", "2.bias"]
 
 
@@ -128,16 +128,18 @@ def test_complex_parameters_count_as_their_real_and_imaginary_parts() -> None:
     weight = nn.Parameter(torch.view_as_complex(parts.detach().clone()))
     joint_head, head = nn.Linear(4, 2).double(), nn.Linear(4, 2).double()
     x, label = torch.randn(5, 3, dtype=torch.complex128), torch.tensor([0, 1, 0, 1, 1])
-    seen = []
+    results = []
     for encoder in (torch.view_as_complex(parts), weight):
-        own = parts if encoder is not weight else weight
+        parameter = parts if encoder is not weight else weight
         features = (x @ encoder).abs()
         losses = F.cross_entropy(joint_head(features), 1 - label), {"a": F.cross_entropy(head(features), label)}
-        seen.append(
-            MMPareto().backward(*losses, encoders={"a": [own]}, heads=[*joint_head.parameters(), *head.parameters()])
+        results.append(
+            MMPareto().backward(
+                *losses, encoders={"a": [parameter]}, heads=[*joint_head.parameters(), *head.parameters()]
+            )
         )
-    assert seen[0]["a"].conflict
-    assert torch.allclose(seen[1]["a"].gramians, seen[0]["a"].gramians, rtol=1e-12)
+    assert results[0]["a"].conflict
+    assert torch.allclose(results[1]["a"].gramians, results[0]["a"].gramians, rtol=1e-12)
     assert torch.allclose(torch.view_as_real(weight.grad), parts.grad, rtol=1e-10)
 
 
@@ -169,8 +171,8 @@ def test_recurrent_and_attention_encoders() -> None:
     heads = [p for _, p in model.others]
     truth, head_truth, _ = published.step(*model.losses(inputs, label), parameters, heads, 1.5, "tensor")
     MMPareto().backward(*model.losses(inputs, label), **model.arguments())
-    for name, own in parameters.items():
-        for parameter, gradient in zip(own, truth[name], strict=True):
+    for name, tensors in parameters.items():
+        for parameter, gradient in zip(tensors, truth[name], strict=True):
             assert np.allclose(parameter.grad.numpy(), gradient, rtol=1e-10, atol=1e-14)
     for parameter, gradient in zip(heads, head_truth, strict=True):
         assert np.allclose(parameter.grad.numpy(), gradient, rtol=1e-12)
@@ -203,12 +205,12 @@ def test_an_encoder_that_modalities_share_is_an_entry_of_its_own() -> None:
         )
 
     joint, unimodal = losses()
-    own = list(trunk.parameters())
+    shared = list(trunk.parameters())
     truth, _ = published.mmpareto(
-        published.gradient(joint, own), published.gradient(sum(unimodal.values()), own), 1.5, "tensor"
+        published.gradient(joint, shared), published.gradient(sum(unimodal.values()), shared), 1.5, "tensor"
     )
     MMPareto().backward(*losses(), encoders={"trunk": trunk}, heads=heads)
-    for parameter, gradient in zip(own, truth, strict=True):
+    for parameter, gradient in zip(shared, truth, strict=True):
         assert np.allclose(parameter.grad.numpy(), gradient, rtol=1e-12)
 
 
@@ -223,11 +225,11 @@ def test_a_loss_that_does_not_reach_an_encoder() -> None:
         return joint, {name: F.cross_entropy(head(features[name]), label) for name, head in model.heads.items()}
 
     expected = torch.autograd.grad(losses()[1]["m1"], list(model.encoders["m1"].parameters()))
-    seen = MMPareto(gamma=2.0).backward(*losses(), **model.arguments())
+    diagnostics = MMPareto(gamma=2.0).backward(*losses(), **model.arguments())
     for parameter, gradient in zip(model.encoders["m1"].parameters(), expected, strict=True):
         assert torch.allclose(parameter.grad, 2.0 * gradient, rtol=1e-12)
-    assert not seen["m1"].conflict
-    assert seen["m1"].cosine == 0
+    assert not diagnostics["m1"].conflict
+    assert diagnostics["m1"].cosine == 0
 
 
 def test_a_scaled_loss_scales_the_gradient() -> None:
@@ -253,10 +255,10 @@ def test_bfloat16_autocast_stays_close() -> None:
     exact = torch.cat([g.flatten() for g in model.gradients().values()])
     with torch.autocast("cpu", torch.bfloat16):
         losses = model.losses(inputs, label)
-    seen = MMPareto().backward(*losses, **model.arguments())
+    diagnostics = MMPareto().backward(*losses, **model.arguments())
     rounded = torch.cat([g.flatten() for g in model.gradients().values()])
     assert 0 < (rounded - exact).norm() < 0.05 * exact.norm()
-    assert seen["m0"].gramians.dtype == torch.float64
+    assert diagnostics["m0"].gramians.dtype == torch.float64
 
 
 def test_float16_autocast_under_a_gradient_scaler_stays_close() -> None:
@@ -270,12 +272,12 @@ def test_float16_autocast_under_a_gradient_scaler_stays_close() -> None:
     with torch.autocast("cpu", torch.float16):
         joint, unimodal = model.losses(inputs, label)
     scaled = {name: scaler.scale(loss) for name, loss in unimodal.items()}
-    seen = MMPareto().backward(scaler.scale(joint), scaled, **model.arguments())
+    diagnostics = MMPareto().backward(scaler.scale(joint), scaled, **model.arguments())
     scaler.unscale_(optimizer)
     rounded = torch.cat([g.flatten() for g in model.gradients().values()])
     assert 0 < (rounded - exact).norm() < 0.01 * exact.norm()
     assert any(d.conflict for d in expected.values())
-    assert [bool(d.conflict) for d in seen.values()] == [bool(d.conflict) for d in expected.values()]
+    assert [bool(d.conflict) for d in diagnostics.values()] == [bool(d.conflict) for d in expected.values()]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -283,8 +285,8 @@ def test_half_precision_parameters(dtype: torch.dtype) -> None:
     model = LateFusion(2, seed=2).to(dtype)
     inputs, label = model.batch(0)
     losses = model.losses({name: x.to(dtype) for name, x in inputs.items()}, label)
-    seen = MMPareto().backward(*losses, **model.arguments())
-    assert seen["m0"].gramians.dtype == torch.float64
+    diagnostics = MMPareto().backward(*losses, **model.arguments())
+    assert diagnostics["m0"].gramians.dtype == torch.float64
     assert all(p.grad is not None and p.grad.dtype == dtype for p in model.parameters())
 
 
@@ -350,7 +352,7 @@ def test_a_model_finds_its_heads(method: str) -> None:
 
 @pytest.mark.parametrize("method", ["mmpareto", "uniform"])
 def test_lists_and_dicts_of_losses(method: str) -> None:
-    found = []
+    results = []
     for form in (
         lambda joint, unimodal: (2 * joint, unimodal),
         lambda joint, unimodal: ([joint, joint], list(unimodal.values())),
@@ -358,9 +360,9 @@ def test_lists_and_dicts_of_losses(method: str) -> None:
     ):
         model = LateFusion(2, seed=0, opposed=True)
         METHODS.build(method).backward(*form(*model.losses(*model.batch(0))), **model.arguments())
-        found.append(model.gradients())
-    for name, gradient in found[0].items():
-        for other in found[1:]:
+        results.append(model.gradients())
+    for name, gradient in results[0].items():
+        for other in results[1:]:
             torch.testing.assert_close(other[name], gradient)
 
 
@@ -440,6 +442,6 @@ def test_micro_batches_of_one_step_are_measured_alike(first: bool) -> None:
         with pytest.raises(ValueError, match="same for all micro-batches"):
             integrator.backward(*model.losses(*model.batch(1)), **model.arguments(), diagnose=not first)
         integrator.backward(*model.losses(*model.batch(2)), **model.arguments(), diagnose=not first)
-        found = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
         Uniform().backward(*model.losses(*model.batch(2)), **model.arguments(), diagnose=not first)
-        assert all(torch.equal(a, b.grad) for a, b in zip(found, model.parameters(), strict=True))
+        assert all(torch.equal(a, b.grad) for a, b in zip(gradients, model.parameters(), strict=True))

@@ -57,12 +57,12 @@ def test_gradients_are_the_jacobians_times_the_integrated_gradient_of_the_featur
     for seed in range(3):
         wanted = expected(model, reference, seed)
         features, joint, unimodal = features_and_losses(model, seed)
-        seen = integrator.backward(joint, unimodal, **model.arguments(), features=features)
-        conflicts += sum(int(values.conflict) for values in seen.values())
+        diagnostics = integrator.backward(joint, unimodal, **model.arguments(), features=features)
+        conflicts += sum(int(values.conflict) for values in diagnostics.values())
         assert {key: value.shape for key, value in model.gradients().items()} == {k: v.shape for k, v in wanted.items()}
         for key, gradient in model.gradients().items():
             assert torch.allclose(gradient, wanted[key], rtol=1e-10, atol=1e-13), key
-        for values in seen.values():
+        for values in diagnostics.values():
             assert values.gramians.shape == (1, 2, 2)
     assert conflicts
 
@@ -75,8 +75,8 @@ def test_without_conflict_it_is_the_exact_step() -> None:
     gradients = model.gradients()
     features, _, unimodal = features_and_losses(model)
     joint = torch.stack(list(unimodal.values())).sum()
-    seen = OnFeatures(MMPareto()).backward(joint, unimodal, **model.arguments(), features=features)
-    assert not any(values.conflict for values in (*exact.values(), *seen.values()))
+    diagnostics = OnFeatures(MMPareto()).backward(joint, unimodal, **model.arguments(), features=features)
+    assert not any(values.conflict for values in (*exact.values(), *diagnostics.values()))
     for name, gradient in model.gradients().items():
         assert torch.allclose(gradient, gradients[name], rtol=1e-12), name
 
@@ -97,8 +97,10 @@ def test_a_loss_scale_passes_through() -> None:
         features, joint, unimodal = features_and_losses(model)
         integrator = OnFeatures(MMPareto())
         scaled = {name: loss * scale for name, loss in unimodal.items()}
-        seen = integrator.backward(joint * scale, scaled, **model.arguments(), loss_scale=scale, features=features)
-        results.append(({k: v / scale for k, v in model.gradients().items()}, seen["m0"].joint_norm))
+        diagnostics = integrator.backward(
+            joint * scale, scaled, **model.arguments(), loss_scale=scale, features=features
+        )
+        results.append(({k: v / scale for k, v in model.gradients().items()}, diagnostics["m0"].joint_norm))
     assert all(torch.allclose(value, results[1][0][key], rtol=1e-12) for key, value in results[0][0].items())
     assert torch.allclose(results[0][1], results[1][1])
 

@@ -39,7 +39,7 @@ def work(rank: int, folder: Path) -> None:
         return real(*arguments, **named)
 
     dist.all_reduce = counted
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for method in ROUTINES:
         for micro in (1, MICRO):
             model, integrator = LateFusion(3, seed=2, opposed=True), METHODS.build(method)
@@ -52,7 +52,7 @@ def work(rank: int, folder: Path) -> None:
                     call = integrator.backward if k == micro - 1 else integrator.accumulate
                     call(joint / micro, {n: loss / micro for n, loss in unimodal.items()}, **model.arguments())
                 assert len(reductions) == integrator.passes, method
-            found[f"{method} {micro}"] = model.gradients()
+            results[f"{method} {micro}"] = model.gradients()
 
     # a parameter that one process's batch does not reach
     model, integrator = LateFusion(2, seed=2), MMPareto()
@@ -62,7 +62,7 @@ def work(rank: int, folder: Path) -> None:
         features = model.encoders["m0"](inputs["m0"])
         joint = torch.nn.functional.cross_entropy(model.heads["m0"](features), label)
     integrator.backward(joint, unimodal if rank == 0 else {"m0": unimodal["m0"]}, **model.arguments())
-    found["uneven"] = model.gradients()
+    results["uneven"] = model.gradients()
 
     # left alone when asked to
     model, integrator = LateFusion(2, seed=2), MMPareto()
@@ -70,8 +70,8 @@ def work(rank: int, folder: Path) -> None:
     reductions.clear()
     integrator.backward(*model.losses(*half(*model.batch(0, size=16), rank, 2)), **model.arguments())
     assert not reductions
-    found["alone"] = model.gradients()
-    torch.save(found, folder / f"rank{rank}.pt")
+    results["alone"] = model.gradients()
+    torch.save(results, folder / f"rank{rank}.pt")
     dist.destroy_process_group()
 
 

@@ -72,8 +72,8 @@ def test_everything_is_finite(routine: object, dtype: torch.dtype) -> None:
     for kind, seed, scale in cases():
         joint, unimodal = ([scale * g for g in part] for part in pair(kind, seed, dtype))
         assert flat(integrate(routine, joint, unimodal)).isfinite().all(), (kind, seed, scale)
-        seen = diagnose(gramians(joint, unimodal, torch.device("cpu")), torch.ones(len(SHAPES), 2, dtype=dtype))
-        assert all(bool(value.isfinite().all()) for value in seen)
+        diagnostics = diagnose(gramians(joint, unimodal, torch.device("cpu")), torch.ones(len(SHAPES), 2, dtype=dtype))
+        assert all(bool(value.isfinite().all()) for value in diagnostics)
 
 
 @pytest.mark.parametrize("rescale", ["tensor", "encoder"])
@@ -201,13 +201,13 @@ def test_worked_values() -> None:
     # |sum| = |(1, 1)| = sqrt 2 and |h| = sqrt 1.6: enlarged by sqrt 1.25
     grown = [1.5 * math.sqrt(1.25) * x for x in (0.4, 1.2)]
     assert flat(integrate(MMPareto(), joint, unimodal)).tolist() == pytest.approx(grown)
-    seen = diagnose(
+    diagnostics = diagnose(
         gramians(joint, unimodal, torch.device("cpu")), Pareto().coefficients(torch.tensor([[[4.0, -2], [-2, 2]]]))
     )
-    assert seen.cosine.item() == pytest.approx(-2 / math.sqrt(8))
-    assert (seen.joint_norm.item(), seen.unimodal_norm.item()) == pytest.approx((2.0, math.sqrt(2)))
-    assert seen.joint_weight.item() == pytest.approx(0.4)
-    assert seen.conflict.item() is True
+    assert diagnostics.cosine.item() == pytest.approx(-2 / math.sqrt(8))
+    assert (diagnostics.joint_norm.item(), diagnostics.unimodal_norm.item()) == pytest.approx((2.0, math.sqrt(2)))
+    assert diagnostics.joint_weight.item() == pytest.approx(0.4)
+    assert diagnostics.conflict.item() is True
 
 
 def test_exactly_opposed_gradients_of_equal_norm_give_zero() -> None:

@@ -28,7 +28,7 @@ def close(mine: torch.Tensor, theirs: np.ndarray) -> None:
 
 
 def test_same_gradients_as_the_published_procedure() -> None:
-    seen = {True: 0, False: 0}
+    counts = {True: 0, False: 0}
     for seed, modalities, opposed, rescale, gamma in CASES:
         model = LateFusion(modalities, seed, opposed)
         inputs, label = model.batch(seed + 1000)
@@ -40,13 +40,13 @@ def test_same_gradients_as_the_published_procedure() -> None:
         integrator = MMPareto(gamma=gamma, rescale=rescale)
         diagnostics = integrator.backward(*model.losses(inputs, label), **model.arguments())
         for name in parameters:
-            seen[conflicts[name]] += 1
+            counts[conflicts[name]] += 1
             assert bool(diagnostics[name].conflict) == conflicts[name]
             for parameter, truth in zip(parameters[name], encoder_truth[name], strict=True):
                 close(parameter.grad, truth)
         for parameter, truth in zip(heads, head_truth, strict=True):
             close(parameter.grad, truth)
-    assert min(seen.values()) >= 40  # both branches really ran
+    assert min(counts.values()) >= 40  # both branches really ran
 
 
 class SmallResNet(nn.Module):
@@ -91,10 +91,10 @@ def test_same_weights_after_20_steps_of_sgd(rescale: str) -> None:
         integrator.backward(*steps[0], encoders=encoders, heads=heads)
         parameters = {name: list(encoder.parameters()) for name, encoder in theirs.encoders.items()}
         others = [p for _, p in theirs.partition()[1]]
-        integrated, head_gradients, seen = published.step(*steps[1], parameters, others, 1.5, rescale)
-        conflicts += sum(seen.values())
-        for name, own in parameters.items():
-            for parameter, gradient in zip(own, integrated[name], strict=True):
+        integrated, head_gradients, conflicting = published.step(*steps[1], parameters, others, 1.5, rescale)
+        conflicts += sum(conflicting.values())
+        for name, tensors in parameters.items():
+            for parameter, gradient in zip(tensors, integrated[name], strict=True):
                 parameter.grad = torch.from_numpy(gradient)
         for parameter, gradient in zip(others, head_gradients, strict=True):
             parameter.grad = torch.from_numpy(gradient)

@@ -41,10 +41,10 @@ def step(
         sum((p * g).sum() for p, g in zip(parameters, gradients, strict=True)) * scale
         for gradients in (joint, unimodal)
     ]
-    seen = routine.backward(
+    diagnostics = routine.backward(
         losses[0], {"a": losses[1]}, encoders={"a": parameters}, diagnose=True, loss_scale=torch.tensor(scale)
     )
-    return [p.grad for p in parameters if p.grad is not None], seen["a"]
+    return [p.grad for p in parameters if p.grad is not None], diagnostics["a"]
 
 
 def random_pair(seed: int, joint_size: float, unimodal_size: float) -> tuple[list[Tensor], list[Tensor]]:
@@ -84,10 +84,10 @@ def test_any_size_and_any_ratio_of_the_two_gradients(kind: str) -> None:
         for seed in range(4):
             joint, unimodal = random_pair(seed, joint_size, unimodal_size)
             routine = Pareto() if kind == "pareto" else MMPareto(rescale=kind)  # type: ignore[arg-type]
-            gradients, seen = step(routine, joint, unimodal)
+            gradients, diagnostics = step(routine, joint, unimodal)
             cosine = sum((j.double() * u.double()).sum() for j, u in zip(joint, unimodal, strict=True))
-            assert bool(seen.conflict) == bool(cosine < 0)
-            conflicts += bool(seen.conflict)
+            assert bool(diagnostics.conflict) == bool(cosine < 0)
+            conflicts += bool(diagnostics.conflict)
             for got, right in zip(gradients, expected(kind, joint, unimodal), strict=True):
                 error = np.linalg.norm((got.double().numpy() - right).ravel())
                 # the second term: a result below float32's smallest normal number is rounded to a multiple of 1.4e-45
@@ -109,8 +109,8 @@ def test_parameter_tensors_of_very_different_size() -> None:
     sizes = (1e18, 1.0, 1e-25)
     joint, unimodal = random_pair(1, 1.0, 1.0)
     joint, unimodal = ([g * s for g, s in zip(gs, sizes, strict=True)] for gs in (joint, unimodal))
-    gradients, seen = step(MMPareto(), joint, unimodal)
-    assert seen.conflict
+    gradients, diagnostics = step(MMPareto(), joint, unimodal)
+    assert diagnostics.conflict
     for got, right in zip(gradients, expected("tensor", joint, unimodal), strict=True):
         assert np.linalg.norm((got.double().numpy() - right).ravel()) <= 1e-5 * np.linalg.norm(right.ravel())
 
@@ -174,11 +174,11 @@ def test_a_changing_loss_scale_changes_nothing_but_the_scale(method: str) -> Non
     plain, scaled = (METHODS.build(method) for _ in range(2))
     for number, scale in enumerate((1.0, 2.0**16, 2.0**15, 2.0**15, 2.0**17)):
         joint, unimodal = random_pair(number, 1.0 + number, 3.0)
-        gradients, seen = step(plain, joint, unimodal)
-        scaled_gradients, scaled_seen = step(scaled, joint, unimodal, scale)
+        gradients, diagnostics = step(plain, joint, unimodal)
+        scaled_gradients, scaled_diagnostics = step(scaled, joint, unimodal, scale)
         for mine, theirs in zip(scaled_gradients, gradients, strict=True):
             torch.testing.assert_close(mine / scale, theirs, rtol=1e-5, atol=1e-7)
-        torch.testing.assert_close(scaled_seen.joint_norm, seen.joint_norm, rtol=1e-6, atol=0)
+        torch.testing.assert_close(scaled_diagnostics.joint_norm, diagnostics.joint_norm, rtol=1e-6, atol=0)
 
 
 @pytest.mark.usefixtures("_both_ways")

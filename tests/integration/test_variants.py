@@ -46,32 +46,34 @@ def test_variants_by_their_formulas(norms: tuple[float, float], cosine: float) -
     gramian = gram(*norms, cosine)
     least = float(minimum_norm_weight(gramian[0]))
     linear = 0.5 + (least - 0.5) * -cosine
-    found = MMPareto(gamma=1.0, transition="linear").coefficients(gramian)[0]
-    torch.testing.assert_close(found, step(linear, gramian), rtol=1e-9, atol=1e-12)
+    weights = MMPareto(gamma=1.0, transition="linear").coefficients(gramian)[0]
+    torch.testing.assert_close(weights, step(linear, gramian), rtol=1e-9, atol=1e-12)
     # by search: the weight nearest to 1/2 that is opposed to neither gradient
     grid = torch.linspace(0, 1, 200001, dtype=torch.float64)
     (jj, ju), (_, uu) = gramian[0].tolist()
     allowed = grid[(grid * jj + (1 - grid) * ju >= 0) & (grid * ju + (1 - grid) * uu >= 0)]
     nearest = float(allowed[(allowed - 0.5).abs().argmin()]) if len(allowed) else least
-    found = MMPareto(gamma=1.0, transition="cone").coefficients(gramian)[0]
-    share = float(found[0] / found.sum())
+    weights = MMPareto(gamma=1.0, transition="cone").coefficients(gramian)[0]
+    share = float(weights[0] / weights.sum())
     assert share == pytest.approx(nearest, abs=1e-5)
-    torch.testing.assert_close(found, step(share, gramian), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(weights, step(share, gramian), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", range(3))
 def test_the_cone_variant_is_opposed_to_neither_gradient_and_plain_without_conflict(kind: str, seed: int) -> None:
     joint, unimodal = pair(kind, seed)
-    found = torch.cat([h.flatten() for h in integrate(MMPareto(rescale="encoder", transition="cone"), joint, unimodal)])
+    gradient = torch.cat(
+        [h.flatten() for h in integrate(MMPareto(rescale="encoder", transition="cone"), joint, unimodal)]
+    )
     a, b = (torch.cat([g.flatten() for g in part]) for part in (joint, unimodal))
-    assert found.isfinite().all()
+    assert gradient.isfinite().all()
     if a @ b >= 0:
-        torch.testing.assert_close(found, 1.5 * (a + b))
+        torch.testing.assert_close(gradient, 1.5 * (a + b))
     elif not kind.startswith("opposed"):
-        assert a @ found >= -1e-9 * a.norm() * found.norm()
-        assert b @ found >= -1e-9 * b.norm() * found.norm()
-        assert found.norm() >= 1.5 * (a + b).norm() * (1 - 1e-9)
+        assert a @ gradient >= -1e-9 * a.norm() * gradient.norm()
+        assert b @ gradient >= -1e-9 * b.norm() * gradient.norm()
+        assert gradient.norm() >= 1.5 * (a + b).norm() * (1 - 1e-9)
 
 
 @pytest.mark.parametrize("options", [{"transition": "linear"}, {"transition": "cone"}, {"conflict": "tensor"}])
@@ -103,11 +105,11 @@ def test_momentum_decides_by_the_average_and_keeps_each_encoder_s_own() -> None:
     average = torch.zeros(1, 2, 2, dtype=torch.float64)
     for number, gramian in enumerate(steps):
         average = 0.5 * average + 0.5 * gramian
-        found = routine.encoder_coefficients("x", gramian)[0]
+        weights = routine.encoder_coefficients("x", gramian)[0]
         conflict = bool(average[0, 0, 1] < 0)
         assert conflict == (number != 2)  # in the second step by the first one's
         expected = step(float(minimum_norm_weight(average[0])), gramian) if conflict else torch.ones(2).double()
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(weights, expected, rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(routine.encoder_coefficients("y", steps[0]), MMPareto(1.0).coefficients(steps[0]))
     before = routine.state_dict()["x"]
     assert routine.encoder_coefficients("x", torch.full((1, 2, 2), math.nan)).isnan().any()
@@ -123,15 +125,15 @@ def test_momentum_decides_by_the_average_and_keeps_each_encoder_s_own() -> None:
 
 
 def test_momentum_does_not_see_the_loss_scale() -> None:
-    found = []
+    results = []
     for scales in ((1.0, 1.0, 1.0), (1.0, 1024.0, 2.0)):
         model, routine = LateFusion(2, seed=3, opposed=True), MMPareto(momentum=0.8)
         for seed, scale in enumerate(scales):
             joint, unimodal = model.losses(*model.batch(seed))
             losses = joint * scale, {name: loss * scale for name, loss in unimodal.items()}
             routine.backward(*losses, **model.arguments(), loss_scale=scale)  # type: ignore[arg-type]
-            found.append({name: g / scale for name, g in model.gradients().items()})
-    for plain, scaled in zip(found[:3], found[3:], strict=True):
+            results.append({name: g / scale for name, g in model.gradients().items()})
+    for plain, scaled in zip(results[:3], results[3:], strict=True):
         assert all(torch.allclose(scaled[name], g, rtol=1e-9, atol=1e-15) for name, g in plain.items())
 
 

@@ -30,7 +30,7 @@ class Row(ConvolutionalEncoder):
         return [self.first, self.second]
 
 
-def made(name: str, modalities: int = 2, seed: int = 0, **options: Any) -> tuple[Method, MultimodalModel]:
+def make(name: str, modalities: int = 2, seed: int = 0, **options: Any) -> tuple[Method, MultimodalModel]:
     """A method that is set up, and its model."""
     method = build_method(name, **options)
     torch.manual_seed(seed)

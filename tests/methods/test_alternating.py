@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from methods.small import batch, gradients, made
+from methods.small import batch, gradients, make
 from methods.test_method_gradients import assert_same
 from torch import Tensor, nn
 
@@ -62,7 +62,7 @@ def test_mla_weighs_predictions_by_their_entropy() -> None:
 @pytest.mark.parametrize("modalities", [2, 3])
 def test_mla_follows_a_plain_loop(modalities: int, project: bool) -> None:
     """An optimiser for each encoder, and one for the head, which takes a step a modality."""
-    method, model = made("mla", modalities, project=project)
+    method, model = make("mla", modalities, project=project)
     twin = copy.deepcopy(model)
     head = twin.heads["x"]
     optimizers = {name: sgd(encoder.parameters()) for name, encoder in twin.encoders.items()}
@@ -94,7 +94,7 @@ def test_mla_follows_a_plain_loop(modalities: int, project: bool) -> None:
 def test_mla_s_head_keeps_its_answer_to_the_mean_feature_of_the_turn_before() -> None:
     moves = []
     for project in (True, False):
-        method, model = made("mla", project=project)
+        method, model = make("mla", project=project)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         begin(method, model, optimizer, 1)
         inputs, label = batch(model)
@@ -114,7 +114,7 @@ def test_mla_s_head_keeps_its_answer_to_the_mean_feature_of_the_turn_before() ->
 def test_reconboost_follows_a_plain_loop(modalities: int) -> None:
     """Stages of two epochs alone and one together, a step each, with a fresh optimiser for each part of a stage."""
     options: dict[str, Any] = {"alone_epochs": 2, "together_epochs": 1, "hidden": 8}
-    method, model = made("reconboost", modalities, **options)
+    method, model = make("reconboost", modalities, **options)
     twin = copy.deepcopy(model)
     head, boost, names = twin.heads["x"], twin.fusion.boost, list(twin.encoders)
     ours = sgd(model.parameters())
@@ -148,7 +148,7 @@ def test_reconboost_follows_a_plain_loop(modalities: int) -> None:
 
 @pytest.mark.parametrize(("name", "still"), [("mla", ()), ("reconboost", ("encoders.y.", "fusion."))])
 def test_momentum_and_weight_decay_do_not_move_what_does_not_learn(name: str, still: tuple[str, ...]) -> None:
-    method, model = made(name)
+    method, model = make(name)
     optimizer = sgd(model.parameters())
     for p in model.parameters():
         optimizer.state[p]["momentum_buffer"] = torch.ones_like(p)
@@ -187,7 +187,7 @@ def test_boosting_against_no_rivals_is_the_cross_entropy() -> None:
 def test_every_term_changes_a_gradient(name: str, without_it: dict[str, Any], epoch: int) -> None:
     results = []
     for options in ({}, without_it):
-        method, model = made(name, **options)
+        method, model = make(name, **options)
         begin(method, model, sgd(model.parameters()), epoch)
         results.append(gradients(method, model, *batch(model)))
     assert results[0].keys() == results[1].keys()
@@ -197,10 +197,10 @@ def test_every_term_changes_a_gradient(name: str, without_it: dict[str, Any], ep
 
 
 def test_reconboost_goes_on_in_the_stage_that_was_saved() -> None:
-    method, model = made("reconboost", 3)
+    method, model = make("reconboost", 3)
     for epoch in (9, 13, 17, 25):
         begin(method, model, sgd(model.parameters()), epoch)
-        again = made("reconboost", 3)[0]
+        again = make("reconboost", 3)[0]
         again.load_state_dict(method.state_dict())
         assert again.turns == method.turns
     assert method.turns == (("encoders.x.", "heads."),)
@@ -215,7 +215,7 @@ def test_absent_modalities_do_not_count() -> None:
 
 
 def test_mla_takes_the_mean_over_the_samples_that_have_the_modality() -> None:
-    method, model = made("mla")
+    method, model = make("mla")
     inputs, label = batch(model)
     present = {"x": torch.arange(8) < 5, "y": torch.ones(8, dtype=torch.bool)}
     begin(method, model, sgd(model.parameters()), 1)

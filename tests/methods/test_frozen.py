@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from methods.small import batch, gradients, made
+from methods.small import batch, gradients, make
 
 from mmpareto.methods import METHODS, MethodError
 
@@ -13,7 +13,7 @@ NAMES = [*METHODS.names(group=""), "upgrad"]  # one of TorchJD's stands for all
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("frozen", [("x",), ("x", "y")], ids=str)
 def test_frozen_encoders_get_no_gradient(name: str, frozen: tuple[str, ...]) -> None:
-    method, model = made(name)
+    method, model = make(name)
     for m in frozen:
         model.encoders[m].requires_grad_(False)
     if name == "gradnorm":
@@ -21,10 +21,10 @@ def test_frozen_encoders_get_no_gradient(name: str, frozen: tuple[str, ...]) -> 
             method.setup(model, 0, 4)
         return
     method.setup(model, 0, 4)
-    found = gradients(method, model, *batch(model))
+    computed = gradients(method, model, *batch(model))
     learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert found.keys() <= learning
+    assert computed.keys() <= learning
     heads = {name for name, _ in model.named_parameters() if name.startswith("heads.")}  # one, where it is shared
-    assert heads <= found.keys()
+    assert heads <= computed.keys()
     first = method.turns[0] == ("encoders.x.", "heads.") and len(method.turns) == 1  # the turn of y comes later
-    assert any(key.startswith("encoders.y") for key in found) == ("y" not in frozen and not first)
+    assert any(key.startswith("encoders.y") for key in computed) == ("y" not in frozen and not first)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from methods.small import batch, gradients, made
+from methods.small import batch, gradients, make
 from methods.test_alternating import begin, close, t
 from methods.test_method_gradients import assert_same, plain_gradients
 from torch import Tensor
@@ -56,8 +56,8 @@ def forward(model: MultimodalModel, inputs: dict[str, Tensor], constant: dict[st
 @pytest.mark.parametrize("modalities", [2, 3])
 def test_weights_follow_a_plain_loop(modalities: int, published: bool) -> None:
     options: dict[str, Any] = {"epsilon": 0.0, "window": 2, "warm_up_epochs": 0, "published": published}
-    method, model = made("greedy", modalities, **options)
-    twin = copy.deepcopy(made("greedy", modalities, **options)[1])
+    method, model = make("greedy", modalities, **options)
+    twin = copy.deepcopy(make("greedy", modalities, **options)[1])
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
     begin(method, model, optimizer, 1)
     step = TrainingStep(model, method, optimizer)
@@ -68,28 +68,28 @@ def test_weights_follow_a_plain_loop(modalities: int, published: bool) -> None:
         inputs, label = batch(model, seed=number)
         step(inputs, label)
         logits, gates = forward(twin, inputs, {chosen: means[chosen]} if left else {})
-        found = plain_gradients(twin, torch.stack([F.cross_entropy(u, label) for u in logits.values()]).sum())
+        expected = plain_gradients(twin, torch.stack([F.cross_entropy(u, label) for u in logits.values()]).sum())
         parameters = dict(twin.named_parameters())
         for name in names:
             means[name] = (number * means[name] + gates[name].detach().mean(0)) / (number + 1)
         balanced.append(chosen if left else "")
-        learning = set(found)
+        learning = set(expected)
         if left:
             left -= 1
             if not published:
-                learning = {key for key in found if key.startswith((f"encoders.{chosen}.", f"heads.{chosen}."))}
+                learning = {key for key in expected if key.startswith((f"encoders.{chosen}.", f"heads.{chosen}."))}
         else:
             for position, name in enumerate(names):
                 for kind, prefixes in enumerate(
                     [("exchange.0.squeeze", f"exchange.0.excite.{position}."), (f"encoders.{name}.", f"heads.{name}.")]
                 ):
-                    keys = [key for key in found if key.startswith(prefixes)]
-                    squares = sum(found[key].square().sum().item() for key in keys)
+                    keys = [key for key in expected if key.startswith(prefixes)]
+                    squares = sum(expected[key].square().sum().item() for key in keys)
                     sums[name][kind] += squares / sum(parameters[key].square().sum().item() for key in keys)
             chosen, left = max(names, key=lambda name: sums[name][0] / sums[name][1]), 2
         with torch.no_grad():
             for key in learning:
-                parameters[key] -= RATE * found[key]
+                parameters[key] -= RATE * expected[key]
         assert_same(dict(model.named_parameters()), parameters, rtol=1e-9, atol=1e-12)
     assert [bool(name) for name in balanced] == [False, True, True] * 2 + [False]
     reliance = {f"reliance_{name}": relied(t(sums[name])).item() for name in names}
@@ -98,7 +98,7 @@ def test_weights_follow_a_plain_loop(modalities: int, published: bool) -> None:
 
 def test_without_rebalancing_it_is_the_sum_of_the_unimodal_losses() -> None:
     for options, epoch in (({"epsilon": 1e9}, 2), ({"epsilon": 0.0}, 1)):
-        method, model = made("greedy", 3, **options)
+        method, model = make("greedy", 3, **options)
         begin(method, model, torch.optim.SGD(model.parameters()), epoch)
         inputs, label = batch(model)
         for _ in range(2):
@@ -109,7 +109,7 @@ def test_without_rebalancing_it_is_the_sum_of_the_unimodal_losses() -> None:
 
 
 def test_the_mean_of_a_gate_is_that_of_all_steps_and_evaluation_is_plain() -> None:
-    method, model = made("greedy", window=4, warm_up_epochs=0, epsilon=0.0)
+    method, model = make("greedy", window=4, warm_up_epochs=0, epsilon=0.0)
     gates: list[Tensor] = []
     model.exchange[0].excite[0].register_forward_hook(lambda *arguments: gates.append(arguments[2].detach()))
     begin(method, model, torch.optim.SGD(model.parameters()), 1)

@@ -112,11 +112,11 @@ def test_options_that_a_method_cannot_use_are_refused() -> None:
 @pytest.mark.parametrize("name", ["ogm", "ogm_ge", "agm"])
 def test_modulation_ends_after_its_last_epoch(name: str) -> None:
     run = Run(name, modulation_epochs=2)
-    seen = []
+    results = []
     for epoch in (1, 2, 3):
         run.boundary(epoch)
-        seen.append(bool(run.method.state["active"]))
-    assert seen == [True, True, False]
+        results.append(bool(run.method.state["active"]))
+    assert results == [True, True, False]
 
 
 def test_relearning_draws_encoders_back_by_the_gap_of_purities() -> None:
@@ -293,35 +293,35 @@ def test_g_blending_s_estimate_is_that_of_networks_trained_alone() -> None:
     run.engine.release()
     assert not run.engine._loaders
 
-    found = run.method.state["weights"].clone()
+    weights = run.method.state["weights"].clone()
     run.boundary(2)
-    assert torch.equal(run.method.state["weights"], found)  # offline: once
+    assert torch.equal(run.method.state["weights"], weights)  # offline: once
 
 
 def test_a_copy_learns_at_the_rates_of_the_epochs_that_follow(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run("gblending")
     run.engine.config = run.config.changed(epochs=6, warmup_epochs=1, lr_schedule="step", lr_decay_step=3)
-    seen: list[float] = []
+    rates: list[float] = []
 
     def noted(step: Any, *others: Any, **named: Any) -> bool:
-        seen.append(step.optimizer.param_groups[0]["lr"])
+        rates.append(step.optimizer.param_groups[0]["lr"])
         return True
 
     monkeypatch.setattr(boundary_engine, "train_epoch", noted)
     for run.engine.epoch, epochs in ((1, 4), (5, 3)):
         run.engine.fit(Method(OneJoint()), epochs, torch.arange(8))
-    assert seen == pytest.approx([0.05, 0.1, 0.1, 0.01, 0.01, 0.01, 0.01])
+    assert rates == pytest.approx([0.05, 0.1, 0.1, 0.01, 0.01, 0.01, 0.01])
 
 
 def test_g_blending_online_estimates_before_every_super_epoch() -> None:
     run = Run("gblending", epochs=4, online=True, super_epoch=2, estimate_epochs=1, held_out=0.3)
-    asked = []
+    calls = []
     run.method.state["weights"].zero_()
     fit = run.engine.fit
-    run.engine.fit = lambda method, epochs, samples: asked.append(epochs) or fit(method, epochs, samples)  # type: ignore[method-assign, func-returns-value]
+    run.engine.fit = lambda method, epochs, samples: calls.append(epochs) or fit(method, epochs, samples)  # type: ignore[method-assign, func-returns-value]
     for epoch in range(1, 5):
         run.boundary(epoch)
-        assert len(asked) == (2 if epoch < 3 else 4)  # one copy for all unimodal networks, one for the joint
+        assert len(calls) == (2 if epoch < 3 else 4)  # one copy for all unimodal networks, one for the joint
     assert run.method.state["weights"].sum().item() == pytest.approx(1)
     wild = Run("gblending", estimate_epochs=1, held_out=0.3)
     wild.data.x["x"].fill_(torch.nan)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from methods.small import batch, gradients, made
+from methods.small import batch, gradients, make
 from torch import Tensor
 
 from mmpareto.benchmarks.counting import Calls
@@ -31,8 +31,8 @@ DRAWING = [name for name in OWN if isinstance(build_method(name), SharedDraws)]
 
 def plain_gradients(model: MultimodalModel, loss: Tensor) -> dict[str, Tensor]:
     names, parameters = zip(*model.named_parameters(), strict=True)
-    found = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
-    return {name: g for name, g in zip(names, found, strict=True) if g is not None}
+    values = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
+    return {name: g for name, g in zip(names, values, strict=True) if g is not None}
 
 
 def joint_and_detached_heads(model: MultimodalModel, inputs: dict[str, Tensor], label: Tensor) -> Tensor:
@@ -48,40 +48,40 @@ def parts(model: MultimodalModel, inputs: dict[str, Tensor]) -> list[Tensor]:
     return [encoder(inputs[m]) @ w.T + bias for (m, encoder), w in zip(model.encoders.items(), weights, strict=True)]
 
 
-def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], **tolerance: Any) -> None:
-    assert found.keys() == expected.keys()
+def assert_same(computed: dict[str, Tensor], expected: dict[str, Tensor], **tolerance: Any) -> None:
+    assert computed.keys() == expected.keys()
     for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, **{"rtol": 1e-9, "atol": 1e-12} | tolerance, msg=name)
+        torch.testing.assert_close(computed[name], gradient, **{"rtol": 1e-9, "atol": 1e-12} | tolerance, msg=name)
 
 
 def test_unimodal_training_is_each_encoder_with_its_head_alone() -> None:
-    method, model = made("unimodal", 3)
+    method, model = make("unimodal", 3)
     inputs, label = batch(model)
-    found = gradients(method, model, inputs, label)
+    computed = gradients(method, model, inputs, label)
     for name in model.encoders:
         alone = F.cross_entropy(model.heads[name](model.encoders[name](inputs[name])), label)
         for key, gradient in plain_gradients(model, alone).items():
-            torch.testing.assert_close(found[key], gradient, rtol=1e-10, atol=1e-14)
+            torch.testing.assert_close(computed[key], gradient, rtol=1e-10, atol=1e-14)
     features = {m: encoder(inputs[m]).detach() for m, encoder in model.encoders.items()}
     joint = plain_gradients(model, F.cross_entropy(model.fusion(features), label))
-    assert all(torch.allclose(found[key], gradient) for key, gradient in joint.items())
+    assert all(torch.allclose(computed[key], gradient) for key, gradient in joint.items())
 
 
 def test_an_ensemble_learns_as_unimodal_models_do() -> None:
-    method, model = made("ensemble")
-    other = made("unimodal")[1]
-    own = {name: p.detach().clone() for name, p in model.named_parameters()}
-    other.load_state_dict(own, strict=False)
-    found = gradients(method, model, *batch(model))
-    expected = gradients(made("unimodal")[0], other, *batch(other))
-    assert_same(found, {name: g for name, g in expected.items() if not name.startswith("fusion.")})
+    method, model = make("ensemble")
+    other = make("unimodal")[1]
+    weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+    other.load_state_dict(weights, strict=False)
+    computed = gradients(method, model, *batch(model))
+    expected = gradients(make("unimodal")[0], other, *batch(other))
+    assert_same(computed, {name: g for name, g in expected.items() if not name.startswith("fusion.")})
     step = TrainingStep(model, method, torch.optim.SGD(model.parameters(), lr=0.1))
     assert step(*batch(model), diagnose=True).diagnostics == {}  # no joint gradient that could conflict
 
 
 @pytest.mark.parametrize("modalities", [2, 3])
 def test_ogm_scales_the_joint_gradient_of_each_encoder_s_weights(modalities: int) -> None:
-    method, model = made("ogm", modalities, alpha=0.5)
+    method, model = make("ogm", modalities, alpha=0.5)
     inputs, label = batch(model)
     expected = plain_gradients(model, joint_and_detached_heads(model, inputs, label))
     scores = [sum(u[i].softmax(0)[label[i]].item() for i in range(len(label))) for u in parts(model, inputs)]
@@ -95,7 +95,7 @@ def test_ogm_scales_the_joint_gradient_of_each_encoder_s_weights(modalities: int
 
 
 def test_ogm_leaves_balanced_modalities_and_late_epochs_alone() -> None:
-    method, model = made("ogm")
+    method, model = make("ogm")
     inputs, label = batch(model)
     expected = plain_gradients(model, joint_and_detached_heads(model, inputs, label))
     changed = gradients(method, model, inputs, label)
@@ -116,7 +116,7 @@ def test_ogm_leaves_balanced_modalities_and_late_epochs_alone() -> None:
 @pytest.mark.parametrize("modalities", [2, 3])
 def test_agm_scales_what_flows_into_each_modality_s_part(modalities: int) -> None:
     """Behind a linear head the encoders' joint gradients count exactly kappa times."""
-    method, model = made("agm", modalities, alpha=2.0)
+    method, model = make("agm", modalities, alpha=2.0)
     inputs, label = batch(model)
     expected = plain_gradients(model, joint_and_detached_heads(model, inputs, label))
     scores = [F.cross_entropy(u, label).item() for u in parts(model, inputs)]
@@ -125,12 +125,12 @@ def test_agm_scales_what_flows_into_each_modality_s_part(modalities: int) -> Non
         name: torch.exp(2.0 * (1 - torch.exp(torch.tensor(modalities / (modalities - 1) * (mean - s))))).item()
         for name, s in zip(model.encoders, scores, strict=True)
     }
-    found = gradients(method, model, inputs, label)
+    computed = gradients(method, model, inputs, label)
     for name, factor in factors.items():
         assert factor != pytest.approx(1, abs=1e-4)
         for key in expected:
             if key.startswith(f"encoders.{name}."):
-                torch.testing.assert_close(found[key], factor * expected[key], rtol=1e-6, atol=1e-12)
+                torch.testing.assert_close(computed[key], factor * expected[key], rtol=1e-6, atol=1e-12)
     assert method.state["mean"].tolist() == pytest.approx(scores, rel=1e-6)
     # the second step: against the first one's scores, not its own
     inputs, label = batch(model, seed=2)
@@ -140,11 +140,11 @@ def test_agm_scales_what_flows_into_each_modality_s_part(modalities: int) -> Non
     def discrepancy(values: list[float], k: int) -> float:
         return math.exp(modalities / (modalities - 1) * (sum(values) / modalities - values[k]))
 
-    found = gradients(method, model, inputs, label)
+    computed = gradients(method, model, inputs, label)
     for k, name in enumerate(model.encoders):
         factor = math.exp(2.0 * (discrepancy(scores, k) - discrepancy(second, k)))
         key = f"encoders.{name}.0.weight"
-        torch.testing.assert_close(found[key], factor * expected[key], rtol=1e-5, atol=1e-12)
+        torch.testing.assert_close(computed[key], factor * expected[key], rtol=1e-5, atol=1e-12)
     assert method.state["steps"].item() == 2
     means = [(a + b) / 2 for a, b in zip(scores, second, strict=True)]
     assert method.state["mean"].tolist() == pytest.approx(means, rel=1e-6)
@@ -152,7 +152,7 @@ def test_agm_scales_what_flows_into_each_modality_s_part(modalities: int) -> Non
 
 @pytest.mark.parametrize(("alpha", "half"), [(9.0, torch.float32), (1.5, torch.float16)])
 def test_agm_s_loss_is_a_number_where_kappa_is_huge(alpha: float, half: torch.dtype) -> None:
-    method, model = made("agm", alpha=alpha)
+    method, model = make("agm", alpha=alpha)
     model.float()
     inputs, label = batch(model)
     method.setup(model, 0, 4)
@@ -172,7 +172,7 @@ def test_agm_in_half_precision_scales_each_modality_by_its_own_kappa(
     """Against one joint loss in the same precision: nothing of one modality's kappa reaches the other encoder."""
     encoder_gradients = []
     for kappas in ((1.0, 1.0), factors):
-        method, model = made("agm")
+        method, model = make("agm")
         model.float()
         method.setup(model, 0, 4)
         monkeypatch.setattr(agm, "kappa", lambda *_, kappas=kappas: torch.tensor(kappas))
@@ -189,7 +189,7 @@ def test_agm_in_half_precision_scales_each_modality_by_its_own_kappa(
 
 
 def test_gradnorm_keeps_its_weights_where_the_first_loss_is_zero() -> None:
-    method, model = made("gradnorm")
+    method, model = make("gradnorm")
     inputs, label = batch(model)
     for step in range(3):
         output = model(inputs)
@@ -201,48 +201,48 @@ def test_gradnorm_keeps_its_weights_where_the_first_loss_is_zero() -> None:
 
 
 def test_agm_with_kappa_one_is_the_joint_loss() -> None:
-    method, model = made("agm", 3, alpha=0.0)
+    method, model = make("agm", 3, alpha=0.0)
     inputs, label = batch(model)
     expected = plain_gradients(model, joint_and_detached_heads(model, inputs, label))
     assert_same(gradients(method, model, inputs, label), expected)
-    method, model = made("agm", 3, alpha=3.0)
+    method, model = make("agm", 3, alpha=3.0)
     method.state["active"].fill_(False)
     assert_same(gradients(method, model, inputs, label), expected)
 
 
 def test_metabalance_with_nothing_relaxed_is_the_uniform_sum() -> None:
-    method, model = made("metabalance", relax=0.0)
-    expected = gradients(*made("uniform"), *batch(model))
+    method, model = make("metabalance", relax=0.0)
+    expected = gradients(*make("uniform"), *batch(model))
     assert_same(gradients(method, model, *batch(model)), expected)
 
 
 def test_metabalance_with_everything_relaxed_gives_both_gradients_one_norm() -> None:
-    method, model = made("metabalance", relax=1.0)
+    method, model = make("metabalance", relax=1.0)
     inputs, label = batch(model)
     loss = cross_entropies(model(inputs), label)
     joint, unimodal = plain_gradients(model, loss.joint), plain_gradients(model, loss.unimodal["x"])
-    found = gradients(method, model, inputs, label)
+    computed = gradients(method, model, inputs, label)
     for key in ("encoders.x.0.weight", "encoders.x.2.bias"):
         expected = joint[key] + unimodal[key] * (joint[key].norm() / unimodal[key].norm())
-        torch.testing.assert_close(found[key], expected, rtol=1e-9, atol=1e-14)
+        torch.testing.assert_close(computed[key], expected, rtol=1e-9, atol=1e-14)
 
 
 def test_metabalance_averages_norms_over_the_steps_per_encoder() -> None:
-    method, model = made("metabalance", relax=0.7, beta=0.9)
+    method, model = make("metabalance", relax=0.7, beta=0.9)
     kept: dict[str, list[float]] = {}
     for seed in (1, 2, 3):
         inputs, label = batch(model, seed=seed)
         loss = cross_entropies(model(inputs), label)
         joint = plain_gradients(model, loss.joint)
-        found = gradients(method, model, inputs, label)
+        computed = gradients(method, model, inputs, label)
         for name in ("x", "y"):
             key = f"encoders.{name}.0.weight"
-            own = plain_gradients(model, loss.unimodal[name])[key]
+            alone = plain_gradients(model, loss.unimodal[name])[key]
             before = kept.get(name, [0.0, 0.0])
-            now = joint[key].norm().item(), own.norm().item()
+            now = joint[key].norm().item(), alone.norm().item()
             kept[name] = [0.9 * n + 0.1 * g for n, g in zip(before, now, strict=True)]
             factor = 0.7 * kept[name][0] / kept[name][1] + 0.3
-            torch.testing.assert_close(found[key], joint[key] + factor * own, rtol=1e-9, atol=1e-14)
+            torch.testing.assert_close(computed[key], joint[key] + factor * alone, rtol=1e-9, atol=1e-14)
 
 
 def test_metabalance_stays_finite_where_a_modality_falls_silent() -> None:
@@ -251,20 +251,20 @@ def test_metabalance_stays_finite_where_a_modality_falls_silent() -> None:
     silent = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
     routine.coefficients(loud)
     for _ in range(1000):  # 0.9^821 is below the smallest number
-        found = routine.coefficients(silent)
-        assert found.isfinite().all()
+        weights = routine.coefficients(silent)
+        assert weights.isfinite().all()
 
 
 def test_g_blending_with_equal_weights_is_a_scaled_uniform_sum() -> None:
-    method, model = made("gblending", 3)
-    expected = {key: g / 4 for key, g in gradients(*made("uniform", 3), *batch(model)).items()}
+    method, model = make("gblending", 3)
+    expected = {key: g / 4 for key, g in gradients(*make("uniform", 3), *batch(model)).items()}
     assert_same(gradients(method, model, *batch(model)), expected)
 
 
 def test_gradnorm_begins_as_the_uniform_sum_and_moves_by_the_norms_at_the_features() -> None:
-    method, model = made("gradnorm", alpha=0.5, rate=0.1)
+    method, model = make("gradnorm", alpha=0.5, rate=0.1)
     inputs, label = batch(model)
-    assert_same(gradients(method, model, inputs, label), gradients(*made("uniform"), inputs, label))
+    assert_same(gradients(method, model, inputs, label), gradients(*make("uniform"), inputs, label))
     output = model(inputs)
     loss = cross_entropies(output, label)
     joint = torch.cat(
@@ -288,7 +288,7 @@ def test_gradnorm_begins_as_the_uniform_sum_and_moves_by_the_norms_at_the_featur
 
 
 def test_mmcosine_is_one_joint_loss_on_cosines() -> None:
-    method, model = made("mmcosine", scale=5.0)
+    method, model = make("mmcosine", scale=5.0)
     inputs, label = batch(model)
     expected = plain_gradients(model, joint_and_detached_heads(model, inputs, label))
     assert_same(gradients(method, model, inputs, label), expected)
@@ -299,7 +299,7 @@ def test_mmcosine_is_one_joint_loss_on_cosines() -> None:
 
 
 def test_pmr_before_its_prototypes_and_after_its_last_epoch_is_the_joint_loss() -> None:
-    method, model = made("pmr")
+    method, model = make("pmr")
     inputs, label = batch(model)
     expected = plain_gradients(model, joint_and_detached_heads(model, inputs, label))
     assert_same(gradients(method, model, inputs, label), expected)  # the weights of the terms are still zero
@@ -318,7 +318,7 @@ def test_pmr_before_its_prototypes_and_after_its_last_epoch_is_the_joint_loss() 
 @pytest.mark.parametrize("modalities", [2, 3])
 @pytest.mark.parametrize("name", [*PLAIN, "finetune", *OWN])
 def test_no_step_waits_for_the_device(name: str, modalities: int) -> None:
-    method, model = made(name, modalities)
+    method, model = make(name, modalities)
     inputs, label = batch(model)
     step = TrainingStep(model, method, torch.optim.SGD(model.parameters(), lr=0.1))
     step(inputs, label)  # the first one may look at the parameters
@@ -331,37 +331,37 @@ def test_no_step_waits_for_the_device(name: str, modalities: int) -> None:
 @pytest.mark.parametrize("name", [name for name in OWN if name not in DRAWING])  # whose generator cannot be there
 def test_a_step_holds_no_tensor_of_the_cpu(name: str) -> None:
     """On the device without memory: what mixes devices, or reads a value, raises there."""
-    method, model = made(name)
+    method, model = make(name)
     inputs, label = batch(model)
     model.to("meta")
     method.setup(model, 0, 4)
     for _ in range(2):
-        found = gradients(method, model, {m: value.to("meta") for m, value in inputs.items()}, label.to("meta"))
-        assert all(gradient.is_meta for gradient in found.values())
+        computed = gradients(method, model, {m: value.to("meta") for m, value in inputs.items()}, label.to("meta"))
+        assert all(gradient.is_meta for gradient in computed.values())
 
 
 @pytest.mark.parametrize("name", [name for name in OWN if "accumulate" not in REFUSES[name] and name not in RANDOM])
 def test_micro_batches_make_the_whole_batch_s_step(name: str) -> None:
-    found = []
+    results = []
     for parts in (1, 3):
-        method, model = made(name)
+        method, model = make(name)
         step = TrainingStep(model, method, torch.optim.SGD(model.parameters(), lr=0.1), accumulate=parts)
         for seed in (1, 2):  # the second step has the first one's state
             step(*batch(model, seed=seed))
-        found.append({key: p.detach().clone() for key, p in model.named_parameters()} | method.state_dict()["own"])
-    assert_same(found[0], found[1], equal_nan=True)
+        results.append({key: p.detach().clone() for key, p in model.named_parameters()} | method.state_dict()["own"])
+    assert_same(results[0], results[1], equal_nan=True)
 
 
 @pytest.mark.parametrize("name", [*OWN, "finetune"])
 def test_what_is_saved_and_taken_back_goes_on_alike(name: str) -> None:
-    method, model = made(name, seed=3)
+    method, model = make(name, seed=3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     step = TrainingStep(model, method, optimizer)
     step(*batch(model, seed=1))
     saved: Any = copy.deepcopy((method.state_dict(), model.state_dict(), optimizer.state_dict()))
     torch.manual_seed(7)
     step(*batch(model, seed=2))
-    again, twin = made(name, seed=4)
+    again, twin = make(name, seed=4)
     for key, value in again.state.items():
         if key != "generator":  # whose bytes are no numbers
             value.copy_(~value if value.dtype == torch.bool else value.nan_to_num() + 10)
@@ -375,13 +375,13 @@ def test_what_is_saved_and_taken_back_goes_on_alike(name: str) -> None:
     for key, value in model.state_dict().items():
         assert torch.equal(twin.state_dict()[key], value), key
     with pytest.raises(ValueError, match=r"keeps|carries"):
-        Method(made("uniform")[0].integrator).load_state_dict({"integrator": {}, "own": {"strange": torch.zeros(1)}})
+        Method(make("uniform")[0].integrator).load_state_dict({"integrator": {}, "own": {"strange": torch.zeros(1)}})
 
 
 @pytest.mark.parametrize("name", ["uniform", "one_joint"])
 def test_weights_equal_plain_training_bit_for_bit(name: str) -> None:
     """Three steps with momentum, three modalities, float32; nothing of this project in the second."""
-    method, model = made(name, 3)
+    method, model = make(name, 3)
     model.float()
     plain = copy.deepcopy(model)
     step = TrainingStep(model, method, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
@@ -405,22 +405,22 @@ def test_weights_equal_plain_training_bit_for_bit(name: str) -> None:
 
 
 def test_a_method_sees_gradients_without_the_scaler_s_factor() -> None:
-    seen = {}
+    results = {}
 
     class Looks(Method):
         def gradients(self, model: MultimodalModel) -> None:
-            seen[scaled] = model.encoders["x"][0].weight.grad.clone()
+            results[scaled] = model.encoders["x"][0].weight.grad.clone()
 
     for scaled in (True, False):
-        _, model = made("uniform")
+        _, model = make("uniform")
         scaler = torch.amp.GradScaler("cpu", init_scale=1024.0) if scaled else None
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         TrainingStep(model, Looks(Uniform()), optimizer, scaler=scaler)(*batch(model))
-    torch.testing.assert_close(seen[True], seen[False], rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(results[True], results[False], rtol=1e-6, atol=1e-9)
 
 
 def test_ogm_ge_s_noise_has_the_unbiased_spread_and_none_of_a_single_number() -> None:
-    method, _ = made("ogm_ge")
+    method, _ = make("ogm_ge")
     weights = [torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.ones(1, 1)]
     noise = torch.empty(2, 2).normal_(generator=torch.Generator().manual_seed(0))
     method._modulate(weights, torch.tensor(1.0))
@@ -430,14 +430,14 @@ def test_ogm_ge_s_noise_has_the_unbiased_spread_and_none_of_a_single_number() ->
 
 
 def test_the_plain_method_is_the_integrator_alone() -> None:
-    method, model = made("mmpareto")
+    method, model = make("mmpareto")
     inputs, label = batch(model)
     loss = cross_entropies(model(inputs), label)
     encoders, heads = model.partition()
     method.integrator.backward(loss.joint, loss.unimodal, encoders=encoders, heads=heads)
     alone = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    found = gradients(method, model, inputs, label)
-    assert all(torch.equal(found[key], gradient) for key, gradient in alone.items())
+    computed = gradients(method, model, inputs, label)
+    assert all(torch.equal(computed[key], gradient) for key, gradient in alone.items())
 
 
 @pytest.mark.parametrize("name", [*OWN, "mmpareto", "pcd", "cr_mogm"])
@@ -445,7 +445,7 @@ def test_a_gradient_scaler_whose_scale_changes_in_every_step_changes_nothing(nam
     """In float64, where a power of two costs no rounding; GradNorm, which refuses fp16, included."""
     weights = []
     for scaler in (None, torch.amp.GradScaler("cpu", init_scale=2.0**4, growth_factor=4.0, growth_interval=1)):
-        method, model = made(name)
+        method, model = make(name)
         step = TrainingStep(model, method, torch.optim.SGD(model.parameters(), 0.1), scaler=scaler)
         for seed in range(4):
             step(*batch(model, seed=seed), diagnose=True)

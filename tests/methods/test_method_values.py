@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from methods.small import batch, gradients, made
+from methods.small import batch, gradients, make
 from torch import nn
 
 from mmpareto.evaluation.shapley import shapley
@@ -60,7 +60,7 @@ def test_pmr_s_distances_far_from_the_origin() -> None:
 
 def test_pmr_s_losses_by_hand() -> None:
     """One class far, one near; cross-entropy 0.410299 of the prototypes on the features of the case above."""
-    method, model = made("pmr", alpha=2.0, mu=0.5)
+    method, model = make("pmr", alpha=2.0, mu=0.5)
     method.state["weights"].copy_(torch.tensor((2.0, 0.5)))
     for name in ("x", "y"):
         method.state[f"prototypes_{name}"] = torch.tensor([[0.0, 0], [0, 1]], dtype=torch.float64)
@@ -68,14 +68,14 @@ def test_pmr_s_losses_by_hand() -> None:
     output = model(batch(model, 2)[0])._replace(features={"x": slow, "y": fast})
     label = torch.tensor([0, 1])
     plain = cross_entropies(output, label)
-    found = method.losses(Piece(output, label, plain, 1.0))
+    losses = method.losses(Piece(output, label, plain, 1.0))
     q = [(-torch.cdist(f, torch.tensor([[0.0, 0], [0, 1]]).double())).softmax(1) for f in (slow, fast)]
     s = [p[[0, 1], [0, 1]].mean().item() for p in q]
     assert s[0] == pytest.approx(1.333156 / 2, abs=1e-6)
     entropy = -(q[1] * q[1].log()).sum(1).mean().item()
     expected = 2.0 * min(1, s[1] / s[0] - 1) * 0.410299 - 0.5 * min(1, s[1] / s[0] - 1) * entropy
-    assert (found.joint - plain.joint).item() == pytest.approx(expected, abs=1e-6)
-    assert found.unimodal == plain.unimodal
+    assert (losses.joint - plain.joint).item() == pytest.approx(expected, abs=1e-6)
+    assert losses.unimodal == plain.unimodal
 
 
 def test_agm_s_kappa() -> None:
@@ -158,16 +158,16 @@ def test_contributions_sum_up_to_the_joint_logits() -> None:
 def test_spread_of_ogm_ge_s_noise_is_that_of_the_gradient() -> None:
     """Over many draws: mean k g, deviation std(g), for every tensor of two dimensions; vectors are left alone."""
     draws = []
-    method, model = made("ogm_ge")
+    method, model = make("ogm_ge")
     inputs, label = batch(model)
-    plain = gradients(*made("ogm"), inputs, label)
+    plain = gradients(*make("ogm"), inputs, label)
     for seed in range(20):
         method._generator.manual_seed(seed)  # type: ignore[attr-defined]
         noisy = gradients(method, model, inputs, label)
         draws.append(noisy["encoders.x.2.weight"] - plain["encoders.x.2.weight"])
         assert torch.equal(noisy["encoders.x.2.bias"], plain["encoders.x.2.bias"])
         assert torch.equal(noisy["fusion.head.weight"], plain["fusion.head.weight"])
-    joint = gradients(*made("one_joint"), *batch(made("one_joint")[1]))["encoders.x.2.weight"]
+    joint = gradients(*make("one_joint"), *batch(make("one_joint")[1]))["encoders.x.2.weight"]
     noise = torch.stack(draws)
     assert noise.std().item() == pytest.approx(joint.std().item(), rel=0.01)
     assert abs(noise.mean().item()) < 0.01 * joint.std().item()

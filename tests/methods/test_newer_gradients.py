@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from methods.small import batch, gradients, made
+from methods.small import batch, gradients, make
 from methods.test_method_gradients import assert_same, joint_and_detached_heads, parts, plain_gradients
 from torch import Tensor
 
@@ -235,8 +235,8 @@ def test_weights_follow_a_plain_reference(
 ) -> None:
     if (name, modalities) == ("opm", 3):
         monkeypatch.setattr(rules_of_opm, "drop_rates", lambda *_: torch.tensor(FIXED, dtype=torch.float64))
-    method, model = made(name, modalities, **options)
-    twin = made(name, modalities, **options)[1]
+    method, model = make(name, modalities, **options)
+    twin = make(name, modalities, **options)[1]
     begin(method, model)
     first = {key: p.detach().clone() for key, p in twin.named_parameters()}
     step = TrainingStep(model, method, torch.optim.SGD(model.parameters(), lr=RATE))
@@ -256,7 +256,7 @@ def test_weights_follow_a_plain_reference(
 
 
 def test_mcr_of_three_modalities_exchanges_pairs_too() -> None:
-    model = made("mcr", 3, contrastive=0.0)[1]
+    model = make("mcr", 3, contrastive=0.0)[1]
     inputs, _ = batch(model, size=4)
     logits = {name: value.detach().requires_grad_() for name, value in zip("xyz", parts(model, inputs), strict=True)}
     z, names = sum(logits.values()), list(logits)
@@ -279,8 +279,8 @@ def test_mcr_s_collaborative_game_makes_nothing_constant() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = {n: torch.randn(5, 3, generator=generator).double().requires_grad_() for n in "xyz"}
     plain = -torch.stack([*influences(logits, sum(logits.values()), 2).values()]).sum()
-    found = torch.autograd.grad(regularizer(logits, 1.0, 2), [*logits.values()])
-    for g, expected in zip(found, torch.autograd.grad(plain, [*logits.values()]), strict=True):
+    computed = torch.autograd.grad(regularizer(logits, 1.0, 2), [*logits.values()])
+    for g, expected in zip(computed, torch.autograd.grad(plain, [*logits.values()]), strict=True):
         torch.testing.assert_close(g, expected)
 
 
@@ -297,19 +297,19 @@ def alike(model: MultimodalModel) -> None:
 
 def test_mlb_with_equal_scores_is_the_uniform_sum() -> None:
     for even, alpha in ((True, 5.0), (False, 0.0)):
-        method, model = made("mlb", alpha=alpha)
-        other = made("uniform")[1]
+        method, model = make("mlb", alpha=alpha)
+        other = make("uniform")[1]
         if even:
             alike(model)
         other.load_state_dict(model.state_dict())
         inputs, label = batch(model)
-        expected = gradients(made("uniform")[0], other, inputs, label)
+        expected = gradients(make("uniform")[0], other, inputs, label)
         assert_same(gradients(method, model, inputs, label), expected)
 
 
 def test_opm_with_rate_zero_or_before_its_first_epoch_is_the_joint_loss() -> None:
     for options, epoch in (({"rate": 0.0}, 7), ({"rate": 1.0}, 6)):
-        method, model = made("opm", 3, **options)
+        method, model = make("opm", 3, **options)
         begin(method, model, epoch)
         inputs, label = batch(model)
         expected = plain_gradients(model, joint_and_detached_heads(model, inputs, label))
@@ -317,15 +317,15 @@ def test_opm_with_rate_zero_or_before_its_first_epoch_is_the_joint_loss() -> Non
 
 
 def test_opm_s_joint_loss_of_a_batch_that_is_dropped_whole_is_zero(monkeypatch: pytest.MonkeyPatch) -> None:
-    method, model = made("opm", rate=1.0)
+    method, model = make("opm", rate=1.0)
     begin(method, model, 7)
     monkeypatch.setattr(torch, "rand", lambda *size, device: torch.full(size, -1.0, device=device))
-    found = gradients(method, model, *batch(model))
-    assert all(bool((g == 0).all()) for key, g in found.items() if not key.startswith("heads."))
+    computed = gradients(method, model, *batch(model))
+    assert all(bool((g == 0).all()) for key, g in computed.items() if not key.startswith("heads."))
 
 
 def test_inforeg_s_window_follows_the_traces() -> None:
-    method, model = made("inforeg", threshold=0.5)
+    method, model = make("inforeg", threshold=0.5)
     inputs, label = batch(model)
     opened = []
     for epoch, trace in ((1, (4.0, 4.0)), (2, (4.0, 9.0)), (3, (7.0, 1.0)), (4, (0.0, 0.0))):
@@ -349,20 +349,20 @@ def test_inforeg_s_window_follows_the_traces() -> None:
 
 
 def test_inforeg_s_published_window_is_the_first_modality_s_over_ten_epochs() -> None:
-    method, model = made("inforeg", published=True)
+    method, model = make("inforeg", published=True)
     for epoch in range(1, 14):
         begin(method, model, epoch)
         # traces of 1: the mean over the last ten grows by a tenth until they are all of them
         assert method.state["open"].tolist() == [epoch < 12] * 2
         method.state["trace"].copy_(torch.tensor((1.0, 100.0 * epoch)))
     with pytest.raises(MethodError, match="found 3"):
-        made("inforeg", 3, published=True)
+        make("inforeg", 3, published=True)
 
 
 def test_inforeg_does_not_count_the_stand_in_of_a_process_without_samples() -> None:
-    found = []
+    results = []
     for shares in ([1.0], [1.0, 0.0]):
-        method, model = made("inforeg", published=True)
+        method, model = make("inforeg", published=True)
         begin(method, model)
         inputs, label = batch(model)
         with torch.no_grad():
@@ -374,13 +374,13 @@ def test_inforeg_does_not_count_the_stand_in_of_a_process_without_samples() -> N
         for p in model.parameters():
             p.grad = torch.zeros_like(p)
         method.gradients(model)
-        found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
-    assert any(bool((g != 0).any()) for g in found[0].values())
-    assert_same(*found)
+        results.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert any(bool((g != 0).any()) for g in results[0].values())
+    assert_same(*results)
 
 
 def test_lfm_follows_the_schedule_over_its_epochs() -> None:
-    method, model = made("lfm", schedule_epochs=4)
+    method, model = make("lfm", schedule_epochs=4)
     begin(method, model, 3)
     assert method.figures()["alpha"] == pytest.approx(0.539155, abs=1e-6)  # half way
     begin(method, model, 40)
@@ -407,13 +407,13 @@ def test_lfm_follows_the_schedule_over_its_epochs() -> None:
     ],
 )
 def test_every_term_reaches_an_encoder(name: str, options: dict[str, Any], without: dict[str, Any]) -> None:
-    found = []
+    results = []
     for chosen in (options, options | without):
-        method, model = made(name, **chosen)
+        method, model = make(name, **chosen)
         torch.manual_seed(0)
-        found.append(gradients(method, model, *batch(model)))
-    changed = {key.split(".")[1] for key, g in found[0].items() if key.startswith("encoders.")
-               and not torch.allclose(g, found[1].get(key, torch.zeros(())), rtol=1e-4, atol=0)}  # fmt: skip
+        results.append(gradients(method, model, *batch(model)))
+    changed = {key.split(".")[1] for key, g in results[0].items() if key.startswith("encoders.")
+               and not torch.allclose(g, results[1].get(key, torch.zeros(())), rtol=1e-4, atol=0)}  # fmt: skip
     assert changed
 
 
@@ -432,7 +432,7 @@ def test_options_out_of_range_are_refused() -> None:
     ]
     for name, options, message in wrong:
         with pytest.raises(ValueError, match=message):
-            made(name, **options)
+            make(name, **options)
 
 
 @pytest.mark.parametrize("modalities", [2, 3])
@@ -440,9 +440,9 @@ def test_options_out_of_range_are_refused() -> None:
 def test_pupils_follow_their_teachers(name: str, modalities: int) -> None:
     """Over several steps; g2d with one encoder that learns, by hand."""
     options: dict[str, Any] = {"weight": 2.0} if name == "umt" else {"temperature": 2.0, "phase": 2}
-    method, model = made(name, modalities, **options)
+    method, model = make(name, modalities, **options)
     begin(method, model, 2)  # still the first phase
-    twin, teacher = (made(name, modalities, **options)[1] for _ in range(2))
+    twin, teacher = (make(name, modalities, **options)[1] for _ in range(2))
     with torch.no_grad():
         for p in teacher.parameters():
             p += 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())).double()
@@ -477,13 +477,13 @@ def test_pupils_follow_their_teachers(name: str, modalities: int) -> None:
 
 
 def test_g2d_s_phases_end_with_all_encoders() -> None:
-    method, model = made("g2d", 3, phase=2)
+    method, model = make("g2d", 3, phase=2)
     learning = []
     for epoch in range(2, 9):
         begin(method, model, epoch)
         learning.append(int(method.state["learning"]))
     assert learning == [1, 2, 2, 3, 3, 4, 4]
-    plain, other = made("g2d", 3, phase=0)
+    plain, other = make("g2d", 3, phase=0)
     begin(plain, other, 2)
     expected = gradients(plain, other, *batch(other))
     assert_same(gradients(method, model, *batch(model)), expected)

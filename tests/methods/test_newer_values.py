@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from methods.small import made
+from methods.small import make
 from torch import Tensor, nn
 
 from mmpareto.methods import Losses, Piece, competition, cross_entropies, inforeg, lfm, mlb, opm, relearning, synib
@@ -19,8 +19,8 @@ def t(values: object) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def close(found: Tensor, expected: object) -> None:
-    torch.testing.assert_close(found, t(expected), rtol=0, atol=1e-6)
+def close(values: Tensor, expected: object) -> None:
+    torch.testing.assert_close(values, t(expected), rtol=0, atol=1e-6)
 
 
 def test_mlb_s_factors() -> None:
@@ -51,7 +51,7 @@ def test_dgl_s_losses_and_gradients(
     weight: object, bias: object, features: dict[str, Any], label: list[int], alpha: float,
     losses: object, gradients: dict[str, Any],
 ) -> None:  # fmt: skip
-    method, model = made("dgl", alpha=alpha)
+    method, model = make("dgl", alpha=alpha)
     inputs = {name: t(value).requires_grad_() for name, value in features.items()}
     widths = {name: value.shape[1] for name, value in inputs.items()}
     classes, target = len(t(weight)), torch.tensor(label)
@@ -160,20 +160,20 @@ def test_mcr_s_contrastive_term() -> None:
 
 
 def test_g2d_s_distance_of_predictions() -> None:
-    method, _ = made("g2d")
+    method, _ = make("g2d")
     same = {"x": t([[1.0, 2.0]]), "y": t([[3.0]])}
     lesson = Output(same, {"x": t([[1.0, 0.0]]), "y": t([[0.0, 1.0]])}, t(0.0))
     method.lesson = lambda piece: lesson  # type: ignore[attr-defined]
     output = Output(same, {}, t([[0.0, 1.0]]))
-    found = method.losses(Piece(output, torch.tensor([0]), Losses(t(0.0), {}), 1.0))
-    close(torch.stack([found.unimodal["x"], found.unimodal["y"]]), [0.462117, 0])
+    losses = method.losses(Piece(output, torch.tensor([0]), Losses(t(0.0), {}), 1.0))
+    close(torch.stack([losses.unimodal["x"], losses.unimodal["y"]]), [0.462117, 0])
     far = output._replace(features={"x": t([[1.0, 4.0]]), "y": t([[3.0]])})
-    found = method.losses(Piece(far, torch.tensor([0]), Losses(t(0.0), {}), 1.0))
-    close(found.unimodal["x"], 2.462117)
+    losses = method.losses(Piece(far, torch.tensor([0]), Losses(t(0.0), {}), 1.0))
+    close(losses.unimodal["x"], 2.462117)
 
 
 def test_mimo_s_shares() -> None:
-    method, _ = made("mimo", mu=0.5)
+    method, _ = make("mimo", mu=0.5)
     losses = Losses(t(3.0), {"x": t(1.0), "y": t(2.0)})
     weighted = method.losses(Piece(Output({}, {}, t(0.0)), torch.zeros(1), losses, 1.0))
     assert weighted.joint == 3

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from methods.small import batch, gradients, made
+from methods.small import batch, gradients, make
 from methods.test_method_gradients import assert_same
 from methods.test_newer_gradients import begin
 from torch import Tensor
@@ -42,14 +42,14 @@ def losses_of(model: MultimodalModel, inputs: dict[str, Tensor], label: Tensor) 
 @pytest.mark.parametrize("modalities", [2, 3])
 @pytest.mark.parametrize("name", CASES)
 def test_weights_follow_torchjd(name: str, modalities: int) -> None:
-    make, options = CASES[name]
+    scalarization, options = CASES[name]
     count = modalities + 1
     if options.get("weights") == "all":
         values = (WEIGHTS[:count] / count).tolist()
         options = options | {"weights": ",".join(f"{n}:{v!r}" for n, v in zip(["joint", *"xyz"], values, strict=False))}
-    method, model = made(name, modalities, **options)
-    twin = made(name, modalities, **options)[1]
-    function = make(count).double()
+    method, model = make(name, modalities, **options)
+    twin = make(name, modalities, **options)[1]
+    function = scalarization(count).double()
     step = TrainingStep(model, method, torch.optim.SGD(model.parameters(), lr=RATE))
     optimizer = torch.optim.SGD([*twin.parameters(), *(function.parameters() if name != "famo" else ())], lr=RATE)
     for seed in range(STEPS):
@@ -85,19 +85,19 @@ def test_all_of_torchjd_s_scalarizations_are_here() -> None:
 
 
 def test_equal_constants_are_the_uniform_sum_and_wrong_names_are_refused() -> None:
-    inputs, label = batch(made("uniform")[1])
-    expected = gradients(*made("uniform"), inputs, label)
-    assert_same(gradients(*made("constant"), inputs, label), expected)
-    assert_same(gradients(*made("dwa"), inputs, label), expected)
-    assert_same(gradients(*made("imtl_l"), inputs, label), expected)
+    inputs, label = batch(make("uniform")[1])
+    expected = gradients(*make("uniform"), inputs, label)
+    assert_same(gradients(*make("constant"), inputs, label), expected)
+    assert_same(gradients(*make("dwa"), inputs, label), expected)
+    assert_same(gradients(*make("imtl_l"), inputs, label), expected)
     with pytest.raises(MethodError, match="'sound'; the names are joint, x, y"):
-        made("constant", weights="sound:2")
+        make("constant", weights="sound:2")
 
 
 def test_random_weights_sum_up_to_one_change_and_are_the_same_for_one_seed() -> None:
     drawn = []
     for _ in range(2):
-        method, model = made("rlw")
+        method, model = make("rlw")
         inputs, label = batch(model)
         for _ in range(2):
             drawn.append(torch.softmax(method.state["drawn"], 0))

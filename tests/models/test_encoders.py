@@ -193,8 +193,8 @@ def test_padding_changes_neither_features_nor_gradients(
     for fill in (0, 5):
         together = encoder(padded(samples, fill))
         torch.testing.assert_close(together, alone, atol=1e-6, rtol=1e-6)
-        for found, wanted in zip(gradients(together), expected, strict=True):
-            torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-6)
+        for gradient, wanted in zip(gradients(together), expected, strict=True):
+            torch.testing.assert_close(gradient, wanted, atol=1e-6, rtol=1e-6)
     for inference in (encoder.train, encoder.eval):
         inference()
         with torch.no_grad():
@@ -324,10 +324,10 @@ def test_timm_pools_as_told(pooling: str) -> None:
 
 def test_layers_after_the_pooling_are_no_part_of_tokens() -> None:
     name, shape, x = "timm:mobilenetv3_small_050", (3, 32, 32), torch.randn(2, 3, 32, 32)
-    own: Any = build_encoder(name, "image", shape, NONE | {"size": "32"})
-    assert own(x).shape == (2, own.width) == (2, 1024)
+    encoder: Any = build_encoder(name, "image", shape, NONE | {"size": "32"})
+    assert encoder(x).shape == (2, encoder.width) == (2, 1024)
     with pytest.raises(ModelError, match="has layers after its own pooling, which tokens lack: choose pooling=mean"):
-        own.tokens(x)
+        encoder.tokens(x)
     mean: Any = build_encoder(name, "image", shape, NONE | {"size": "32", "pooling": "mean"})
     assert mean.tokens(x)[0].shape == (2, 1, mean.width) == (2, 1, 288)
 

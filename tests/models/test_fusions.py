@@ -49,21 +49,21 @@ def test_these_are_all() -> None:
 
 @pytest.mark.parametrize(("name", "widths"), cases())
 def test_unequal_widths_and_a_batch_of_one(name: str, widths: dict[str, int]) -> None:
-    made = fusion(name, widths).eval()
+    module = fusion(name, widths).eval()
     given = features(widths)
     with torch.no_grad():
-        whole = made(given)
+        whole = module(given)
         assert whole.shape == (6, 4)
-        first = made({key: value[:1] for key, value in given.items()})
+        first = module({key: value[:1] for key, value in given.items()})
     torch.testing.assert_close(first, whole[:1])
 
 
 @pytest.mark.parametrize(("name", "widths"), cases())
 def test_every_parameter_and_every_feature_gets_a_gradient(name: str, widths: dict[str, int]) -> None:
-    made = fusion(name, widths)
+    module = fusion(name, widths)
     given = {key: value.requires_grad_() for key, value in features(widths).items()}
-    made(given).square().sum().backward()
-    for key, tensor in [*made.named_parameters(), *given.items()]:
+    module(given).square().sum().backward()
+    for key, tensor in [*module.named_parameters(), *given.items()]:
         assert tensor.grad is not None, key
         assert tensor.grad.abs().sum() > 0, key
 
@@ -72,35 +72,35 @@ def test_every_parameter_and_every_feature_gets_a_gradient(name: str, widths: di
 @pytest.mark.parametrize("present", [("a",), ("v",), ()], ids=str)
 def test_absent_modalities(name: str, widths: dict[str, int], present: tuple[str, ...]) -> None:
     """An absent feature counts as zero; attention masks its token. What the feature was does not matter."""
-    made = fusion(name, widths).eval()
+    module = fusion(name, widths).eval()
     given = features(widths)
     zero = {key: value if key in present else torch.zeros_like(value) for key, value in given.items()}
     masks = {key: torch.full((6,), key in present) for key in widths}
     with torch.no_grad():
-        logits = made(given, present)
+        logits = module(given, present)
         assert torch.isfinite(logits).all()
-        torch.testing.assert_close(made(given, masks), logits)
-        torch.testing.assert_close(made(zero, present), logits)
+        torch.testing.assert_close(module(given, masks), logits)
+        torch.testing.assert_close(module(zero, present), logits)
         if name != "attention":
-            torch.testing.assert_close(made(zero), logits)
+            torch.testing.assert_close(module(zero), logits)
 
 
 @pytest.mark.parametrize(("name", "widths"), cases())
 def test_masks_differ_by_sample(name: str, widths: dict[str, int]) -> None:
-    made = fusion(name, widths).eval()
+    module = fusion(name, widths).eval()
     given = features(widths, 2)
     masks = {key: torch.tensor([True, key != "v"]) for key in widths}
     others = [key for key in widths if key != "v"]
     with torch.no_grad():
-        mixed, full, without = made(given, masks), made(given), made(given, others)
+        mixed, full, without = module(given, masks), module(given), module(given, others)
     torch.testing.assert_close(mixed, torch.stack([full[0], without[1]]))
     assert not torch.allclose(full[1], without[1])
 
 
 @pytest.mark.parametrize("name", ["concat", "cosine", "sum"])
 def test_contributions_sum_up_to_the_joint_logits(name: str) -> None:
-    made, given = fusion(name, THREE), features(THREE)
-    torch.testing.assert_close(torch.stack(list(made.contributions(given).values())).sum(0), made(given))
+    module, given = fusion(name, THREE), features(THREE)
+    torch.testing.assert_close(torch.stack(list(module.contributions(given).values())).sum(0), module(given))
 
 
 def test_only_sums_have_contributions() -> None:
@@ -118,21 +118,21 @@ def test_sum_equals_concat_with_the_biases_added() -> None:
 
 def test_film_by_hand() -> None:
     """gamma = (0.5, 2), beta = (0.1, -0.1), y = (1, 3): gamma * y + beta = (0.6, 5.9)."""
-    made = fusion("film", {"x": 1, "y": 2}, 2)
-    set_linear(made.film, [[0.5], [2.0], [0.1], [-0.1]], [0.0] * 4)
-    set_linear(made.head, [[1.0, 0.0], [0.0, 1.0]], [0.0, 0.0])
+    module = fusion("film", {"x": 1, "y": 2}, 2)
+    set_linear(module.film, [[0.5], [2.0], [0.1], [-0.1]], [0.0] * 4)
+    set_linear(module.head, [[1.0, 0.0], [0.0, 1.0]], [0.0, 0.0])
     given = {"x": torch.tensor([[1.0]]), "y": torch.tensor([[1.0, 3.0]])}
-    assert made(given)[0].tolist() == pytest.approx([0.6, 5.9])
+    assert module(given)[0].tolist() == pytest.approx([0.6, 5.9])
 
 
 def test_gated_by_hand() -> None:
     """sigmoid(0, 1) * (2, 3) = (1, 2.193176); `condition` turns the two around."""
     for condition, x, y in ((None, "x", "y"), ("y", "y", "x")):
-        made = fusion("gated", {"x": 2, "y": 2}, 2, width=2, condition=condition)
-        for layer in (made.gate, made.value, made.head):
+        module = fusion("gated", {"x": 2, "y": 2}, 2, width=2, condition=condition)
+        for layer in (module.gate, module.value, module.head):
             set_linear(layer, [[1.0, 0.0], [0.0, 1.0]], [0.0, 0.0])
         given = {x: torch.tensor([[0.0, 1.0]]), y: torch.tensor([[2.0, 3.0]])}
-        assert made(given)[0].tolist() == pytest.approx([1.0, 2.193176])
+        assert module(given)[0].tolist() == pytest.approx([1.0, 2.193176])
 
 
 def test_tensor_by_hand() -> None:
@@ -143,13 +143,13 @@ def test_tensor_by_hand() -> None:
 
 def test_lmf_by_hand() -> None:
     """F_a = (0.1, 0.2, 0.3), (0, 1, 0.5), F_v = (0.5, 0.5), (1, 0), the first for the 1; w = (1, 2): 5.8."""
-    made = fusion("lmf", {"a": 2, "v": 1}, 1, rank=2)
-    set_linear(made.factors["a"], [[0.2, 0.3], [1.0, 0.5]], [0.1, 0.0])
-    set_linear(made.factors["v"], [[0.5], [0.0]], [0.5, 1.0])
+    module = fusion("lmf", {"a": 2, "v": 1}, 1, rank=2)
+    set_linear(module.factors["a"], [[0.2, 0.3], [1.0, 0.5]], [0.1, 0.0])
+    set_linear(module.factors["v"], [[0.5], [0.0]], [0.5, 1.0])
     with torch.no_grad():
-        made.weight.copy_(torch.tensor([1.0, 2.0]))
+        module.weight.copy_(torch.tensor([1.0, 2.0]))
     given = {"a": torch.tensor([[1.0, 2.0]]), "v": torch.tensor([[3.0]])}
-    assert made(given).tolist() == [[pytest.approx(5.8)]]
+    assert module(given).tolist() == [[pytest.approx(5.8)]]
 
 
 def test_lmf_is_a_tensor_fusion_of_low_rank() -> None:
@@ -166,10 +166,10 @@ def test_lmf_is_a_tensor_fusion_of_low_rank() -> None:
 
 
 def test_an_mlp_by_hand() -> None:
-    made = fusion("mlp", {"a": 1, "v": 1}, 2, width=2)
-    set_linear(made.layers[0], [[1.0, 1.0], [-1.0, -1.0]], [0.0, 0.0])
-    set_linear(made.layers[2], [[1.0, 1.0], [2.0, 0.0]], [0.0, 1.0])
-    assert made({"a": torch.tensor([[1.0]]), "v": torch.tensor([[2.0]])}).tolist() == [[3.0, 7.0]]
+    module = fusion("mlp", {"a": 1, "v": 1}, 2, width=2)
+    set_linear(module.layers[0], [[1.0, 1.0], [-1.0, -1.0]], [0.0, 0.0])
+    set_linear(module.layers[2], [[1.0, 1.0], [2.0, 0.0]], [0.0, 1.0])
+    assert module({"a": torch.tensor([[1.0]]), "v": torch.tensor([[2.0]])}).tolist() == [[3.0, 7.0]]
 
 
 def test_attention_does_not_see_an_absent_token() -> None:

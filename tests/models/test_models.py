@@ -18,12 +18,12 @@ class Identity(nn.Identity):
 @pytest.fixture
 def model() -> LateFusion:
     """Encoders that change nothing, and weights of ones: logits are sums of the inputs, plus the class's number."""
-    made = LateFusion({"a": Identity(2), "v": Identity(3), "t": Identity(1)}, classes=2)
+    model = LateFusion({"a": Identity(2), "v": Identity(3), "t": Identity(1)}, classes=2)
     with torch.no_grad():
-        for layer in (made.fusion.head, *made.heads.values()):
+        for layer in (model.fusion.head, *model.heads.values()):
             layer.weight.fill_(1.0)
             layer.bias.copy_(torch.tensor([0.0, 1.0]))
-    return made
+    return model
 
 
 INPUTS = {"a": torch.tensor([[1.0, 2.0]]), "v": torch.tensor([[10.0, 20.0, 30.0]]), "t": torch.tensor([[100.0]])}

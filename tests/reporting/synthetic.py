@@ -82,9 +82,9 @@ def make_run(
     for step in range(epochs * steps):
         for name in modalities:
             cosine = cosines[name][step] if cosines else float(np.tanh(generator.normal(0.3, 0.4)))
-            joint_norm, own_norm = np.exp(generator.normal(size=2))
+            joint_norm, unimodal_norm = np.exp(generator.normal(size=2))
             weight = float(generator.uniform(0.5, 1.0)) if cosine < 0 else 0.5
-            cells = (1 + step // steps, step, name, cosine, joint_norm, own_norm, weight, float(cosine < 0))
+            cells = (1 + step // steps, step, name, cosine, joint_norm, unimodal_norm, weight, float(cosine < 0))
             lines.append(list(cells))
     write_rows(folder / "gradients.csv", lines)
     return folder

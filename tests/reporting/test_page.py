@@ -84,8 +84,8 @@ class Reader(HTMLParser):
 def tell(folder: Path, **values: list[float]) -> None:
     """Columns of a method's own in a run's metrics.csv, a value per epoch."""
     header, *lines = (folder / "metrics.csv").read_text().splitlines()
-    told = [",".join(map(str, column)) for column in zip(*values.values(), strict=True)]
-    rows = [f"{header},{','.join(values)}", *(f"{line},{more}" for line, more in zip(lines, told, strict=True))]
+    columns = [",".join(map(str, column)) for column in zip(*values.values(), strict=True)]
+    rows = [f"{header},{','.join(values)}", *(f"{line},{more}" for line, more in zip(lines, columns, strict=True))]
     (folder / "metrics.csv").write_text("\n".join(rows) + "\n")
 
 
@@ -94,8 +94,8 @@ def test_what_methods_tell_of_themselves_is_drawn(tmp_path: Path) -> None:
     for place in range(9):
         make_run(tmp_path / f"s{place}", f"silent{place}", 0, 50.0 + place)
     for seed in range(2):
-        told = make_run(tmp_path / f"g{seed}", "gblending", seed, 99.0)
-        tell(told, method_weight_joint=[0.2, 0.5, 0.6 + 0.2 * seed], method_weight_gray=[0.1, 0.2, 0.3])
+        run = make_run(tmp_path / f"g{seed}", "gblending", seed, 99.0)
+        tell(run, method_weight_joint=[0.2, 0.5, 0.6 + 0.2 * seed], method_weight_gray=[0.1, 0.2, 0.3])
     tell(tmp_path / "u", method_rate=[1.0, 2.0, 3.0])
     curves = curves_of(tmp_path)
     drawn = method_figures("digits", curves, ["method_rate", "method_weight_joint", "method_weight_gray"])
@@ -117,8 +117,8 @@ def curves_of(folder: Path) -> list[Curves]:
 
 
 def written(runs: Path, output: Path) -> Reader:
-    found, unfinished = find([runs])
-    page.write(output, summaries(found), unfinished)
+    finished, unfinished = find([runs])
+    page.write(output, summaries(finished), unfinished)
     return Reader((output / page.PAGE).read_text())
 
 

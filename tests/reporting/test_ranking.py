@@ -39,27 +39,27 @@ def test_the_published_example() -> None:
         [[float(cell) for cell in line.split()] for line in AREAS.strip().splitlines()],
         columns=["C4.5", "C4.5+m", "C4.5+cf", "C4.5+m+cf"],
     )
-    found = Ranking(scores)
+    ranked = Ranking(scores)
     published = {"C4.5": 3.143, "C4.5+m": 2.000, "C4.5+cf": 2.893, "C4.5+m+cf": 1.964}
-    assert found.ranks.to_dict() == pytest.approx(published, abs=5e-4)
-    assert found.critical_difference == pytest.approx(1.25, abs=5e-3)  # 2.569 sqrt(4 * 5 / (6 * 14))
+    assert ranked.ranks.to_dict() == pytest.approx(published, abs=5e-4)
+    assert ranked.critical_difference == pytest.approx(1.25, abs=5e-3)  # 2.569 sqrt(4 * 5 / (6 * 14))
     # chi square is 9.28 with 3 degrees of freedom, before it is corrected for the ties: three of 2 methods, one of 4
-    assert found.p == pytest.approx(stats.chi2.sf(9.28 / (1 - (3 * 6 + 60) / (14 * 4 * 15)), 3), rel=0.01)
-    assert found.groups == [(0, 3)]  # 3.143 - 1.964 < 1.25: no pair differs
+    assert ranked.p == pytest.approx(stats.chi2.sf(9.28 / (1 - (3 * 6 + 60) / (14 * 4 * 15)), 3), rel=0.01)
+    assert ranked.groups == [(0, 3)]  # 3.143 - 1.964 < 1.25: no pair differs
 
 
 @pytest.mark.parametrize(("methods", "quantile"), [(2, 1.960), (3, 2.343), (4, 2.569), (5, 2.728), (10, 3.164)])
 def test_quantiles_are_those_of_the_published_table(methods: int, quantile: float) -> None:
-    found = Ranking(pd.DataFrame(0.0, index=range(6), columns=range(methods)))
-    assert found.critical_difference == pytest.approx(quantile * (methods * (methods + 1) / 36) ** 0.5, rel=4e-4)
+    ranked = Ranking(pd.DataFrame(0.0, index=range(6), columns=range(methods)))
+    assert ranked.critical_difference == pytest.approx(quantile * (methods * (methods + 1) / 36) ** 0.5, rel=4e-4)
 
 
 def test_groups_are_the_largest_ones() -> None:
     """Ranks 1, 2, 3 and 4 on 8 datasets: the critical difference is 1.66."""
-    found = Ranking(pd.DataFrame([[90.0, 80.0, 70.0, 60.0]] * 8, columns=list("abcd")))
-    assert found.groups == [(0, 1), (1, 2), (2, 3)]
-    assert found.verdict.endswith("it does not differ significantly from b.")
-    bars = critical_difference(found).datasets["bars"]
+    ranked = Ranking(pd.DataFrame([[90.0, 80.0, 70.0, 60.0]] * 8, columns=list("abcd")))
+    assert ranked.groups == [(0, 1), (1, 2), (2, 3)]
+    assert ranked.verdict.endswith("it does not differ significantly from b.")
+    bars = critical_difference(ranked).datasets["bars"]
     assert [(bar["first"], bar["last"], bar["joined"]) for bar in bars] == [
         (0, 1, "a, b"),
         (1, 2, "b, c"),
@@ -73,8 +73,8 @@ def test_a_report_over_datasets(tmp_path: Path) -> None:
         for method, joint in (("uniform", 40.0), ("pareto", 45.0), ("mmpareto", 50.0 - 7 * place)):
             make_run(tmp_path / "runs" / dataset / method, method, 0, joint, dataset=dataset)
     make_run(tmp_path / "runs" / "alone", "ensemble", 0, 99.0, dataset="digits")
-    found, unfinished = find([tmp_path / "runs"])
-    parts = summaries(found)
+    finished, unfinished = find([tmp_path / "runs"])
+    parts = summaries(finished)
     over = ranking(parts)
     assert over is not None
     assert over.ranks.to_dict() == pytest.approx({"pareto": 4 / 3, "mmpareto": 2.0, "uniform": 8 / 3})

@@ -46,8 +46,8 @@ def test_an_option_that_is_called_as_a_flag_is_no_other_setting(tmp_path: Path) 
     tests = paired(tmp_path)
     assert tests["pmr"].difference == pytest.approx(10.5)
     assert tests["ogm, momentum 0.5"].reason == "no baseline rows with these settings"
-    own = settings(find([tmp_path / "p0"])[0][0])
-    assert (own["momentum"], own["method_momentum"]) == (0.9, 0.2)
+    values = settings(find([tmp_path / "p0"])[0][0])
+    assert (values["momentum"], values["method_momentum"]) == (0.9, 0.2)
 
 
 def test_ranks_by_hand(tmp_path: Path) -> None:
@@ -140,11 +140,11 @@ def test_of_a_sweep_rows_of_equal_gamma_are_compared(tmp_path: Path) -> None:
 def test_baseline(tmp_path: Path) -> None:
     make_run(tmp_path / "a", "one_joint")
     make_run(tmp_path / "b", "mmpareto")
-    found = find([tmp_path])[0]
-    assert baseline_method(found, None) == "one_joint"
-    assert baseline_method(found, "mmpareto") == "mmpareto"
+    finished = find([tmp_path])[0]
+    assert baseline_method(finished, None) == "one_joint"
+    assert baseline_method(finished, "mmpareto") == "mmpareto"
     with pytest.raises(RunError, match="no finished run is of the method 'nope'"):
-        baseline_method(found, "nope")
+        baseline_method(finished, "nope")
     make_run(tmp_path / "c", "uniform_gamma")
     assert baseline_method(find([tmp_path])[0], None) == "uniform_gamma"
-    assert baseline_method([run for run in found if run.method == "mmpareto"], None) is None
+    assert baseline_method([run for run in finished if run.method == "mmpareto"], None) is None

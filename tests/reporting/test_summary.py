@@ -16,7 +16,7 @@ from mmpareto.reporting.finished import find
 from mmpareto.reporting.summary import Summary, as_csv, as_latex, as_markdown, marks, summaries
 
 
-def made(*folders: Path) -> list[Summary]:
+def summaries_of(*folders: Path) -> list[Summary]:
     return summaries(find(folders)[0])
 
 
@@ -26,7 +26,7 @@ def three_methods(folder: Path) -> list[Summary]:
         make_run(folder / f"u{seed}", "uniform", seed, joint)
         make_run(folder / f"m{seed}", "mmpareto", seed, joint + (3.0, 4.0, 5.0)[seed])
     make_run(folder / "o", "one_joint", 0, 30.0)
-    return made(folder)
+    return summaries_of(folder)
 
 
 def markdown_table(text: str) -> list[dict[str, str]]:
@@ -65,7 +65,7 @@ def test_the_highest_mean_is_bold_only_if_its_difference_is_significant(tmp_path
     for seed, (uniform, pareto) in enumerate(((40.0, 47.0), (42.0, 41.0), (44.0, 43.0))):
         make_run(tmp_path / f"u{seed}", "uniform", seed, uniform)
         make_run(tmp_path / f"p{seed}", "pareto", seed, pareto)
-    (summary,) = made(tmp_path)
+    (summary,) = summaries_of(tmp_path)
     assert (summary.best, summary.bold) == ([False, True], [False, False])
     assert "pareto has the highest joint mean" in summary.verdict
     assert "its difference of +1.7 points from uniform is not significant (p (Holm) 0.596, 3 seeds)" in summary.verdict
@@ -81,9 +81,9 @@ def test_the_highest_mean_is_bold_only_if_its_difference_is_significant(tmp_path
 def test_columns_without_values_are_left_out(tmp_path: Path) -> None:
     make_run(tmp_path / "o", "one_joint", 0, 30.0)
     make_run(tmp_path / "m", "mmpareto", 1, 30.0)
-    (summary,) = made(tmp_path)
+    (summary,) = summaries_of(tmp_path)
     assert list(summary.table) == ["method", "seeds", "joint", "gray alone", "colour alone", "joint - best single"]
-    assert "no difference from a baseline could be tested" in made(tmp_path / "m")[0].verdict
+    assert "no difference from a baseline could be tested" in summaries_of(tmp_path / "m")[0].verdict
 
 
 def test_csv(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_marked_runs_stand_apart(tmp_path: Path) -> None:
     make_run(tmp_path / "again", "mmpareto", 0, 99.0)
     make_run(tmp_path / "tested", "mmpareto", 2, 90.0, selected_on="test")
     make_run(tmp_path / "longer", "mmpareto", 3, 39.0, epochs=9)
-    (summary,) = made(tmp_path)
+    (summary,) = summaries_of(tmp_path)
     rows = {row.label: row for row in summary.rows}
     (again,) = (run for row in summary.rows for run in row.repeated)
     assert {label: row.joint for label, row in rows.items()} == {
@@ -149,10 +149,10 @@ def test_settings_unlike_those_of_other_methods_are_named(tmp_path: Path) -> Non
     for seed in range(2):
         make_run(tmp_path / f"u{seed}", "uniform", seed, 40.0 + seed, method_options={"gamma": 1.0})
         make_run(tmp_path / f"m{seed}", "mmpareto", seed, 50.0 + seed, epochs=9, method_options={"gamma": 1.5})
-    (even,) = made(tmp_path)
+    (even,) = summaries_of(tmp_path)
     assert [row.label for row in even.rows] == ["uniform, epochs 3", "mmpareto, epochs 9"]  # neither is the usual one
     make_run(tmp_path / "o", "one_joint", 0, 30.0)
-    (most,) = made(tmp_path)
+    (most,) = summaries_of(tmp_path)
     assert [row.label for row in most.rows] == ["one_joint", "uniform", "mmpareto, epochs 9"]
     assert usual_settings(most.runs)["epochs"] == "3"
 
@@ -163,16 +163,16 @@ def test_runs_made_on_unlike_machines_are_told(tmp_path: Path) -> None:
         environment = {"device": "cpu", "gpu": None, "threads": threads, "versions": {"torch": "2.11.0"}}
         environment["started"] = f"2026-11-2{4 + seed}T23:59:00+00:00"
         (folder / "environment.json").write_text(json.dumps(environment))
-    (summary,) = made(tmp_path)
+    (summary,) = summaries_of(tmp_path)
     (note,) = summary.notes
     assert summary.origin == "begun from 2026-11-24 to 2026-11-26; device cpu, PyTorch 2.11.0"
     assert note.endswith("the same CPU threads, which may move accuracies: 1 (2 runs), 2 (1 run)")
     (folder / "environment.json").unlink()
-    notes = made(tmp_path)[0].notes
+    notes = summaries_of(tmp_path)[0].notes
     assert [re.findall("the same (.*), which", note)[0] for note in notes] == ["device", "CPU threads", "PyTorch"]
-    assert made(tmp_path)[0].origin == "begun from 2026-11-24 to 2026-11-25"
+    assert summaries_of(tmp_path)[0].origin == "begun from 2026-11-24 to 2026-11-25"
     assert "cpu (2 runs), not recorded (1 run)" in notes[0]
-    assert notes[1] in as_markdown([summary, *made(tmp_path)], ["half"])
+    assert notes[1] in as_markdown([summary, *summaries_of(tmp_path)], ["half"])
     assert "- half" in as_markdown([summary], ["half"])
 
 
@@ -182,7 +182,7 @@ def test_a_modality_that_learned_nothing_is_named(tmp_path: Path) -> None:
         make_run(tmp_path / f"u{seed}", "uniform", seed, trained=(99.0, 98.0, colour), classes=list("0123456789"))
     make_run(tmp_path / "m", "mmpareto", 0, trained=(99.0, 50.0, 52.0), classes=["cat", "dog"])
     make_run(tmp_path / "o", "one_joint", 0, trained=(99.0, 1.0, 1.0))  # of an unknown number of classes
-    (summary,) = made(tmp_path)
+    (summary,) = summaries_of(tmp_path)
     (uniform, *mmpareto) = sorted((note for note in summary.notes if "learned nothing" in note), reverse=True)
     assert uniform == (
         "uniform: colour learned nothing in 2 of 3 runs: in the selected epoch its own head guesses on the training "
@@ -202,14 +202,14 @@ def test_two_manifests_are_two_datasets(tmp_path: Path) -> None:
         make_run(tmp_path / place, "uniform", seed, joint, dataset="manifest", data_root=f"/{place}")
     for place, joint in (("a/mnist", 70.0), ("b/copy", 72.0)):  # a published set is the same in any folder
         make_run(tmp_path / place, "uniform", int(joint), joint, dataset="cgmnist", data_root=f"/{place}")
-    found = [(made.dataset, [row.joint for row in made.rows]) for made in summaries(find([tmp_path])[0])]
-    assert found == [("cgmnist", [[70, 72]]), ("manifest birds", [[40, 42]]), ("manifest fishes", [[60]])]
+    rows = [(summary.dataset, [row.joint for row in summary.rows]) for summary in summaries(find([tmp_path])[0])]
+    assert rows == [("cgmnist", [[70, 72]]), ("manifest birds", [[40, 42]]), ("manifest fishes", [[60]])]
 
 
 def test_a_table_for_every_dataset(tmp_path: Path) -> None:
     make_run(tmp_path / "a", "uniform", joint=10.0)
     make_run(tmp_path / "b", "mmpareto", joint=20.0, dataset="cgmnist")
-    first, second = made(tmp_path)
+    first, second = summaries_of(tmp_path)
     assert (first.dataset, second.dataset) == ("cgmnist", "digits")
     assert first.baseline is None
     assert "no baseline" in first.caption

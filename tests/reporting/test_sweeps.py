@@ -29,10 +29,10 @@ def test_a_curve_has_three_values_that_differ_in_nothing_else(tmp_path: Path) ->
     for gamma in (1.0, 2.0):
         make_run(tmp_path / f"u{gamma}", "uniform_gamma", 0, 5.0, method_options={"gamma": gamma})
     rows = rows_of(find([tmp_path])[0])
-    found = sweeps(rows)
-    assert list(found) == ["gamma"]
-    (curve,) = found["gamma"].values()
-    assert list(found["gamma"]) == ["mmpareto"]
+    by_option = sweeps(rows)
+    assert list(by_option) == ["gamma"]
+    (curve,) = by_option["gamma"].values()
+    assert list(by_option["gamma"]) == ["mmpareto"]
     assert [(value, row.joint) for value, row in curve] == [(v, [10 * v, 10 * v]) for v in (1.0, 2.0, 3.0)]
     curves = [Curves(row, [history(run) for run in row.runs], place) for place, row in enumerate(rows)]
     drawn = {figure.name: figure for figure in figures("digits", curves, ("gray", "colour"))}
@@ -61,9 +61,9 @@ def test_curves_of_a_method_are_told_apart(tmp_path: Path) -> None:
     for rate in (0.1, 0.2, 0.3):
         for size in (32, 64):
             make_run(tmp_path / f"{rate}{size}", "uniform", 0, 5.0, learning_rate=rate, batch_size=size)
-    found = sweeps(rows_of(find([tmp_path])[0]))
-    assert list(found) == ["learning_rate"]
-    assert list(found["learning_rate"]) == ["uniform, batch_size 32", "uniform, batch_size 64"]
+    curves = sweeps(rows_of(find([tmp_path])[0]))
+    assert list(curves) == ["learning_rate"]
+    assert list(curves["learning_rate"]) == ["uniform, batch_size 32", "uniform, batch_size 64"]
 
 
 def test_validation_chooses_and_test_does_not(tmp_path: Path) -> None:
@@ -84,8 +84,8 @@ def test_validation_chooses_and_test_does_not(tmp_path: Path) -> None:
                 val=val + seed,
                 learning_rate=rate,
             )
-    found = find([tmp_path])[0]
-    kept, said = tuned(found, ["learning_rate"])
+    finished = find([tmp_path])[0]
+    kept, said = tuned(finished, ["learning_rate"])
     assert {(run.method, run.config["learning_rate"]) for run in kept} == {("uniform", 0.1), ("mmpareto", 0.2)}
     assert len(kept) == 6
     assert (
@@ -93,7 +93,7 @@ def test_validation_chooses_and_test_does_not(tmp_path: Path) -> None:
         "51.0)"
     ) in said
     assert any("not eligible, for want of seeds: learning_rate 0.4" in sentence for sentence in said)
-    (summary,) = summaries(found, tune=["learning_rate"])
+    (summary,) = summaries(finished, tune=["learning_rate"])
     test = summary.tests[[row.label for row in summary.rows].index("mmpareto, learning_rate 0.2")]
     assert test.difference == pytest.approx(20.0)  # 39, 41, 43 less 20, 21, 22: paired although the rates differ
     assert test.p is not None
@@ -105,26 +105,26 @@ def test_few_seeds_choose_and_more_are_reported(tmp_path: Path) -> None:
     for rate, vals in ((0.1, {0: 50.0, 1: 50.0}), (0.2, {0: 60.0, 1: 50.0, 2: 1.0}), (0.4, {0: 90.0, 2: 90.0})):
         for seed, val in vals.items():
             make_run(tmp_path / f"{rate}{seed}", "uniform", seed, val=val, learning_rate=rate)
-    found = find([tmp_path])[0]
-    kept, said = tuned(found, ["learning_rate"], [0, 1])
+    finished = find([tmp_path])[0]
+    kept, said = tuned(finished, ["learning_rate"], [0, 1])
     assert [(run.config["learning_rate"], run.seed) for run in kept] == [(0.2, 0), (0.2, 1), (0.2, 2)]
     assert said == [
         "uniform: learning_rate 0.2, chosen by mean validation accuracy over seeds 0, 1 (learning_rate 0.1: 50.0; "
         "learning_rate 0.2: 55.0; not eligible, for want of seeds: learning_rate 0.4)"
     ]
     with pytest.raises(RunError, match=r"no choice of learning_rate has all of seeds 0, 5"):
-        tuned(found, ["learning_rate"], [0, 5])
+        tuned(finished, ["learning_rate"], [0, 5])
 
 
 def test_what_cannot_be_chosen(tmp_path: Path) -> None:
     for seed, rate in ((0, 0.1), (1, 0.2)):
         make_run(tmp_path / f"{seed}", "uniform", seed, learning_rate=rate)
-    found = find([tmp_path])[0]
+    finished = find([tmp_path])[0]
     with pytest.raises(RunError, match=r"no choice of learning_rate has all of seeds 0, 1"):
-        tuned(found, ["learning_rate"])
+        tuned(finished, ["learning_rate"])
     with pytest.raises(RunError, match="no run has a setting 'nope'"):
-        summaries(found, tune=["nope"])
-    assert tuned(found, []) == (found, [])
+        summaries(finished, tune=["nope"])
+    assert tuned(finished, []) == (finished, [])
     make_run(tmp_path / "2", "uniform", 2, val=math.nan, learning_rate=0.1)
     with pytest.raises(RunError, match="no joint validation accuracy"):
         tuned(find([tmp_path])[0], ["learning_rate"], [0])

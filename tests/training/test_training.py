@@ -73,9 +73,9 @@ def test_clipping_bounds_the_integrated_gradient() -> None:
     free, clipped = small(), small()
     for model, norm in ((free, None), (clipped, 1e-3)):
         step = TrainingStep(model, Method(MMPareto()), torch.optim.SGD(model.parameters(), lr=0.0), clip_grad=norm)
-        seen = step(inputs, label)
+        result = step(inputs, label)
     whole = torch.cat([p.grad.flatten() for p in free.parameters()])
-    assert seen.gradient_norm.item() == pytest.approx(whole.norm().item(), rel=1e-6)  # before clipping
+    assert result.gradient_norm.item() == pytest.approx(whole.norm().item(), rel=1e-6)  # before clipping
     total = torch.cat([p.grad.flatten() for p in clipped.parameters()]).norm()
     assert total.item() == pytest.approx(1e-3, rel=1e-3)
     ratio = torch.cat([p.grad.flatten() for p in clipped.parameters()]) / whole
@@ -236,16 +236,16 @@ def test_layers_are_counted_over_an_epoch_as_from_the_gradients_themselves(monke
 def test_micro_batches_make_the_whole_batch_s_step(method: Integrator, pieces: int) -> None:
     """Without batch norm, in float64; 5 samples in pieces of unequal size."""
     inputs, label = batch()
-    gradients, seen = [], []
+    gradients, results = [], []
     for parts in (1, pieces):
         model = small()
         step = TrainingStep(model, Method(method), torch.optim.SGD(model.parameters(), lr=0.1), accumulate=parts)
-        seen.append(step(inputs, label))
+        results.append(step(inputs, label))
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     assert torch.allclose(*gradients, rtol=1e-10, atol=1e-14)
-    assert torch.allclose(seen[0].joint, seen[1].joint, rtol=1e-12)
-    assert seen[0].losses.joint.item() == pytest.approx(seen[1].losses.joint.item(), rel=1e-12)
-    assert seen[0].losses.unimodal["x"].item() == pytest.approx(seen[1].losses.unimodal["x"].item(), rel=1e-12)
+    assert torch.allclose(results[0].joint, results[1].joint, rtol=1e-12)
+    assert results[0].losses.joint.item() == pytest.approx(results[1].losses.joint.item(), rel=1e-12)
+    assert results[0].losses.unimodal["x"].item() == pytest.approx(results[1].losses.unimodal["x"].item(), rel=1e-12)
 
 
 def test_a_scaled_step_is_the_plain_one_and_overflowing_steps_are_left_out() -> None:
@@ -321,17 +321,17 @@ def test_shares_make_up_every_batch(size: int, training: bool) -> None:
     parts = [list(sampler) for sampler in samplers]
     for number, whole in enumerate(plain):
         counted: list[int] = []
-        for sampler, own in zip(samplers, parts, strict=True):
+        for sampler, part in zip(samplers, parts, strict=True):
             count, total = sampler.share(number)
             assert total == len(whole)
-            if number < len(own):
-                assert len(own[number]) == (count or 1)
-                counted += own[number][:count]
+            if number < len(part):
+                assert len(part[number]) == (count or 1)
+                counted += part[number][:count]
             else:
                 assert count == 0
                 assert not training
         assert sorted(counted) == sorted(whole)
-    assert not training or all(len(own) == len(plain) for own in parts)
+    assert not training or all(len(part) == len(plain) for part in parts)
 
 
 @pytest.mark.parametrize(

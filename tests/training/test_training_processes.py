@@ -118,10 +118,10 @@ def exchanging(seed: int, fusion: MakeFusion | None = None) -> MultimodalModel:
 
 def model(seed: int, fusion: MakeFusion | None = None) -> MultimodalModel:
     torch.manual_seed(seed)
-    made = LateFusion({name: Encoder(*shape) for name, (_, shape) in ABOUT.items()}, 3, fusion).double()
-    for encoder in made.encoders.values():  # the loaders give float32
+    model = LateFusion({name: Encoder(*shape) for name, (_, shape) in ABOUT.items()}, 3, fusion).double()
+    for encoder in model.encoders.values():  # the loaders give float32
         encoder.register_forward_pre_hook(lambda module, inputs: (inputs[0].double(),))
-    return made
+    return model
 
 
 def trained(
@@ -210,23 +210,23 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_train_as_one(case: str, two: list[dict[str, Any]]) -> None:
     gradients, weights, training, scored = trained(Processes(), *CASES[case])
-    for own in two:
-        assert own[case][0].keys() == gradients.keys()
+    for result in two:
+        assert result[case][0].keys() == gradients.keys()
         for name, gradient in gradients.items():
-            assert torch.allclose(own[case][0][name], gradient, rtol=1e-10, atol=1e-13), name
+            assert torch.allclose(result[case][0][name], gradient, rtol=1e-10, atol=1e-13), name
         for name, weight in weights.items():
-            assert torch.allclose(own[case][1][name], weight, rtol=1e-9, atol=1e-12, equal_nan=True), name
+            assert torch.allclose(result[case][1][name], weight, rtol=1e-9, atol=1e-12, equal_nan=True), name
         for head, values in training.items():
-            assert own[case][2][head]["accuracy"] == pytest.approx(values["accuracy"], abs=1e-9)
-            assert own[case][2][head]["loss"] == pytest.approx(values["loss"], rel=1e-9)
+            assert result[case][2][head]["accuracy"] == pytest.approx(values["accuracy"], abs=1e-9)
+            assert result[case][2][head]["loss"] == pytest.approx(values["loss"], rel=1e-9)
         for head, values in scored.items():
-            assert own[case][3][head]["accuracy"] == pytest.approx(values["accuracy"], abs=1e-9)
-            assert own[case][3][head]["loss"] == pytest.approx(values["loss"], rel=1e-9)
+            assert result[case][3][head]["accuracy"] == pytest.approx(values["accuracy"], abs=1e-9)
+            assert result[case][3][head]["loss"] == pytest.approx(values["loss"], rel=1e-9)
 
 
 @pytest.mark.parametrize("method", RANDOM)
 def test_processes_that_draw_apart_stay_together(method: str, two: list[dict[str, Any]]) -> None:
-    first, second = (own[method] for own in two)
+    first, second = (result[method] for result in two)
     for name, weight in first[1].items():
         assert torch.equal(second[1][name], weight), name
     assert first[2] == second[2]
@@ -245,11 +245,11 @@ def naive(processes: Processes) -> dict[str, Tensor]:
     step = TrainingStep(shared, Method(integrator), torch.optim.SGD(shared.parameters(), lr=0.0))
     rows = torch.arange(processes.rank, BATCH, processes.size)
     step({name: x[rows] for name, x in data.x.items()}, torch.from_numpy(data.labels)[rows])
-    found = {}
+    gradients = {}
     for name, p in shared.named_parameters():
         assert p.grad is not None
-        found[name] = processes.total(p.grad) / processes.size
-    return found
+        gradients[name] = processes.total(p.grad) / processes.size
+    return gradients
 
 
 def test_integrated_gradients_must_not_be_averaged(two: list[dict[str, Any]]) -> None:
@@ -272,7 +272,7 @@ def agree(processes: Processes) -> list[list[bool]]:
 
 
 def test_a_flag_of_one_process_reaches_both_at_the_same_step(two: list[dict[str, Any]]) -> None:
-    first, second = (own["agree"] for own in two)
+    first, second = (result["agree"] for result in two)
     assert first == second == [[False, False], [False, False], [True, False], [False, False], [False, False]]
     assert Processes().any(True, False) == [True, False]
 
@@ -286,8 +286,8 @@ def buffers(processes: Processes) -> Tensor:
 
 
 def test_running_statistics_are_averaged(two: list[dict[str, Any]]) -> None:
-    for own in two:
-        assert own["buffers"].tolist() == [1.5, 6.0]
+    for result in two:
+        assert result["buffers"].tolist() == [1.5, 6.0]
 
 
 def stopped(processes: Processes) -> tuple[int, int]:
@@ -296,22 +296,22 @@ def stopped(processes: Processes) -> tuple[int, int]:
         Points(2 * BATCH + 1), BATCH, shuffle=False, seed=0, workers=0, pin=False, rank=processes.rank,
         size=processes.size, training=False,
     )  # fmt: skip
-    asked = 0
+    calls = 0
 
     def between() -> None:
-        nonlocal asked
-        asked += 1
-        if processes.any(processes.rank == 1 and asked == 2)[0]:
+        nonlocal calls
+        calls += 1
+        if processes.any(processes.rank == 1 and calls == 2)[0]:
             raise KeyError
 
     with pytest.raises(KeyError):
         score(model(0), loader, CPU, processes=processes, between=between)
-    return asked, len(list(loader.epoch(0)))
+    return calls, len(list(loader.epoch(0)))
 
 
 def test_a_request_to_stop_reaches_all_processes_while_they_score(two: list[dict[str, Any]]) -> None:
     """At the same place, although the other process has no sample of the last batch."""
-    assert [own["stopped"] for own in two] == [(3, 3), (3, 2)]
+    assert [result["stopped"] for result in two] == [(3, 3), (3, 2)]
 
 
 def unequal(processes: Processes) -> list[str]:
