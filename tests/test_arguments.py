@@ -29,7 +29,7 @@ def saved(config: Config, path: Path) -> Path:
         [],
         ["--method", "uniform", "--amp", "bf16", "--channels_last", "--clip_grad"],
         ["--gamma", "2", "--rescale", "encoder", "--encoder", "gray=pmr", "colour=cnn", "--random_seed", "7"],
-        ["--dataset", "modelnet40", "--views", "1,3", "--augment", "true", "--data_root", "/a -b/c"],
+        ["--dataset", "modelnet40", "--views", "1,3", "--augment", "device", "--data_root", "/a -b/c"],
         ["--optimizer", "adamw", "--lr_schedule", "cosine", "--warmup_epochs", "2", "--learning_rate", "1e-05"],
         ["--method", "pmr", "--method_options", "mu=0.5", "momentum=0.9", "--lr_decay_step", "3"],
         ["--fusion", "cosine", "--fusion_options", "scale=5", "--method", "mslr", "--wandb"],

@@ -49,6 +49,11 @@ def switch(default: bool, help: str, *, saved: bool = True) -> Any:
     return flag(default, help, saved=saved, action=argparse.BooleanOptionalAction)
 
 
+def augmentation(text: str) -> str:
+    """A value of --augment, or what modelnet40's switch of that name was until 2026-11."""
+    return {"true": "workers", "false": "none"}.get(text, text)
+
+
 def one_of(names: tuple[str, ...]) -> Callable[[str], str]:
     """What reads one of some names in any letter case."""
 
@@ -94,6 +99,13 @@ class DataConfig:
         nargs="+",
         action="extend",
         metavar="MODALITY=RATE",
+    )
+    augment: str = flag(
+        "workers",
+        "where random crops of training images are resized and flipped: by the workers that load data, or by the "
+        "device that trains, a batch at a time; none: training samples are read as for scoring (default: %(default)s)",
+        type=augmentation,
+        choices=("workers", "device", "none"),
     )
     num_workers: int | None = flag(
         None,

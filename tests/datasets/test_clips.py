@@ -19,7 +19,7 @@ import torch
 from datasets.make_media import lfs_pointer, side_cars, write_frames
 from PIL import Image
 
-from mmpareto.datasets import DatasetError, Modality
+from mmpareto.datasets import DatasetError, Modality, to_device
 from mmpareto.datasets.clips import (
     LOG_RANGE,
     ArrayReader,
@@ -32,6 +32,7 @@ from mmpareto.datasets.clips import (
     read_image,
 )
 from mmpareto.datasets.items import Item
+from mmpareto.inputs import values_of
 from mmpareto.training.data import Loader
 
 
@@ -210,23 +211,27 @@ def dataset(root: Path, seed: int = 0, clips: int = 7) -> ClipDataset:
     return ClipDataset("made", "train", items, readers, ["a", "b"], seed)
 
 
-def epoch(root: Path, workers: int, number: int, seed: int = 0) -> dict[str, torch.Tensor]:
-    loader = Loader(dataset(root, seed), 3, shuffle=True, seed=seed, workers=workers, pin=False)
+def epoch(root: Path, workers: int, number: int, seed: int = 0, on_device: bool = False) -> dict[str, torch.Tensor]:
+    data = dataset(root, seed)
+    if on_device:
+        data.augment_on_device()
+    loader = Loader(data, 3, shuffle=True, seed=seed, workers=workers, pin=False)
     found: dict[str, torch.Tensor] = {}
     for current in range(number + 1):
         found = {
-            identifier: batch["inputs"]["sight"][position]
+            identifier: values_of(to_device(batch["inputs"], data.modalities, "cpu")["sight"])[position]
             for batch in loader.epoch(current)
             for position, identifier in enumerate(batch["id"])
         }
     return found
 
 
-def test_augmentation_repeats_for_any_number_of_workers(tmp_path: Path) -> None:
+def test_augmentation_repeats_for_any_number_of_workers_and_on_the_device(tmp_path: Path) -> None:
     dataset(tmp_path)
-    alone, spread = epoch(tmp_path, 0, 1), epoch(tmp_path, 2, 1)
-    assert alone.keys() == spread.keys()
-    assert all(torch.equal(alone[name], spread[name]) for name in alone)
+    alone = epoch(tmp_path, 0, 1)
+    for spread in (epoch(tmp_path, 2, 1), epoch(tmp_path, 2, 1, on_device=True)):
+        assert alone.keys() == spread.keys()
+        assert all(torch.equal(alone[name], spread[name]) for name in alone)
     for other in (epoch(tmp_path, 0, 0), epoch(tmp_path, 0, 1, seed=1)):
         assert not all(torch.equal(alone[name], other[name]) for name in alone)
 

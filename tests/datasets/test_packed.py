@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,16 @@ def test_frames_are_mapped_and_not_read_whole(tmp_path: Path) -> None:
     assert isinstance(packed_images(tmp_path / "a.npy"), np.memmap)
     assert FramesReader(4, 5).read(tmp_path / "a.npy", None).numpy().tolist() == images.tolist()
     assert ImageReader(5).read(tmp_path / "a.npy", None).numpy().tolist() == images[0].tolist()
+
+
+def test_samples_that_are_read_keep_no_file_open(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((2, 5, 5, 3), np.uint8))
+    before = len(os.listdir("/dev/fd"))
+    for reader in (ImageReader(5), FramesReader(2, 5)):
+        generator = torch.Generator()
+        kept = [reader.read(tmp_path / "a.npy", None), reader.read(tmp_path / "a.npy", generator)]
+        crops = reader.crops(tmp_path / "a.npy", generator)
+        assert len(os.listdir("/dev/fd")) == before, (kept, crops)
 
 
 def test_frames_of_several_sizes_are_left_out(tmp_path: Path) -> None:

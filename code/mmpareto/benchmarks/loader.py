@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import io
 import os
@@ -102,8 +103,8 @@ def packed(root: Path, names: Sequence[str]) -> ClipDataset:
 def measure(clips: int, workers: int, repetitions: int, device: torch.device) -> list[dict[str, Any]]:
     """Samples a second of our loader and of `PlainClips`, up to the batch on the device that the model sees.
 
-    On a CPU that includes the normalisation, which a GPU takes off the processor: the row "ours, not normalised" ends
-    with the batch of bytes.
+    On a CPU that includes what takes place in the training process: the normalisation, and the resizing of crops where
+    they are augmented on the device. The rows "handed over" end with the batch of bytes before that.
     """
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -115,8 +116,11 @@ def measure(clips: int, workers: int, repetitions: int, device: torch.device) ->
         datasets: dict[str, ClipDataset] = {
             "ours": CREMAD(root, "train"),
             "ours, frames stored at 256": CREMAD(small, "train"),
+            "ours, packed at 256": packed(small, names),
         }
-        datasets["ours, packed at 256"] = packed(small, names)
+        on_device = copy.copy(datasets["ours, packed at 256"])
+        on_device.augment_on_device()
+        datasets["ours, packed at 256, augmented on the device"] = on_device
         loaders = {
             name: Loader(dataset, 64, shuffle=True, seed=0, workers=workers, pin=device.type == "cuda")
             for name, dataset in datasets.items()
@@ -134,13 +138,13 @@ def measure(clips: int, workers: int, repetitions: int, device: torch.device) ->
             for features, frames, _ in plain:
                 features.to(device), frames.to(device)
 
-        def bytes_epoch(epoch: int) -> None:
-            for _ in loaders["ours"].epoch(epoch):
+        def bytes_epoch(loader: Loader, epoch: int) -> None:
+            for _ in loader.epoch(epoch):
                 pass
 
         ways: dict[str, Callable[[int], None]] = {"plain": plain_epoch}
         ways |= {name: functools.partial(ours_epoch, loader) for name, loader in loaders.items()}
-        ways["ours, not normalised"] = bytes_epoch
+        ways |= {f"{name}, handed over": functools.partial(bytes_epoch, loader) for name, loader in loaders.items()}
         taken: dict[str, list[float]] = {way: [] for way in ways}
         for epoch in range(repetitions + 1):  # the first starts the workers
             for way, run in ways.items():

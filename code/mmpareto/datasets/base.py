@@ -6,6 +6,7 @@ Shapes: B batch, F frames of a clip, L audio frames, M mel bins, H x W pixels.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
+from mmpareto.datasets.crops import Crop, Crops, joined, resized
 from mmpareto.errors import UserError
 from mmpareto.inputs import KINDS, VARIABLE, Input, Kind, Padded
 from mmpareto.registry import Registry
@@ -45,9 +47,12 @@ def say(text: str) -> None:
 
 
 class Sample(TypedDict):
-    """One sample: an input per modality (shape as its `Modality` says), the class index and the clip's identifier."""
+    """One sample: an input per modality (shape as its `Modality` says), the class index and the clip's identifier.
 
-    inputs: dict[str, Tensor]
+    A `Crop` per image where images are augmented on the device.
+    """
+
+    inputs: Mapping[str, Tensor | list[Crop]]
     label: int
     id: str
 
@@ -56,13 +61,13 @@ class Batch(TypedDict):
     """B samples.
 
     Attributes:
-        inputs: {modality: [B, ...]}, `Padded` where lengths vary.
+        inputs: {modality: [B, ...]}, `Padded` where lengths vary, `Crops` where images are augmented on the device.
         label: int64 [B].
         id: B strings.
         present: {modality: bool [B]}, where some samples of the dataset lack a modality.
     """
 
-    inputs: dict[str, Input]
+    inputs: Mapping[str, Input | Crops]
     label: Tensor
     id: list[str]
     present: NotRequired[dict[str, Tensor]]
@@ -166,6 +171,17 @@ class MultimodalDataset(Dataset[Sample]):
         """Select the augmentation of this epoch (0, 1, ...) in all worker processes."""
         self._epoch.fill_(epoch)
 
+    def augment_on_device(self) -> None:
+        """Leave random crops to `to_device` to resize: they are drawn as before, and samples hold a `Crop` per image.
+
+        Raises:
+            DatasetError: where it augments no images.
+        """
+        raise DatasetError(
+            f"--augment device resizes random crops of images on the device, and {self.name} has no images that are "
+            "augmented; leave the flag out"
+        )
+
     def drop_modalities(self, rates: Mapping[str, float], seed: int, split: Split) -> None:
         """Count modalities of random samples as absent; each sample keeps one modality at least.
 
@@ -237,11 +253,13 @@ def collate(samples: Sequence[Sample] | Batch, variable: Collection[str] = ()) -
     """
     if isinstance(samples, dict):
         return samples
-    inputs: dict[str, Input] = {}
-    for name in samples[0]["inputs"]:
-        values = [sample["inputs"][name] for sample in samples]
-        # PyTorch's own: in a worker process it stacks straight into shared memory
-        inputs[name] = pad(values) if name in variable else default_collate(values)
+    inputs: dict[str, Input | Crops] = {}
+    for name, first in samples[0]["inputs"].items():
+        values: list[Any] = [sample["inputs"][name] for sample in samples]
+        if isinstance(first, list):
+            inputs[name] = joined(itertools.chain(*values))
+        else:  # PyTorch's own: in a worker process it stacks straight into shared memory
+            inputs[name] = pad(values) if name in variable else default_collate(values)
     return {"inputs": inputs, "label": default_collate([s["label"] for s in samples]), "id": [s["id"] for s in samples]}
 
 
@@ -277,24 +295,26 @@ class Batches(Dataset[Batch]):
 
 
 def to_device(
-    inputs: Mapping[str, Input],
+    inputs: Mapping[str, Input | Crops],
     modalities: Mapping[str, Modality],
     device: torch.device | str,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Input]:
     """Move a batch's inputs to `device` and bring them into the form that the model takes.
 
-    uint8 is scaled to 0 .. 1; then each channel's mean is subtracted and the result divided by its std. Tokens stay
-    integers; padding stays zero.
+    Crops are resized and flipped. uint8 is scaled to 0 .. 1; then each channel's mean is subtracted and the result
+    divided by its std. Tokens stay integers; padding stays zero.
 
     Returns {modality: [B, ...] of `dtype`, or Padded}.
 
     Args:
-        inputs: {modality: [B, ...]}, uint8 or floating point, or Padded; pinned memory moves without waiting.
+        inputs: {modality: [B, ...]}, uint8 or floating point, or Padded or Crops; pinned memory moves without waiting.
     """
     moved: dict[str, Input] = {}
     for name, stored in inputs.items():
         modality = modalities[name]
+        if isinstance(stored, Crops):
+            stored = resized(stored, modality.shape[-1], torch.device(device)).view(-1, *modality.shape)
         if isinstance(stored, Tensor):
             moved[name] = _brought(stored, modality, device, dtype)
             continue

@@ -27,6 +27,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from mmpareto.datasets.base import DatasetError, Modality, MultimodalDataset, Sample, Split
+from mmpareto.datasets.crops import Crop, black, fit
 from mmpareto.datasets.files import hint, is_hidden, load_npy, map_npy, refuse_special_file
 from mmpareto.datasets.items import Item, Items
 from mmpareto.datasets.media import IMAGE_SUFFIXES, is_lfs_pointer
@@ -177,24 +178,20 @@ def packed_images(path: Path) -> np.ndarray:
 
 
 def _unpacked(image: np.ndarray) -> Tensor:
-    """A mapped image [H, W, 3] as a tensor [3, H, W]."""
-    return torch.from_numpy(image.copy()).permute(2, 0, 1)
+    """A mapped image [H, W, 3] as a tensor [3, H, W], mapped as well."""
+    return torch.from_numpy(image).permute(2, 0, 1)
 
 
 class ImageReader:
-    """One image per clip: uint8 [3, size, size]. Training: random crop, resized, and flip; scoring: resized whole.
+    """One image per clip: uint8 [3, size, size]. Training: random crop, resized, and flip; scoring: resized whole."""
 
-    augment  False: resized whole in training as well.
-    """
-
-    def __init__(self, size: int, augment: bool = True) -> None:
+    def __init__(self, size: int) -> None:
         if size < 1:
             raise DatasetError(f"image_size must be 1 or more, found {size}")
         self.size = size
-        self.augment = augment
         from torchvision.transforms import v2  # in the training process, so that workers are forked with it
 
-        self._augment = v2.Compose([v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()])
+        self._random_crop = v2.RandomResizedCrop(size, antialias=True)
 
     @property
     def modality(self) -> Modality:
@@ -203,17 +200,34 @@ class ImageReader:
 
     def read(self, path: Path, generator: torch.Generator | None) -> Tensor:
         """uint8 [3, size, size]."""
-        image = _unpacked(packed_images(path)[0]) if path.suffix == PACKED else read_image(path)
+        (image,) = self.images(path, generator)
         return self.fitted(image, generator)
+
+    def images(self, path: Path, generator: torch.Generator | None) -> Iterator[Tensor]:
+        """The image as it is stored, uint8 [3, H, W]."""
+        del generator  # there is one
+        yield _unpacked(packed_images(path)[0]) if path.suffix == PACKED else read_image(path)
 
     def fitted(self, image: Tensor, generator: torch.Generator | None) -> Tensor:
         """An image uint8 [3, H, W] as [3, size, size]: augmented, or resized whole."""
-        from torchvision.transforms.v2.functional import resize
+        if generator is None:
+            return fit(image, self.size)
+        part, flipped = self._crop(image, generator)
+        return fit(part, self.size).flip(-1) if flipped else fit(part, self.size)
 
-        if generator is None or not self.augment:
-            return resize(image, [self.size, self.size], antialias=True)
+    def crops(self, path: Path, generator: torch.Generator) -> list[Crop]:
+        """What `read` resizes and flips, of each image."""
+        parts = (self._crop(image, generator) for image in self.images(path, generator))
+        # in memory of its own: a mapped part keeps a file open
+        return [Crop(part.permute(1, 2, 0).clone(memory_format=torch.contiguous_format), flip) for part, flip in parts]
+
+    def _crop(self, image: Tensor, generator: torch.Generator) -> tuple[Tensor, bool]:
+        """A random part of an image, uint8 [3, h, w], and whether it is flipped; drawn as torchvision draws them."""
         with _drawing_from(generator):
-            return self._augment(image)
+            box = self._random_crop.make_params([image])
+            flipped = bool(torch.rand(1) < 0.5)
+        top, left = box["top"], box["left"]
+        return image[:, top : top + box["height"], left : left + box["width"]], flipped
 
     def check(self, path: Path) -> None:
         """Read the image's header; decode all of it where it may be cut off."""
@@ -250,15 +264,18 @@ class FramesReader(ImageReader):
 
     def read(self, path: Path, generator: torch.Generator | None) -> Tensor:
         """uint8 [F, 3, size, size]."""
+        return torch.stack([self.fitted(image, generator) for image in self.images(path, generator)])
+
+    def images(self, path: Path, generator: torch.Generator | None) -> Iterator[Tensor]:
+        """The chosen frames as they are stored, each uint8 [3, H, W]."""
         if path.suffix == PACKED:
             packed = packed_images(path)
-            chosen = chosen_frames(len(packed), self.frames, generator)
-            images = (_unpacked(packed[index]) for index in chosen)
+            for index in chosen_frames(len(packed), self.frames, generator):
+                yield _unpacked(packed[index])
         else:
             files = frame_files(path)
-            chosen = chosen_frames(len(files), self.frames, generator)
-            images = (read_image(files[index]) for index in chosen)
-        return torch.stack([self.fitted(image, generator) for image in images])
+            for index in chosen_frames(len(files), self.frames, generator):
+                yield read_image(files[index])
 
     def check(self, path: Path) -> None:
         """Check each frame."""
@@ -399,6 +416,13 @@ class ClipDataset(MultimodalDataset):
         self.labels = np.array([index[label] for label in self.items.labels], dtype=np.int64)
         self.absent = {name: rows for name in readers if (rows := self.items.absent(name)).any()}
         self._stand_ins: dict[str, Tensor] = {}
+        self._on_device = False
+
+    def augment_on_device(self) -> None:
+        """See MultimodalDataset."""
+        if not any(isinstance(reader, ImageReader) for reader in self.readers.values()):
+            super().augment_on_device()
+        self._on_device = True
 
     def _stand_in(self, name: str) -> Tensor:
         """What is stacked into a batch for a clip that lacks a modality: zeros of the type of the others."""
@@ -443,15 +467,19 @@ class ClipDataset(MultimodalDataset):
         item = self.items[index]
         generator = self.generator(index) if self.split == "train" and self.augmenting else None
         inputs = {}
-        for modality, reader in self.readers.items():
-            if modality not in item.paths:
-                inputs[modality] = self._stand_in(modality)
-                continue
+        for modality in self.readers:
             try:
-                inputs[modality] = reader.read(item.paths[modality], generator)
+                inputs[modality] = self._read(modality, item.paths.get(modality), generator)
             except DatasetError as error:
                 raise DatasetError(f"{self.name}: clip {item.id}, {modality}: {error}") from None
         return {"inputs": inputs, "label": int(self.labels[index]), "id": item.id}
+
+    def _read(self, modality: str, path: Any, generator: torch.Generator | None) -> Tensor | list[Crop]:
+        """A clip's input of a modality; a stand-in where it has no `path`."""
+        reader = self.readers[modality]
+        if self._on_device and generator is not None and isinstance(reader, ImageReader):
+            return black(reader.modality.shape) if path is None else reader.crops(path, generator)
+        return self._stand_in(modality) if path is None else reader.read(path, generator)
 
     def check(self, root: Path) -> None:
         """Check every clip's files once; a stamp in `root` remembers it (no stamp where the folder is read-only).

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
+import io
 import math
 import os
 import unicodedata
@@ -37,14 +39,22 @@ def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[An
 
     Raises ValueError where the header is damaged, or of another version of the format than 1.0 and 2.0.
     """
-    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     version = np.lib.format.read_magic(file)
-    if version not in read_header:
+    if version not in ((1, 0), (2, 0)):
         raise ValueError(f"version {version[0]}.{version[1]} of the .npy format; expected 1.0 or 2.0")
     try:
-        return read_header[version](file)
+        if version == (2, 0):
+            return np.lib.format.read_array_header_2_0(file)
+        length = file.read(2)
+        return _header(length + file.read(int.from_bytes(length, "little")))
     except Exception as error:  # NumPy parses it as Python and raises a dozen kinds
         raise ValueError(f"a damaged header ({' '.join(str(error).split())[:100]})") from error
+
+
+@functools.lru_cache(maxsize=64)  # NumPy parses it as Python, which takes longer than to read a clip's features
+def _header(content: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """The content of a header of version 1.0, from its length on."""
+    return np.lib.format.read_array_header_1_0(io.BytesIO(content))
 
 
 def npy_shape(path: Path) -> tuple[int, ...]:
@@ -70,9 +80,12 @@ def load_npy(path: Path) -> np.ndarray:
 
 
 def map_npy(path: Path) -> np.ndarray:
-    """The array of a .npy file, mapped: its parts are read from the disk when they are used. Raises as `load_npy`."""
+    """The array of a .npy file, mapped: its parts are read from the disk when they are used. Raises as `load_npy`.
+
+    It may be written to, which does not change the file: PyTorch makes tensors of such arrays without a copy.
+    """
     with _checked_npy(path) as (file, shape, fortran, dtype):
-        return np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran else "C")
+        return np.memmap(file, dtype, "c", file.tell(), shape, "F" if fortran else "C")
 
 
 @contextlib.contextmanager

@@ -46,8 +46,10 @@ class ModelNet40(ClipDataset):
         split: "train", "val" (20 % of train, stratified) or "test".
         views: numbers of views, 30 degrees apart; the first and the opposite one are front and rear
         image_size: side of the square that views are brought to, in pixels
-        augment: random crops and flips in training
     """
+
+    recipe = {"augment": "none"}
+    augmenting = False
 
     def __init__(
         self,
@@ -56,7 +58,6 @@ class ModelNet40(ClipDataset):
         *,
         views: tuple[int, ...] = (0, 6),
         image_size: int = 224,
-        augment: bool = False,
         seed: int = 0,
     ) -> None:
         root = require_root(root, "modelnet40")
@@ -87,7 +88,7 @@ class ModelNet40(ClipDataset):
                 labels = [item.label for item in objects["train"]]
                 train, val = cut(objects["train"], labels, VAL_FRACTION, SPLIT_SEED, f"{root}: validation")
                 items = train if split == "train" else val
-        readers = {f"view{view}": ImageReader(image_size, augment) for view in views}
+        readers = {f"view{view}": ImageReader(image_size) for view in views}
         super().__init__("modelnet40", split, items, readers, classes, seed)
         self.check(root)
 

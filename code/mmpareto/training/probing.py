@@ -38,6 +38,7 @@ def alone_run(config: Config, encoders: dict[str, str]) -> RunDirectory | None:
     if run.finished:
         saved, ours = run.read_config(), config.flat()
         same = all(saved.get(key) == ours[key] for key in ("dataset", "dataset_options", "missing"))
+        same &= (saved.get("augment") == "none") == (ours["augment"] == "none")
         same &= saved.get("method") == ALONE and run.read_json(runs.RESOLVED).get("encoders") == encoders
         if same and (chosen or saved.get("random_seed") == config.run.random_seed):
             return run

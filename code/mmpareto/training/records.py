@@ -215,6 +215,7 @@ def settings_text(
         name for name in ("channels_last", "tf32", "compile", "cuda_graph", "sync_batchnorm") if getattr(engine, name)
     ]
     switches += [f"{engine.accumulate} micro-batches"] if engine.accumulate > 1 else []
+    switches += ["augmented on the device"] if data.augment == "device" else []
     where = str(device) + (f" x {processes} processes" if processes > 1 else "")
     inputs = ", ".join(
         f"{name} {list(modality.shape)} -> {encoders[name]}" + encoder_text(config.model.encoder_options, name)

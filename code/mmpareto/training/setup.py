@@ -116,6 +116,9 @@ def build_split(
         download=download,
         **data.dataset_options,
     )
+    dataset.augmenting = data.augment != "none"
+    if data.augment == "device":
+        dataset.augment_on_device()
     if data.missing:
         dataset.drop_modalities(data.missing, seed, split)
     for name, rows in dataset.absent.items():
