@@ -32,6 +32,7 @@ def saved(config: Config, path: Path) -> Path:
         ["--dataset", "modelnet40", "--views", "1,3", "--augment", "device", "--data_root", "/a -b/c"],
         ["--optimizer", "adamw", "--lr_schedule", "cosine", "--warmup_epochs", "2", "--learning_rate", "1e-05"],
         ["--method", "pmr", "--method_options", "mu=0.5", "momentum=0.9", "--lr_decay_step", "3"],
+        ["--dataset", "cremad", "--augment", "none", "--data_root", "/a"],
         ["--fusion", "cosine", "--fusion_options", "scale=5", "--method", "mslr", "--wandb"],
     ],
 )

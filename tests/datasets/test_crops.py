@@ -81,21 +81,21 @@ def test_boxes_and_flips_have_the_distribution_of_torchvision() -> None:
 
 def test_on_a_cpu_pixels_are_those_of_torchvision() -> None:
     _, crops = crops_of(BOXES)
-    for number, (((height, width), box), found) in enumerate(zip(BOXES, resized(crops, SIZE, CPU), strict=True)):
+    for number, (((height, width), box), pixels) in enumerate(zip(BOXES, resized(crops, SIZE, CPU), strict=True)):
         expected = resized_crop(image(height, width), *box, [SIZE, SIZE], antialias=True)
-        assert torch.equal(found, expected.flip(-1) if number % 2 else expected)
+        assert torch.equal(pixels, expected.flip(-1) if number % 2 else expected)
 
 
 def agrees_with_torchvision(device: torch.device) -> None:
     """All at once: within one of 255 of torchvision's bytes, and its float64 result rounded, but for ties."""
     parts, crops = crops_of(BOXES)
-    found = _resized_at_once(crops, SIZE, device).cpu()
-    assert found.dtype == torch.uint8
-    assert (found.int() - resized(crops, SIZE, CPU).int()).abs().max() <= 1
+    pixels = _resized_at_once(crops, SIZE, device).cpu()
+    assert pixels.dtype == torch.uint8
+    assert (pixels.int() - resized(crops, SIZE, CPU).int()).abs().max() <= 1
     for number, part in enumerate(parts):
         exact = torch.nn.functional.interpolate(part[None].double(), [SIZE, SIZE], mode="bilinear", antialias=True)[0]
         exact = exact.flip(-1) if number % 2 else exact
-        assert (found[number].double() - exact).abs().max() < 0.5 + 1e-3
+        assert (pixels[number].double() - exact).abs().max() < 0.5 + 1e-3
 
 
 def test_pixels_of_a_whole_batch_at_once_are_those_of_torchvision() -> None:
@@ -147,9 +147,9 @@ def test_on_a_cpu_the_model_gets_what_it_gets_of_workers(root: Path) -> None:
     on_device = split_of(root, "device")
     stored = Batches(on_device).__getitems__([0, 1, 2])["inputs"]
     assert [isinstance(stored[name], Crops) for name in ("sight", "photo", "sensor")] == [True, True, False]
-    found, expected = inputs(on_device), inputs(split_of(root, "workers"))
+    crops, expected = inputs(on_device), inputs(split_of(root, "workers"))
     for name, batches in expected.items():
-        for ours, theirs in zip(found[name], batches, strict=True):
+        for ours, theirs in zip(crops[name], batches, strict=True):
             assert torch.equal(ours, theirs)
             assert ours.stride() == theirs.stride()
 

@@ -56,11 +56,18 @@ def test_without_a_run_to_compare_with(runs: Path) -> None:
 
 
 def test_a_wrong_run_to_compare_with_is_refused_before_training(runs: Path, tmp_path: Path) -> None:
-    for wrong in (tmp_path, shutil.copytree(runs / "runs" / "unimodal" / "seed0", tmp_path / "copy")):
-        config = tmp_path / "copy" / "config.yaml"
-        if config.exists():
-            config.write_text(config.read_text().replace("method: unimodal", "method: uniform"))
-        flags = ("--dataset", "manifest", "--data_root", runs / "data", "--num_workers", "0", "--gpu_ids", "cpu")
+    flags = ("--dataset", "manifest", "--data_root", runs / "data", "--num_workers", "0", "--gpu_ids", "cpu")
+    for name, line, other in (
+        ("no_run", "", ""),
+        ("method", "method: unimodal", "method: uniform"),
+        ("augmentation", "augment: workers", "augment: none"),
+    ):
+        wrong = tmp_path / name
+        if line:
+            shutil.copytree(runs / "runs" / "unimodal" / "seed0", wrong)
+            text = (wrong / "config.yaml").read_text()
+            assert line in text
+            (wrong / "config.yaml").write_text(text.replace(line, other))
         said = refused(train.main, *flags, "--probe", "--probe_alone", wrong, "--ckpt_path", tmp_path / "run")
         assert "expected a finished run of --method unimodal" in said
         assert not (tmp_path / "run").exists()
