@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from mmpareto.integration import graph
 from mmpareto.integration.gramian import combine, gramians
 from mmpareto.integration.partition import (
+    Branch,
     Losses,
     Parameters,
     Partition,
@@ -32,6 +33,7 @@ from mmpareto.integration.partition import (
     named_pairs,
     parameters_of,
     partition,
+    separate,
 )
 from mmpareto.integration.reduction import filled, gradients, set_gradients, several_processes, start_average
 
@@ -80,6 +82,10 @@ class Integrator(ABC):
     of the sum of the unimodal losses. Where every modality has its own encoder and head (late fusion) the second pass
     gives each encoder the gradient of its own unimodal loss. Where encoders share parameters or exchange features
     (dense fusion) it gives the gradient of the unimodal losses' sum, the natural generalisation.
+
+    Where every unimodal loss reaches one encoder, the two passes are taken encoder by encoder, so that the second set
+    of gradients exists for one encoder at a time, and its part of the graph is freed before the next one's begins. The
+    result is the same. With micro-batches, several processes or dense fusion both passes go through all encoders.
 
     Nothing in a step waits for the device, so that a whole step can be captured in a CUDA graph.
 
@@ -159,7 +165,17 @@ class Integrator(ABC):
         try:
             joint_loss, unimodal_losses = losses_of(joint_loss, unimodal_losses)
             encoders, heads = parameters_of(encoders, heads, model)
-            part, averages = self._run_passes(joint_loss, unimodal_losses, encoders, heads, last=True)
+            check_losses(joint_loss, unimodal_losses)
+            unimodal = list(unimodal_losses.values())
+            part, first_only = self._prepare([joint_loss], unimodal, encoders, heads)
+            if not (self._in_step or self._averages_over_processes()):
+                branches = separate(part, unimodal)
+                if branches is not None:
+                    diagnostics = self._encoder_by_encoder(part, joint_loss, branches, loss_scale)
+                    graph.release(first_only)
+                    return diagnostics
+            averages = self._run_passes(part, joint_loss, unimodal, last=True)
+            graph.release(first_only)
             sets = self._sets
             assert sets is not None
             check_dense([*sets.joint, *sets.unimodal])
@@ -169,7 +185,7 @@ class Integrator(ABC):
             self.reset()
         try:
             set_gradients(part.heads, sets.heads)
-            diagnostics: dict[str, EncoderDiagnostics] = {}
+            diagnostics = {}
             start = 0
             for name, parameters in part.encoders.items():
                 end = start + len(parameters)
@@ -202,7 +218,11 @@ class Integrator(ABC):
         try:
             joint_loss, unimodal_losses = losses_of(joint_loss, unimodal_losses)
             encoders, heads = parameters_of(encoders, heads, model)
-            self._run_passes(joint_loss, unimodal_losses, encoders, heads, last=False)
+            check_losses(joint_loss, unimodal_losses)
+            unimodal = list(unimodal_losses.values())
+            part, first_only = self._prepare([joint_loss], unimodal, encoders, heads)
+            self._run_passes(part, joint_loss, unimodal, last=False)
+            graph.release(first_only)
         except BaseException:
             self.reset()
             raise
@@ -231,16 +251,9 @@ class Integrator(ABC):
     # -- the passes ----------------------------------------------------------------------------------------------------
 
     def _run_passes(
-        self,
-        joint_loss: Tensor,
-        unimodal_losses: Mapping[str, Tensor],
-        encoders: Mapping[str, Parameters],
-        heads: Parameters,
-        last: bool,
-    ) -> tuple[Partition, Callable[[], list[Tensor]]]:
+        self, part: Partition, joint_loss: Tensor, unimodal_losses: Sequence[Tensor], last: bool
+    ) -> Callable[[], list[Tensor]]:
         """Both passes of a micro-batch; on the last one the first set's all-reduce runs beside the second pass."""
-        check_losses(joint_loss, unimodal_losses)
-        part, first_only = self._prepare([joint_loss], list(unimodal_losses.values()), encoders, heads)
         if self._sets is None:
             none: list[Tensor | None] = [None] * len(part.encoder_parameters)
             self._sets = _GradientSets(none, none, [None] * len(part.heads))
@@ -255,15 +268,40 @@ class Integrator(ABC):
             if last and self._averages_over_processes():
                 averages = start_average(filled(parameters, sets.joint), self.process_group)
             set_gradients(parameters, sets.unimodal)
-            torch.autograd.backward(list(unimodal_losses.values()), inputs=inputs)
+            torch.autograd.backward(unimodal_losses, inputs=inputs)
             sets.unimodal, sets.heads = gradients(parameters), gradients(part.heads)
         except RuntimeError:
             check_placement(part)  # the model may have been wrapped after the first step
             raise
         finally:
             set_gradients(inputs, None)
-        graph.release(first_only)
-        return part, averages
+        return averages
+
+    def _encoder_by_encoder(
+        self, part: Partition, joint_loss: Tensor, branches: Mapping[str, Branch], loss_scale: Tensor | float
+    ) -> dict[str, EncoderDiagnostics]:
+        """Both passes and the integration of one encoder after the other; see the class."""
+        diagnostics = {}
+        heads = part.heads  # the first pass gives them the joint loss's gradient
+        set_gradients(part.all_parameters, None)
+        try:
+            for name, branch in branches.items():
+                parameters = part.encoders[name]
+                torch.autograd.backward([joint_loss], inputs=[*parameters, *heads], retain_graph=True)
+                heads = []
+                joint = gradients(parameters)
+                set_gradients(parameters, None)
+                if branch.losses:
+                    torch.autograd.backward(branch.losses, inputs=[*parameters, *branch.heads])
+                unimodal = gradients(parameters)
+                check_dense([*joint, *unimodal])
+                diagnostics[name] = self._integrate(name, parameters, joint, unimodal, loss_scale)
+        except BaseException as error:
+            set_gradients(part.all_parameters, None)
+            if isinstance(error, RuntimeError):
+                check_placement(part)  # the model may have been wrapped after the first step
+            raise
+        return diagnostics
 
     def _prepare(
         self, first: Sequence[Tensor], second: Sequence[Tensor], encoders: Mapping[str, Parameters], heads: Parameters

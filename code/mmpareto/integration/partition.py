@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from mmpareto.integration import graph
 
 # A module, its parameters, or its named parameters
 Parameters = nn.Module | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
@@ -88,6 +90,37 @@ def partition(encoders: Mapping[str, Parameters], heads: Parameters) -> Partitio
             )
     trainable = {place: [p for _, p in pairs if p.requires_grad] for place, pairs in listed.items()}
     return Partition({key: trainable[f"encoders[{key!r}]"] for key in encoders}, trainable["heads"])
+
+
+class Branch(NamedTuple):
+    """What goes with one encoder alone: the unimodal losses that reach it, and the heads that they reach."""
+
+    losses: list[Tensor]
+    heads: list[Tensor]
+
+
+def separate(part: Partition, unimodal_losses: Sequence[Tensor]) -> dict[str, Branch] | None:
+    """A branch for each encoder that learns; None where no encoder does, or branches have a node in common.
+
+    A loss that reaches no encoder, as that of a frozen one, goes with the first branch.
+    """
+    owner = {id(p): name for name, parameters in part.encoders.items() for p in parameters}
+    nodes: dict[str, set[graph.Node]] = {name: set() for name, parameters in part.encoders.items() if parameters}
+    losses: dict[str, list[Tensor]] = {name: [] for name in nodes}
+    for loss in unimodal_losses:
+        reached = graph.nodes([loss])
+        names = {owner[id(leaf)] for leaf in graph.leaves(reached) if id(leaf) in owner} or {*list(nodes)[:1]}
+        if len(names) != 1:
+            return None
+        (name,) = names
+        if not all(reached.isdisjoint(others) for other, others in nodes.items() if other != name):
+            return None
+        nodes[name] |= reached
+        losses[name].append(loss)
+    return {
+        name: Branch(losses[name], [leaf for leaf in graph.leaves(nodes[name]) if id(leaf) not in owner])
+        for name in nodes
+    } or None
 
 
 def parameters_of(
