@@ -142,7 +142,7 @@ def test_every_field_is_one_flag_with_help() -> None:
 
 def test_the_recipe_of_a_dataset_comes_before_the_published_values() -> None:
     digits, cremad = parse(["--dataset", "digits"], ROOT), parse(["--dataset", "cremad"], ROOT)
-    assert (digits.data.batch_size, digits.optim.epochs, digits.optim.learning_rate) == (32, 20, 0.01)
+    assert (digits.data.batch_size, digits.optim.epochs, digits.optim.learning_rate) == (32, 20, 0.3)
     assert (cremad.data.batch_size, cremad.optim.epochs, cremad.optim.learning_rate) == (64, 50, 0.002)
     assert cremad.data.data_root == "/somewhere/data/cremad"
     assert cremad.run.ckpt_path == "/somewhere/runs/cremad/mmpareto/seed0"

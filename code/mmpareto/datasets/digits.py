@@ -77,7 +77,7 @@ class Digits(InMemoryImages):
         variance: of the colour around the mean colour, channels in 0 .. 1.
     """
 
-    recipe = {"epochs": 20, "batch_size": 32, "learning_rate": 0.01}
+    recipe = {"epochs": 20, "batch_size": 32, "learning_rate": 0.3}
     embedded = True
 
     def __init__(self, root: Path | None, split: Split, *, variance: float = 0.02, seed: int = 0) -> None:
