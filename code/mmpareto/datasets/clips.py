@@ -28,9 +28,16 @@ from torch import Tensor
 
 from mmpareto.datasets.base import DatasetError, Modality, MultimodalDataset, Sample, Split
 from mmpareto.datasets.crops import Crop, black, fit
-from mmpareto.datasets.files import hint, is_hidden, load_npy, map_npy, refuse_special_file
+from mmpareto.datasets.files import (
+    IMAGE_SUFFIXES,
+    hint,
+    is_hidden,
+    is_lfs_pointer,
+    load_npy,
+    map_npy,
+    refuse_special_file,
+)
 from mmpareto.datasets.items import Item, Items
-from mmpareto.datasets.media import IMAGE_SUFFIXES, is_lfs_pointer
 from mmpareto.inputs import VARIABLE
 from mmpareto.json_files import read_object
 from mmpareto.pickles import is_tensor, require_legacy, require_only

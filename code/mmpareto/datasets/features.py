@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -15,7 +15,9 @@ from torch import Tensor
 
 from mmpareto.datasets.base import DatasetError, Modality, UnusableError
 from mmpareto.datasets.clips import ARRAY_SUFFIXES, LOG_RANGE, ArrayReader, FramesReader, Reader
-from mmpareto.datasets.media import Sound, read_sound
+
+if TYPE_CHECKING:
+    from mmpareto.datasets.media import Sound
 
 AudioFeatures = Literal["fbank", "stft"]
 
@@ -153,6 +155,8 @@ class SoundReader:
         if path.suffix.lower() in ARRAY_SUFFIXES:
             return self._arrays.read(path, generator)
         _, length, bins = self.modality.shape
+        from mmpareto.datasets.media import read_sound  # PyAV takes 0.2 s to import
+
         sound = read_sound(path)
         array = torch.from_numpy(fbank(sound, length) if self.features == "fbank" else stft(sound))
         array = torch.cat([array, array.new_zeros(length - len(array), bins)])[None]

@@ -1,4 +1,4 @@
-"""Files on disk: refuse pipes and devices, check .npy against its size, find names in another spelling."""
+"""Files on disk: refuse pipes, devices and git-lfs pointers, check .npy sizes, find names in another spelling."""
 
 from __future__ import annotations
 
@@ -18,12 +18,28 @@ import numpy as np
 from mmpareto.datasets.base import UnusableError
 from mmpareto.special_files import file_kind, special_file
 
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".flv", ".avi", ".mov", ".m4v", ".mpg")
+SOUND_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+_LFS_MAGIC = b"version https://git-lfs"
+
 
 def refuse_special_file(path: Path) -> None:
     """Raise UnusableError where a path is a folder, a named pipe, a socket or a device."""
     special = special_file(path)
     if special is not None:
         raise UnusableError("no regular file", f"{path}: is {special}; expected a regular file")
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether a file is what git leaves in place of a large file that git-lfs has not fetched (about 130 bytes)."""
+    return path.is_file() and path.stat().st_size <= 1024 and path.read_bytes().startswith(_LFS_MAGIC)
+
+
+def refuse_pointer(path: Path) -> None:
+    """Raise UnusableError for a git-lfs pointer."""
+    if is_lfs_pointer(path):
+        raise UnusableError("git-lfs pointer", f"{path}; run `git lfs install` and `git lfs pull` in the clone")
 
 
 def is_hidden(path: Path, root: Path) -> bool:

@@ -20,13 +20,22 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from mmpareto.datasets.base import DATASETS, SPLITS, DatasetError, Kind, Modality, Split, UnusableError, say
 from mmpareto.datasets.clips import ArrayReader, ClipDataset, FramesReader, ImageReader, Reader, load_array
 from mmpareto.datasets.features import FBANK_FRAMES, SoundReader, audio_reader, fbank_frames
-from mmpareto.datasets.files import file_kinds, hint, npy_shape, version, without_collection
+from mmpareto.datasets.files import (
+    IMAGE_SUFFIXES,
+    SOUND_SUFFIXES,
+    VIDEO_SUFFIXES,
+    file_kinds,
+    hint,
+    npy_shape,
+    version,
+    without_collection,
+)
 from mmpareto.datasets.items import Items
 from mmpareto.datasets.lists import are_plain, check_ids, check_inside, check_modality, cut, read_table
-from mmpareto.datasets.media import IMAGE_SUFFIXES, SOUND_SUFFIXES, VIDEO_SUFFIXES, read_sound
 from mmpareto.datasets.prepared import DESCRIPTION, read_description, read_split, require_root
 from mmpareto.datasets.sequences import SequenceReader, TokensReader, sequence_modality, tokens_modality
 from mmpareto.datasets.text import TextReader, text_modality
+from mmpareto.escape import counted
 from mmpareto.startup import shell_command
 
 if TYPE_CHECKING:
@@ -269,6 +278,8 @@ def _audio_frames(path: Path) -> int:
         except (OSError, ValueError) as error:
             raise DatasetError(f"{path}: cannot be read as an array: {error}") from error
         return shape[0] if shape else 0
+    from mmpareto.datasets.media import read_sound  # PyAV takes 0.2 s to import
+
     try:
         sound = read_sound(path)
     except UnusableError:
@@ -425,9 +436,9 @@ def _check_clips(table: pd.DataFrame, file: Path) -> None:
     untrained = table.loc[~table["label"].isin(table.loc[splits == "train", "label"]), "label"]
     if len(untrained):
         counts = untrained.value_counts().sort_index().head(5)
-        shown = ", ".join(f"{label} ({number} clips)" for label, number in counts.items())
+        shown = ", ".join(f"{label} ({counted(number, 'clip')})" for label, number in counts.items())
         raise DatasetError(
-            f"{file}: no training clips of the class(es) {shown}; add some, or look for a typing error in the label"
+            f"{file}: no training clips of some classes: {shown}; add some, or look for a typing error in the label"
         )
 
 
@@ -439,7 +450,9 @@ def _absent_text(root: Path, modality: str, absent: list[str], count: int) -> st
     remedy = "add them, or take their clips out of the manifest"
     if not any(Path(path).suffix.lower() in _SUFFIXES for path in absent):
         remedy += f"; if {modality} holds the text itself, name it with --text"
-    return f"{len(absent)} of {count} files of the modality {modality} are not there, such as {shown}; {remedy}"
+    return (
+        f"{len(absent)} of {counted(count, 'file')} of the modality {modality} are not there, such as {shown}; {remedy}"
+    )
 
 
 def _source(file: Path, modality: str, files: pd.DataFrame, sound_of_video: bool) -> Source:

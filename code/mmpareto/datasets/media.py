@@ -20,13 +20,8 @@ from PIL import Image
 
 from mmpareto.datasets.base import UnusableError
 from mmpareto.datasets.containers import missing_part
-from mmpareto.datasets.files import refuse_special_file
+from mmpareto.datasets.files import refuse_pointer, refuse_special_file
 
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".flv", ".avi", ".mov", ".m4v", ".mpg")
-SOUND_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-
-_LFS_MAGIC = b"version https://git-lfs"
 JPEG_QUALITY = 95
 # FFmpeg's formats that hold media themselves; playlists and lists of files, which name others, are not among them
 _FORMATS = (
@@ -51,17 +46,6 @@ class Sound:
     def mono(self) -> np.ndarray:
         """The mean of the channels, float32 [N]."""
         return self.samples.mean(axis=0, dtype=np.float32)
-
-
-def is_lfs_pointer(path: Path) -> bool:
-    """Whether a file is what git leaves in place of a large file that git-lfs has not fetched (about 130 bytes)."""
-    return path.is_file() and path.stat().st_size <= 1024 and path.read_bytes().startswith(_LFS_MAGIC)
-
-
-def refuse_pointer(path: Path) -> None:
-    """Raise UnusableError for a git-lfs pointer."""
-    if is_lfs_pointer(path):
-        raise UnusableError("git-lfs pointer", f"{path}; run `git lfs install` and `git lfs pull` in the clone")
 
 
 @contextlib.contextmanager

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from mmpareto import runs
 from mmpareto.config import RUN_ONLY, Config
@@ -236,6 +235,8 @@ def write_leaderboard(search: Search, trials: Sequence[Trial], chosen: Sequence[
 
     The result is whether there is a leaderboard: none where no run with chosen values is finished.
     """
+    import pandas as pd
+
     from mmpareto.reporting import leaderboard  # scipy takes seconds to import
 
     rows = []

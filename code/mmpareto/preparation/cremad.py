@@ -18,9 +18,8 @@ import numpy as np
 
 from mmpareto.datasets.base import SPLITS, DatasetError, Split
 from mmpareto.datasets.cremad import CLASSES, CLIP_NAME, read_list
-from mmpareto.datasets.files import is_hidden
+from mmpareto.datasets.files import VIDEO_SUFFIXES, is_hidden, is_lfs_pointer
 from mmpareto.datasets.lists import check_unique, cut
-from mmpareto.datasets.media import VIDEO_SUFFIXES, is_lfs_pointer
 from mmpareto.flag_values import file_path
 from mmpareto.preparation.audio_visual import VAL_FRACTION, add_media_arguments, prepare_clips
 from mmpareto.preparation.common import PREPARATIONS, Clip, Outcome

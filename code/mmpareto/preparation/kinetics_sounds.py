@@ -16,10 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmpareto.datasets.base import SPLITS, DatasetError, Split
-from mmpareto.datasets.files import is_hidden
+from mmpareto.datasets.files import VIDEO_SUFFIXES, is_hidden
 from mmpareto.datasets.kinetics_sounds import CLASSES
 from mmpareto.datasets.lists import check_unique, cut, read_rows, read_table
-from mmpareto.datasets.media import VIDEO_SUFFIXES
 from mmpareto.flag_values import file_path
 from mmpareto.preparation.audio_visual import VAL_FRACTION, add_media_arguments, prepare_clips
 from mmpareto.preparation.common import PREPARATIONS, Clip, Outcome

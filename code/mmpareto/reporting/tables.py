@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tabulate import tabulate
-
 from mmpareto.escape import on_one_line, shortened
 from mmpareto.evaluation.all_heads import RULES
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns of equal width; the first is aligned left, the others right."""
+    from tabulate import tabulate
+
     cells = [[on_one_line(cell) for cell in row] for row in rows]
     alignment = ["left", *["right"] * (len(header) - 1)]
     return tabulate(cells, [on_one_line(name) for name in header], colalign=alignment, disable_numparse=True)
