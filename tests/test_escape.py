@@ -12,7 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmpareto.escape import RED, coloured, csv_cell, csv_text, figure_text, latex_text, markdown_text, on_one_line
+from mmpareto.escape import (
+    RED,
+    coloured,
+    counted,
+    csv_cell,
+    csv_text,
+    figure_text,
+    latex_text,
+    markdown_text,
+    on_one_line,
+)
 from mmpareto.reporting import evaluation_figures, figures, study_figures
 from mmpareto.reporting.rendering import picture, plt
 from mmpareto.reporting.tables import text_table
@@ -225,3 +235,8 @@ def test_colour_is_for_terminals_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert coloured("x", RED) == "\x1b[31mx\x1b[0m"
     monkeypatch.setenv("NO_COLOR", "1")
     assert coloured("x", RED) == "x"
+
+
+def test_counts_are_in_the_plural_unless_they_are_one() -> None:
+    assert [counted(number, "run") for number in (0, 1, 2)] == ["0 runs", "1 run", "2 runs"]
+    assert [counted(number, "class") for number in (1, 3)] == ["1 class", "3 classes"]

@@ -21,6 +21,7 @@ from mmpareto.config import DEFAULT_DATASET, SECTIONS, Config
 from mmpareto.config_files import flattened, read_sections
 from mmpareto.datasets import DATASETS, DatasetError
 from mmpareto.errors import UsageError
+from mmpareto.escape import counted
 from mmpareto.flag_values import converter, import_path, positive, shown
 from mmpareto.methods import METHODS
 from mmpareto.models import ARCHITECTURES, ENCODERS, FUSIONS, ModelError
@@ -339,7 +340,9 @@ def _resolve_schedule(values: dict[str, Any]) -> None:
     if values["lr_decay_ratio"] is None:
         values["lr_decay_ratio"] = 0.1
     if values["warmup_epochs"] >= values["epochs"] > 0 and values["warmup_epochs"] > 0:
-        raise UsageError(f"--warmup_epochs {values['warmup_epochs']} leaves nothing of {values['epochs']} epochs")
+        raise UsageError(
+            f"--warmup_epochs {values['warmup_epochs']} leaves nothing of {counted(values['epochs'], 'epoch')}"
+        )
 
 
 class _List(argparse.Action):

@@ -49,6 +49,12 @@ def coloured(text: str, colour: int) -> str:
     return f"\x1b[{colour}m{text}\x1b[0m"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number and its noun, in the plural unless it is one: "1 run", "2 runs", "3 classes"."""
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number} {noun}{ending}"
+
+
 def shortened(text: str, most: int) -> str:
     """Text cut to so many characters."""
     return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -68,7 +68,7 @@ def test_ids_of_a_split_stay_inside(tmp_path: Path) -> None:
         ("id,label\n../c1,a\n", r"the id '\.\./c1' cannot be"),
         ("id,label\n/c1,a\n", "the id '/c1' cannot be"),
         ("id,label\nc1,other\n", "unknown classes other"),
-        ("id,label\nc1\n", "line 2 has 1 values, the header 2; expected id,label"),
+        ("id,label\nc1\n", "line 2 has 1 value, the header 2; expected id,label"),
         ("id,label\nc1,a,b\n", "line 2 has 3 values, the header 2"),
     ):
         split.write_text(bad)

@@ -87,7 +87,7 @@ def test_line_ends_quotes_and_marks_do_not_change_what_is_read(tmp_path: Path) -
     [
         ("id,name\n", "expected the columns id,label, found id,name"),
         ("id,label,label\n", "expected the columns id,label, found id,label,label"),
-        ("id,label\n\na,x\nb\n", "line 4 has 1 values, the header 2; expected id,label, found 'b'"),
+        ("id,label\n\na,x\nb\n", "line 4 has 1 value, the header 2; expected id,label, found 'b'"),
         ("id,label\na,x,y\n", "line 2 has 3 values, the header 2"),
     ],
 )
@@ -173,7 +173,7 @@ def test_paths_stay_check_inside(tmp_path: Path, bad: str) -> None:
 
 
 def test_duplicates_and_unknown_classes_are_named() -> None:
-    with pytest.raises(DatasetError, match="x: 2 ids come more than once: a, c"):
+    with pytest.raises(DatasetError, match="x: found 2 ids more than once: a, c"):
         check_unique(["a", "b", "a", "c", "c"], "x")
     with pytest.raises(DatasetError, match="unknown classes Z; known: A, B"):
         check_classes(["A", "Z"], ["A", "B"], "x")

@@ -149,7 +149,7 @@ BAD: dict[str, tuple[Callable[[Path, Rows], None], str]] = {
     "climbing path": (change(sensor="../secret.npy"), "'../secret.npy' must be relative"),
     "no modality": (change(sensor="", sound="", sight="", photo=""), "clip4 has no modality; take its line out"),
     "climbing id": (change(id="../clip"), "the id '../clip' cannot be the name of a file"),
-    "id twice": (change(id="clip3"), "1 ids come more than once: clip3"),
+    "id twice": (change(id="clip3"), "found 1 id more than once: clip3"),
     "unknown split": (change(split="dev2"), "clip4 has the split 'dev2'; expected train, val or test"),
     "no label": (change(label=""), "clip4 has no label"),
     "class without training clips": (change(label="rare", split="test"), r"no training clips of the class\(es\) rare"),

@@ -211,7 +211,7 @@ def test_a_data_root_with_other_classes_is_refused_and_a_split_without_a_class_i
     assert "--data_root" in other
     assert "missing" in refused(entry.main, folder, "--data_root", tmp_path / "nowhere", *common)
     assert entry.main([str(flag) for flag in (folder, "--data_root", tmp_path / "fewer", *common)]) == 0
-    assert "no samples of 1 class(es), left out of means over classes: class 1" in capsys.readouterr().out
+    assert "no samples of 1 class, left out of means over classes: class 1" in capsys.readouterr().out
     evaluation = json.loads((folder / "evaluation_test.json").read_text())
     assert evaluation["joint"]["per_class"][1]["recall"] is None
     assert evaluation["joint"]["auroc"] is not None

@@ -201,9 +201,9 @@ def test_cremads_bad_input(crema: Path, tmp_path: Path) -> None:
             "'1001_DFA_JOY_XX' is no",
         ),
         (("--source", crema, "--train_list", wrong, "--test_list", test_list), "is labelled SAD, its name says ANG"),
-        (("--source", crema, "--train_list", twice, "--test_list", test_list), "come more than once: 1001_DFA_ANG_XX"),
+        (("--source", crema, "--train_list", twice, "--test_list", test_list), "more than once: 1001_DFA_ANG_XX"),
         (("--source", crema, "--train_list", latin, "--test_list", test_list), "is not UTF-8"),
-        (("--source", crema, "--train_list", test_list, "--test_list", test_list), "come more than once"),
+        (("--source", crema, "--train_list", test_list, "--test_list", test_list), "more than once"),
         (("--source", crema, "--train_list", path, "--test_list", test_list), "is no CREMA-D clip"),
         (("--source", crema, "--fps", "0"), "expected a number above zero"),
         (("--source", crema, "--split", "speaker", "--val_fraction", "0.2"), "belongs to --split published"),
@@ -331,8 +331,8 @@ def test_kinetics_sounds_from_clips_to_a_run(tmp_path: Path) -> None:
     (tmp_path / "bad.csv").write_text("label,youtube_id,time_start,time_end,split\ntickling,-ab_0000000,,0:20,train\n")
     for bad, message in (
         (("--train_list", tmp_path / "bad.txt", "--test_list", test_list), "has the unknown class '31'"),
-        (("--train_list", test_list, "--test_list", test_list), "come more than once"),
-        (("--annotations", tmp_path / "short.csv"), "line 2 has 1 values, the header 5"),
+        (("--train_list", test_list, "--test_list", test_list), "more than once"),
+        (("--annotations", tmp_path / "short.csv"), "line 2 has 1 value, the header 5"),
         (("--annotations", with_val, "--val_fraction", "0.2"), "the annotations have a validation split"),
         (("--annotations", tmp_path / "bad.csv"), "time_start and time_end must be seconds"),
         ((), "give either --train_list and --test_list, or --annotations"),

@@ -112,7 +112,7 @@ def test_bad_input(tmp_path: Path) -> None:
         ([], "give run directories, or --leaderboard with files"),
         ([tmp_path / "nowhere"], "is no folder"),
         ([tmp_path / "empty"], "there is no run in"),
-        ([tmp_path / "half"], "none of the 1 runs is finished"),
+        ([tmp_path / "half"], "found no finished run and 1 unfinished one;"),
         ([whole, "--baseline", "uniform"], "name its folder with --output"),
         ([whole, "--output", tmp_path / "r", "--tune_seeds", 0], "name the flags with --tune"),
         ([whole, "--output", tmp_path / "file"], "is a file"),
@@ -172,7 +172,7 @@ def test_what_is_in_no_mean_is_said_without_a_folder_as_well(
     make_run(tmp_path / "a")
     make_run(tmp_path / "b")
     assert entry.main([str(tmp_path)]) == 0
-    assert "mmpareto: 1 further runs of seeds 0 are in no mean" in capsys.readouterr().out
+    assert "mmpareto: 1 further run (seeds 0), left out of all means" in capsys.readouterr().out
 
 
 def test_results_without_settings_are_not_passed_over(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_confusion_of_the_selected_model(tmp_path: Path) -> None:
     [
         ("metrics.csv", "epoch\n1\n", "has no column 'val_accuracy_joint'"),
         ("metrics.csv", "", "cannot be read as a table"),
-        ("metrics.csv", "epoch,val_accuracy_joint,val_accuracy_gray,val_accuracy_colour\n1,2,3,4\n", "has 1 epochs"),
+        ("metrics.csv", "epoch,val_accuracy_joint,val_accuracy_gray,val_accuracy_colour\n1,2,3,4\n", "has 1 epoch,"),
         ("gradients.csv", "epoch,step,encoder,cosine\n", "has no column"),
         ("gradients.csv", "{header}\n1,0,gray\n", "column cosine holds what is no number"),
         ("gradients.csv", "{header}\n1,0,gray,0.5,1,1,1,0,7\n", "more cells than the header"),

@@ -245,7 +245,7 @@ def test_confusion_and_layers_are_drawn_where_they_are_known(tmp_path: Path) -> 
         ("cat", "cat", 75.0),
         ("cat", "dog", 25.0),
     ]
-    assert "mmpareto: 1 of 1 seeds" in " ".join(reader.text)
+    assert "mmpareto: 1 of 1 seed" in " ".join(reader.text)
     for name in ("confusion", "conflict-in-layers"):
         assert (tmp_path / "report" / "figures" / f"digits-{name}.svg").exists()
 

@@ -137,7 +137,7 @@ def test_marked_runs_stand_apart(tmp_path: Path) -> None:
     assert again.path.name == "m0"
     assert summary.best == [row.label == "mmpareto, epochs 3" for row in summary.rows]  # not the one selected on test
     text = as_markdown([summary])
-    assert "1 further runs of seeds 0 are in no mean" in text
+    assert "1 further run (seeds 0), left out of all means" in text
     assert "selected on the test split" in text
     said = {run.path.name: "; ".join(marks(run, summary)) for run in summary.runs}
     assert "selected on test" in said["tested"]
@@ -189,8 +189,8 @@ def test_a_modality_that_learned_nothing_is_named(tmp_path: Path) -> None:
         "data (11.0 to 15.0 % right)"
     )
     assert [note.partition(":")[2][:40] for note in mmpareto] == [
-        " gray learned nothing in 1 of 1 runs: in",
-        " colour learned nothing in 1 of 1 runs: ",
+        " gray learned nothing in 1 of 1 run: in ",
+        " colour learned nothing in 1 of 1 run: i",
     ]
     marked = {run.path.name: marks(run, summary) for run in summary.runs}
     assert [bool(marked[name]) for name in ("u0", "u1", "u2", "o")] == [True, True, False, False]

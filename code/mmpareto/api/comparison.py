@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmpareto.api.training import TrainedRun
+from mmpareto.escape import counted
 from mmpareto.reporting.finished import FinishedRun, find
 from mmpareto.runs import RunError
 
@@ -108,5 +109,7 @@ def compare(
     finished: list[FinishedRun]
     finished, unfinished = find(run.path if isinstance(run, TrainedRun) else Path(run) for run in several)
     if not finished:
-        raise RunError(f"none of the {len(unfinished)} runs is finished; finish one, or name another folder")
+        raise RunError(
+            f"found no finished run and {counted(len(unfinished), 'unfinished one')}; finish one or name another folder"
+        )
     return Comparison(tuple(summaries(finished, baseline, list(tune), [])), tuple(unfinished))

@@ -13,6 +13,7 @@ import torch
 from mmpareto.config import Config
 from mmpareto.datasets import MultimodalDataset, Split
 from mmpareto.errors import UsageError
+from mmpareto.escape import counted
 from mmpareto.evaluation import EvaluationError
 from mmpareto.evaluation.all_heads import all_heads
 from mmpareto.evaluation.collected import Collected
@@ -93,8 +94,9 @@ class Evaluation:
         return self.content["notes"]
 
     def __repr__(self) -> str:
-        about = "{dataset}, {method}, seed {seed}: {samples} samples of {split}".format(**self.content)
-        return f"Evaluation of {about}\n{self.table}"
+        about = "{dataset}, {method}, seed {seed}".format(**self.content)
+        samples = counted(self.content["samples"], "sample")
+        return f"Evaluation of {about}: {samples} of {self.content['split']}\n{self.table}"
 
     def _repr_html_(self) -> str:
         return self.table.to_html(float_format="{:.2f}".format)
@@ -286,5 +288,7 @@ def notes(split: str, selected_on: str, finished: bool, epoch: int, absent: list
         said.append(f"the run is not finished; its best epoch so far, {epoch}, was scored")
     if absent:
         shown = ", ".join(absent[:10]) + (f" and {len(absent) - 10} more" if len(absent) > 10 else "")
-        said.append(f"{split} has no samples of {len(absent)} class(es), left out of means over classes: {shown}")
+        said.append(
+            f"{split} has no samples of {counted(len(absent), 'class')}, left out of means over classes: {shown}"
+        )
     return said

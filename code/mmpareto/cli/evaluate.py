@@ -20,6 +20,7 @@ from mmpareto.api.evaluation import RATES, evaluation_of
 from mmpareto.arguments import Parser, add_allow
 from mmpareto.cli.common import run_command
 from mmpareto.datasets import SPLITS
+from mmpareto.escape import counted
 from mmpareto.flag_values import count, file_path, fraction, path_text, workers
 from mmpareto.reporting.evaluation_tables import evaluation_text
 from mmpareto.runs import RunDirectory, RunError
@@ -80,7 +81,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
     # what is left behind
     write(run, evaluation, classes)
     print("{dataset}, {method}, seed {seed}: epoch {selected_epoch}, ".format(**evaluation), end="")
-    print("selected on {selected_on}; {samples} samples of {split}\n".format(**evaluation))
+    samples = counted(evaluation["samples"], "sample")
+    print(f"selected on {evaluation['selected_on']}; {samples} of {evaluation['split']}\n")
     print(evaluation_text(evaluation))
     for note in evaluation["notes"]:
         print(f"\nNote: {note}")

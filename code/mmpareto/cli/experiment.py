@@ -31,13 +31,12 @@ import torch
 
 from mmpareto.api.evaluation import evaluation_of
 from mmpareto.arguments import Parser
-from mmpareto.cli import report
 from mmpareto.cli.common import run_command
 from mmpareto.cli.evaluate import evaluation_json
 from mmpareto.config import DEFAULT_DATASET
 from mmpareto.datasets.workers import cores
 from mmpareto.errors import UsageError
-from mmpareto.escape import on_one_line
+from mmpareto.escape import counted, on_one_line
 from mmpareto.experiments.grid import Grid, Run, expand, variation
 from mmpareto.experiments.launchers import Launcher, Local, Submitit, slurm_executor
 from mmpareto.experiments.process import State, state
@@ -165,7 +164,7 @@ def gpus_for(gpu_ids: str | None, launcher: str) -> list[str]:
     if not all(number.isdecimal() for number in numbers):
         raise UsageError(f"--gpu_ids: expected numbers of GPUs separated by commas, or cpu; found {gpu_ids!r}")
     if any(int(number) >= device_count for number in numbers):
-        raise UsageError(f"--gpu_ids {gpu_ids}: PyTorch sees {device_count} GPU(s), numbered from 0")
+        raise UsageError(f"--gpu_ids {gpu_ids}: PyTorch sees {counted(device_count, 'GPU')}, numbered from 0")
     return numbers
 
 
@@ -211,7 +210,7 @@ def perform(planned: Sequence[Run], launcher: Launcher, where: str, output: Path
     todo = [run for run, progress in states.items() if progress is not State.FINISHED]
     unfinished = sum(progress is State.UNFINISHED for progress in states.values())
     print(
-        f"{len(planned)} runs in {output}: {len(states) - len(todo)} finished, {unfinished} to resume, "
+        f"{counted(len(planned), 'run')} in {output}: {len(states) - len(todo)} finished, {unfinished} to resume, "
         f"{len(todo) - unfinished} to begin"
         + (f", {len(failures)} in the way" if failures else "")
         + (f"; {where}" if todo else ""),
@@ -224,7 +223,7 @@ def perform(planned: Sequence[Run], launcher: Launcher, where: str, output: Path
 def tell(failures: Mapping[Run, str], number: int) -> int:
     """Say which of so many runs failed; the result is the exit status."""
     if failures:
-        print(f"\n{len(failures)} of {number} runs failed:", file=sys.stderr)
+        print(f"\n{len(failures)} of {counted(number, 'run')} failed:", file=sys.stderr)
         for run, reason in failures.items():
             print(f"{run.name}: {reason}", file=sys.stderr)
     return 1 if failures else 0
@@ -267,8 +266,11 @@ def search(arguments: argparse.Namespace, passed: Sequence[str]) -> int:
     if not write_leaderboard(plan, trials, chosen, [run for run in finals if run not in failures]):
         return 1
     flags = dict.fromkeys(name for trial in chosen for name in trial.values)
-    page = [str(output / TUNED), "--output", str(output / "report"), *(["--tune", *flags] if flags else [])]
-    return max(status, report.main(page))
+    from mmpareto.api import comparison  # pandas takes a second to import
+
+    page = comparison.compare(output / TUNED, tune=list(flags)).report(output / "report")
+    print(f"\nreport: {page}")
+    return status
 
 
 def measure_balance(run: Run) -> None:

@@ -19,7 +19,7 @@ from mmpareto.api.prediction import Prediction, load, prediction_table
 from mmpareto.arguments import Parser, add_allow
 from mmpareto.cli.common import run_command
 from mmpareto.errors import UsageError
-from mmpareto.escape import write_csv_rows
+from mmpareto.escape import counted, write_csv_rows
 from mmpareto.flag_values import assignment_text, count, file_path
 from mmpareto.reporting.tables import text_table
 from mmpareto.startup import program
@@ -74,7 +74,7 @@ def sample_text(prediction: Prediction) -> str:
     table = prediction.table.sort_values("joint", ascending=False, kind="stable")
     header = ["probability in percent", "joint", *(f"{name} alone" for name in table.columns[1:])]
     rows = [[name, *(f"{100 * value:.1f}" for value in values)] for name, *values in table.head(_SHOWN).itertuples()]
-    more = f"\nand {len(table) - _SHOWN} more classes" if len(table) > _SHOWN else ""
+    more = f"\nand {counted(len(table) - _SHOWN, 'more class')}" if len(table) > _SHOWN else ""
     return f"prediction: {prediction.label}\n\n{text_table(header, rows)}{more}"
 
 
@@ -83,7 +83,7 @@ def samples_text(predictions: Sequence[Prediction]) -> str:
     rows = [
         [prediction.id, prediction.label, f"{100 * prediction.probability:.1f}"] for prediction in predictions[:_SHOWN]
     ]
-    more = f"\nand {len(predictions) - _SHOWN} more samples" if len(predictions) > _SHOWN else ""
+    more = f"\nand {counted(len(predictions) - _SHOWN, 'more sample')}" if len(predictions) > _SHOWN else ""
     return text_table(["sample", "prediction", "probability in percent"], rows) + more
 
 

@@ -21,9 +21,8 @@ from mmpareto import startup
 from mmpareto.arguments import Parser
 from mmpareto.cli.common import run_command
 from mmpareto.errors import UsageError
-from mmpareto.escape import on_one_line
+from mmpareto.escape import counted, on_one_line
 from mmpareto.flag_values import file_path
-from mmpareto.reporting.comparison import printed
 from mmpareto.reporting.finished import find
 from mmpareto.runs import RunError
 from mmpareto.startup import program
@@ -79,9 +78,13 @@ def report(arguments: argparse.Namespace) -> int:
         raise RunError("--tune_seeds says which seeds choose values; name the flags with --tune")
     if output is not None and output.exists() and not output.is_dir():
         raise RunError(f"{output} is a file; name a folder with --output")
+    from mmpareto.reporting.comparison import printed  # pandas takes a second to import
+
     finished, unfinished = find(arguments.runs)
     if not finished:
-        raise RunError(f"none of the {len(unfinished)} runs is finished; finish one with train.py --resume")
+        raise RunError(
+            f"found no finished run and {counted(len(unfinished), 'unfinished one')}; finish one with train.py --resume"
+        )
     summaries = []
     if output is not None:
         from mmpareto.reporting import summary  # scipy takes a second to import

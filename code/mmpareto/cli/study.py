@@ -12,14 +12,13 @@ docs/gradient_study.md says what each figure means.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import count as counted
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from mmpareto.cli.common import run_command
 from mmpareto.config import Config
 from mmpareto.datasets import SPLITS, Batch, DeviceBatch, Modality, MultimodalDataset, batch_to_device
 from mmpareto.errors import UsageError
+from mmpareto.escape import counted
 from mmpareto.evaluation import EvaluationError
 from mmpareto.evaluation.gradient_noise import gradient_noise
 from mmpareto.evaluation.landscape import hessian_product, surface
@@ -125,14 +125,17 @@ def study_runs(arguments: argparse.Namespace) -> None:
     )
     size = loader.sampler.batch_size
     if len(data) < size:
-        raise UsageError(f"--batch_size {size}: {arguments.split} has {len(data)} samples; give a smaller one")
+        raise UsageError(
+            f"--batch_size {size}: {arguments.split} has {counted(len(data), 'sample')}; give a smaller one"
+        )
     kept = Kept(first_samples(loader, min(arguments.samples, len(data))), modalities, device)
 
     rows = []
     for subject in subjects:
         begun = time.perf_counter()
         stream = (
-            batch_to_device(batch, modalities, device) for batch in islice(full_batches(loader), arguments.batches)
+            batch_to_device(batch, modalities, device)
+            for batch in itertools.islice(full_batches(loader), arguments.batches)
         )
         rows.append(measures(subject, stream, kept, arguments))
         print(f"{subject.label}, epoch {subject.epoch}: {time.perf_counter() - begun:.1f} s", flush=True)
@@ -242,7 +245,7 @@ def load(arguments: argparse.Namespace, device: torch.device) -> tuple[list[Subj
 
 def full_batches(loader: Loader) -> Iterator[Batch]:
     """Batches of equal size, in a new order each time the split has been gone through."""
-    for epoch in counted():
+    for epoch in itertools.count():
         for batch in loader.epoch(epoch):
             if len(batch["label"]) == loader.sampler.batch_size:
                 yield batch
@@ -251,7 +254,7 @@ def full_batches(loader: Loader) -> Iterator[Batch]:
 def first_samples(loader: Loader, samples: int) -> list[Batch]:
     """So many samples of the split, in the order of the first epoch."""
     size = loader.sampler.batch_size
-    batches = list(islice(loader.epoch(0), math.ceil(samples / size)))
+    batches = list(itertools.islice(loader.epoch(0), math.ceil(samples / size)))
     last = samples - size * (len(batches) - 1)
     batches[-1] = map_tensors(lambda tensor: tensor[:last], batches[-1])
     batches[-1]["id"] = batches[-1]["id"][:last]
@@ -300,7 +303,7 @@ def text(study: dict[str, Any]) -> str:
             ),
             text_table(
                 [
-                    f"joint loss of {study['samples']} samples",
+                    f"joint loss of {counted(study['samples'], 'sample')}",
                     "at the model",
                     f"at distance {study['distance']:g}",
                     "largest eigenvalue",

@@ -27,6 +27,7 @@ from mmpareto.datasets.files import is_hidden
 from mmpareto.datasets.items import Item, Items
 from mmpareto.datasets.lists import check_classes, check_unique, cut, read_rows
 from mmpareto.datasets.prepared import DESCRIPTION, UNFINISHED, read_split, require_root
+from mmpareto.escape import counted
 
 CLASSES = ["ANG", "DIS", "FEA", "HAP", "NEU", "SAD"]
 CLIP_NAME = re.compile(r"(\d{4})_([A-Z]{3})_(ANG|DIS|FEA|HAP|NEU|SAD)_([A-Z]{2}|X)")
@@ -125,7 +126,7 @@ def _circulating(
     absent = [item.id for item in items if not all(path.exists() for path in item.paths.values())]
     absent_ids = set(absent)
     if len(absent) == len(items):
-        raise DatasetError(f"cremad: {root}: none of the {len(items)} clips of the split {split} is there")
+        raise DatasetError(f"cremad: {root}: none of {counted(len(items), 'clip')} of the split {split} is there")
     if absent:
         say(f"cremad: {split}: {len(absent)} of {len(items)} listed clips are not in {root}: {', '.join(absent[:5])}")
     return [item for item in items if item.id not in absent_ids], reader

@@ -16,6 +16,7 @@ import numpy as np
 
 from mmpareto.datasets.base import DatasetError
 from mmpareto.datasets.files import hint, refuse_special_file
+from mmpareto.escape import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,8 +63,8 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     for line, row in rows:
         if len(row) != len(header):
             raise DatasetError(
-                f"{path}: line {line} has {len(row)} values, the header {len(header)}; expected {','.join(header)}, "
-                f"found {','.join(row)!r}"
+                f"{path}: line {line} has {counted(len(row), 'value')}, the header {len(header)}; expected "
+                f"{','.join(header)}, found {','.join(row)!r}"
             )
         lines.append(line)
         values.extend(row)
@@ -154,7 +155,9 @@ def check_unique(identifiers: Iterable[str], source: Path | str) -> None:
     repeated = [identifier for identifier, times in Counter(identifiers).items() if times > 1]
     if repeated:
         shown = ", ".join(repeated[:5]) + (", ..." if len(repeated) > 5 else "")
-        raise DatasetError(f"{source}: {len(repeated)} ids come more than once: {shown}; give every clip its own id")
+        raise DatasetError(
+            f"{source}: found {counted(len(repeated), 'id')} more than once: {shown}; give every clip its own id"
+        )
 
 
 def check_modality(name: str, source: Path | str) -> None:
@@ -214,7 +217,7 @@ def cut(
         reason = (
             f"class {rare[0]} has a single sample (a typing error?)"
             if rare
-            else f"{len(labels)} samples of {len(counts)} classes"
+            else f"{counted(len(labels), 'sample')} of {counted(len(counts), 'class')}"
         )
         raise DatasetError(f"{what}: cannot be cut off, {reason}; every class needs a sample on both sides")
     from sklearn.model_selection import train_test_split  # takes a second to load

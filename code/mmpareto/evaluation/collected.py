@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mmpareto.datasets import Batch, Modality
+from mmpareto.escape import counted
 from mmpareto.evaluation import EvaluationError
 from mmpareto.evaluation.passes import outputs
 from mmpareto.models import MultimodalModel
@@ -81,7 +82,7 @@ def collect(
         if broken.any():
             first = ids[int(broken.nonzero()[0])]
             raise EvaluationError(
-                f"{what} are not finite for {int(broken.sum())} of {len(ids)} clips, such as {first}: the model "
-                "diverged, or the clip holds values that are not finite"
+                f"{what} are not finite for {int(broken.sum())} of {counted(len(ids), 'clip')}, such as {first}: the "
+                "model diverged, or the clip holds values that are not finite"
             )
     return done

@@ -12,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from mmpareto import runs
-from mmpareto.escape import RED, coloured
+from mmpareto.escape import RED, coloured, counted
 from mmpareto.experiments.grid import Run
 from mmpareto.experiments.launchers import POLL, Launched, Launcher, stop
 from mmpareto.experiments.process import Busy, Outcome
@@ -79,7 +79,7 @@ def run_all(todo: Sequence[Run], launcher: Launcher) -> dict[Run, Outcome]:
                 _pause(launcher.interval, received)
         finally:
             if busy:
-                progress.say(f"ending {len(busy)} runs ...")
+                progress.say(f"ending {counted(len(busy), 'run')} ...")
             stop([launched for _, launched in busy.values()], hurry=received)
         if received:
             raise Interrupted(received[0])

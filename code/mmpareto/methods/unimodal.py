@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from mmpareto.escape import counted
 from mmpareto.integration import OneJoint, OneUnimodal
 from mmpareto.methods.base import METHODS, Boundary, Method, MethodError
 from mmpareto.models import EnsembleFusion, MultimodalModel
@@ -84,8 +85,8 @@ class FineTune(Method):
         before = self.pretrain_epochs or epochs // 2
         if not 0 < before < epochs:
             raise MethodError(
-                f"{before} of {epochs} epochs of pre-training leave none before or after the turn; give more --epochs "
-                "or another --method_options pretrain_epochs=N"
+                f"{before} of {counted(epochs, 'epoch')} of pre-training leave none before or after the turn; give "
+                "more --epochs or another --method_options pretrain_epochs=N"
             )
         self.state["before"].fill_(before)
 

@@ -37,6 +37,7 @@ from mmpareto.datasets.lists import check_ids, check_modality
 from mmpareto.datasets.names import class_warnings, name_warnings
 from mmpareto.datasets.prepared import DESCRIPTION, UNFINISHED
 from mmpareto.datasets.workers import Died, run_in_processes
+from mmpareto.escape import counted
 from mmpareto.flag_values import count_or_zero, fraction
 from mmpareto.json_files import read_object
 from mmpareto.registry import Registry
@@ -151,7 +152,7 @@ def prepare(
         table = _state_table(clips, reasons)
         outcome = _summary(table, classes)
         if not outcome.prepared:
-            raise DatasetError(f"{name}: not one of {len(clips)} clips could be prepared\n{outcome.text}")
+            raise DatasetError(f"{name}: not one of {counted(len(clips), 'clip')} could be prepared\n{outcome.text}")
         (output / DESCRIPTION).unlink(missing_ok=True)  # of an earlier run: the splits change now
         columns = {"id": "id", "class": "label", "absent": "absent"}
         if not table["absent"].any():
@@ -337,7 +338,7 @@ def _summary(table: pd.DataFrame, classes: Sequence[str]) -> Outcome:
     for split in counts.index.unique("split"):
         by_class = counts.loc[split]
         if len(by_class) > _SHOWN:  # all of them are in dataset.json
-            by_class = by_class.sum().to_frame(f"{len(by_class)} classes").T
+            by_class = by_class.sum().to_frame(f"{counted(len(by_class), 'class')}").T
         lines += [
             f"{split:<6} {label:<24} " + " ".join(f"{value:>8}" for value in row)
             for label, *row in by_class.itertuples()

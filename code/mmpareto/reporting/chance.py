@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from mmpareto import runs
+from mmpareto.escape import counted
 from mmpareto.reporting.comparison import Row
 from mmpareto.reporting.finished import FinishedRun
 from mmpareto.reporting.histories import read_table
@@ -39,7 +40,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
             low, high, count = column.min(), column.max(), column.count()
             span = f"{low:.1f}" + (f" to {high:.1f}" if count > 1 else "")
             sentences.append(
-                f"{row.label}: {name} learned nothing in {count} of {len(row.runs)} runs: in the selected epoch "
-                f"its own head guesses on the training data ({span} % right)"
+                f"{row.label}: {name} learned nothing in {count} of {counted(len(row.runs), 'run')}: in the selected "
+                f"epoch its own head guesses on the training data ({span} % right)"
             )
     return sentences

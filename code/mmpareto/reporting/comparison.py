@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from mmpareto.escape import markdown_text
+from mmpareto.escape import counted, markdown_text
 from mmpareto.evaluation.all_heads import RULES
 from mmpareto.reporting.finished import VARYING, FinishedRun
 
@@ -89,7 +89,11 @@ class Row:
     def repetition(self) -> str:
         """A sentence on the runs that are in no mean; empty if there are none."""
         seeds = ", ".join(dict.fromkeys(str(run.seed) for run in self.repeated))
-        return f"{self.label}: {len(self.repeated)} further runs of seeds {seeds} are in no mean" if seeds else ""
+        return (
+            f"{self.label}: {counted(len(self.repeated), 'further run')} (seeds {seeds}), left out of all means"
+            if seeds
+            else ""
+        )
 
 
 def rows_of(runs: Sequence[FinishedRun]) -> list[Row]:

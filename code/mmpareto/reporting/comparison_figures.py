@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
+from mmpareto.escape import counted
 from mmpareto.reporting import gradient_figures
 from mmpareto.reporting.charts import (
     BAND,
@@ -92,7 +93,9 @@ def accuracies(dataset: str, curves: Sequence[Curves]) -> Figure:
         ),
     ]
     view = _by_row(len(curves), marks)
-    said = "; ".join(f"{line.row.label}: {line.row.mean:.1f} over {len(line.row.runs)} seeds" for line in curves)
+    said = "; ".join(
+        f"{line.row.label}: {line.row.mean:.1f} over {counted(len(line.row.runs), 'seed')}" for line in curves
+    )
     return Figure(
         "joint-accuracy",
         "Joint test accuracy",
@@ -228,7 +231,8 @@ def confusion(dataset: str, curves: Sequence[Curves], scored: dict[int, Confusio
             cells.append(cell | {"share": share, "samples": int(number)})
         panels.append(Panel(_confusion_view(line, labels), line.place))
     seeds = "; ".join(
-        f"{line.row.label}: {sum(h.confusion is not None for h in line.histories)} of {len(line.row.runs)} seeds"
+        f"{line.row.label}: {sum(h.confusion is not None for h in line.histories)} of "
+        + counted(len(line.row.runs), "seed")
         for line in curves
         if line.place in scored
     )

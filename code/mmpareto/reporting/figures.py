@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from mmpareto.escape import figure_text
+from mmpareto.escape import counted, figure_text
 from mmpareto.reporting.rendering import plt, png
 from mmpareto.runs import atomically
 
@@ -67,10 +67,11 @@ def gradient_figure(rows: Sequence[Mapping[str, Any]]) -> Figure | None:
         top.plot(step, cosine, color="C0", linewidth=0.8)
         top.plot(step[conflict], cosine[conflict], ".", color="C3", markersize=4, label="conflict")
         lowest, highest = float(np.nanmin(cosine, initial=0.0)), float(np.nanmax(cosine, initial=0.0))
+        share = f"{100 * conflict.mean():.1f} % of {counted(len(step), 'step')}"
         top.set(
             ylim=(max(-1.0, lowest - 0.1), min(1.0, highest + 0.1)),
             ylabel="cosine" if column == 0 else "",
-            title=f"{figure_text(encoder, MOST)}: conflict in {100 * conflict.mean():.1f} % of {len(step)} steps",
+            title=f"{figure_text(encoder, MOST)}: conflict in {share}",
         )
         for name, colour in (("joint_norm", "C1"), ("unimodal_norm", "C2")):
             values = np.array([float(row[name]) for row in steps])

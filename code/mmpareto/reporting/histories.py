@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from mmpareto import runs
-from mmpareto.escape import csv_text, shortened
+from mmpareto.escape import counted, csv_text, shortened
 from mmpareto.reporting.finished import RETRAIN, FinishedRun, present
 from mmpareto.runs import RunDirectory, RunError
 
@@ -65,7 +65,9 @@ def history(run: FinishedRun) -> History:
     epochs = _checked(path, epochs, ["epoch", *scores, *figures])
     trained = run.results.get("epochs_trained")
     if epochs.empty or (isinstance(trained, int) and len(epochs) != trained):
-        raise RunError(f"{path} is damaged: it has {len(epochs)} epochs, {runs.RESULTS} says {trained}; {RETRAIN}")
+        raise RunError(
+            f"{path} is damaged: it has {counted(len(epochs), 'epoch')}, {runs.RESULTS} says {trained}; {RETRAIN}"
+        )
     steps = _optional_table(run.path / runs.GRADIENTS, STEP_COLUMNS, ["encoder"])
     layers = _optional_table(run.path / runs.LAYERS, ("steps", "conflict_rate"), ["encoder", "layer"])
     evaluation = current_evaluation(run)

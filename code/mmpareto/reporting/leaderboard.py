@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from mmpareto.escape import markdown_text
+from mmpareto.escape import counted, markdown_text
 from mmpareto.evaluation.all_heads import RULES as HEADS
 from mmpareto.json_files import read_object
 from mmpareto.reporting.balance import MEASURES, balance
@@ -169,11 +169,13 @@ def tables(content: Mapping[str, Any]) -> str:
 
 def worded(protocol: Mapping[str, Any]) -> str:
     """How values were chosen, in a sentence or two."""
-    budget = "as many epochs as the reported runs" if protocol["budget"] is None else f"{protocol['budget']} epochs"
+    budget = (
+        "as many epochs as the reported runs" if protocol["budget"] is None else counted(protocol["budget"], "epoch")
+    )
     seeds = ", ".join(map(str, protocol["trial_seeds"]))
     return (
-        f"Every method: {protocol['trials']} trials ({protocol['sampler']}), each of {budget}, with seed {seeds}; "
-        f"chosen by {RULES[protocol['rule']]}. Then fresh seeds.\n\n"
+        f"Every method: {counted(protocol['trials'], 'trial')} ({protocol['sampler']}), each of {budget}, with seed "
+        f"{seeds}; chosen by {RULES[protocol['rule']]}. Then fresh seeds.\n\n"
         "Test accuracy in percent, mean ± sample standard deviation; in brackets the 95 % bootstrap interval of the "
         "mean. Effect of tuning: chosen values less the recipe's, mean over seeds. p: two-sided paired t-test against "
         "the baseline, corrected over the table after Holm. Rows are in the order of their means. A row marked = "

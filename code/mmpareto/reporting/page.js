@@ -1,7 +1,7 @@
 // The page: themes, figures that are drawn when they come into view, switches of rows, sorted tables, downloads.
 "use strict";
 (() => {
-  const { config, sections } = JSON.parse(document.getElementById("--data").textContent);
+  const { config, widths, sections } = JSON.parse(document.getElementById("--data").textContent);
   const root = document.documentElement;
   const states = new Map(sections.map((section) => [section.id, { ...section, hidden: new Set(section.hidden), seeds: false }]));
   const drawn = new Map(); // figure element -> its views
@@ -29,9 +29,9 @@
   const options = { actions: false, renderer: "svg", ast: true, logLevel: 1, tooltip: { theme: "custom" } };
 
   const parameters = (state, figure) => {
-    const own = figure.names.length > 0;
-    const names = own ? figure.names : state.names;
-    const hidden = own ? [] : [...state.hidden];
+    const named = figure.names.length > 0;
+    const names = named ? figure.names : state.names;
+    const hidden = named ? [] : [...state.hidden];
     const shown = names.map((_, row) => row).filter((row) => !hidden.includes(row));
     return { names, hidden, shown, seeds: state.seeds };
   };
@@ -133,7 +133,7 @@
     const columns = Math.min(figure.columns, views.length);
     const specification = {
       params: listed(parameters(state, figure)), datasets: figure.datasets, columns, padding: 12, background: "white", config,
-      concat: views.map((view) => ({ ...view, width: { 1: 640, 2: 300, 3: 200 }[columns] })),
+      concat: views.map((view) => ({ ...view, width: widths[columns] })),
       resolve: { scale: { color: "shared", strokeDash: "shared" }, legend: { color: "shared" } },
     };
     const { view } = await vegaEmbed(document.createElement("div"), specification, options);

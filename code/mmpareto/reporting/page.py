@@ -19,7 +19,7 @@ import pandas as pd
 from mmpareto.escape import csv_cell, csv_text
 from mmpareto.reporting import charts
 from mmpareto.reporting.balance import balance_of_rows
-from mmpareto.reporting.charts import COLOURS, CONFIG, MOST_LINES, Curves, Figure, text
+from mmpareto.reporting.charts import COLOURS, CONFIG, MOST_LINES, WIDTHS, Curves, Figure, text
 from mmpareto.reporting.comparison import spread, usual_settings, worded
 from mmpareto.reporting.comparison_figures import critical_difference, figures, missing_table
 from mmpareto.reporting.finished import FinishedRun
@@ -220,7 +220,7 @@ def page(
         scripts=scripts,
         hashes=[base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts],
         colours=COLOURS,
-        data={"config": CONFIG, "sections": [part.data for part in every]},
+        data={"config": CONFIG, "widths": WIDTHS, "sections": [part.data for part in every]},
     )
 
 

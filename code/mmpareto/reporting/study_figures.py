@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from mmpareto.escape import figure_text
+from mmpareto.escape import counted, figure_text
 from mmpareto.reporting.rendering import plt
 
 _STYLES = ("-", "--", "-.", ":")  # of lines; another one each time that all colours are used
@@ -53,7 +53,7 @@ def loss_figure(study: Mapping[str, Any]) -> Figure:
             style = {"color": f"C{place % 10}", "linestyle": _STYLES[place // 10 % len(_STYLES)]}
             axes.plot(run["loss"]["alphas"], rows.mean(0), label=figure_text(run["label"], 40), **style)
             axes.fill_between(run["loss"]["alphas"], rows.min(0), rows.max(0), color=f"C{place % 10}", alpha=0.15)
-    left.set(ylabel="joint cross-entropy", title=f"{study['samples']} samples of {study['split']}")
+    left.set(ylabel="joint cross-entropy", title=f"{counted(study['samples'], 'sample')} of {study['split']}")
     right.set(ylabel="accuracy in percent", title=f"{study['directions']} random directions, least to greatest")
     for axes in (left, right):
         axes.set(xlabel="distance, in lengths of the weights' filters")

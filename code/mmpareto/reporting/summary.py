@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from mmpareto.escape import csv_cell, latex_text, markdown_text
+from mmpareto.escape import counted, csv_cell, latex_text, markdown_text
 from mmpareto.reporting import chance
 from mmpareto.reporting.comparison import (
     Row,
@@ -196,8 +196,8 @@ class Summary:
             f"Difference: joint accuracy less that of {self.baseline} with the same settings"
             f"{' (except what was chosen on validation)' * bool(self.choices)}, in points, mean over the seeds that "
             "both have. p: two-sided paired t-test over these seeds. p (Holm): corrected for the "
-            f"{sum(test.p is not None for test in self.tests)} tests of this table. n/a: fewer than two common seeds, "
-            "or no such baseline."
+            f"{counted(sum(test.p is not None for test in self.tests), 'test')} of this table. n/a: fewer than two "
+            "common seeds, or no such baseline."
         )
 
     @cached_property

@@ -13,7 +13,7 @@ import torch
 from mmpareto.config import Config
 from mmpareto.datasets import MultimodalDataset
 from mmpareto.datasets.names import class_counts, class_text
-from mmpareto.escape import on_one_line, shortened
+from mmpareto.escape import counted, on_one_line, shortened
 from mmpareto.training.step import Step
 
 _SPLITS, _MEASURES = ("train", "val", "test"), ("loss", "accuracy")
@@ -207,7 +207,7 @@ def settings_text(
 
     schedule = optim.lr_schedule
     if optim.lr_decay_step is not None:
-        schedule = f"x {optim.lr_decay_ratio:g} every {optim.lr_decay_step} epochs"
+        schedule = f"x {optim.lr_decay_ratio:g} every {counted(optim.lr_decay_step, 'epoch')}"
     if optim.warmup_epochs:
         schedule += f" after {optim.warmup_epochs} of warm-up"
     switches = [f"{name} {value}" for name, value in (("amp", engine.amp),) if value]
@@ -236,7 +236,7 @@ def settings_text(
         "classes": class_text(train_set.classes, counts),
         "model": f"{inputs}; {joined}; {parameters / 1e6:.2f} M parameters"
         + (f", {frozen / 1e6:.2f} M of them frozen" if frozen else ""),
-        "training": f"{optim.epochs} epochs, batch {data.batch_size}, {optim.optimizer}, learning rate "
+        "training": f"{counted(optim.epochs, 'epoch')}, batch {data.batch_size}, {optim.optimizer}, learning rate "
         f"{optim.learning_rate:g} ({schedule}), weight decay {optim.weight_decay:g}, seed {config.run.random_seed}, "
         f"on {where}",
         "speed": ", ".join(switches) + (", chosen by --fast" if engine.fast else ""),

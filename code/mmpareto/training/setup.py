@@ -17,6 +17,7 @@ from mmpareto import datasets
 from mmpareto.config import Config, DataConfig, EngineConfig, MethodConfig, OptimConfig
 from mmpareto.datasets import DatasetError, Modality, MultimodalDataset, Split
 from mmpareto.errors import UsageError
+from mmpareto.escape import counted
 from mmpareto.inputs import VARIABLE
 from mmpareto.integration import OnFeatures
 from mmpareto.methods import METHODS, Method, MethodError, build_method
@@ -70,7 +71,7 @@ def choose_device(gpu_ids: str | None, processes: Processes | None = None) -> to
                 f"--gpu_ids {gpu_ids}: PyTorch sees no GPU here; leave the flag out, or give --gpu_ids cpu"
             )
         if max(chosen) >= count:
-            raise UsageError(f"--gpu_ids {gpu_ids}: PyTorch sees {count} GPU(s), numbered from 0")
+            raise UsageError(f"--gpu_ids {gpu_ids}: PyTorch sees {counted(count, 'GPU')}, numbered from 0")
     if processes.local_rank >= len(chosen):
         raise UsageError(
             f"process {processes.local_rank} of this machine has no GPU: {len(chosen)} to use; start as many processes "
@@ -350,7 +351,7 @@ def check_switches(data: DataConfig, engine: EngineConfig, device: torch.device,
         ),
         (
             data.batch_size < processes * engine.accumulate,
-            f"--batch_size {data.batch_size} is less than {processes} processes x {engine.accumulate} "
+            f"--batch_size {data.batch_size} is less than {counted(processes, 'process')} x {engine.accumulate} "
             "micro-batches; every one needs a sample",
         ),
     ]

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from mmpareto.escape import counted
 from mmpareto.inputs import Input, Padded, values_of
 from mmpareto.models.encoders.base import (
     ENCODERS,
@@ -161,7 +162,9 @@ def _network(
         ) from error
     lacking = [key for key in loaded["missing_keys"] if not key.startswith(("pooler.", "masked_spec_embed"))]
     if lacking:
-        raise ModelError(f"the weights of {source} lack {len(lacking)} tensors of the model, such as {lacking[0]}")
+        raise ModelError(
+            f"the weights of {source} lack {counted(len(lacking), 'tensor')} of the model, such as {lacking[0]}"
+        )
     return network, config
 
 
