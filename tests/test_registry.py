@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mmpareto.arguments import LISTED, listing
+from mmpareto.arguments import LISTED
+from mmpareto.command_line import listing
 from mmpareto.datasets import DATASETS, DatasetError
 from mmpareto.methods import METHODS
 from mmpareto.models import ENCODERS, FUSIONS

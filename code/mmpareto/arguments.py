@@ -9,20 +9,19 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
-import re
-import textwrap
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
+from mmpareto.command_line import Parser, add_allow, listing
 from mmpareto.config import DEFAULT_DATASET, SECTIONS, Config
 from mmpareto.config_files import flattened, read_sections
 from mmpareto.datasets import DATASETS, DatasetError
 from mmpareto.errors import UsageError
 from mmpareto.escape import counted
-from mmpareto.flag_values import converter, import_path, positive, shown
+from mmpareto.flag_values import converter, positive, shown
 from mmpareto.methods import METHODS
 from mmpareto.models import ARCHITECTURES, ENCODERS, FUSIONS, ModelError
 from mmpareto.registry import REQUIRED, Entry, Registry, require_allowed
@@ -57,20 +56,6 @@ WITH_OPTIONS: dict[str, tuple[Registry[Any], str]] = {
 }
 
 
-class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that raises UsageError, prints descriptions as they are and accepts no abbreviations."""
-
-    def __init__(self, **arguments: Any) -> None:
-        def formatter(prog: str) -> argparse.HelpFormatter:
-            return argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=110)
-
-        super().__init__(formatter_class=formatter, allow_abbrev=False, **arguments)
-
-    def error(self, message: str) -> NoReturn:
-        """Raise UsageError; long words, which the user knows, are cut."""
-        raise UsageError(re.sub(r"\S{200,}", lambda word: word[0][:100] + "...", message))
-
-
 class _Entries:
     """The chosen dataset, and the chosen entry of each of WITH_OPTIONS."""
 
@@ -88,19 +73,6 @@ class _Entries:
     def named(self, kind: str) -> str:
         """The registered name of the dataset, or of one of WITH_OPTIONS."""
         return self.dataset.name if kind == "dataset" else self.chosen[kind].name
-
-
-def add_allow(parser: argparse.ArgumentParser) -> None:
-    """Add --allow, for commands that read the settings of a run."""
-    parser.add_argument(
-        "--allow",
-        type=import_path,
-        action="append",
-        default=[],
-        metavar="PACKAGE.MODULE:CLASS",
-        help="import this class where a file names it as dataset, method, encoder, fusion or architecture, which runs "
-        "its code; repeat the flag for several (default: none)",
-    )
 
 
 def parse(argv: Sequence[str], root: Path) -> Config:
@@ -181,19 +153,6 @@ def flags_of(dataset: str) -> set[str]:
     """The names of train.py's flags, those that the dataset adds included."""
     names = {item.name for kind in SECTIONS.values() for item in fields(kind)}
     return names | set(SHORT) | set(DATASETS[dataset].options)
-
-
-def listing(registry: Registry[Any]) -> str:
-    """A table of a registry for the terminal."""
-    rows = registry.table()
-    foreign = ["or package.module:Class for one of your own"] if registry.bases else []
-    width = max(len(name) for name, _, _ in rows) + 2
-    lines = []
-    for name, options, summary in rows:
-        text = summary.rstrip(".") + "." + (f" Options: {options}." if options else "")
-        wrapped = textwrap.wrap(text, 118 - width)
-        lines += [f"{name:<{width}}{wrapped[0]}", *(" " * width + line for line in wrapped[1:])]
-    return "\n".join([*lines, *(" " * width + line for line in foreign)])
 
 
 def _text(names: Mapping[str, Any], name: str, default: str) -> str:

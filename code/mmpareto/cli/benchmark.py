@@ -26,9 +26,9 @@ from typing import Any
 import torch
 
 from mmpareto import startup
-from mmpareto.arguments import Parser
 from mmpareto.benchmarks import engine, loader, steps
 from mmpareto.cli.common import run_command
+from mmpareto.command_line import Parser
 from mmpareto.errors import UsageError
 from mmpareto.flag_values import file_path, workers
 from mmpareto.methods import METHODS

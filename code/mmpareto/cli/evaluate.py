@@ -17,8 +17,8 @@ from typing import Any
 
 from mmpareto import runs
 from mmpareto.api.evaluation import RATES, evaluation_of
-from mmpareto.arguments import Parser, add_allow
 from mmpareto.cli.common import run_command
+from mmpareto.command_line import Parser, add_allow
 from mmpareto.datasets import SPLITS
 from mmpareto.escape import counted
 from mmpareto.flag_values import count, file_path, fraction, path_text, workers

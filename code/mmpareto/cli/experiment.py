@@ -30,9 +30,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from mmpareto.api.evaluation import evaluation_of
-from mmpareto.arguments import Parser
 from mmpareto.cli.common import run_command
 from mmpareto.cli.evaluate import evaluation_json
+from mmpareto.command_line import Parser
 from mmpareto.config import DEFAULT_DATASET
 from mmpareto.datasets.workers import cores
 from mmpareto.errors import UsageError

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 from mmpareto.api.export import SUFFIXES, export
 from mmpareto.api.prediction import load
-from mmpareto.arguments import Parser, add_allow
 from mmpareto.cli.common import run_command
+from mmpareto.command_line import Parser, add_allow
 from mmpareto.errors import UsageError
 from mmpareto.flag_values import count, file_path
 from mmpareto.startup import program

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmpareto.arguments import LISTED, Parser, listing
+from mmpareto.arguments import LISTED
 from mmpareto.cli.common import run_command
+from mmpareto.command_line import Parser, listing
 from mmpareto.startup import program
 
 

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmpareto.api.prediction import Prediction, load, prediction_table
-from mmpareto.arguments import Parser, add_allow
 from mmpareto.cli.common import run_command
+from mmpareto.command_line import Parser, add_allow
 from mmpareto.errors import UsageError
 from mmpareto.escape import counted, write_csv_rows
 from mmpareto.flag_values import assignment_text, count, file_path

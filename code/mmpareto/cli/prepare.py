@@ -14,8 +14,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from mmpareto.arguments import Parser, listing
 from mmpareto.cli.common import run_command
+from mmpareto.command_line import Parser, listing
 from mmpareto.datasets import DATASETS, DatasetError
 from mmpareto.datasets.workers import cores
 from mmpareto.flag_values import count, file_path, not_negative

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmpareto import startup
-from mmpareto.arguments import Parser
 from mmpareto.cli.common import run_command
+from mmpareto.command_line import Parser
 from mmpareto.errors import UsageError
 from mmpareto.escape import counted, on_one_line
 from mmpareto.flag_values import file_path

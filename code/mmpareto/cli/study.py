@@ -25,8 +25,8 @@ from typing import Any
 import torch
 
 from mmpareto import runs
-from mmpareto.arguments import Parser, add_allow
 from mmpareto.cli.common import run_command
+from mmpareto.command_line import Parser, add_allow
 from mmpareto.config import Config
 from mmpareto.datasets import SPLITS, Batch, DeviceBatch, Modality, MultimodalDataset, batch_to_device
 from mmpareto.errors import UsageError
