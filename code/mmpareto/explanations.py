@@ -6,8 +6,6 @@ import errno
 import resource
 import shutil
 
-import torch
-
 
 def explained(error: Exception, memory: str, then: str) -> str | None:
     """The cause of an error of PyTorch or the system that is no fault of the program; None for all others.
@@ -17,6 +15,8 @@ def explained(error: Exception, memory: str, then: str) -> str | None:
         memory: what to try where memory is short.
         then: what to do afterwards, such as how to continue a run.
     """
+    import torch  # commands that need none start sooner
+
     text = str(error) or type(error).__name__
     first = text.splitlines()[0][:200]
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:

@@ -23,8 +23,6 @@ from mmpareto.command_line import Parser
 from mmpareto.errors import UsageError
 from mmpareto.escape import counted, on_one_line
 from mmpareto.flag_values import file_path
-from mmpareto.reporting.finished import find
-from mmpareto.runs import RunError
 from mmpareto.startup import program
 
 
@@ -73,16 +71,17 @@ def report(arguments: argparse.Namespace) -> int:
     if arguments.leaderboard:
         return show_leaderboard(arguments.leaderboard, output)
     if output is None and (arguments.baseline is not None or arguments.tune):
-        raise RunError("--baseline and --tune are for a written report; name its folder with --output")
+        raise UsageError("--baseline and --tune are for a written report; name its folder with --output")
     if arguments.tune_seeds and not arguments.tune:
-        raise RunError("--tune_seeds says which seeds choose values; name the flags with --tune")
+        raise UsageError("--tune_seeds says which seeds choose values; name the flags with --tune")
     if output is not None and output.exists() and not output.is_dir():
-        raise RunError(f"{output} is a file; name a folder with --output")
-    from mmpareto.reporting.comparison import printed  # pandas takes a second to import
+        raise UsageError(f"{output} is a file; name a folder with --output")
+    from mmpareto.reporting.comparison import printed  # PyTorch and pandas take seconds to import
+    from mmpareto.reporting.finished import find
 
     finished, unfinished = find(arguments.runs)
     if not finished:
-        raise RunError(
+        raise UsageError(
             f"found no finished run and {counted(len(unfinished), 'unfinished one')}; finish one with train.py --resume"
         )
     summaries = []
