@@ -21,8 +21,8 @@ from mmpareto.methods import Boundary, Method, MethodError, build_method
 from mmpareto.models import MultimodalModel
 from mmpareto.training import boundary_engine
 from mmpareto.training.boundary_engine import BoundaryEngine
+from mmpareto.training.optimizer import make_optimizer, set_rates
 from mmpareto.training.processes import Processes
-from mmpareto.training.setup import make_optimizer, set_rates
 from mmpareto.training.watch import TrainingError
 
 

@@ -22,7 +22,8 @@ from mmpareto.models import (
     default_encoder,
     options_by_modality,
 )
-from mmpareto.training.setup import make_optimizer, set_rates, use_statistics
+from mmpareto.training.optimizer import make_optimizer, set_rates
+from mmpareto.training.setup import use_statistics
 
 NONE = {"weights": "none"}
 

@@ -31,9 +31,11 @@ from mmpareto.training import epochs, setup
 from mmpareto.training.board import Board
 from mmpareto.training.data import Loader, SharedBatches
 from mmpareto.training.epochs import EpochRecord, GradientLog, score, train_epoch
+from mmpareto.training.optimizer import make_optimizer
 from mmpareto.training.records import epoch_scalars
-from mmpareto.training.setup import check_switches, fastest, make_method, make_optimizer, make_step
+from mmpareto.training.setup import make_method, make_step
 from mmpareto.training.step import Step, TrainingStep
+from mmpareto.training.switches import check_switches, fastest
 from mmpareto.training.watch import FiniteWatch, Interrupted, Signals, TrainingError
 
 ABOUT = {"x": ("vector", (6,)), "y": ("vector", (4,))}
@@ -405,7 +407,7 @@ def test_fast_fills_in_what_is_off_and_keeps_what_was_asked_for(tmp_path: Path) 
     config = parse(["--fast", "--amp", "fp16"], tmp_path)
     filled = config.engine.filled({"amp": "bf16", "channels_last": True})
     assert (filled.amp, filled.channels_last) == ("fp16", True)
-    on_cpu = fastest(torch.device("cpu"), 1, config.method, config.engine)
+    on_cpu = fastest(torch.device("cpu"), 1, make_method(config.method), config.engine)
     assert on_cpu["channels_last"] is True
     check_switches(config.data, config.engine.filled(on_cpu), torch.device("cpu"), 1)
 
@@ -428,7 +430,7 @@ def test_fast_chooses_nothing_that_the_method_or_another_flag_refuses(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
     config = parse(["--fast", *flags], tmp_path)
-    engine = config.engine.filled(fastest(torch.device("cuda"), 1, config.method, config.engine))
+    engine = config.engine.filled(fastest(torch.device("cuda"), 1, make_method(config.method), config.engine))
     assert engine.cuda_graph == (captured and bf16)
     assert engine.tf32
     check_switches(config.data, engine, torch.device("cuda"), 1)

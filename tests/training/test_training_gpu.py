@@ -12,8 +12,10 @@ from mmpareto.config import Config
 from mmpareto.methods import METHODS, Method, build_method
 from mmpareto.methods.scalarizations import GROUP
 from mmpareto.models import ARCHITECTURES, MultimodalModel, build_model
-from mmpareto.training.setup import apply_switches, check_switches, fastest, make_optimizer, make_step
+from mmpareto.training.optimizer import make_optimizer
+from mmpareto.training.setup import make_method, make_step
 from mmpareto.training.step import CapturedStep
+from mmpareto.training.switches import apply_switches, check_switches, fastest
 
 pytestmark = [
     pytest.mark.gpu,
@@ -121,7 +123,7 @@ def test_captured_architectures_make_the_same_steps(architecture: str, missing: 
 
 def test_fast_is_a_set_that_works(tmp_path: Path) -> None:
     options = parse(["--fast"], tmp_path)
-    engine = options.engine.filled(fastest(GPU, 1, options.method, options.engine))
+    engine = options.engine.filled(fastest(GPU, 1, make_method(options.method), options.engine))
     check_switches(options.data, engine, GPU, 1)
     assert engine.channels_last
     assert engine.tf32

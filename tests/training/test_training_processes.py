@@ -25,8 +25,8 @@ from mmpareto.models.mmtm import MMTM
 from mmpareto.training.boundary_engine import BoundaryEngine
 from mmpareto.training.data import Loader
 from mmpareto.training.epochs import EpochRecord, score, train_epoch
+from mmpareto.training.optimizer import make_optimizer, set_rates
 from mmpareto.training.processes import Processes
-from mmpareto.training.setup import make_optimizer, set_rates
 from mmpareto.training.step import TrainingStep
 from mmpareto.training.watch import FiniteWatch
 

@@ -26,7 +26,8 @@ from mmpareto.models import MultimodalModel
 from mmpareto.runs import RunDirectory
 from mmpareto.training.probing import collect_split, split_batches
 from mmpareto.training.restore import same_data, saved_config, trained_model
-from mmpareto.training.setup import autocast_type, choose_device
+from mmpareto.training.setup import choose_device
+from mmpareto.training.switches import autocast_type
 
 if TYPE_CHECKING:
     import pandas as pd

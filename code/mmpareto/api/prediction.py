@@ -27,7 +27,8 @@ from mmpareto.inputs import VARIABLE
 from mmpareto.models import MultimodalModel
 from mmpareto.runs import RunDirectory
 from mmpareto.training.restore import saved_config, saved_readers, trained_model, without_samples
-from mmpareto.training.setup import autocast_type, choose_device
+from mmpareto.training.setup import choose_device
+from mmpareto.training.switches import autocast_type
 
 if TYPE_CHECKING:
     import pandas as pd

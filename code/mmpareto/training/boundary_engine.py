@@ -18,9 +18,11 @@ from mmpareto.models import MultimodalModel, Output
 from mmpareto.training.checkpoints import process_state, set_process_state
 from mmpareto.training.data import Loader
 from mmpareto.training.epochs import EpochRecord, score, train_epoch
+from mmpareto.training.optimizer import make_optimizer, rate_factor
 from mmpareto.training.processes import Processes
-from mmpareto.training.setup import autocast_type, make_loader, make_optimizer, make_step, rate_factor, set_up
+from mmpareto.training.setup import make_loader, make_step, set_up
 from mmpareto.training.step import TrainingStep
+from mmpareto.training.switches import autocast_type
 from mmpareto.training.watch import FiniteWatch, TrainingError
 
 

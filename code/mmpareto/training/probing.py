@@ -21,7 +21,7 @@ from mmpareto.models import MultimodalModel
 from mmpareto.runs import RunDirectory
 from mmpareto.training.checkpoints import load_checkpoint
 from mmpareto.training.data import Loader
-from mmpareto.training.setup import autocast_type
+from mmpareto.training.switches import autocast_type
 
 ALONE = "unimodal"  # the method that trains each encoder by the loss of its own head
 

@@ -34,6 +34,7 @@ from mmpareto.training.boundary_engine import BoundaryEngine
 from mmpareto.training.checkpoints import load_checkpoint
 from mmpareto.training.data import Loader
 from mmpareto.training.epochs import score, train_epoch
+from mmpareto.training.optimizer import make_optimizer, set_rates
 from mmpareto.training.probing import alone_run, probe_run
 from mmpareto.training.processes import Processes
 from mmpareto.training.records import (
@@ -55,25 +56,20 @@ from mmpareto.training.restore import (
     saved_configurations,
 )
 from mmpareto.training.setup import (
-    autocast_type,
     build_split,
     check_presence,
-    check_shapes,
-    check_switches,
     choose_device,
-    fastest,
     make_loader,
     make_method,
     make_model,
-    make_optimizer,
     make_step,
     seed_everything,
-    set_rates,
     set_up,
     use_statistics,
 )
 from mmpareto.training.state import TrainingState
 from mmpareto.training.step import Step
+from mmpareto.training.switches import autocast_type, check_shapes, check_switches, fastest
 from mmpareto.training.watch import FiniteWatch, Interrupted, Signals
 
 T = TypeVar("T")
@@ -86,7 +82,8 @@ def run_training(config: Config, signals: Signals) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     if config.engine.fast:
-        fast = fastest(device, processes.size, config.method, config.engine)
+        method = make_method(config.method, config.engine, processes.size)
+        fast = fastest(device, processes.size, method, config.engine)
         config = replace(config, engine=config.engine.filled(fast))
     check_switches(config.data, config.engine, device, processes.size)
     if config.run.wandb is not None:

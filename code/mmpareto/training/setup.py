@@ -1,24 +1,20 @@
-"""What a run needs before its first step: device, seeds, data, model, optimiser and schedule, switches."""
+"""What a run needs before its first step: device, seeds, data, method, model, step."""
 
 from __future__ import annotations
 
-import math
 import random
-import resource
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from mmpareto import datasets
-from mmpareto.config import Config, DataConfig, EngineConfig, MethodConfig, OptimConfig
+from mmpareto.config import Config, DataConfig, EngineConfig, MethodConfig
 from mmpareto.datasets import DatasetError, Modality, MultimodalDataset, Split
 from mmpareto.errors import UsageError
 from mmpareto.escape import counted
-from mmpareto.inputs import VARIABLE
 from mmpareto.integration import OnFeatures
 from mmpareto.methods import METHODS, Method, MethodError, build_method
 from mmpareto.models import (
@@ -32,11 +28,7 @@ from mmpareto.models import (
 from mmpareto.training.data import Loader
 from mmpareto.training.processes import Processes
 from mmpareto.training.step import CapturedStep, TrainingStep
-
-
-def autocast_type(engine: EngineConfig) -> torch.dtype | None:
-    """The type of automatic mixed precision; None: none."""
-    return {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}[engine.amp]
+from mmpareto.training.switches import apply_switches, autocast_type, refusals
 
 
 def choose_device(gpu_ids: str | None, processes: Processes | None = None) -> torch.device:
@@ -181,7 +173,7 @@ def make_method(config: MethodConfig, engine: EngineConfig | None = None, proces
         "processes": processes > 1,
         f"amp {engine.amp}": True,
     }
-    for switch, reason in _refused(method).items():
+    for switch, reason in refusals(method).items():
         if switched_on.get(switch):
             what = "several processes" if switch == "processes" else f"--{switch}"
             raise UsageError(f"{what} with --method {config.method}: {reason}")
@@ -201,12 +193,6 @@ def on_features(name: str, method: Method, engine: EngineConfig) -> OnFeatures:
     if engine.accumulate > 1:
         raise UsageError("--integrate features needs the whole batch at once; leave --accumulate out")
     return OnFeatures(method.integrator)
-
-
-def _refused(method: Method) -> dict[str, str]:
-    """Switches with which the method cannot work, with the reason."""
-    capture = {} if method.integrator.capturable else {"cuda_graph": "its weights are computed on the host"}
-    return capture | dict(method.refuses)
 
 
 # what each of `MultimodalModel.offers` means
@@ -308,94 +294,6 @@ def check_presence(name: str, method: Method, dataset: MultimodalDataset) -> Non
         )
 
 
-def check_shapes(engine: EngineConfig, modalities: Mapping[str, Modality]) -> None:
-    """Raise UsageError for switches that need inputs of one shape, where lengths vary."""
-    variable = [name for name, modality in modalities.items() if modality.kind in VARIABLE]
-    if engine.cuda_graph and variable:
-        raise UsageError(
-            f"--cuda_graph replays steps of one shape, and samples of {variable[0]} differ in length; leave it out"
-        )
-
-
-def check_switches(data: DataConfig, engine: EngineConfig, device: torch.device, processes: int) -> None:
-    """Raises UsageError for switches that cannot work here or together, with the reason."""
-    cuda = device.type == "cuda"
-    open_files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    needed_files = 40 + 12 * (data.num_workers or 0)  # three loaders, whose workers have pipes and semaphores each
-    refusals = [
-        (
-            0 <= open_files < needed_files,
-            f"--num_workers {data.num_workers} needs {needed_files} open files or so, the limit is {open_files}: "
-            "raise it (ulimit -n 4096), or give fewer --num_workers (0 needs none)",
-        ),
-        (engine.tf32 and not cuda, "--tf32 is a mode of NVIDIA GPUs; this run is on a CPU"),
-        (engine.cuda_graph and not cuda, "--cuda_graph needs a GPU; this run is on a CPU"),
-        (engine.sync_batchnorm and not cuda, "--sync_batchnorm: PyTorch synchronises batch norm on GPUs only"),
-        (
-            engine.sync_batchnorm and processes == 1,
-            "--sync_batchnorm means nothing to one process; script/distributed.sh starts several",
-        ),
-        (
-            engine.cuda_graph and engine.amp == "fp16",
-            "--cuda_graph with --amp fp16: the gradient scaler decides on the host whether to step; take --amp bf16",
-        ),
-        (engine.cuda_graph and engine.accumulate > 1, "--cuda_graph captures whole steps: leave --accumulate out"),
-        (
-            engine.cuda_graph and processes > 1,
-            "--cuda_graph with several processes: their all-reduce is not captured; leave one of the two out",
-        ),
-        (engine.cuda_graph and engine.compile, "--compile and --cuda_graph: give one of the two"),
-        (
-            cuda and engine.amp == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False),
-            "--amp bf16: this GPU has no bfloat16; take --amp fp16",
-        ),
-        (
-            data.batch_size < processes * engine.accumulate,
-            f"--batch_size {data.batch_size} is less than {counted(processes, 'process')} x {engine.accumulate} "
-            "micro-batches; every one needs a sample",
-        ),
-    ]
-    for refused, reason in refusals:
-        if refused:
-            raise UsageError(reason)
-
-
-def fastest(device: torch.device, processes: int, method: MethodConfig, engine: EngineConfig) -> dict[str, Any]:
-    """What --fast switches on for this device: only what agrees with the plain path to the type's precision.
-
-    Nothing that the method refuses, or that does not go with the switches of `engine`.
-
-    Raises UsageError where the method cannot be made.
-    """
-    refused = _refused(make_method(method, engine, processes))
-    if device.type == "cuda":
-        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        chosen: dict[str, Any] = {"amp": "bf16" if bf16 else "fp16", "channels_last": True, "tf32": True}
-        whole = processes == engine.accumulate == 1 and not engine.compile
-        if whole and (engine.amp or chosen["amp"]) == "bf16":
-            chosen["cuda_graph"] = True
-    else:
-        # without such instructions bfloat16 is emulated, and slower than float32
-        fast_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        chosen = {"channels_last": True} | ({"amp": "bf16"} if fast_bf16 else {})
-    return {key: value for key, value in chosen.items() if key not in refused and f"{key} {value}" not in refused}
-
-
-def apply_switches(model: MultimodalModel, engine: EngineConfig, device: torch.device) -> MultimodalModel:
-    """Precision of the device, memory format and batch norm of the model; gives the model to train."""
-    if device.type == "cuda":
-        # PyTorch's own default lets convolutions use TF32: here only when asked to
-        torch.backends.cudnn.allow_tf32 = engine.tf32
-        torch.set_float32_matmul_precision("high" if engine.tf32 else "highest")
-        torch.backends.cudnn.benchmark = True  # input shapes do not change: let cuDNN find its fastest kernels once
-    if engine.sync_batchnorm:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    model = model.to(device)
-    if engine.channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return model
-
-
 def make_step(
     model: MultimodalModel,
     method: Method,
@@ -421,63 +319,3 @@ def make_step(
         forward=forward,
     )
     return CapturedStep(step) if engine.cuda_graph else step
-
-
-def make_optimizer(
-    model: MultimodalModel, optim: OptimConfig, capturable: bool = False
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
-    """Optimiser (fused on a GPU) and learning-rate schedule, which steps once an epoch.
-
-    A parameter group for each encoder, named after its modality, and one for heads and fusion. Where an encoder has a
-    `lr_factor`, its parameters are a group with that factor. `capturable`: its steps
-    can be captured in a CUDA graph.
-    """
-    encoders, others = model.partition()
-    groups: list[dict[str, Any]] = []
-    for name, encoder in encoders.items():
-        inner = model.innermost()[name]
-        factor = getattr(inner, "lr_factor", 1.0)
-        scaled = {id(parameter) for parameter in inner.parameters()} if factor != 1 else set()
-        parameters = list(encoder.parameters())
-        for part, rate in (
-            ([p for p in parameters if id(p) in scaled], optim.learning_rate * factor),
-            ([p for p in parameters if id(p) not in scaled], optim.learning_rate),  # of layers around the encoder
-        ):
-            if part:
-                groups.append({"params": part, "name": name, "lr": rate})
-    groups.append({"params": [parameter for _, parameter in others], "name": "heads"})
-    common: dict[str, Any] = {"lr": optim.learning_rate, "weight_decay": optim.weight_decay}
-    if next(model.parameters()).is_cuda:
-        common["fused"] = True
-    if capturable and optim.optimizer != "SGD":
-        common["capturable"] = True
-    if optim.optimizer == "SGD":
-        optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, momentum=optim.momentum, **common)
-    else:
-        optimizer = getattr(torch.optim, optim.optimizer)(groups, **common)
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rate_factor(optim))
-
-
-def set_rates(
-    optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LambdaLR, factors: Mapping[str, float]
-) -> None:
-    """Learning rates of an epoch: the schedule's, times the factor of each group that has one."""
-    for group, rate in zip(optimizer.param_groups, schedule.get_last_lr(), strict=True):
-        group["lr"] = rate * factors.get(group["name"], 1.0)
-
-
-def rate_factor(optim: OptimConfig) -> Callable[[int], float]:
-    """Factor of the learning rate in epoch 0, 1, ...: constant, step or cosine, after a linear warm-up."""
-
-    def factor(epoch: int) -> float:
-        warmup = optim.warmup_epochs
-        if epoch < warmup:
-            return (epoch + 1) / (warmup + 1)
-        if optim.lr_schedule == "step":
-            assert optim.lr_decay_step is not None
-            return optim.lr_decay_ratio ** (epoch // optim.lr_decay_step)
-        if optim.lr_schedule == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / max(1, optim.epochs - warmup)))
-        return 1.0
-
-    return factor
