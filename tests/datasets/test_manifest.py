@@ -18,12 +18,12 @@ from entries.command import refused
 from PIL import Image
 
 from mmpareto.cli import prepare as entry
-from mmpareto.datasets import SPLITS, DatasetError, base, build, manifest
+from mmpareto.datasets import SPLITS, DatasetError, base, build, manifest_file
 from mmpareto.datasets.base import UnusableError
 from mmpareto.datasets.clips import ImageReader
 from mmpareto.datasets.features import fbank
 from mmpareto.datasets.lists import read_table
-from mmpareto.datasets.manifest import in_order, read_manifest
+from mmpareto.datasets.manifest_file import in_order, read_manifest
 from mmpareto.datasets.media import read_sound
 from mmpareto.preparation.audio_visual import refuse_pointers
 from mmpareto.preparation.common import Clip
@@ -152,7 +152,10 @@ BAD: dict[str, tuple[Callable[[Path, Rows], None], str]] = {
     "id twice": (change(id="clip3"), "found 1 id more than once: clip3"),
     "unknown split": (change(split="dev2"), "clip4 has the split 'dev2'; expected train, val or test"),
     "no label": (change(label=""), "clip4 has no label"),
-    "class without training clips": (change(label="rare", split="test"), r"no training clips of the class\(es\) rare"),
+    "class without training clips": (
+        change(label="rare", split="test"),
+        r"no training clips of some classes: rare \(1 clip\)",
+    ),
     "missing file": (change(photo="photo/99.png"), "1 of 24 files of the modality photo are not there"),
     "unknown kind of file": (change(photo="manifest.csv"), "cannot tell what manifest.csv is"),
     "two kinds in a column": (change(photo="sensor/4.npy"), "photo holds several kinds of files"),
@@ -245,7 +248,7 @@ def test_a_manifest_is_read_once_for_its_splits_and_again_when_it_changes(
         reads.append(path)
         return read_table(path, columns)
 
-    monkeypatch.setattr(manifest, "read_table", counted)
+    monkeypatch.setattr(manifest_file, "read_table", counted)
     for split in SPLITS:
         dataset(tmp_path, split)
     assert len(reads) == 1

@@ -9,6 +9,7 @@ import numpy as np
 
 from mmpareto.datasets.base import UnusableError
 from mmpareto.datasets.files import refuse_special_file
+from mmpareto.escape import counted
 
 
 def read_mesh(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -58,8 +59,8 @@ def _parsed(data: bytes) -> tuple[np.ndarray, np.ndarray]:
     vertex_count, face_count = int(header[0]), int(header[1])
     if vertex_count + face_count != len(rows):
         whole = sum(row[0].isdecimal() and len(row) > int(row[0]) for row in rows[vertex_count:])
-        read = f"{min(len(rows), vertex_count)} vertices and {whole} faces"
-        raise ValueError(f"announces {vertex_count} vertices and {face_count} faces, holds {read}")
+        read = f"{min(len(rows), vertex_count)} vertices and {counted(whole, 'face')}"
+        raise ValueError(f"announces {vertex_count} vertices and {counted(face_count, 'face')}, holds {read}")
     if any(len(row) < 3 for row in rows[:vertex_count]):
         raise ValueError("a vertex has fewer than three coordinates")
     vertices = np.array([list(map(float, row[:3])) for row in rows[:vertex_count]]).reshape(-1, 3)

@@ -1,0 +1,276 @@
+"""Reading of manifest.csv: clips, splits and classes, and what each column holds; wrong ones are refused by name."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from mmpareto.datasets.base import SPLITS, DatasetError, Split, say
+from mmpareto.datasets.files import (
+    IMAGE_SUFFIXES,
+    SOUND_SUFFIXES,
+    VIDEO_SUFFIXES,
+    file_kinds,
+    hint,
+    version,
+    without_collection,
+)
+from mmpareto.datasets.items import Items
+from mmpareto.datasets.lists import are_plain, check_ids, check_inside, check_modality, cut, read_table
+from mmpareto.escape import counted
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MANIFEST = "manifest.csv"
+VAL_FRACTION, SPLIT_SEED = 0.1, 0
+_COLUMNS = ("id", "split", "label")
+_SPLIT_NAMES: dict[str, Split] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    "test": "test",
+}
+
+Source = Literal["sound", "image", "frames", "array", "video", "text", "words", "sequence", "tokens"]
+# what a person must say of a column, since its files do not show it
+DECLARED: dict[str, Source] = {"text": "words", "sequences": "sequence", "tokens": "tokens"}
+_SUFFIXES: dict[str, Source] = {
+    **dict.fromkeys(SOUND_SUFFIXES, "sound"),
+    **dict.fromkeys(IMAGE_SUFFIXES, "image"),
+    **dict.fromkeys(VIDEO_SUFFIXES, "video"),
+    ".npy": "array",
+    ".pt": "array",
+    ".txt": "text",
+}
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The content of a manifest.
+
+    Attributes:
+        clips: by split.
+        sources: of each modality.
+        classes: in their order.
+        missing: ids of clips that lack a file.
+    """
+
+    clips: dict[Split, Items]
+    sources: dict[str, Source]
+    classes: list[str]
+    missing: frozenset[str]
+
+
+def declarations(**named: tuple[str, ...]) -> dict[str, Source]:
+    """{modality: source} from the columns that are named for each of DECLARED.
+
+    Raises:
+        DatasetError: for a column that is named twice.
+    """
+    declared: dict[str, Source] = {}
+    for option, names in named.items():
+        for name in names:
+            if name in declared:
+                raise DatasetError(f"--{option} names {name}, which is named already; name it once")
+            declared[name] = DECLARED[option]
+    return declared
+
+
+def read_manifest(
+    root: Path,
+    val_fraction: float | None = None,
+    seed: int = SPLIT_SEED,
+    sounds_of_videos: Sequence[str] = (),
+    missing_ok: bool = False,
+    declared: Mapping[str, Source] | None = None,
+) -> Listed:
+    """Read `root/manifest.csv`, again only when the file changes.
+
+    Args:
+        val_fraction: of train, which is cut off as validation where the file has none (None: 0.1); `seed` of the cut.
+        sounds_of_videos: modalities whose videos are read for their sound tracks.
+        missing_ok: clips that lack a file are named in the result instead of refused.
+        declared: what some columns hold, see `declarations`.
+
+    Raises:
+        DatasetError: columns, splits or paths that are missing, of another form, or lead out of the folder; ids that
+            come twice; a column of several kinds; classes without training clips; arguments that would do nothing.
+    """
+    file = root / MANIFEST
+    if not file.exists():
+        raise DatasetError(f"{root} has no {MANIFEST}; docs/datasets.md shows how to write it")
+    said = tuple((declared or {}).items())
+    return _read_manifest(root, val_fraction, seed, tuple(sounds_of_videos), missing_ok, said, version(file))
+
+
+@functools.lru_cache(maxsize=1)  # a run asks for its three splits
+@without_collection()
+def _read_manifest(
+    root: Path,
+    val_fraction: float | None,
+    seed: int,
+    sounds_of_videos: tuple[str, ...],
+    missing_ok: bool,
+    said: tuple[tuple[str, Source], ...],
+    file_version: tuple[int, ...],
+) -> Listed:
+    del file_version  # a part of the cache's key
+    declared = dict(said)
+    file = root / MANIFEST
+    table = read_table(file, _COLUMNS)
+    modalities = [name for name in table.columns if name not in _COLUMNS]
+    if len(modalities) < 2:
+        raise DatasetError(
+            f"{file}: expected the columns {','.join(_COLUMNS)} and one for each of two or more modalities, found "
+            f"{','.join(table.columns)}"
+        )
+    for name in modalities:
+        check_modality(name, file)
+    for name in (*sounds_of_videos, *declared):
+        if name not in modalities:
+            raise DatasetError(f"{file}: there is no modality {name!r}; they are {', '.join(modalities)}")
+    _check_clips(table, file)
+    if (table["split"] == "val").any():
+        if val_fraction is not None:
+            raise DatasetError(f"{file} has clips of the split val: leave --val_fraction out, or take the split out")
+    else:
+        train = table[table["split"] == "train"]
+        part = VAL_FRACTION if val_fraction is None else val_fraction
+        _, val = cut(train.index.tolist(), train["label"].tolist(), part, seed, f"{file}: validation")
+        table.loc[val, "split"] = "val"
+        say(f"manifest: no clip has the split val; {len(val)} of {len(train)} are cut from train, stratified by class")
+    ids = table["id"].tolist()
+    empty = (table[modalities] == "").all(axis=1)
+    if empty.any():
+        raise DatasetError(f"{file}: {table.loc[empty, 'id'].iloc[0]} has no modality; take its line out")
+    for name in modalities:
+        paths = table[name].tolist()
+        if declared.get(name) != "words" and not are_plain(list(filter(None, paths))):
+            table[name] = [
+                path and check_inside(path, root, f"{file}: {identifier}, {name}")
+                for identifier, path in zip(ids, paths, strict=True)
+            ]
+    sources: dict[str, Source] = {}
+    missing: set[str] = set()
+    for name in modalities:
+        files = table.loc[table[name] != "", ["id", name]].set_axis(["id", "path"], axis="columns")
+        if files.empty:
+            raise DatasetError(f"{file}: no clip has the modality {name}; take its column out")
+        if declared.get(name) == "words":
+            sources[name] = "words"
+            continue
+        files["kind"] = file_kinds(root, files["path"].tolist())
+        absent = files[files["kind"].isna()]
+        missing.update(absent["id"])
+        if len(absent) and not missing_ok:
+            raise DatasetError(f"{file}: {_absent_text(root, name, absent['path'].tolist(), len(table))}")
+        sources[name] = _source(file, name, files, name in sounds_of_videos)
+        if name in declared:
+            if sources[name] != "array":
+                raise DatasetError(
+                    f"{file}: {name} holds {sources[name]}, and is named as {declared[name]}, which arrays (.npy, .pt) "
+                    "hold"
+                )
+            sources[name] = declared[name]
+    clips = {
+        split: Items(
+            root,
+            part["id"].tolist(),
+            part["label"].tolist(),
+            {m: part[m].tolist() for m in modalities},
+            [name for name, source in sources.items() if source == "words"],
+        )
+        for split in SPLITS
+        for part in [table[table["split"] == split]]
+    }
+    return Listed(clips, sources, in_order(set(table["label"])), frozenset(missing))
+
+
+def _check_clips(table: pd.DataFrame, file: Path) -> None:
+    """Check ids, labels and splits of a manifest; give the splits their own names, such as val for dev."""
+    if table.empty:
+        raise DatasetError(f"{file}: names no clips")
+    check_ids(table["id"].tolist(), file)
+    unlabelled = table.loc[table["label"] == "", "id"]
+    if len(unlabelled):
+        raise DatasetError(f"{file}: {unlabelled.iloc[0]} has no label")
+    splits = table["split"].str.lower().map(_SPLIT_NAMES)
+    for identifier, name in table.loc[splits.isna(), ["id", "split"]].itertuples(index=False):
+        raise DatasetError(f"{file}: {identifier} has the split {name!r}; expected train, val or test")
+    table["split"] = splits
+    for split in ("train", "test"):
+        if not (splits == split).any():
+            raise DatasetError(f"{file}: no clip has the split {split}; every dataset needs train and test")
+    untrained = table.loc[~table["label"].isin(table.loc[splits == "train", "label"]), "label"]
+    if len(untrained):
+        counts = untrained.value_counts().sort_index().head(5)
+        shown = ", ".join(f"{label} ({counted(number, 'clip')})" for label, number in counts.items())
+        raise DatasetError(
+            f"{file}: no training clips of some classes: {shown}; add some, or look for a typing error in the label"
+        )
+
+
+def _absent_text(root: Path, modality: str, absent: list[str], count: int) -> str:
+    """Name missing files of a modality, and where one is on disk under a name that looks alike."""
+    shown = ", ".join(f"{root / path}{hint(root / path)}" for path in absent[:3])
+    if any("\\" in path for path in absent):
+        shown += "; paths have / between folders, not \\"
+    remedy = "add them, or take their clips out of the manifest"
+    if not any(Path(path).suffix.lower() in _SUFFIXES for path in absent):
+        remedy += f"; if {modality} holds the text itself, name it with --text"
+    return (
+        f"{len(absent)} of {counted(count, 'file')} of the modality {modality} are not there, such as {shown}; {remedy}"
+    )
+
+
+def _source(file: Path, modality: str, files: pd.DataFrame, sound_of_video: bool) -> Source:
+    """The one kind of files that a column holds; `files` has the columns id, path and kind (see `file_kinds`)."""
+    suffixes = [
+        "" if kind == "a folder" else path[path.rfind(".") :]
+        for path, kind in zip(files["path"].tolist(), files["kind"].tolist(), strict=True)
+    ]
+    examples: dict[Source, str] = {}
+    videos = False
+    first_of_each = files[~files.assign(suffix=suffixes).duplicated(["kind", "suffix"])]
+    for identifier, path, kind in first_of_each.itertuples(index=False):
+        absent = not isinstance(kind, str)
+        if not absent and kind not in ("file", "a folder"):
+            raise DatasetError(f"{file}: {identifier}, {modality}: {path} is {kind}; expected a regular file")
+        source = "frames" if kind == "a folder" else _SUFFIXES.get(Path(path).suffix.lower())
+        if source is None and absent:  # a folder, perhaps
+            continue
+        if source is None:
+            raise DatasetError(
+                f"{file}: {identifier}, {modality}: cannot tell what {path:.90} is; expected a folder of frames or a "
+                f"file with one of {', '.join(_SUFFIXES)}, or text in a column that --text names"
+            )
+        if source == "video" and sound_of_video:
+            source, videos = "sound", True
+        examples.setdefault(source, path)
+    if not examples:
+        example = file.parent / files["path"].iloc[0]
+        raise DatasetError(
+            f"{file}: not one file of the modality {modality} is there, such as {example}{hint(example)}"
+        )
+    if len(examples) > 1:
+        shown = ", ".join(f"{source} ({path})" for source, path in examples.items())
+        raise DatasetError(
+            f"{file}: the modality {modality} holds several kinds of files: {shown}; give each its column"
+        )
+    (source,) = examples
+    if sound_of_video and not videos:
+        raise DatasetError(
+            f"{file}: --sound names {modality}, which holds no videos but {source}; it is for videos that are read for "
+            "their sound"
+        )
+    return source
+
+
+def in_order(labels: set[str]) -> list[str]:
+    """Class names in the order of their indices: numbers by value, all else by alphabet."""
+    if all(label.isdecimal() for label in labels):
+        return sorted(labels, key=lambda label: (int(label), label))
+    return sorted(labels)
