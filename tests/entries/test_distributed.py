@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from alive import gone
 from entries.command import ROOT, inside, run
-from entries.test_faults import OFTEN, assert_same, batches_done, rows, vectors, wait_for
+from entries.test_faults import OFTEN, assert_same, batches_done, vectors, wait_for
+from tables import without_times
 
 from mmpareto.cli import train as entry
 
@@ -52,7 +53,7 @@ def in_two(flags: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> 
 def test_two_processes_make_the_run_of_one(flags: tuple[str, ...], in_two: Path, tmp_path: Path) -> None:
     done = inside(entry.main, *flags, "--ckpt_path", tmp_path / "one")
     assert done.returncode == 0, done.stderr
-    mine, theirs = rows(in_two / "metrics.csv"), rows(tmp_path / "one" / "metrics.csv")
+    mine, theirs = without_times(in_two / "metrics.csv"), without_times(tmp_path / "one" / "metrics.csv")
     assert len(mine) == len(theirs) == 4
     for one, other in zip(mine, theirs, strict=True):
         assert one.keys() == other.keys()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import pytest
 import torch
 from entries.command import inside, train
 from settings import read_settings
+from tables import without_times
 
 from mmpareto.cli import evaluate
 from mmpareto.cli import train as entry
@@ -97,11 +97,6 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def metrics(folder: Path) -> list[dict[str, str]]:
-    with open(folder / "metrics.csv", newline="") as file:
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
-
-
 def test_one_of_each_kind_from_outside_trains_and_is_evaluated(mine: Path) -> None:
     """In a process of its own, as a user runs it, with the folder in PYTHONPATH."""
     done = train(*FLAGS, *OPTIONS, "--num_workers", "0", "--ckpt_path", mine / "run", PYTHONPATH=str(mine))
@@ -144,7 +139,7 @@ def test_a_run_is_repeated_by_its_configuration(tmp_path: Path) -> None:
     again = ("--config", tmp_path / "first" / "config.yaml", "--ckpt_path", tmp_path / "second")
     assert inside(entry.main, *again).returncode == 0
     assert read_settings(tmp_path / "first") == read_settings(tmp_path / "second")
-    assert metrics(tmp_path / "first") == metrics(tmp_path / "second")
+    assert without_times(tmp_path / "first" / "metrics.csv") == without_times(tmp_path / "second" / "metrics.csv")
     first, second = (
         torch.load(tmp_path / name / "best.pt", weights_only=True)["model"] for name in ("first", "second")
     )

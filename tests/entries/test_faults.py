@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import pickle
@@ -21,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from entries.command import ROOT, inside, refused, run, train
+from tables import without_times
 
 from mmpareto.cli import train as entry
 from mmpareto.methods import METHODS as REGISTERED
@@ -54,14 +54,9 @@ def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str], secon
         time.sleep(0.01)
 
 
-def rows(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="") as file:
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
-
-
 def assert_same(first: Path, second: Path) -> None:
     """Metrics and results (times aside), gradients, layers and weights, bit for bit."""
-    assert rows(first / "metrics.csv") == rows(second / "metrics.csv")
+    assert without_times(first / "metrics.csv") == without_times(second / "metrics.csv")
     for name in ("gradients.csv", "layers.csv"):
         assert (first / name).read_bytes() == (second / name).read_bytes()
     results = [

@@ -8,8 +8,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from entries.test_faults import assert_same, rows, vectors
+from entries.test_faults import assert_same, vectors
 from methods.counting import Stopped
+from tables import without_times
 
 from mmpareto.cli import evaluate, study
 from mmpareto.cli import train as entry
@@ -74,7 +75,7 @@ def test_a_method_trains_goes_on_exactly_and_is_evaluated(
     assert results["test"]["joint"]["accuracy"] > 60  # of two classes that are easily told apart, or ten
     if method == "finetune":
         assert results["selected_epoch"] > 1
-    columns = {key for key in rows(straight / "metrics.csv")[-1] if key.startswith("method_")}
+    columns = {key for key in without_times(straight / "metrics.csv")[-1] if key.startswith("method_")}
     assert columns == {f"method_{name}" for name in FIGURES.get(method, ())}
     if method not in OWN_FUSION:
         return
@@ -140,4 +141,4 @@ def test_a_run_stopped_within_an_epoch_does_not_act_before_it_again(tmp_path: Pa
     assert entry.main([*flags, "--ckpt_path", str(tmp_path / "run")]) == 128 + 15
     shutil.copytree(tmp_path / "run", tmp_path / "on")  # a run directory stays locked as long as its process lives
     assert entry.main([*flags, "--ckpt_path", str(tmp_path / "on"), "--resume"]) == 0
-    assert [row["method_calls"] for row in rows(tmp_path / "on" / "metrics.csv")] == ["1.0", "2.0", "3.0"]
+    assert [row["method_calls"] for row in without_times(tmp_path / "on" / "metrics.csv")] == ["1.0", "2.0", "3.0"]

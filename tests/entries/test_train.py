@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import shutil
@@ -15,21 +14,13 @@ import torch
 from entries.command import inside, train
 from PIL import Image
 from settings import read_settings
+from tables import rows, without_times
 
 from mmpareto import datasets
 from mmpareto.cli import train as entry
 from mmpareto.models import build_model
 
 SHORT = ("--epochs", "2", "--batch_size", "64", "--pairs", "1")
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def without_times(path: Path) -> list[dict[str, str]]:
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows(path)]
 
 
 @pytest.fixture(scope="module")

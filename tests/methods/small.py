@@ -70,3 +70,11 @@ def gradients(method: Method, model: MultimodalModel, inputs: dict[str, Tensor],
             if p.grad is not None and (learning is None or name.startswith(learning)):
                 result[name] = p.grad.clone()
     return result
+
+
+def t(values: object) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def close(values: Tensor, expected: object) -> None:
+    torch.testing.assert_close(values, t(expected), rtol=0, atol=1e-6)

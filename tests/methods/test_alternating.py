@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from methods.small import batch, gradients, make
+from methods.small import batch, close, gradients, make, t
 from methods.test_method_gradients import assert_same
 from torch import Tensor, nn
 
@@ -19,14 +19,6 @@ from mmpareto.models import BoostedSum, EnsembleFusion, ModelError, MultimodalMo
 from mmpareto.training.step import TrainingStep
 
 RATE, DECAY, SAMPLES, BATCH = 0.05, 0.1, 32, 8
-
-
-def t(values: object) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def close(value: Tensor, expected: object) -> None:
-    torch.testing.assert_close(value, t(expected), rtol=0, atol=1e-6)
 
 
 def sgd(parameters: Any) -> torch.optim.SGD:

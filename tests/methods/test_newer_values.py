@@ -8,19 +8,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from methods.small import make
-from torch import Tensor, nn
+from methods.small import close, make, t
+from torch import nn
 
 from mmpareto.methods import Losses, Piece, competition, cross_entropies, inforeg, lfm, mlb, opm, relearning, synib
 from mmpareto.models import ConcatFusion, EnsembleFusion, Output
-
-
-def t(values: object) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def close(values: Tensor, expected: object) -> None:
-    torch.testing.assert_close(values, t(expected), rtol=0, atol=1e-6)
 
 
 def test_mlb_s_factors() -> None:
