@@ -23,3 +23,10 @@ def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     plain = json.loads(json.dumps(settings, default=str))
     (folder / RESOLVED).write_text(json.dumps({key: plain.pop(key) for key in OF_DATA if key in plain}))
     (folder / CONFIG).write_text(config_files.text(plain))
+
+
+def change_settings(folder: Path, without: str = "", **values: Any) -> None:
+    """Writes other values into a run's settings, and takes one out."""
+    settings = read_settings(folder) | values
+    settings.pop(without, None)
+    write_settings(folder, settings)

@@ -36,8 +36,8 @@ def write_manifest(root: Path, clips: int = 24, val: bool = False) -> list[dict[
 
 
 def write_rows(root: Path, rows: list[dict[str, Any]], columns: list[str] | None = None) -> None:
-    """Writes manifest.csv."""
+    """Writes manifest.csv; its columns are those of `columns`, or of the first row."""
     with open(root / "manifest.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns or COLUMNS, extrasaction="ignore")
+        writer = csv.DictWriter(file, columns or list(rows[0]), extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import filecmp
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets.make_manifest import write_rows
 
 from mmpareto.cli import prepare as entry
 from mmpareto.datasets import SPLITS, Batches, DatasetError, MultimodalDataset, build, modality_from
@@ -45,13 +45,6 @@ def write(root: Path) -> list[dict[str, str]]:
         )
     write_rows(root, rows)
     return rows
-
-
-def write_rows(root: Path, rows: list[dict[str, str]]) -> None:
-    with open(root / "manifest.csv", "w", newline="") as file:
-        table = csv.DictWriter(file, list(rows[0]))
-        table.writeheader()
-        table.writerows(rows)
 
 
 def parts(root: Path, **options: Any) -> dict[str, MultimodalDataset]:

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets.test_manifest_variable import write, write_rows
+from datasets.make_manifest import write_rows
+from datasets.test_manifest_variable import write
 from entries.command import inside, refused
 from PIL import Image
 from settings import read_settings

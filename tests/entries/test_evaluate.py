@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ import torch
 from datasets.make_manifest import write_manifest, write_rows
 from entries.command import ROOT, refused, run
 from PIL import Image
-from settings import read_settings, write_settings
+from settings import change_settings, read_settings, write_settings
 
 from mmpareto import datasets
 from mmpareto.cli import evaluate as entry
@@ -41,13 +40,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copied(trained: Path, tmp_path: Path) -> Path:
     """The run, to be damaged."""
     return Path(shutil.copytree(trained, tmp_path / "copy"))
-
-
-def change(folder: Path, without: str = "", **values: Any) -> None:
-    """Writes other values into a run's settings, and takes one out."""
-    config = read_settings(folder) | values
-    config.pop(without, None)
-    write_settings(folder, config)
 
 
 def test_scores_a_run_and_leaves_tables_json_and_figures(trained: Path) -> None:
@@ -125,7 +117,7 @@ def test_an_unfinished_run_and_one_selected_on_test_are_marked(
     copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (copied / "results.json").unlink()
-    change(copied, selected_on="test")
+    change_settings(copied, selected_on="test")
     assert entry.main([str(copied), "--no-probe", "--gpu_ids", "cpu"]) == 0
     printed = capsys.readouterr().out
     assert "SELECTED ON TEST" in printed
@@ -160,13 +152,13 @@ def test_bad_input_is_refused_in_a_line_or_two(copied: Path, tmp_path: Path) -> 
     assert "is embedded and reads no folder" in said(copied, "--data_root", tmp_path)
 
     config = read_settings(copied)
-    change(copied, classes=[*"abcdefghij"])
+    change_settings(copied, classes=[*"abcdefghij"])
     assert "was trained on the classes a, b, c, d, e, f and 4 more" in said(copied)
-    change(copied, classes=config["classes"], encoders={"sound": "cnn", "sight": "cnn"})
+    change_settings(copied, classes=config["classes"], encoders={"sound": "cnn", "sight": "cnn"})
     assert "was trained on the modalities sound, sight; the digits in" in said(copied)
-    change(copied, encoders={"gray": "cnn", "colour": "pmr"})
+    change_settings(copied, encoders={"gray": "cnn", "colour": "pmr"})
     assert "does not fit the model" in said(copied)
-    change(copied, dataset="gone:Set", encoders=config["encoders"])
+    change_settings(copied, dataset="gone:Set", encoders=config["encoders"])
     assert "--allow gone:Set" in said(copied)
     assert "cannot be imported" in said(copied, "--allow", "gone:Set")
     (copied / "config.yaml").write_text("[]")

@@ -14,7 +14,7 @@ import pytest
 import torch
 from entries.command import refused
 from matplotlib.figure import Figure
-from settings import read_settings, write_settings
+from settings import change_settings, read_settings, write_settings
 
 from mmpareto.api import evaluation
 from mmpareto.arguments import parse
@@ -52,11 +52,6 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(untouched: Path, tmp_path: Path) -> Path:
     """The run, to be changed."""
     return Path(shutil.copytree(untouched, tmp_path / "run"))
-
-
-def change(folder: Path, **values: Any) -> None:
-    config = read_settings(folder) | values
-    write_settings(folder, config)
 
 
 @pytest.fixture
@@ -103,7 +98,7 @@ class Other:
 def test_a_run_folder_imports_nothing_that_the_command_line_does_not_allow(
     entry: Callable[[list[str]], int], values: dict[str, Any], folder: Path, payload: Callable[[], bool]
 ) -> None:
-    change(folder, **values)
+    change_settings(folder, **values)
     said = refused(entry, folder, *CPU)
     assert "imports its own code" in said
     assert "add --allow" in said
@@ -116,23 +111,23 @@ def test_allowed_classes_are_imported_and_checked_before_they_are_called(
     folder: Path, payload: Callable[[], bool]
 ) -> None:
     encoders = {"gray": "payload:X", "colour": "payload:X"}
-    change(folder, encoders=encoders)
+    change_settings(folder, encoders=encoders)
     assert "--allow payload:X" in refused(evaluate.main, folder, *CPU, "--allow", "payload:Other")
     assert saved_config(RunDirectory(folder), ["payload:X"]).model.encoder == encoders
     assert not payload()
     said = refused(evaluate.main, folder, *CPU, "--allow", "payload:X")  # these are the weights of a cnn
     assert payload()
     assert "does not fit the model" in said
-    change(folder, encoders={"gray": "payload:Other", "colour": "shutil:rmtree"})
+    change_settings(folder, encoders={"gray": "payload:Other", "colour": "shutil:rmtree"})
     allowed = ("--allow", "payload:Other", "--allow", "shutil:rmtree")
     assert "'payload:Other' is no subclass of torch.nn.modules.module.Module" in refused(
         evaluate.main, folder, *CPU, *allowed
     )
-    change(folder, encoders=dict.fromkeys(encoders, "cnn"), dataset="payload:Other")
+    change_settings(folder, encoders=dict.fromkeys(encoders, "cnn"), dataset="payload:Other")
     assert "is no subclass of mmpareto.datasets.MultimodalDataset" in refused(
         evaluate.main, folder, *CPU, "--allow", "payload:Other"
     )
-    change(folder, dataset="nowhere:Set")
+    change_settings(folder, dataset="nowhere:Set")
     said = refused(evaluate.main, folder, *CPU, "--allow", "nowhere:Set")
     assert "cannot be imported: No module named 'nowhere'; name the folder that holds it in" in said
     assert "PYTHONPATH" in said
@@ -240,7 +235,7 @@ def test_strange_yaml_is_refused(content: bytes, reason: str, folder: Path) -> N
 def test_a_run_folder_has_nothing_downloaded_into_the_folder_that_it_names(folder: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
-    change(folder, dataset="cgmnist", data_root=str(data), model="cnn")
+    change_settings(folder, dataset="cgmnist", data_root=str(data), model="cnn")
     assert f"{data} lacks train-images-idx3-ubyte" in refused(evaluate.main, folder, *CPU)
     assert not list(data.iterdir())
 
