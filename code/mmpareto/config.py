@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from mmpareto.flag_values import (
     count_or_zero,
     fraction,
     not_negative,
+    one_of,
     option_text,
     path_text,
     positive,
@@ -52,18 +53,6 @@ def switch(default: bool, help: str, *, saved: bool = True) -> Any:
 def augmentation(text: str) -> str:
     """A value of --augment, or what modelnet40's switch of that name was until 2026-11."""
     return {"true": "workers", "false": "none"}.get(text, text)
-
-
-def one_of(names: tuple[str, ...]) -> Callable[[str], str]:
-    """What reads one of some names in any letter case."""
-
-    def read(text: str) -> str:
-        for name in names:
-            if text.lower() == name.lower():
-                return name
-        raise argparse.ArgumentTypeError(f"unknown name {text!r:.100}; known: {', '.join(names)}")
-
-    return read
 
 
 @dataclass(frozen=True)

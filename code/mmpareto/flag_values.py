@@ -7,7 +7,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,21 +136,25 @@ def literal(text: str) -> Any:
     return {"true": True, "false": False, "none": None}.get(text.lower(), text)
 
 
+def one_of(names: Sequence[str]) -> Callable[[str], str]:
+    """What reads one of some names in any letter case."""
+
+    def read(text: str) -> str:
+        for name in names:
+            if text.lower() == name.lower():
+                return name
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join(names)}, found {text!r:.100}")
+
+    return read
+
+
 def converter(hint: Any) -> Callable[[str], Any]:
     """What turns text into an option of the type `hint`, so that 1 and 1.0 are one setting of a float."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):  # an optional option
         return converter(next(a for a in arguments if a is not type(None)))
     if origin is typing.Literal:
-
-        def choice(text: str) -> str:
-            if text not in arguments:
-                raise argparse.ArgumentTypeError(
-                    f"expected one of {', '.join(map(str, arguments))}, found {text!r:.100}"
-                )
-            return text
-
-        return choice
+        return one_of(arguments)
     if origin in (tuple, list):
         inner = converter(arguments[0])
         return lambda text: tuple(inner(part) for part in text.split(",")) if text else ()

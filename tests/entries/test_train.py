@@ -189,7 +189,7 @@ BAD = {
     "unknown dataset": (["--dataset", "cifar"], "known: avmnist, cgmnist, cremad"),
     "unknown method": (["--method", "magic"], "mmcosine, mmpareto, mslr"),
     "unknown flag": (["--learningrate", "1"], "did you mean --learning_rate?"),
-    "unknown optimizer": (["--optimizer", "LBFGS"], "known: SGD, Adam, AdamW"),
+    "unknown optimizer": (["--optimizer", "LBFGS"], "expected one of SGD, Adam, AdamW"),
     "zero epochs": (["--epochs", "0"], "--epochs: expected a whole number above zero, found '0'"),
     "negative rate": (["--learning_rate", "-1"], "--learning_rate: expected a number above zero"),
     "text for a number": (["--batch_size", "many"], "expected a whole number above zero, found 'many'"),
