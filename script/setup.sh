@@ -51,8 +51,8 @@ if [ -n "${PYTHON:-}" ]; then
         *) BASE_PYTHON=$PWD/$BASE_PYTHON ;; # the scripts may change the folder
     esac
 elif ! BASE_PYTHON=$(find_python); then
-    found=$(python3 --version 2>&1 || true)
-    echo "setup: Python 3.11 or newer is needed; found ${found:-none}. Install it, or name one: PYTHON=/path/to/python3.11 sh script/setup.sh" >&2
+    version=$(python3 --version 2>&1 || true)
+    echo "setup: Python 3.11 or newer is needed; found ${version:-none}. Install it, or name one: PYTHON=/path/to/python3.11 sh script/setup.sh" >&2
     exit 1
 fi
 

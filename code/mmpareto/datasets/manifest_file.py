@@ -234,8 +234,8 @@ def _source(file: Path, modality: str, files: pd.DataFrame, sound_of_video: bool
     ]
     examples: dict[Source, str] = {}
     videos = False
-    first_of_each = files[~files.assign(suffix=suffixes).duplicated(["kind", "suffix"])]
-    for identifier, path, kind in first_of_each.itertuples(index=False):
+    firsts = files[~files.assign(suffix=suffixes).duplicated(["kind", "suffix"])]
+    for identifier, path, kind in firsts.itertuples(index=False):
         absent = not isinstance(kind, str)
         if not absent and kind not in ("file", "a folder"):
             raise DatasetError(f"{file}: {identifier}, {modality}: {path} is {kind}; expected a regular file")

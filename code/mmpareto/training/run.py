@@ -382,7 +382,7 @@ class Run:
             self.boundary_engine.release()
         set_rates(self.optimizer, self.schedule, factors)
         state.bounds = state.epoch
-        self.stop_where_asked()
+        self.stop_if_requested()
 
     def train_epoch(self, epoch: int) -> None:
         """Train on the batches of an epoch that are left."""
@@ -406,7 +406,7 @@ class Run:
 
         if not self.saving(batches, interrupted=False):
             raise Interrupted(self.signals.number or 15)  # another process may have received it
-        self.stop_where_asked()
+        self.stop_if_requested()
         self.watch.check(epoch)
 
     def after_batch(self, number: int, done: Step) -> bool:
@@ -476,7 +476,7 @@ class Run:
         if self.processes.any(False, self.signals.number is not None)[1]:
             raise Interrupted(self.signals.number or 15)
 
-    def stop_where_asked(self) -> None:
+    def stop_if_requested(self) -> None:
         """Save and stop where a signal came in the last moment of a phase."""
         if self.processes.settle(2)[1]:
             self.state.save(self.directory)
