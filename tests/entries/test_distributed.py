@@ -18,6 +18,7 @@ from entries.test_faults import OFTEN, assert_same, batches_done, vectors, wait_
 from tables import without_times
 
 from mmpareto.cli import train as entry
+from mmpareto.reporting.tables import result_table
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 TRAIN = str(ROOT / "code" / "train.py")
@@ -65,6 +66,13 @@ def test_two_processes_make_the_run_of_one(flags: tuple[str, ...], in_two: Path,
     assert json.loads((in_two / "environment.json").read_text())["processes"] == 2
     with open(in_two / "gradients.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) == 4 * 26 * 2
+
+
+@pytest.mark.slow
+def test_two_processes_score_whole_splits_again(flags: tuple[str, ...], in_two: Path) -> None:
+    done = run(*TORCHRUN, TRAIN, *flags, "--ckpt_path", in_two, "--no-train", OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    assert result_table(json.loads((in_two / "results.json").read_text())) in done.stdout
 
 
 def started(*command: str | Path) -> subprocess.Popen[str]:

@@ -269,8 +269,8 @@ class Run:
         layers = state.record.gradients.layer_rows(epoch, names)
         self.processes.average_buffers(self.model)
         selected_on = self.config.optim.selected_on
-        selection = self.scores(selected_on)
-        validation = selection if selected_on == "val" else self.scores("val")
+        scores = self.saving(lambda: {split: self.scores(split) for split in dict.fromkeys((selected_on, "val"))})
+        selection, validation = scores[selected_on], scores["val"]
         seconds = state.record.seconds
         state.seconds += seconds
 
@@ -356,9 +356,7 @@ class Run:
         refuse_other_settings(directory, self.config, self.method)
         self.model.load_state_dict(load_checkpoint(directory / runs.BEST, self.device, ("model",))["model"])
         for split in ("test", "val"):
-            combined = AllHeads(self.device)
-            scores = score(self.model, self.loaders[split], self.device, amp=self.amp, combined=combined)
-            results[split] = by_head(scores, combined.compute())
+            results[split] = self.scores_by_head(split)
         self.say(result_table(results))
 
     # parts of an epoch
@@ -432,22 +430,13 @@ class Run:
 
     def scores(self, split: str, combined: AllHeads | None = None) -> Scores:
         """Scores of the model as it is now on a split; `combined` gathers those of all heads together."""
-
-        def passes() -> Scores:
-            result = score(
-                self.model, self.loaders[split], self.device, amp=self.amp, processes=self.processes,
-                between=self.stop_together, combined=combined,
-            )  # fmt: skip
-            if self.processes.settle(2)[1]:  # of the last batch
-                raise Interrupted(self.signals.number or 15)
-            return result
-
-        try:
-            return passes()
-        except Interrupted as order:
-            if self.state.epoch <= self.config.optim.epochs and not order.again:
-                self.state.save(self.directory)
-            raise
+        result = score(
+            self.model, self.loaders[split], self.device, amp=self.amp, processes=self.processes,
+            between=self.stop_together, combined=combined,
+        )  # fmt: skip
+        if self.processes.settle(2)[1]:  # of the last batch
+            raise Interrupted(self.signals.number or 15)
+        return result
 
     @property
     def stopped_early(self) -> bool:
