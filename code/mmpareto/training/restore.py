@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,23 @@ def _encoders(run: RunDirectory) -> dict[str, str]:
     if not isinstance(encoders, dict) or not all(isinstance(name, str) for name in encoders.values()):
         raise RunError(f"{run / runs.RESOLVED} holds encoders {encoders!r:.100}, which train.py does not write")
     return encoders
+
+
+def resolved(dataset: MultimodalDataset, model: MultimodalModel, encoders: Mapping[str, str]) -> dict[str, Any]:
+    """The content of resolved.json: what the data decided. A changed training file changes no score of this run.
+
+    Args:
+        dataset: the training split.
+        encoders: {modality: name of its encoder}.
+    """
+    configurations = {name: getattr(encoder, "configuration", None) for name, encoder in model.innermost().items()}
+    return {
+        "encoders": encoders,
+        "configurations": {name: value for name, value in configurations.items() if value is not None},
+        "classes": dataset.classes,
+        "modalities": {name: asdict(modality) for name, modality in dataset.modalities.items()},
+        "readers": dataset.saved_readers(),
+    }
 
 
 def same_data(run: RunDirectory, config: Config, split: Split) -> MultimodalDataset:

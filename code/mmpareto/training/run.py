@@ -11,7 +11,7 @@ import hashlib
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +26,6 @@ from mmpareto.escape import GREEN, coloured
 from mmpareto.evaluation import EvaluationError
 from mmpareto.evaluation.all_heads import AllHeads
 from mmpareto.methods import Boundary, Method
-from mmpareto.models import MultimodalModel
 from mmpareto.reporting.tables import result_table, run_probe_table
 from mmpareto.runs import RunDirectory, RunError
 from mmpareto.training.board import Board, import_wandb
@@ -53,6 +52,7 @@ from mmpareto.training.restore import (
     continued_modalities,
     open_run,
     refuse_other_settings,
+    resolved,
     saved_configurations,
 )
 from mmpareto.training.setup import (
@@ -233,15 +233,7 @@ class Run:
         for name in (runs.GRADIENTS, runs.LAYERS):
             self.directory.cut_csv(name, self.state.epoch)
         (self.directory / runs.RESULTS).unlink(missing_ok=True)
-        # what the data decided: read from here from now on, so that a changed training file changes no score
-        resolved = {
-            "encoders": self.encoders,
-            "configurations": configurations(self.model),
-            "classes": self.data["train"].classes,
-            "modalities": {name: asdict(modality) for name, modality in self.data["train"].modalities.items()},
-            "readers": self.data["train"].saved_readers(),
-        }
-        self.directory.write_json(runs.RESOLVED, resolved)
+        self.directory.write_json(runs.RESOLVED, resolved(self.data["train"], self.model, self.encoders))
         self.directory.write_text(runs.CONFIG, config_files.text(self.config.saved()))
         self.directory.write_json(runs.ENVIRONMENT, runs.environment(self.device, self.processes.size))
         self.say(
@@ -510,9 +502,3 @@ def settings_and_data(config: Config, data: dict[str, MultimodalDataset]) -> dic
         labels = hashlib.sha256(split.labels.tobytes()).hexdigest()[:12]
         values |= {f"samples of {name}": len(split), f"checksum of the labels of {name}": labels}
     return values | {"classes": list(data["train"].classes)}
-
-
-def configurations(model: MultimodalModel) -> dict[str, Any]:
-    """{modality: configuration of its encoder}, of those that have one; see `ENCODERS`."""
-    values = {name: getattr(encoder, "configuration", None) for name, encoder in model.innermost().items()}
-    return {name: value for name, value in values.items() if value is not None}
