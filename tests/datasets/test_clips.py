@@ -74,11 +74,11 @@ def test_random_frames_stay_in_their_parts_and_reach_all_of_them() -> None:
 
 def test_scored_images_are_resized_whole_as_pillow_does(tmp_path: Path) -> None:
     folder = write_frames(tmp_path / "c", ["1.png"])
-    found = ImageReader(20).read(folder / "1.png", None)
+    pixels = ImageReader(20).read(folder / "1.png", None)
     with Image.open(folder / "1.png") as image:
         expected = np.asarray(image.resize((20, 20), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
-    assert found.dtype == torch.uint8
-    assert np.abs(found.numpy().astype(int) - expected).max() <= 1
+    assert pixels.dtype == torch.uint8
+    assert np.abs(pixels.numpy().astype(int) - expected).max() <= 1
 
 
 def test_gray_and_transparent_images_have_three_channels(tmp_path: Path) -> None:
@@ -97,10 +97,10 @@ def test_images_of_every_format_and_depth_come_as_bytes(tmp_path: Path) -> None:
     Image.fromarray(np.full((9, 9), 120 * 257, np.uint16)).save(tmp_path / "deep.png")
     for path in tmp_path.iterdir():
         ImageReader(4).check(path)
-        found = ImageReader(4).read(path, None)
-        assert found.dtype == torch.uint8, path
+        pixels = ImageReader(4).read(path, None)
+        assert pixels.dtype == torch.uint8, path
         expected = [120] * 3 if path.name == "deep.png" else [10, 120, 230]
-        assert np.abs(found[:, 1, 1].numpy().astype(int) - expected).max() <= 3, path
+        assert np.abs(pixels[:, 1, 1].numpy().astype(int) - expected).max() <= 3, path
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
@@ -111,9 +111,9 @@ def test_images_stand_as_they_were_taken(tmp_path: Path, name: str) -> None:
     turned = Image.Exif()
     turned[0x0112] = 6
     picture.save(tmp_path / name, exif=turned, quality=100)
-    found = read_image(tmp_path / name)
-    assert found.shape == (3, 16, 8)
-    corners = found[0, [2, 2, 13, 13], [1, 6, 1, 6]].tolist()
+    pixels = read_image(tmp_path / name)
+    assert pixels.shape == (3, 16, 8)
+    corners = pixels[0, [2, 2, 13, 13], [1, 6, 1, 6]].tolist()
     assert [round(value / 255) for value in corners] == [0, 1, 0, 0]
 
 
@@ -216,14 +216,14 @@ def epoch(root: Path, workers: int, number: int, seed: int = 0, on_device: bool 
     if on_device:
         data.augment_on_device()
     loader = Loader(data, 3, shuffle=True, seed=seed, workers=workers, pin=False)
-    found: dict[str, torch.Tensor] = {}
+    images: dict[str, torch.Tensor] = {}
     for current in range(number + 1):
-        found = {
+        images = {
             identifier: values_of(to_device(batch["inputs"], data.modalities, "cpu")["sight"])[position]
             for batch in loader.epoch(current)
             for position, identifier in enumerate(batch["id"])
         }
-    return found
+    return images
 
 
 def test_augmentation_repeats_for_any_number_of_workers_and_on_the_device(tmp_path: Path) -> None:
@@ -237,44 +237,44 @@ def test_augmentation_repeats_for_any_number_of_workers_and_on_the_device(tmp_pa
 
 
 def test_without_augmentation_training_samples_are_read_as_the_others(tmp_path: Path) -> None:
-    made = dataset(tmp_path)
-    augmented = made[0]["inputs"]["sight"]
-    made.augmenting = False
-    plain = made[0]["inputs"]["sight"]
-    made.split = "val"
-    assert torch.equal(plain, made[0]["inputs"]["sight"])
+    clips = dataset(tmp_path)
+    augmented = clips[0]["inputs"]["sight"]
+    clips.augmenting = False
+    plain = clips[0]["inputs"]["sight"]
+    clips.split = "val"
+    assert torch.equal(plain, clips[0]["inputs"]["sight"])
     assert not torch.equal(plain, augmented)
 
 
 def test_augmentation_leaves_pytorchs_own_generator_alone(tmp_path: Path) -> None:
-    made = dataset(tmp_path)
+    clips = dataset(tmp_path)
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    made[0]
+    clips[0]
     assert torch.equal(torch.rand(2), expected)
 
 
 def test_problems_name_the_clip_and_are_found_once(tmp_path: Path) -> None:
-    made = dataset(tmp_path)
-    made.check(tmp_path)
+    clips = dataset(tmp_path)
+    clips.check(tmp_path)
     stamp = tmp_path / ".checked.json"
     assert json.loads(stamp.read_text())
     np.save(tmp_path / "sense" / "c3.npy", np.zeros(4))
     (tmp_path / "sight" / "c5" / "1.jpg").write_bytes(b"no image")
-    made.check(tmp_path)  # trusted: checked before
+    clips.check(tmp_path)  # trusted: checked before
     with pytest.raises(DatasetError, match=r"made: clip c3, sense: .*c3\.npy"):
-        made[3]
+        clips[3]
     stamp.unlink()
     with pytest.raises(DatasetError) as caught:
-        made.check(tmp_path)
+        clips.check(tmp_path)
     assert "clip c3, sense" in str(caught.value)
     assert "clip c5, sight" in str(caught.value)
     assert not stamp.exists()
     for number in range(6):
         np.save(tmp_path / "sense" / f"c{number}.npy", np.zeros(4))
     with pytest.raises(DatasetError, match=r"and 3 more: c3, c4, c5\nrepair these files, or take their clips out"):
-        made.check(tmp_path)
+        clips.check(tmp_path)
 
 
 def test_side_cars_of_macos_are_no_frames(tmp_path: Path) -> None:
