@@ -21,11 +21,11 @@ import torch
 
 from mmpareto.datasets import DatasetError
 from mmpareto.datasets.base import UnusableError
-from mmpareto.datasets.clips import ArrayReader, load_array, read_image
 from mmpareto.datasets.features import fbank
 from mmpareto.datasets.manifest import array_modality
 from mmpareto.datasets.manifest_file import read_manifest
 from mmpareto.datasets.media import read_frames, read_sound
+from mmpareto.datasets.readers import ArrayReader, load_array, read_image
 from mmpareto.runs import RunDirectory, RunError
 from mmpareto.training.checkpoints import load_checkpoint
 from mmpareto.training.restore import saved_config

@@ -20,10 +20,11 @@ from datasets.make_media import lfs_pointer, side_cars, write_frames
 from PIL import Image
 
 from mmpareto.datasets import DatasetError, Modality, to_device
-from mmpareto.datasets.clips import (
+from mmpareto.datasets.clips import ClipDataset
+from mmpareto.datasets.items import Item
+from mmpareto.datasets.readers import (
     LOG_RANGE,
     ArrayReader,
-    ClipDataset,
     FramesReader,
     ImageReader,
     chosen_frames,
@@ -31,7 +32,6 @@ from mmpareto.datasets.clips import (
     load_array,
     read_image,
 )
-from mmpareto.datasets.items import Item
 from mmpareto.inputs import values_of
 from mmpareto.training.data import Loader
 

@@ -18,8 +18,8 @@ from mmpareto.arguments import parse
 from mmpareto.cli import train
 from mmpareto.config import DataConfig
 from mmpareto.datasets import Batches, DatasetError, MultimodalDataset, Split, to_device
-from mmpareto.datasets.clips import ImageReader
 from mmpareto.datasets.crops import Crop, Crops, _resized_at_once, black, joined, resized
+from mmpareto.datasets.readers import ImageReader
 from mmpareto.inputs import Input
 from mmpareto.training.data import Loader
 from mmpareto.training.setup import build_split

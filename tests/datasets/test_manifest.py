@@ -20,11 +20,11 @@ from PIL import Image
 from mmpareto.cli import prepare as entry
 from mmpareto.datasets import SPLITS, DatasetError, base, build, manifest_file
 from mmpareto.datasets.base import UnusableError
-from mmpareto.datasets.clips import ImageReader
 from mmpareto.datasets.features import fbank
 from mmpareto.datasets.lists import read_table
 from mmpareto.datasets.manifest_file import in_order, read_manifest
 from mmpareto.datasets.media import read_sound
+from mmpareto.datasets.readers import ImageReader
 from mmpareto.preparation.audio_visual import refuse_pointers
 from mmpareto.preparation.common import Clip
 from mmpareto.preparation.manifest import make

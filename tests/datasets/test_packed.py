@@ -15,7 +15,7 @@ from PIL import Image
 
 from mmpareto.cli import prepare
 from mmpareto.datasets import DatasetError, build
-from mmpareto.datasets.clips import FramesReader, ImageReader, packed_images
+from mmpareto.datasets.readers import FramesReader, ImageReader, packed_images
 
 
 def write_source(root: Path) -> Path:

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from mmpareto.config import Config
 from mmpareto.datasets import Batch, DatasetError, Modality, collate
-from mmpareto.datasets.clips import Reader
 from mmpareto.datasets.lists import check_ids, check_inside, read_table
+from mmpareto.datasets.readers import Reader
 from mmpareto.datasets.reading import absent_input, alike, is_file_of, read_input
 from mmpareto.evaluation.collected import collect
 from mmpareto.inputs import VARIABLE

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mmpareto.datasets.base import DATASETS, DatasetError, Modality, Split, say
-from mmpareto.datasets.clips import ArrayReader, ClipDataset, Reader, load_array
+from mmpareto.datasets.clips import ClipDataset
 from mmpareto.datasets.features import (
     FBANK_FRAMES,
     MEL_BINS,
@@ -27,6 +27,7 @@ from mmpareto.datasets.files import is_hidden
 from mmpareto.datasets.items import Item, Items
 from mmpareto.datasets.lists import check_classes, check_unique, cut, read_rows
 from mmpareto.datasets.prepared import DESCRIPTION, UNFINISHED, read_split, require_root
+from mmpareto.datasets.readers import ArrayReader, Reader, load_array
 from mmpareto.escape import counted
 
 CLASSES = ["ANG", "DIS", "FEA", "HAP", "NEU", "SAD"]

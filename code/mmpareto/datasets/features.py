@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mmpareto.datasets.base import DatasetError, Modality, UnusableError
-from mmpareto.datasets.clips import ARRAY_SUFFIXES, LOG_RANGE, ArrayReader, FramesReader, Reader
+from mmpareto.datasets.readers import ARRAY_SUFFIXES, LOG_RANGE, ArrayReader, FramesReader, Reader
 
 if TYPE_CHECKING:
     from mmpareto.datasets.media import Sound

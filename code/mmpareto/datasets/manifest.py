@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from mmpareto.datasets.base import DATASETS, DatasetError, Kind, Modality, Split, UnusableError
-from mmpareto.datasets.clips import ArrayReader, ClipDataset, FramesReader, ImageReader, Reader, load_array
+from mmpareto.datasets.clips import ClipDataset
 from mmpareto.datasets.features import FBANK_FRAMES, SoundReader, audio_reader, fbank_frames
-from mmpareto.datasets.files import (
-    npy_shape,
-)
+from mmpareto.datasets.files import npy_shape
 from mmpareto.datasets.items import Items
 from mmpareto.datasets.manifest_file import MANIFEST, Source, declarations, read_manifest
 from mmpareto.datasets.prepared import DESCRIPTION, read_description, read_split, require_root
+from mmpareto.datasets.readers import ArrayReader, FramesReader, ImageReader, Reader, load_array
 from mmpareto.datasets.sequences import SequenceReader, TokensReader, sequence_modality, tokens_modality
 from mmpareto.datasets.text import TextReader, text_modality
 from mmpareto.startup import shell_command

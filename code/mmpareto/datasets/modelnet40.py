@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Literal
 
 from mmpareto.datasets.base import DATASETS, DatasetError, Split
-from mmpareto.datasets.clips import ClipDataset, ImageReader
+from mmpareto.datasets.clips import ClipDataset
 from mmpareto.datasets.files import is_hidden
 from mmpareto.datasets.items import Item, Items
 from mmpareto.datasets.lists import check_ids, cut
 from mmpareto.datasets.prepared import DESCRIPTION, read_description, read_split, require_root
+from mmpareto.datasets.readers import ImageReader
 
 # fmt: off
 CLASSES = [

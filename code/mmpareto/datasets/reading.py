@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from mmpareto.datasets.base import DatasetError, Modality
-from mmpareto.datasets.clips import ARRAY_SUFFIXES, ArrayReader, FramesReader, ImageReader, Reader, opened_image
 from mmpareto.datasets.features import SoundReader
 from mmpareto.datasets.files import IMAGE_SUFFIXES
+from mmpareto.datasets.readers import ARRAY_SUFFIXES, ArrayReader, FramesReader, ImageReader, Reader, opened_image
 from mmpareto.datasets.sequences import SequenceReader, TokensReader
 from mmpareto.datasets.text import TextReader
 from mmpareto.inputs import VARIABLE

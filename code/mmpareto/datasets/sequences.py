@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from mmpareto.datasets.base import DatasetError, Modality
-from mmpareto.datasets.clips import load_array
 from mmpareto.datasets.files import npy_shape
+from mmpareto.datasets.readers import load_array
 
 LONGEST = 1024  # steps that a sample is cut to, unless another number is given
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from mmpareto.datasets.base import DatasetError, UnusableError
-from mmpareto.datasets.clips import PACKED, frame_files, read_image
 from mmpareto.datasets.features import AudioFeatures, write_features
 from mmpareto.datasets.files import is_lfs_pointer
 from mmpareto.datasets.media import read_sound, write_frames
+from mmpareto.datasets.readers import PACKED, frame_files, read_image
 from mmpareto.flag_values import count, positive
 from mmpareto.preparation.common import Clip, Outcome, add_cut_arguments, prepare
 

@@ -19,11 +19,11 @@ import numpy as np
 from PIL import Image
 
 from mmpareto.datasets.base import DatasetError, UnusableError
-from mmpareto.datasets.clips import PACKED, frame_files, load_array, read_image
 from mmpareto.datasets.features import write_features
 from mmpareto.datasets.files import refuse_pointer
 from mmpareto.datasets.manifest_file import VAL_FRACTION, Source, declarations, read_manifest
 from mmpareto.datasets.media import read_sound, write_frames
+from mmpareto.datasets.readers import PACKED, frame_files, load_array, read_image
 from mmpareto.datasets.text import text_of
 from mmpareto.flag_values import positive
 from mmpareto.preparation.audio_visual import TOOLS, add_frame_arguments, refuse_pointers, write_packed

@@ -13,7 +13,7 @@ from mmpareto import runs
 from mmpareto.arguments import WITH_OPTIONS, parse
 from mmpareto.config import Config, differing
 from mmpareto.datasets import Modality, MultimodalDataset, Split, modality_from
-from mmpareto.datasets.clips import Reader
+from mmpareto.datasets.readers import Reader
 from mmpareto.datasets.reading import reader_from
 from mmpareto.errors import UsageError
 from mmpareto.methods import Method
