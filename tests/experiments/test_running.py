@@ -144,7 +144,7 @@ def test_what_is_there_decides_what_is_done(tmp_path: Path) -> None:
     assert state(run) is State.UNFINISHED
     (run.folder / "results.json").write_text("{}")
     assert state(run) is State.FINISHED
-    with pytest.raises(RunError, match=r"other settings: learning_rate 0\.01 \(asked for: 0\.5\)"):
+    with pytest.raises(RunError, match=r"other settings: learning_rate 0\.3 \(asked for: 0\.5\)"):
         state(other)
     assert TrainingProcess(run, STAND_IN, 1).poll() is not None  # nothing was started
     assert not (run.folder / "seen.json").exists()

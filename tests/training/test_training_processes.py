@@ -22,6 +22,7 @@ from mmpareto.methods import METHODS as REGISTERED
 from mmpareto.methods import Boundary, Method, build_method
 from mmpareto.models import LateFusion, MakeFusion, MultimodalModel
 from mmpareto.models.mmtm import MMTM
+from mmpareto.models.transformer import Transformer
 from mmpareto.training.boundary_engine import BoundaryEngine
 from mmpareto.training.data import Loader
 from mmpareto.training.epochs import EpochRecord, score, train_epoch
@@ -118,8 +119,19 @@ def exchanging(seed: int, fusion: MakeFusion | None = None) -> MultimodalModel:
 
 def model(seed: int, fusion: MakeFusion | None = None) -> MultimodalModel:
     torch.manual_seed(seed)
-    model = LateFusion({name: Encoder(*shape) for name, (_, shape) in ABOUT.items()}, 3, fusion).double()
-    for encoder in model.encoders.values():  # the loaders give float32
+    return in_float64(LateFusion({name: Encoder(*shape) for name, (_, shape) in ABOUT.items()}, 3, fusion))
+
+
+def attending(seed: int, fusion: MakeFusion | None = None) -> MultimodalModel:
+    """For the control transformer."""
+    torch.manual_seed(seed)
+    encoders = {name: Encoder(*shape) for name, (_, shape) in ABOUT.items()}
+    return in_float64(Transformer(encoders, 3, fusion, token_width=8, layers=1, heads=2))
+
+
+def in_float64(model: MultimodalModel) -> MultimodalModel:
+    """A model that takes the loaders' float32."""
+    for encoder in model.double().encoders.values():
         encoder.register_forward_pre_hook(lambda module, inputs: (inputs[0].double(),))
     return model
 
@@ -137,7 +149,7 @@ def trained(
     chosen = build_method(method, **OPTIONS.get(method, {}))
     if at_features:
         chosen.integrator = OnFeatures(chosen.integrator)
-    make = exchanging if "gates" in chosen.requires else model
+    make = {None: model, "mmtm": exchanging, "transformer": attending}[chosen.architecture]
     shared = make(processes.rank, chosen.fusion)  # the processes begin apart
     processes.start_alike(shared)
     data = Points(samples)
