@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,8 @@ def test_a_signal_leaves_the_old_files_or_the_new_ones(order: signal.Signals, pl
     child = os.fork()
     if child == 0:
         signal.signal(order, signal.SIG_DFL) if order != signal.SIGKILL else None
+        # as a library's: it takes what the main thread alone blocks
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
         calls, real = [], getattr(os, place)
 
         def interrupted(*arguments: object) -> None:
