@@ -170,11 +170,12 @@ def gpus_for(gpu_ids: str | None, launcher: str) -> list[str]:
 
 def experiment(argv: Sequence[str]) -> int:
     """Runs a grid from its flags to its table; the result is the exit status."""
-    arguments, passed = parser().parse_known_args(argv)
+    flags = parser()
+    arguments, passed = flags.parse_known_args(argv)
     if arguments.search is not None:
         return search(arguments, passed)
     for name in OF_SEARCH:
-        if getattr(arguments, name) != parser().get_default(name):
+        if getattr(arguments, name) != flags.get_default(name):
             raise UsageError(f"--{name} is for --search; leave it out, or add --search random")
     output = arguments.output.absolute()
     try:

@@ -22,6 +22,7 @@ VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".flv", ".avi", ".mov", ".m4v", ".mpg
 SOUND_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _LFS_MAGIC = b"version https://git-lfs"
+FETCH_POINTERS = "run `git lfs install` and `git lfs pull` in the clone"
 
 
 def refuse_special_file(path: Path) -> None:
@@ -39,7 +40,7 @@ def is_lfs_pointer(path: Path) -> bool:
 def refuse_pointer(path: Path) -> None:
     """Raise UnusableError for a git-lfs pointer."""
     if is_lfs_pointer(path):
-        raise UnusableError("git-lfs pointer", f"{path}; run `git lfs install` and `git lfs pull` in the clone")
+        raise UnusableError("git-lfs pointer", f"{path}; {FETCH_POINTERS}")
 
 
 def is_hidden(path: Path, root: Path) -> bool:

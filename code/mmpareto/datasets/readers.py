@@ -23,7 +23,15 @@ from torch import Tensor
 
 from mmpareto.datasets.base import DatasetError, Modality
 from mmpareto.datasets.crops import Crop, fit
-from mmpareto.datasets.files import IMAGE_SUFFIXES, is_hidden, is_lfs_pointer, load_npy, map_npy, refuse_special_file
+from mmpareto.datasets.files import (
+    FETCH_POINTERS,
+    IMAGE_SUFFIXES,
+    is_hidden,
+    is_lfs_pointer,
+    load_npy,
+    map_npy,
+    refuse_special_file,
+)
 from mmpareto.pickles import is_tensor, require_legacy, require_only
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -113,9 +121,7 @@ def _reading(path: Path, what: str) -> Iterator[None]:
         yield
     except Exception as error:  # Pillow, torch and NumPy raise a dozen kinds
         if is_lfs_pointer(path):
-            raise DatasetError(
-                f"{path}: is a git-lfs pointer; run `git lfs install` and `git lfs pull` in the clone"
-            ) from error
+            raise DatasetError(f"{path}: is a git-lfs pointer; {FETCH_POINTERS}") from error
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise DatasetError(f"{path}: cannot be read as {what}: {reason[0][:200]}") from error
 
