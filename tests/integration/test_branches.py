@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -11,15 +12,15 @@ import torch.nn.functional as F
 from integration.problems import LateFusion
 from torch import Tensor, nn
 
-from mmpareto.integration import MMPareto, integrator
+from mmpareto.integration import MMPareto, graph, integrator
 from mmpareto.integration.partition import partition, separate
 
 Losses = tuple[Tensor, dict[str, Tensor]]
 
 
 def branches(model: LateFusion, losses: Losses) -> dict[str, Any] | None:
-    part = partition(dict(model.encoders.items()), model.others)
-    return separate(part, list(losses[1].values()))
+    _, _, walks = MMPareto()._prepare([losses[0]], list(losses[1].values()), **model.arguments())
+    return separate(partition(**model.arguments()), list(losses[1].values()), walks)
 
 
 def shared_head(model: LateFusion) -> Losses:
@@ -90,3 +91,131 @@ def test_frozen_encoders_alone_have_no_branches() -> None:
     model = LateFusion(2, seed=0)
     model.encoders.requires_grad_(False)
     assert branches(model, model.losses(*model.batch(0))) is None
+
+
+class Residual(nn.Module):
+    """Five residual blocks on vectors; two neighbours have a layer in common where `shared`."""
+
+    def __init__(self, width: int, shared: bool = False) -> None:
+        super().__init__()
+        self.first = nn.Linear(width, 4)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(*(layer for _ in range(4) for layer in (nn.Linear(4, 4), nn.Tanh()))) for _ in range(5)
+        )
+        if shared:
+            self.blocks[4][0] = self.blocks[3][0]
+        self.hook: Callable[[Tensor], Tensor] | None = None  # of the gradient of each block's output
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for block in self.blocks:
+            x = x + block(x)
+            if self.hook is not None:
+                x.register_hook(self.hook)
+        return x
+
+
+def number_of_pieces(model: LateFusion, losses: Losses) -> list[int]:
+    """Of each encoder's graph."""
+    _, joint_only, walks = MMPareto()._prepare([losses[0]], list(losses[1].values()), **model.arguments())
+    parts = separate(partition(**model.arguments()), list(losses[1].values()), walks)
+    assert parts is not None
+    return [len(graph.pieces([losses[0], *branch.losses], branch.nodes, joint_only)) for branch in parts.values()]
+
+
+@pytest.mark.parametrize("opposed", [False, True])
+@pytest.mark.parametrize(
+    ("change", "pieces"),
+    [
+        ("none", [5, 5]),
+        ("shared", [4, 4]),
+        ("frozen", [4, 4]),
+        ("hooks", [5, 5]),
+        ("no unimodal loss", [1, 2]),
+        ("no joint loss", [5, 5]),
+    ],
+)
+def test_piece_by_piece_is_the_whole_to_the_bit(
+    change: str, pieces: list[int], opposed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    encoders: list[nn.Module] = [Residual(5 + i, change == "shared") for i in range(2)]
+    model = LateFusion(2, seed=0, opposed=opposed, encoders=encoders)
+    first, second = model.encoders.values()
+    calls: list[Tensor] = []
+    if change == "frozen":
+        first.blocks[2].requires_grad_(False)
+        second.first.requires_grad_(False)
+        second.blocks[0].requires_grad_(False)
+    if change == "hooks":
+        first.hook = lambda gradient: calls.append(gradient) or 0.9 * gradient
+
+    def losses() -> Losses:
+        calls.clear()
+        inputs, label = model.batch(0)
+        joint, unimodal = model.losses(inputs, label)
+        if change == "no unimodal loss":  # reaches the first encoder
+            unimodal["m0"] = F.cross_entropy(model.heads["m0"](first(inputs["m0"]).detach()), label)
+        if change == "no joint loss":
+            features = torch.cat([encoder(inputs[name]).detach() for name, encoder in model.encoders.items()], 1)
+            joint = F.cross_entropy(model.fusion(features), label)
+        return joint, unimodal
+
+    assert number_of_pieces(model, losses()) == pieces
+    diagnostics = MMPareto().backward(*losses(), **model.arguments())
+    in_pieces, calls_in_pieces = model.gradients(), len(calls)
+    monkeypatch.setattr(graph, "SMALLEST_PIECE", 10**6)
+    assert number_of_pieces(model, losses()) == [1, 1]
+    whole_diagnostics = MMPareto().backward(*losses(), **model.arguments())
+    whole = model.gradients()
+    assert calls_in_pieces == len(calls) == (10 if change == "hooks" else 0)
+    assert in_pieces.keys() == whole.keys()
+    assert all(torch.equal(in_pieces[name], whole[name]) for name in whole)
+    assert all(
+        torch.equal(a, b) for m in diagnostics for a, b in zip(diagnostics[m], whole_diagnostics[m], strict=True)
+    )
+
+
+class Watched(torch.autograd.Function):
+    """The identity, which counts its backward passes and the tensors of later layers that are alive in them."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, saved: list[weakref.ref[Tensor]], alive: list[int]) -> Tensor:
+        ctx.saved, ctx.alive = saved, alive
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        ctx.alive.append(sum(kept() is not None for kept in ctx.saved))
+        return gradients[0], None, None
+
+
+def test_a_piece_is_freed_before_the_next_one_begins() -> None:
+    """In both passes through the first layer nothing is alive that later blocks kept for theirs."""
+    saved: list[weakref.ref[Tensor]] = []
+    alive: list[int] = []
+
+    class Kept:
+        """What autograd holds instead of a tensor."""
+
+        def __init__(self, tensor: Tensor) -> None:
+            self.tensor = tensor
+
+    def pack(tensor: Tensor) -> Kept:
+        kept = Kept(tensor)
+        saved.append(weakref.ref(kept))
+        return kept
+
+    class Saving(Residual):
+        def forward(self, x: Tensor) -> Tensor:
+            x = Watched.apply(self.first(x), saved, alive)
+            x = x + self.blocks[0](x)
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept.tensor):
+                for block in self.blocks[1:]:
+                    x = x + block(x)
+            return x
+
+    model = LateFusion(2, seed=0, encoders=[Saving(5), Residual(6)])
+    MMPareto().backward(*model.losses(*model.batch(0)), **model.arguments())
+    assert len(saved) > 30
+    assert alive == [0, 0]

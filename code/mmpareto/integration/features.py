@@ -82,14 +82,14 @@ class OnFeatures(Integrator):
         joint_loss, unimodal_losses = losses_of(joint_loss, unimodal_losses)
         encoders, heads = parameters_of(encoders, heads, model)
         check_losses(joint_loss, unimodal_losses)
-        part, first_only = self._prepare([joint_loss], list(unimodal_losses.values()), encoders, heads)
+        part, first_only, _ = self._prepare([joint_loss], list(unimodal_losses.values()), encoders, heads)
         names = [name for name, parameters in part.encoders.items() if parameters]
         missing = [name for name in names if name not in features or not features[name].requires_grad]
         if missing:
             raise ValueError(f"the encoder {missing[0]} learns and has no features to integrate at")
         outputs = [features[name] for name in names]
         losses = [joint_loss, *unimodal_losses.values()]
-        past = graph.leaves(graph.nodes(losses, beyond=[output.grad_fn for output in outputs]))
+        past = graph.leaves(graph.walk(losses, {output.grad_fn for output in outputs}).nodes)
         encoder_ids = {id(parameter) for parameter in part.encoder_parameters}
         if any(id(leaf) in encoder_ids for leaf in past):
             raise ValueError(

@@ -84,8 +84,9 @@ class Integrator(ABC):
     (dense fusion) it gives the gradient of the unimodal losses' sum, the natural generalisation.
 
     Where every unimodal loss reaches one encoder, the two passes are taken encoder by encoder, so that the second set
-    of gradients exists for one encoder at a time, and its part of the graph is freed before the next one's begins. The
-    result is the same. With micro-batches, several processes or dense fusion both passes go through all encoders.
+    of gradients exists for one encoder at a time. Inside an encoder they are taken piece by piece, from one addition of
+    a residual block to the next, so that both are through with a piece, and it is freed, before the next one begins.
+    The result is the same. With micro-batches, several processes or dense fusion both passes go through all encoders.
 
     Nothing in a step waits for the device, so that a whole step can be captured in a CUDA graph.
 
@@ -167,11 +168,11 @@ class Integrator(ABC):
             encoders, heads = parameters_of(encoders, heads, model)
             check_losses(joint_loss, unimodal_losses)
             unimodal = list(unimodal_losses.values())
-            part, first_only = self._prepare([joint_loss], unimodal, encoders, heads)
+            part, first_only, walks = self._prepare([joint_loss], unimodal, encoders, heads)
             if not (self._in_step or self._averages_over_processes()):
-                branches = separate(part, unimodal)
+                branches = separate(part, unimodal, walks)
                 if branches is not None:
-                    diagnostics = self._encoder_by_encoder(part, joint_loss, branches, loss_scale)
+                    diagnostics = self._encoder_by_encoder(part, joint_loss, branches, first_only, loss_scale)
                     graph.release(first_only)
                     return diagnostics
             averages = self._run_passes(part, joint_loss, unimodal, last=True)
@@ -220,7 +221,7 @@ class Integrator(ABC):
             encoders, heads = parameters_of(encoders, heads, model)
             check_losses(joint_loss, unimodal_losses)
             unimodal = list(unimodal_losses.values())
-            part, first_only = self._prepare([joint_loss], unimodal, encoders, heads)
+            part, first_only, _ = self._prepare([joint_loss], unimodal, encoders, heads)
             self._run_passes(part, joint_loss, unimodal, last=False)
             graph.release(first_only)
         except BaseException:
@@ -278,22 +279,23 @@ class Integrator(ABC):
         return averages
 
     def _encoder_by_encoder(
-        self, part: Partition, joint_loss: Tensor, branches: Mapping[str, Branch], loss_scale: Tensor | float
+        self,
+        part: Partition,
+        joint_loss: Tensor,
+        branches: Mapping[str, Branch],
+        joint_only: set[graph.Node],
+        loss_scale: Tensor | float,
     ) -> dict[str, EncoderDiagnostics]:
         """Both passes and the integration of one encoder after the other; see the class."""
         diagnostics = {}
-        heads = part.heads  # the first pass gives them the joint loss's gradient
+        heads = part.heads  # the first encoder's joint pass gives them the joint loss's gradient
         set_gradients(part.all_parameters, None)
         try:
             for name, branch in branches.items():
                 parameters = part.encoders[name]
-                torch.autograd.backward([joint_loss], inputs=[*parameters, *heads], retain_graph=True)
+                pieces = graph.pieces([joint_loss, *branch.losses], branch.nodes, joint_only)
+                joint, unimodal = _pass_by_pass(parameters, heads, part.heads, joint_loss, branch.losses, pieces)
                 heads = []
-                joint = gradients(parameters)
-                set_gradients(parameters, None)
-                if branch.losses:
-                    torch.autograd.backward(branch.losses, inputs=[*parameters, *branch.heads])
-                unimodal = gradients(parameters)
                 check_dense([*joint, *unimodal])
                 diagnostics[name] = self._integrate(name, parameters, joint, unimodal, loss_scale)
         except BaseException as error:
@@ -305,8 +307,12 @@ class Integrator(ABC):
 
     def _prepare(
         self, first: Sequence[Tensor], second: Sequence[Tensor], encoders: Mapping[str, Parameters], heads: Parameters
-    ) -> tuple[Partition, set[graph.Node]]:
-        """The partition, checked; and the nodes that the second pass's losses do not reach, to be freed after it."""
+    ) -> tuple[Partition, set[graph.Node], list[graph.Walk]]:
+        """The partition, checked.
+
+        Returns also the nodes that the second pass's losses do not reach, to be freed after it; and the walk of each of
+        those losses, beyond the walks before it.
+        """
         part = partition(encoders, heads)
         key = (*(id(p) for p in part.encoder_parameters), -1, *(id(p) for p in part.heads))
         if self._partition is None or key != self._key or part.encoders.keys() != self._partition.encoders.keys():
@@ -314,10 +320,14 @@ class Integrator(ABC):
                 raise ValueError("the parameters changed between the micro-batches of one step")
             check_placement(part)
             self._partition, self._key = part, key  # the partition holds the parameters, so that no id is used again
-        second_nodes = graph.nodes(second)
-        first_only = graph.nodes(first, beyond=second_nodes)
-        check_reached(part, graph.leaves(second_nodes | first_only))
-        return part, first_only
+        walks: list[graph.Walk] = []
+        second_nodes: set[graph.Node] = set()
+        for loss in second:
+            walks.append(graph.walk([loss], second_nodes))
+            second_nodes |= walks[-1].nodes
+        first_only = graph.walk(first, second_nodes).nodes
+        check_reached(part, graph.leaves([*second_nodes, *first_only]))
+        return part, first_only, walks
 
     @property
     def _in_step(self) -> bool:
@@ -362,6 +372,41 @@ class Integrator(ABC):
             for t, parameter in enumerate(parameters):
                 parameter.grad = combine(joint[t], unimodal[t], coefficients[t])
             return diagnose(gram, coefficients)
+
+
+def _pass_by_pass(
+    parameters: list[Tensor],
+    joint_heads: list[Tensor],
+    heads: list[Tensor],
+    joint_loss: Tensor,
+    unimodal_losses: Sequence[Tensor],
+    pieces: Sequence[graph.Piece],
+) -> tuple[list[Tensor | None], list[Tensor | None]]:
+    """Both passes through one encoder, piece by piece: the second frees a piece before the first enters the next one.
+
+    Heads gather the sum of both gradients in `.grad`; the encoder's are taken from there.
+
+    Args:
+        parameters: of the encoder.
+        joint_heads: those that the joint pass gives a gradient.
+        heads: all heads.
+        pieces: of the graph, from the losses to the inputs.
+
+    Returns:
+        The joint and the unimodal gradient of each parameter.
+    """
+    sets: tuple[dict[int, Tensor | None], ...] = ({}, {})
+    fronts = [graph.Front([joint_loss]), graph.Front(unimodal_losses)]
+    later = set().union(*(piece.leaves for piece in pieces[1:]))
+    for number, piece in enumerate(pieces):
+        inside = [p for p in parameters if id(p) in piece.leaves]
+        for k, of_heads in enumerate((joint_heads, heads)):
+            reached = [p for p in of_heads if id(p) in piece.leaves or (not number and id(p) not in later)]
+            fronts[k] = graph.backward(fronts[k], piece, [*inside, *reached], retain_graph=not k)
+            sets[k].update((id(p), p.grad) for p in inside)
+            set_gradients(inside, None)
+    joint, unimodal = ([of_set.get(id(p)) for p in parameters] for of_set in sets)
+    return joint, unimodal
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:

@@ -137,7 +137,7 @@ class OnePassIntegrator(Integrator):
     ) -> None:
         """Add one micro-batch's gradients to the sums."""
         of_heads, of_all = self._losses(joint_loss, unimodal_losses)
-        part, of_heads_only = self._prepare(of_heads, of_all, encoders, heads)
+        part, of_heads_only, _ = self._prepare(of_heads, of_all, encoders, heads)
         parameters = part.all_parameters
         if self._sums is None:
             self._sums = [None] * len(parameters)

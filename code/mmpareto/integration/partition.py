@@ -93,34 +93,34 @@ def partition(encoders: Mapping[str, Parameters], heads: Parameters) -> Partitio
 
 
 class Branch(NamedTuple):
-    """What goes with one encoder alone: the unimodal losses that reach it, and the heads that they reach."""
+    """What goes with one encoder alone: the unimodal losses that reach it, and the nodes of their graphs."""
 
     losses: list[Tensor]
-    heads: list[Tensor]
+    nodes: set[graph.Node]
 
 
-def separate(part: Partition, unimodal_losses: Sequence[Tensor]) -> dict[str, Branch] | None:
+def separate(part: Partition, losses: Sequence[Tensor], walks: Sequence[graph.Walk]) -> dict[str, Branch] | None:
     """A branch for each encoder that learns; None where no encoder does, or branches have a node in common.
 
     A loss that reaches no encoder, as that of a frozen one, goes with the first branch.
+
+    Args:
+        losses: the unimodal losses.
+        walks: of each loss, beyond the walks before it.
     """
     owner = {id(p): name for name, parameters in part.encoders.items() for p in parameters}
-    nodes: dict[str, set[graph.Node]] = {name: set() for name, parameters in part.encoders.items() if parameters}
-    losses: dict[str, list[Tensor]] = {name: [] for name in nodes}
-    for loss in unimodal_losses:
-        reached = graph.nodes([loss])
-        names = {owner[id(leaf)] for leaf in graph.leaves(reached) if id(leaf) in owner} or {*list(nodes)[:1]}
+    branches = {name: Branch([], set()) for name, parameters in part.encoders.items() if parameters}
+    for loss, walk in zip(losses, walks, strict=True):
+        reached = graph.leaves([*walk.nodes, *walk.met])
+        names = {owner[id(leaf)] for leaf in reached if id(leaf) in owner}
+        names |= {name for name, branch in branches.items() if not walk.met.isdisjoint(branch.nodes)}
+        names = names or {*list(branches)[:1]}
         if len(names) != 1:
             return None
-        (name,) = names
-        if not all(reached.isdisjoint(others) for other, others in nodes.items() if other != name):
-            return None
-        nodes[name] |= reached
-        losses[name].append(loss)
-    return {
-        name: Branch(losses[name], [leaf for leaf in graph.leaves(nodes[name]) if id(leaf) not in owner])
-        for name in nodes
-    } or None
+        branch = branches[names.pop()]
+        branch.losses.append(loss)
+        branch.nodes.update(walk.nodes)
+    return branches or None
 
 
 def parameters_of(
