@@ -129,6 +129,8 @@ def test_what_fast_switched_on_is_no_other_setting(tmp_path: Path, capsys: pytes
         (["--methods", "finetune", "--vary", "frozen=gray,true"], "frozen: expected true or false, found 'gray'"),
         (["--methods", "uniform", "--gpu_ids", "cpu,0"], "expected numbers of GPUs"),
         (["--methods", "uniform", "--gpu_ids", "99"], "PyTorch sees"),
+        (["--methods", "uniform", "--gpu_ids", "cpu", "--runs_per_gpu", "2"], "--runs_per_gpu needs GPUs"),
+        (["--methods", "uniform", "--launcher", "slurm", "--runs_per_gpu", "2"], "--runs_per_gpu needs GPUs"),
         (["--methods", "uniform", "--partition", "gpu"], "are for --launcher slurm"),
         (["--methods", "uniform", "--launcher", "slurm", "--gpu_ids", "1"], "--slurm gpus_per_node=1"),
     ],

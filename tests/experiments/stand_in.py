@@ -5,7 +5,9 @@
 2       ignores SIGTERM, and has a child that does as well
 3       leaves a checkpoint and never ends; started again, it finishes; SIGTERM ends it as it ends train.py
 4       ends well, without results
-5       finishes as soon as another run of its method has begun
+5       trains an epoch, and finishes as soon as another run of its method has begun
+6       fails for want of memory when it is started for the first time, else finishes
+7       finishes a second after the run of seed 6 has failed
 """
 
 from __future__ import annotations
@@ -40,6 +42,16 @@ def main(argv: list[str]) -> int:
     if kind == 2 or (kind == 3 and not (folder / "last.pt").exists()):
         (folder / "last.pt").touch()
         time.sleep(240)
+    if kind == 5:
+        (folder / "metrics.csv").write_text("epoch\n1\n")
+    failed = folder.with_name("seed6") / "failed"
+    if kind == 6 and not failed.exists():
+        failed.touch()
+        print("train.py: out of memory: try --accumulate 2", flush=True)
+        return 2
+    while kind == 7 and not failed.exists():
+        time.sleep(0.05)
+    time.sleep(kind == 7)
     while kind == 5 and len(list(folder.parent.glob("*/seen.json"))) < 2:
         time.sleep(0.05)
     time.sleep(0.4)

@@ -41,7 +41,7 @@ def record(run: Run) -> dict[str, Any]:
 def test_runs_share_slots_gpus_and_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     runs = make_runs(tmp_path, [0, 10, 20, 30, 40])
-    outcomes = run_all(runs, Local(STAND_IN, 2, 3, ["4", "7"]))
+    outcomes = run_all(runs, Local(STAND_IN, 2, 6, ["4", "7"]))
     assert [outcomes[run].failure for run in runs] == [None] * 5
     was = [record(run) for run in runs]
     for one in was:
@@ -53,7 +53,7 @@ def test_runs_share_slots_gpus_and_threads(tmp_path: Path, monkeypatch: pytest.M
         assert one["threads"] == "3"
     assert {two["argv"][two["argv"].index("--gpu_ids") + 1] for two in was} == {"4", "7"}
     pair = make_runs(tmp_path / "pair", [5, 15])
-    assert [outcome.failure for outcome in run_all(pair, Local(STAND_IN, 2, 3)).values()] == [None] * 2
+    assert [outcome.failure for outcome in run_all(pair, Local(STAND_IN, 2, 6)).values()] == [None] * 2
     monkeypatch.setenv("OMP_NUM_THREADS", "")  # as if it was not set
     (run,) = make_runs(tmp_path, [60])
     run_all([run], Local(STAND_IN, 1, 3))

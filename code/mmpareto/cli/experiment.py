@@ -42,6 +42,7 @@ from mmpareto.experiments.launchers import Launcher, Local, Submitit, slurm_exec
 from mmpareto.experiments.process import State, state
 from mmpareto.experiments.schedule import Interrupted, run_all
 from mmpareto.experiments.search import TUNED, Search, Trial, write_leaderboard
+from mmpareto.experiments.sharing import read_gpu
 from mmpareto.flag_values import assignment, count, file_path, seed
 from mmpareto.reporting.finished import find
 from mmpareto.reporting.tables import text_table
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
 OF_SEARCH = ("trials", "trial_seeds", "budget", "select", "recipe")
 # None: `python -m mmpareto train`, which looks for data/ where the command `mmpareto` does
 TRAIN = None if is_command() or not (CODE / "train.py").exists() else CODE / "train.py"
-MOST_JOBS = 8  # on CPU, unless --jobs asks for more: each of them holds libraries and data in memory
+MOST_JOBS = 8  # on CPU, or on a GPU, unless a flag asks for more: each of them holds libraries and data in memory
 
 
 def parser() -> argparse.ArgumentParser:
@@ -104,13 +105,21 @@ def parser() -> argparse.ArgumentParser:
         "--jobs",
         type=count,
         metavar="N",
-        help=f"runs at a time (default: one per GPU; without GPU one per core, at most {MOST_JOBS}; with Slurm all). "
-        "They share the cores: OMP_NUM_THREADS is cores // jobs, unless it is set",
+        help=f"runs at a time, at most (default: one per core, at most {MOST_JOBS} on CPU or on a GPU; with Slurm "
+        "all). They share the cores: OMP_NUM_THREADS is cores // runs, unless it is set",
+    )
+    add(
+        "--runs_per_gpu",
+        type=count,
+        metavar="N",
+        help="runs that share a GPU (default: one at first, then as many as its memory, its utilisation and the cores "
+        "allow, measured while they train)",
     )
     add(
         "--gpu_ids",
         metavar="IDS",
-        help="GPUs to share among the runs, such as 0,1, or cpu (default: every GPU, or cpu where there is none)",
+        help="GPUs to share among the runs, such as 0,1, or cpu (default: every GPU, or cpu where there is none); "
+        "0,0,0 is the same as --gpu_ids 0 --runs_per_gpu 3",
     )
     add("--launcher", choices=("local", "slurm"), default="local", help="slurm needs submitit (default: local)")
     add("--partition", metavar="NAME", help="of the Slurm cluster")
@@ -130,20 +139,28 @@ def parser() -> argparse.ArgumentParser:
 def make_launcher(arguments: argparse.Namespace, runs: int, output: Path) -> tuple[Launcher, str]:
     """Where the runs are run, and that in words."""
     gpus = gpus_for(arguments.gpu_ids, arguments.launcher)
+    on_cpu, repeated = gpus == ["cpu"], len(set(gpus)) < len(gpus)
+    if arguments.runs_per_gpu is not None and (on_cpu or repeated or arguments.launcher == "slurm"):
+        raise UsageError("--runs_per_gpu needs GPUs of this machine, and --gpu_ids that names each GPU once")
     if arguments.launcher == "slurm":
         jobs = arguments.jobs or runs
         parameters = dict(arguments.slurm)
-        executor = slurm_executor(output / ".submitit", CODE, arguments.partition, parameters, cpu=gpus == ["cpu"])
+        executor = slurm_executor(output / ".submitit", CODE, arguments.partition, parameters, cpu=on_cpu)
         return Submitit(executor, TRAIN, jobs, *gpus), f"at most {jobs} Slurm jobs at a time"
     if arguments.partition is not None or arguments.slurm:
         raise UsageError("--partition and --slurm are for --launcher slurm")
-    on_cpu = gpus == ["cpu"]
-    jobs = arguments.jobs or (min(cores(), MOST_JOBS) if on_cpu else len(gpus))
-    threads = max(1, cores() // jobs)
-    threads_of_a_run = os.environ.get("OMP_NUM_THREADS") or threads
-    where = "on CPU" if on_cpu else f"on GPU {', '.join(gpus)}"
-    launcher = Local(TRAIN, jobs, threads, gpus)
-    return launcher, f"{jobs} at a time {where}, OMP_NUM_THREADS={threads_of_a_run} each"
+    threads = os.environ.get("OMP_NUM_THREADS")
+    where = "on CPU" if on_cpu else f"on GPU {', '.join(dict.fromkeys(gpus))}"
+    if not on_cpu and not repeated and arguments.runs_per_gpu is None:
+        jobs = arguments.jobs or max(len(gpus), min(cores(), MOST_JOBS * len(gpus)))
+        return Local(TRAIN, jobs, cores(), gpus, read_gpu), (
+            f"{where}, one at a time each at first, then as many as memory, utilisation and cores allow "
+            f"(--runs_per_gpu sets a number), OMP_NUM_THREADS={threads or 'cores // runs'} each"
+        )
+    most = min(cores(), MOST_JOBS) if on_cpu else len(gpus) * (arguments.runs_per_gpu or 1)
+    jobs = arguments.jobs or most if on_cpu else min(arguments.jobs or most, most)
+    threads = threads or str(max(1, cores() // jobs))
+    return Local(TRAIN, jobs, cores(), gpus), f"{jobs} at a time {where}, OMP_NUM_THREADS={threads} each"
 
 
 def gpus_for(gpu_ids: str | None, launcher: str) -> list[str]:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from mmpareto.datasets.workers import cores
 from mmpareto.errors import UsageError
 from mmpareto.experiments.grid import Run
 from mmpareto.experiments.process import Busy, Outcome, TrainingProcess
+from mmpareto.experiments.sharing import Reading, SharedGpu
 from mmpareto.runs import RunDirectory, RunError
 
 POLL = 0.1  # seconds between two looks at a process
@@ -48,6 +49,9 @@ class Launched(Protocol):
         """Ends it."""
 
 
+Running = Mapping[int, tuple[Run, Launched]]  # by slot
+
+
 class Launcher(Protocol):
     """Starts runs, at most `slots` at a time, each to be looked at every `interval` seconds."""
 
@@ -57,26 +61,69 @@ class Launcher(Protocol):
     def start(self, run: Run, slot: int) -> Launched:
         """Starts `run` in the free `slot` (0, 1, ...)."""
 
+    def free_slot(self, busy: Running) -> int | None:
+        """A slot in which a run may start beside those under way."""
+        return next((slot for slot in range(self.slots) if slot not in busy), None)
 
-class Local:
+    def lower(self, slot: int, busy: Running) -> bool:
+        """Allow fewer runs, because the one in `slot` ended for want of memory; False where it was alone."""
+        return False
+
+
+class Local(Launcher):
     """Processes on this machine.
 
-    script   train.py; None: `python -m mmpareto train`.
-    slots    processes at a time.
-    threads  CPU threads of each.
-    gpus     devices for --gpu_ids, one per process in turns; none: train.py's default.
+    script  train.py; None: `python -m mmpareto train`.
+    slots   processes at a time.
+    cores   CPU cores, which the processes share: OMP_NUM_THREADS of each is cores // processes at a time.
+    gpus    devices for --gpu_ids, one per process in turns; none: train.py's default.
+    read    reads a GPU, to begin with one process on each and to find out how many can share it; None: all slots are
+            used from the start.
     """
 
     interval = POLL
 
-    def __init__(self, script: Path | None, slots: int, threads: int, gpus: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        script: Path | None,
+        slots: int,
+        cores: int,
+        gpus: Sequence[str] = (),
+        read: Callable[[str], Reading | None] | None = None,
+    ) -> None:
         self.slots = slots
-        self._script, self._threads, self._gpus = script, threads, gpus
+        self._script, self._cores, self._measures = script, cores, read is not None
+        self._devices = [gpus[slot % len(gpus)] if gpus else None for slot in range(slots)]
+        self._shared: dict[str | None, SharedGpu] = {
+            gpu: SharedGpu(gpu, self._devices.count(gpu), max(1, cores // len(set(gpus))), read)
+            for gpu in self._devices
+            if gpu not in (None, "cpu")
+        }
 
     def start(self, run: Run, slot: int) -> Launched:
         """Starts `run` on the GPU of the slot."""
-        gpu = self._gpus[slot % len(self._gpus)] if self._gpus else None
-        return TrainingProcess(run, self._script, self._threads, gpu)
+        device = self._devices[slot]
+        at_a_time = sum(gpu.allowed for gpu in self._shared.values()) if self._measures else self.slots
+        if device in self._shared:
+            self._shared[device].begin(run)
+        return TrainingProcess(run, self._script, max(1, self._cores // at_a_time), device)
+
+    def free_slot(self, busy: Running) -> int | None:
+        """A slot whose GPU has room for one more."""
+        for slot in range(self.slots):
+            gpu = self._shared.get(self._devices[slot])
+            if slot not in busy and (gpu is None or gpu.has_room(self._on(slot, busy))):
+                return slot
+        return None
+
+    def lower(self, slot: int, busy: Running) -> bool:
+        """Allow fewer runs on the GPU of the slot."""
+        gpu = self._shared.get(self._devices[slot])
+        return gpu is not None and gpu.lost(len(self._on(slot, busy)))
+
+    def _on(self, slot: int, busy: Running) -> list[Run]:
+        """The runs on the device of a slot."""
+        return [run for place, (run, _) in busy.items() if self._devices[place] == self._devices[slot]]
 
 
 class TrainingJob:
@@ -159,7 +206,7 @@ def slurm_state(job: str) -> str:
     return state[1] if state else ""
 
 
-class Submitit:
+class Submitit(Launcher):
     """Jobs of a submitit executor.
 
     executor  any of submitit's, its parameters set.

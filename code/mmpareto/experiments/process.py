@@ -42,12 +42,14 @@ class Busy(RunError):  # noqa: N818  # no error of the program
 class Outcome:
     """How a run ended.
 
-    failure  None, or the reason and the last lines of the log.
-    stopped  whether train.py stopped because it was asked to, by SIGTERM; then it left a checkpoint.
+    failure        None, or the reason and the last lines of the log.
+    stopped        whether train.py stopped because it was asked to, by SIGTERM; then it left a checkpoint.
+    out_of_memory  whether train.py says so.
     """
 
     failure: str | None = None
     stopped: bool = False
+    out_of_memory: bool = False
 
 
 def state(run: Run) -> State:
@@ -70,6 +72,14 @@ def state(run: Run) -> State:
     if (directory / runs.LAST).exists():
         return State.UNFINISHED
     return State.BROKEN_OFF if (directory / runs.CONFIG).exists() else State.NEW
+
+
+def epochs_done(run: Run) -> int:
+    """Whole epochs that a run has trained, at most as many as it has."""
+    try:
+        return min(len(RunDirectory(run.folder).read_csv(runs.METRICS)), run.config.optim.epochs)
+    except OSError:
+        return 0
 
 
 class TrainingProcess:
@@ -138,8 +148,10 @@ class TrainingProcess:
             reason = f"ended by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
         else:
             reason = f"exit status {status}" if status else "it ended without results"
-        failure = "\n".join([f"{reason}; {self.run.folder / LOG} ends with", *self._tail()])
-        return Outcome(failure, stopped=status in (STOPPED, -signal.SIGTERM))
+        tail = self._tail()
+        failure = "\n".join([f"{reason}; {self.run.folder / LOG} ends with", *tail])
+        out_of_memory = any("out of memory" in line for line in tail)
+        return Outcome(failure, status in (STOPPED, -signal.SIGTERM), out_of_memory)
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None:

@@ -15,7 +15,7 @@ from mmpareto import runs
 from mmpareto.escape import RED, coloured, counted
 from mmpareto.experiments.grid import Run
 from mmpareto.experiments.launchers import POLL, Launched, Launcher, stop
-from mmpareto.experiments.process import Busy, Outcome
+from mmpareto.experiments.process import Busy, Outcome, epochs_done
 from mmpareto.runs import RunDirectory, RunError
 from mmpareto.writing import signals_noted
 
@@ -34,11 +34,12 @@ class Interrupted(Exception):  # noqa: N818  # no error of the program
 def run_all(todo: Sequence[Run], launcher: Launcher) -> dict[Run, Outcome]:
     """Runs `todo` in order, `launcher.slots` at a time, and gives how each of them ended.
 
-    A run that another process trains is tried again until it is free; then it is finished, or it is resumed.
+    A run that another process trains is tried again until it is free; then it is finished, or it is resumed. One that
+    ends for want of memory beside others is started again when there are fewer.
 
     Raises Interrupted after SIGINT, SIGTERM or SIGHUP, when all that was started has ended; a second signal hurries.
     """
-    waiting, free = deque(todo), list(range(launcher.slots))
+    waiting = deque(todo)
     elsewhere: list[Run] = []  # runs that another process trains
     try_again = 0.0
     announced: set[Run] = set()
@@ -52,14 +53,14 @@ def run_all(todo: Sequence[Run], launcher: Launcher) -> dict[Run, Outcome]:
 
         try:
             while (waiting or elsewhere or busy) and not received:
-                if elsewhere and free and time.monotonic() >= try_again:
+                if elsewhere and time.monotonic() >= try_again:
                     waiting.extend(elsewhere)
                     elsewhere.clear()
                     try_again = time.monotonic() + BUSY_INTERVAL
-                while waiting and free and not received:
+                while waiting and not received and (slot := launcher.free_slot(busy)) is not None:
                     run = waiting.popleft()
                     try:
-                        busy[free[0]] = run, launcher.start(run, free[0])
+                        busy[slot] = run, launcher.start(run, slot)
                     except Busy as error:
                         elsewhere.append(run)
                         if run not in announced:
@@ -67,14 +68,15 @@ def run_all(todo: Sequence[Run], launcher: Launcher) -> dict[Run, Outcome]:
                             progress.say(f"{run.name}: {error}; this command waits for it")
                     except (RunError, OSError) as error:
                         end(run, Outcome(str(error)))
-                    else:
-                        free.pop(0)
                 for slot, (run, launched) in list(busy.items()):
                     outcome = launched.poll()
-                    if outcome is not None:
-                        del busy[slot]
-                        free.append(slot)
+                    if outcome is None:
+                        continue
+                    if outcome.out_of_memory and launcher.lower(slot, busy):
+                        waiting.appendleft(run)
+                    else:
                         end(run, outcome)
+                    del busy[slot]
                 progress.show(run for run, _ in busy.values())
                 _pause(launcher.interval, received)
         finally:
@@ -96,7 +98,7 @@ class _Progress:
     """A bar of epochs with an estimate, a line below it for each running run, and a line when a run ends."""
 
     def __init__(self, todo: Sequence[Run]) -> None:
-        self._counted = {run: _epochs_done(run) for run in todo}
+        self._counted = {run: epochs_done(run) for run in todo}
         self._last, self._ended, self._number = 0.0, 0, len(todo)
         self._total = sum(run.config.optim.epochs for run in todo)
         self._bar = tqdm(
@@ -124,7 +126,7 @@ class _Progress:
         self._last = time.monotonic()
         texts = []
         for run in busy:
-            self._counted[run] = _epochs_done(run)
+            self._counted[run] = epochs_done(run)
             epochs = run.config.optim.epochs
             texts.append(f"  {run.name}: epoch {min(self._counted[run] + 1, epochs)}/{epochs}")
         if len(texts) > MOST_LINES:
@@ -141,7 +143,7 @@ class _Progress:
     def ended(self, run: Run, outcome: Outcome) -> None:
         """Says how a run ended."""
         self._ended += 1
-        self._counted[run] = _epochs_done(run)
+        self._counted[run] = epochs_done(run)
         self._total -= run.config.optim.epochs - self._counted[run]  # of a failed one no more is to come
         self._bar.total = self._total
         self._bar.set_description(f"{self._ended}/{self._number} runs", refresh=False)
@@ -160,10 +162,3 @@ def accuracy(run: Run) -> str:
     mark = ", SELECTED ON TEST" if results["selected_on"] == "test" else ""
     joint = {split: results[split]["joint"]["accuracy"] for split in ("val", "test")}
     return f"joint accuracy val {joint['val']:.2f}, test {joint['test']:.2f}; {results['seconds']:.0f} s{mark}"
-
-
-def _epochs_done(run: Run) -> int:
-    try:
-        return min(len(RunDirectory(run.folder).read_csv(runs.METRICS)), run.config.optim.epochs)
-    except OSError:
-        return 0
