@@ -41,7 +41,7 @@ def test_a_written_configuration_gives_the_same_settings(flags: list[str], tmp_p
     path = saved(config, tmp_path / "config.yaml")
     again = parse(["--config", str(path), "--ckpt_path", "/run"], ROOT)
     assert again == config
-    assert differing(again.flat(), config.flat()) == []
+    assert differing(again.flat(), config.flat()) == {}
 
 
 def test_flags_override_a_file(tmp_path: Path) -> None:
@@ -160,7 +160,16 @@ def test_what_is_of_one_start_is_not_saved() -> None:
     config = parse(["--overwrite", "--fast", "--no-train", "--ckpt_path", "/run"], ROOT)
     assert not {"overwrite", "resume", "fast", "train", "ckpt_path"} & config.flat().keys()
     assert yaml.safe_load(config_files.text(config.saved())) == config.saved()
-    assert differing(config.flat(), replace(config, run=replace(config.run, wandb="x")).flat()) == []
+    assert differing(config.flat(), replace(config, run=replace(config.run, wandb="x")).flat()) == {}
+
+
+def test_a_field_that_was_not_saved_has_its_default_and_an_unknown_one_differs() -> None:
+    config = parse(["--dataset", "digits", "--learning_rate", "0.5"], ROOT)
+    before = {key: value for key, value in config.flat().items() if key not in ("augment", "accumulate")}
+    assert differing(before, config.flat()) == {}
+    changed = replace(config, data=replace(config.data, augment="device"), optim=replace(config.optim, epochs=7))
+    assert differing(before, changed.flat()) == {"augment": ("workers", "device"), "epochs": (20, 7)}
+    assert differing(before | {"cutmix": 0.5}, config.flat()) == {"cutmix": (0.5, None)}
 
 
 @pytest.mark.parametrize("what", ["methods", "datasets", "encoders", "fusions"])

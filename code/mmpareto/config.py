@@ -392,11 +392,31 @@ def is_saved(section: str, name: str) -> bool:
     return next(item for item in fields(SECTIONS[section]) if item.name == name).metadata.get("saved", True)
 
 
-def differing(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """The flags with other values than a run's saved settings have, without those of RUN_ONLY.
+# JSON's form of each saved field's default, by name
+_DEFAULTS: dict[str, Any] = {
+    item.name: item.default_factory() if callable(item.default_factory) else item.default
+    for section in SECTIONS.values()
+    for item in fields(section)
+    if item.metadata.get("saved", True)
+}
 
-    data_root is among them where it names other data, see `datasets.title`. Both arguments are without sections.
+
+def completed(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Saved settings without sections, with the default of each field that they lack.
+
+    They were saved by a version without that field; its default is what that version did.
     """
+    return {**_DEFAULTS, **saved}
+
+
+def differing(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """{flag: (saved value, wanted value)} where a run's saved settings are others, without those of RUN_ONLY.
+
+    data_root is among them where it names other data, see `datasets.title`. Both arguments are without sections. A
+    field that the saved settings lack has its default; one that is unknown differs.
+    """
+    saved = completed(saved)
     titles = [datasets.title(str(values.get("dataset")), values.get("data_root")) for values in (saved, wanted)]
-    other = [key for key in wanted if key not in RUN_ONLY and saved.get(key) != wanted[key]]
-    return other + ["data_root"] * (titles[0] != titles[1] and "dataset" not in other)
+    keys = [key for key in {**wanted, **saved} if key not in RUN_ONLY and saved.get(key) != wanted.get(key)]
+    keys += ["data_root"] * (titles[0] != titles[1] and "dataset" not in keys)
+    return {key: (saved.get(key), wanted.get(key)) for key in keys}

@@ -13,7 +13,7 @@ import pytest
 import torch
 from entries.command import inside, train
 from PIL import Image
-from settings import read_settings
+from settings import change_settings, read_settings
 from tables import rows, without_times
 
 from mmpareto import datasets
@@ -157,6 +157,7 @@ def test_a_finished_run_is_not_touched_unasked(finished: tuple[Path, str], tmp_p
     ):
         folder = tmp_path / flags[-1]  # a run directory stays locked until its process ends
         shutil.copytree(finished[0], folder)
+        change_settings(folder, without="augment")  # as a version without this flag wrote them
         done = inside(entry.main, *SHORT, "--ckpt_path", folder, *flags)
         assert done.returncode == status, done.stderr
         assert message in done.stdout + done.stderr

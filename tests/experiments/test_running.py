@@ -146,6 +146,13 @@ def test_what_is_there_decides_what_is_done(tmp_path: Path) -> None:
     assert state(run) is State.FINISHED
     with pytest.raises(RunError, match=r"other settings: learning_rate 0\.3 \(asked for: 0\.5\)"):
         state(other)
+    older = {key: value for key, value in config.items() if key != "augment"}
+    write_settings(run.folder, older)
+    assert state(run) is State.FINISHED
+    write_settings(run.folder, older | {"cutmix": 0.5})
+    with pytest.raises(RunError, match=r"other settings: cutmix 0\.5 \(asked for: None\)"):
+        state(run)
+    write_settings(run.folder, config)
     assert TrainingProcess(run, STAND_IN, 1).poll() is not None  # nothing was started
     assert not (run.folder / "seen.json").exists()
 

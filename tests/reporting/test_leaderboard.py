@@ -123,6 +123,11 @@ def test_files_of_one_protocol_are_merged_and_others_refused(tmp_path: Path) -> 
     both = json.loads((tmp_path / "both" / "leaderboard.json").read_text())
     assert len(both["results"]) == 12 + 12 + 2
 
+    theirs["settings"]["twoview"]["augment"] = "workers"  # the default, of a version that has this setting
+    files[1].write_text(json.dumps({"schema": 1, **theirs}))
+    assert len(leaderboard.merged(files)["results"]) == 12 + 12 + 2
+    assert len(leaderboard.merged(files[::-1])["results"]) == 12 + 12 + 2
+
     def refuse(change: Any) -> str:
         content = copy.deepcopy(theirs)
         change(content)
@@ -132,6 +137,8 @@ def test_files_of_one_protocol_are_merged_and_others_refused(tmp_path: Path) -> 
     assert "another protocol than" in refuse(lambda c: c["protocol"].update(trials=50))
     assert "(trials: 50, not 10)" in refuse(lambda c: c["protocol"].update(trials=50))
     assert "other settings of twoview" in refuse(lambda c: c["settings"]["twoview"].update(epochs=6))
+    assert "(augment: 'none', not 'workers')" in refuse(lambda c: c["settings"]["twoview"].update(augment="none"))
+    assert "(cutmix: 0.5, not None)" in refuse(lambda c: c["settings"]["twoview"].update(cutmix=0.5))
     assert "other spaces of mmpareto" in refuse(lambda c: c["spaces"]["mmpareto"].update(gamma=[1.0, 9.0, True]))
     for damage in ({"rule": "luck"}, {"rule": []}, {"trial_seeds": 0}):
         assert "its protocol is damaged" in refuse(lambda c, damage=damage: c["protocol"].update(damage))

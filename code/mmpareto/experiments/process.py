@@ -61,8 +61,9 @@ def state(run: Run) -> State:
     if directory.finished:
         saved, wanted = directory.read_config(), run.config.flat()
         if run.config.engine.fast:  # it switched on what the device can do
-            wanted |= {key: saved.get(key) for key in FAST if not wanted[key]}
-        other = [f"{key} {saved.get(key)} (asked for: {wanted[key]})" for key in differing(saved, wanted)]
+            wanted |= {key: saved[key] for key in FAST if key in saved and not wanted[key]}
+        changes = differing(saved, wanted)
+        other = [f"{key} {before} (asked for: {now})" for key, (before, now) in changes.items()]
         if other:
             raise RunError(
                 f"it is finished, but was made with other settings: {', '.join(other)}; it is left as it is. Name "

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpareto import datasets, runs
-from mmpareto.config import RUN_ONLY
+from mmpareto.config import RUN_ONLY, completed
 from mmpareto.escape import shortened
 from mmpareto.evaluation.all_heads import RULES
 from mmpareto.runs import RunDirectory, RunError
@@ -194,7 +194,7 @@ def _read(folder: Path) -> FinishedRun:
     for key, setting in (("dataset", "dataset"), ("method", "method"), ("seed", "random_seed")):
         if results[key] != config[setting]:
             raise RunError(f"{path} and {runs.CONFIG} beside it are of different runs ({key}); {RETRAIN}")
-    return FinishedRun(folder, _plain(config) | {"classes": resolved.get("classes")}, results, environment)
+    return FinishedRun(folder, _plain(completed(config)) | {"classes": resolved.get("classes")}, results, environment)
 
 
 def _read_file(run: RunDirectory, name: str) -> dict[str, Any]:

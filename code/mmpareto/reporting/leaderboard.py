@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from mmpareto.config import completed
 from mmpareto.escape import counted, markdown_text
 from mmpareto.evaluation.all_heads import RULES as HEADS
 from mmpareto.json_files import read_object
@@ -122,9 +123,10 @@ def merged(paths: Sequence[Path]) -> dict[str, Any]:
     for path in paths[1:]:
         other = read(path)
         _same(whole["protocol"], other["protocol"], f"{path}: another protocol than {paths[0]}")
-        for part in ("spaces", "settings"):
+        for part, complete in (("spaces", dict), ("settings", completed)):
             for name in whole[part].keys() & other[part].keys():
-                _same(whole[part][name], other[part][name], f"{path}: other {part} of {name} than {paths[0]}")
+                first, second = complete(whole[part][name]), complete(other[part][name])
+                _same(first, second, f"{path}: other {part} of {name} than {paths[0]}")
             whole[part] |= other[part]
         for row in other["results"]:
             known = rows.setdefault(_key(row), row)

@@ -197,16 +197,10 @@ def refuse_other_settings(directory: RunDirectory, config: Config, method: Metho
     Raises:
         RunError: with the settings that differ.
     """
-    saved, wanted = directory.read_config(), config.flat()
-    unknown = [key for key in wanted if key not in saved]
-    if unknown:
-        raise RunError(
-            f"{directory.path} was made by an older version, which knew no --{unknown[0]}; train it again with "
-            "--overwrite"
-        )
     fixed = {"epochs"} if config.optim.lr_schedule == "cosine" or method.planned else set()
     may_change = {"early_stopping", "epochs"} - fixed
-    other = [f"--{key} {saved[key]} (now {wanted[key]})" for key in differing(saved, wanted) if key not in may_change]
+    changes = differing(directory.read_config(), config.flat())
+    other = [f"--{key} {saved} (now {wanted})" for key, (saved, wanted) in changes.items() if key not in may_change]
     if other:
         raise RunError(
             f"{directory.path} was made with other settings: {', '.join(other)}; repeat its own, or use --overwrite"
