@@ -4,6 +4,7 @@ config.yaml        every setting, by section      metrics.csv    a row per epoch
 resolved.json      encoders, classes, modalities  gradients.csv  a row per step and encoder: what integration saw
 environment.json   versions, device, command      results.json   the scores; there only when the run is finished
 last.pt  previous.pt  best.pt   checkpoints
+diverged.json      where losses or gradients were no longer finite, which ended the run
 layers.csv         a row per epoch, encoder and parameter tensor: conflict rate, mean cosine
 *.png              figures                        events.*       TensorBoard
 evaluation_<split>.json, evaluation_<split>_*.png  what evaluate.py found
@@ -38,6 +39,7 @@ METRICS, GRADIENTS = "metrics.csv", "gradients.csv"
 LAYERS = "layers.csv"
 EVALUATION = "evaluation_{}.json"  # of a split
 LAST, PREVIOUS, BEST, RESULTS = "last.pt", "previous.pt", "best.pt", "results.json"
+DIVERGED = "diverged.json"
 CODE = Path(__file__).resolve().parent.parent  # the package, and the commands beside it
 _OWN = (
     CONFIG,
@@ -50,6 +52,7 @@ _OWN = (
     PREVIOUS,
     BEST,
     RESULTS,
+    DIVERGED,
     "learning_curves.png",
     "gradients.png",
     "wandb_id.txt",

@@ -8,6 +8,7 @@
 5       trains an epoch, and finishes as soon as another run of its method has begun
 6       fails for want of memory when it is started for the first time, else finishes
 7       finishes a second after the run of seed 6 has failed
+8       diverges
 """
 
 from __future__ import annotations
@@ -48,6 +49,9 @@ def main(argv: list[str]) -> int:
     if kind == 6 and not failed.exists():
         failed.touch()
         print("train.py: out of memory: try --accumulate 2", flush=True)
+        return 2
+    if kind == 8:
+        (folder / "diverged.json").write_text('{"epoch": 1, "step": 12, "reason": "not finite"}')
         return 2
     while kind == 7 and not failed.exists():
         time.sleep(0.05)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,9 +16,13 @@ import numpy as np
 import pytest
 import scipy.stats
 from entries.command import ROOT, inside, refused
+from settings import write_settings
 
-from mmpareto.cli import experiment
+from mmpareto.cli import experiment, train
 from mmpareto.errors import UsageError
+from mmpareto.experiments.grid import Run, make_run
+from mmpareto.experiments.launchers import Local
+from mmpareto.experiments.process import diverged
 from mmpareto.experiments.search import STARTUP, Candidate, Search, drawn, shared_settings
 from mmpareto.methods import METHODS, build_method
 from mmpareto.registry import Range
@@ -157,6 +162,49 @@ def write_vectors(root: Path) -> None:
     (root / "manifest.csv").write_text("\n".join(lines) + "\n")
 
 
+def test_a_run_that_diverges_says_where_until_it_is_trained_with_other_settings(tmp_path: Path) -> None:
+    write_vectors(tmp_path / "data")
+    passed = ["--data_root", str(tmp_path / "data"), "--batch_size", "8", "--epochs", "2", "--num_workers", "0"]
+
+    def planned(rate: str) -> Run:
+        return make_run("manifest", "uniform", [*passed, "--learning_rate", rate], {}, 0, ["run"], tmp_path, tmp_path)
+
+    wild, tame = planned("1e30"), planned("0.01")
+    assert diverged(wild) is None
+    done = inside(train.main, *wild.argv, "--gpu_ids", "cpu")
+    assert done.returncode == 2
+    place = re.search(r"not finite in step (\d+) \(epoch 1\)", done.stderr)
+    assert place is not None
+    assert diverged(wild) == f"step {place[1]}, epoch 1"
+    assert diverged(tame) is None
+    done = inside(train.main, *tame.argv, "--gpu_ids", "cpu", "--overwrite")
+    assert done.returncode == 0, done.stderr
+    assert not (tame.folder / "diverged.json").exists()
+
+
+def test_a_trial_that_diverged_is_a_result_and_another_run_has_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search = plan(tmp_path, trial_seeds=[0, 8])
+    (candidate,) = search.candidates(["twoview"], ["uniform"])
+    trial = search.trial(candidate, 3)
+    finishes, diverges = trial.runs
+    diverges.folder.mkdir(parents=True)
+    write_settings(diverges.folder, diverges.config.flat())
+    launcher = Local(Path(__file__).with_name("stand_in.py"), 2, 2)
+    assert experiment.perform(trial.runs, launcher, "here", tmp_path, trials=True) == {}
+    write_settings(finishes.folder, finishes.config.flat())
+    assert "FAILED: diverged (step 12, epoch 1)" in capsys.readouterr().out
+    assert trial.diverged == "step 12, epoch 1"
+    assert search.score(trial) is None
+    assert experiment.perform(trial.runs, launcher, "here", tmp_path, trials=True) == {}
+    assert "1 finished, 1 diverged, 0 to resume, 0 to begin\n" in capsys.readouterr().out
+    assert (diverges.folder / "train.log").read_text().count("$ ") == 1
+    failures = experiment.perform(trial.runs, launcher, "here", tmp_path)
+    assert list(failures) == [diverges]
+    assert (diverges.folder / "train.log").read_text().count("$ ") == 2
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_search_that_was_killed_goes_on_and_ends_with_the_same_tables(tmp_path: Path) -> None:
@@ -194,7 +242,7 @@ def test_a_search_that_was_killed_goes_on_and_ends_with_the_same_tables(tmp_path
         (method, tuned, seed) for tuned in (True, False) for seed in (10, 11) for method in ("uniform", "mmpareto")
     ]
     table = (whole / "trials.csv").read_text().splitlines()
-    assert table[0] == "dataset,method,trial,values,accuracy,loss,chosen"
+    assert table[0] == "dataset,method,trial,values,accuracy,loss,chosen,diverged"
     trials = [line.split(",") for line in table[1:]]
     for method in ("uniform", "mmpareto"):
         mine = [(float(t[4]), -float(t[5]), t[6]) for t in trials if t[1] == method]

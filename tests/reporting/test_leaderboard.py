@@ -128,6 +128,12 @@ def test_files_of_one_protocol_are_merged_and_others_refused(tmp_path: Path) -> 
     assert len(leaderboard.merged(files)["results"]) == 12 + 12 + 2
     assert len(leaderboard.merged(files[::-1])["results"]) == 12 + 12 + 2
 
+    ours["diverged"], theirs["diverged"] = {"twoview": {"uniform": 3}}, {"twoview": {"theirs": 10}}
+    for file, content in zip(files, (ours, theirs), strict=True):
+        file.write_text(json.dumps({"schema": 1, **content}))
+    text = leaderboard.tables(leaderboard.merged(files))
+    assert "Diverged trials (a loss or gradient was not finite): uniform 3 of 10, theirs 10 of 10." in text
+
     def refuse(change: Any) -> str:
         content = copy.deepcopy(theirs)
         change(content)
@@ -143,6 +149,8 @@ def test_files_of_one_protocol_are_merged_and_others_refused(tmp_path: Path) -> 
     for damage in ({"rule": "luck"}, {"rule": []}, {"trial_seeds": 0}):
         assert "its protocol is damaged" in refuse(lambda c, damage=damage: c["protocol"].update(damage))
     assert "its protocol is damaged" in refuse(lambda c: c["protocol"].pop("budget"))
+    for damage in (3, {"twoview": 3}, {"twoview": {"uniform": "3"}}):
+        assert "diverged trials are damaged" in refuse(lambda c, damage=damage: c.update(diverged=damage))
     assert "settings or spaces are damaged" in refuse(lambda c: c["settings"].update(avmnist=3))
     assert "no result with chosen values" in refuse(lambda c: c["results"].clear())
     same = row("twoview", "uniform", 10, 99.0)

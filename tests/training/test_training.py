@@ -148,6 +148,7 @@ def test_the_first_step_that_is_not_finite_is_named_with_its_loss_and_clips() ->
         caught.value
     )
     assert "and 24 more" in str(caught.value)
+    assert (caught.value.epoch, caught.value.step) == (1, 3)
 
 
 def test_gradients_that_overflow_are_seen_where_no_scaler_leaves_them_out() -> None:

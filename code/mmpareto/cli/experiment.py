@@ -39,7 +39,7 @@ from mmpareto.errors import UsageError
 from mmpareto.escape import counted, on_one_line
 from mmpareto.experiments.grid import Grid, Run, expand, variation
 from mmpareto.experiments.launchers import Launcher, Local, Submitit, slurm_executor
-from mmpareto.experiments.process import State, state
+from mmpareto.experiments.process import State, diverged, state
 from mmpareto.experiments.schedule import Interrupted, run_all
 from mmpareto.experiments.search import TUNED, Search, Trial, write_leaderboard
 from mmpareto.experiments.sharing import read_gpu
@@ -216,26 +216,37 @@ def experiment(argv: Sequence[str]) -> int:
     return max(status, tell(failures, len(grid.runs)))
 
 
-def perform(planned: Sequence[Run], launcher: Launcher, where: str, output: Path) -> dict[Run, str]:
-    """Do what is missing of some runs, and say so; the result are those that failed, with the reason."""
+def perform(
+    planned: Sequence[Run], launcher: Launcher, where: str, output: Path, *, trials: bool = False
+) -> dict[Run, str]:
+    """Do what is missing of some runs, and say so; the result are those that failed, with the reason.
+
+    A run of a trial that diverged has not failed: it is a result, and is not tried again.
+    """
     failures: dict[Run, str] = {}
     states: dict[Run, State] = {}
+    lost: set[Run] = set()
     for run in planned:
         try:
             states[run] = state(run)
+            if trials and diverged(run) is not None:
+                lost.add(run)
         except RunError as error:
             failures[run] = str(error)
-    todo = [run for run, progress in states.items() if progress is not State.FINISHED]
-    unfinished = sum(progress is State.UNFINISHED for progress in states.values())
+    todo = [run for run, progress in states.items() if progress is not State.FINISHED and run not in lost]
+    unfinished = sum(states[run] is State.UNFINISHED for run in todo)
     print(
-        f"{counted(len(planned), 'run')} in {output}: {len(states) - len(todo)} finished, {unfinished} to resume, "
-        f"{len(todo) - unfinished} to begin"
+        f"{counted(len(planned), 'run')} in {output}: {len(states) - len(todo) - len(lost)} finished, "
+        + (f"{len(lost)} diverged, " if lost else "")
+        + f"{unfinished} to resume, {len(todo) - unfinished} to begin"
         + (f", {len(failures)} in the way" if failures else "")
         + (f"; {where}" if todo else ""),
         flush=True,
     )
-    outcomes = run_all(todo, launcher)
-    return failures | {run: outcome.failure for run, outcome in outcomes.items() if outcome.failure is not None}
+    for run, outcome in run_all(todo, launcher).items():
+        if outcome.failure is not None and not (trials and diverged(run) is not None):
+            failures[run] = outcome.failure
+    return failures
 
 
 def tell(failures: Mapping[Run, str], number: int) -> int:
@@ -269,10 +280,14 @@ def search(arguments: argparse.Namespace, passed: Sequence[str]) -> int:
     trials: list[Trial] = []
     for numbers in plan.rounds():  # those of one round do not depend on one another
         drawn = [plan.trial(candidate, number) for number in numbers for candidate in candidates]
-        failures |= perform([run for trial in drawn for run in trial.runs], launcher, where, arguments.output)
+        runs = [run for trial in drawn for run in trial.runs]
+        failures |= perform(runs, launcher, where, arguments.output, trials=True)
         for trial in drawn:
             plan.score(trial)
         trials += drawn
+    for trial in trials:
+        if place := trial.diverged:
+            print(f"{trial.runs[0].folder.parent.relative_to(output)} diverged ({place}): it is not chosen")
     best_trials = (plan.best([trial for trial in trials if trial.candidate == candidate]) for candidate in candidates)
     chosen = [trial for trial in best_trials if trial is not None]
     finals = plan.finals(chosen, recipe=False) + (plan.finals(chosen, recipe=True) if arguments.recipe else [])

@@ -13,7 +13,7 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from mmpareto import runs
 from mmpareto.config import FAST, differing
@@ -59,11 +59,7 @@ def state(run: Run) -> State:
     """
     directory = RunDirectory(run.folder)
     if directory.finished:
-        saved, wanted = directory.read_config(), run.config.flat()
-        if run.config.engine.fast:  # it switched on what the device can do
-            wanted |= {key: saved[key] for key in FAST if key in saved and not wanted[key]}
-        changes = differing(saved, wanted)
-        other = [f"{key} {before} (asked for: {now})" for key, (before, now) in changes.items()]
+        other = [f"{key} {before} (asked for: {now})" for key, (before, now) in _changes(run).items()]
         if other:
             raise RunError(
                 f"it is finished, but was made with other settings: {', '.join(other)}; it is left as it is. Name "
@@ -73,6 +69,26 @@ def state(run: Run) -> State:
     if (directory / runs.LAST).exists():
         return State.UNFINISHED
     return State.BROKEN_OFF if (directory / runs.CONFIG).exists() else State.NEW
+
+
+def diverged(run: Run) -> str | None:
+    """Where the losses or gradients of an unfinished run with these settings were not finite; None if they were.
+
+    Raises RunError where its files are damaged.
+    """
+    directory = RunDirectory(run.folder)
+    if directory.finished or not (directory / runs.DIVERGED).exists() or _changes(run):
+        return None
+    content = directory.read_json(runs.DIVERGED)
+    return ("" if content.get("step") is None else f"step {content['step']}, ") + f"epoch {content.get('epoch')}"
+
+
+def _changes(run: Run) -> dict[str, tuple[Any, Any]]:
+    """{flag: (value, value asked for)} where the run in the folder has other settings."""
+    saved, wanted = RunDirectory(run.folder).read_config(), run.config.flat()
+    if run.config.engine.fast:  # it switched on what the device can do
+        wanted |= {key: saved[key] for key in FAST if key in saved and not wanted[key]}
+    return differing(saved, wanted)
 
 
 def epochs_done(run: Run) -> int:
@@ -149,6 +165,8 @@ class TrainingProcess:
             reason = f"ended by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
         else:
             reason = f"exit status {status}" if status else "it ended without results"
+            if status and (place := diverged(self.run)) is not None:
+                reason = f"diverged ({place})"
         tail = self._tail()
         failure = "\n".join([f"{reason}; {self.run.folder / LOG} ends with", *tail])
         out_of_memory = any("out of memory" in line for line in tail)

@@ -24,6 +24,7 @@ from mmpareto.config import RUN_ONLY, Config
 from mmpareto.errors import UsageError
 from mmpareto.escape import csv_cell
 from mmpareto.experiments.grid import Run, check_methods, flags_in, make_run, refuse_owned
+from mmpareto.experiments.process import diverged
 from mmpareto.methods import METHODS
 from mmpareto.registry import Range, Space
 from mmpareto.reporting.finished import find
@@ -66,6 +67,11 @@ class Trial:
     number: int
     values: Mapping[str, str]
     runs: tuple[Run, ...]
+
+    @property
+    def diverged(self) -> str:
+        """Where the first of its runs that diverged did so; "" where none did."""
+        return next(filter(None, map(diverged, self.runs)), "")
 
 
 @dataclass
@@ -251,6 +257,7 @@ def write_leaderboard(search: Search, trials: Sequence[Trial], chosen: Sequence[
                 "accuracy": "" if score is None else score[0],
                 "loss": "" if score is None or score[1] is None else score[1],
                 "chosen": int(trial in chosen),
+                "diverged": trial.diverged,
             }
         )
     write_text(search.output / "trials.csv", pd.DataFrame(rows).map(csv_cell).to_csv(index=False))
@@ -270,8 +277,14 @@ def write_leaderboard(search: Search, trials: Sequence[Trial], chosen: Sequence[
     if not any(row["tuned"] for row in results):
         return False
     spaces = {name: {key: list(space) for key, space in METHODS[name].search.items()} for _, name in values}
+    lost: dict[str, dict[str, int]] = {}
+    for trial in trials:
+        if trial.diverged:
+            of_dataset = lost.setdefault(trial.candidate.dataset, {})
+            of_dataset[trial.candidate.method] = of_dataset.get(trial.candidate.method, 0) + 1
     content = {
         "protocol": search.protocol,
+        "diverged": lost,
         "spaces": spaces,
         "settings": settings,
         "results": results,

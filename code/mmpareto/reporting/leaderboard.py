@@ -6,6 +6,7 @@ A file `leaderboard.json` holds
     protocol   how values were searched and chosen
     spaces     {method: the values of its own options that were searched}
     settings   {dataset: settings that all runs share}
+    diverged   {dataset: {method: trials that diverged}}; missing where none was counted
     results    rows of dataset, method, tuned (or the recipe's values), seed, values, scores in percent, seconds
     made       date, device, commit and versions, for readers
 
@@ -98,7 +99,11 @@ def read(path: Path) -> dict[str, Any]:
     if not whole or str(protocol["rule"]) not in RULES:
         raise RunError(f"{path}: its protocol is damaged; expected {', '.join(sorted(PROTOCOL))}, and a rule out of "
                        f"{', '.join(RULES)}")  # fmt: skip
-    if not all(isinstance(values, dict) for values in (*settings.values(), *content["spaces"].values())):
+    lost = content.setdefault("diverged", {})
+    counts = [number for numbers in lost.values() for number in numbers.values()] if _nested(lost) else [None]
+    if not all(type(number) is int for number in counts):
+        raise RunError(f"{path}: its numbers of diverged trials are damaged; make the leaderboard again")
+    if not _nested(settings) or not _nested(content["spaces"]):
         raise RunError(f"{path}: its settings or spaces are damaged; expected names and values for each")
     for number, row in enumerate(content["results"], 1):
         known = isinstance(row, dict) and all(isinstance(row.get(key), kind) for key, kind in _TYPES.items())
@@ -128,6 +133,8 @@ def merged(paths: Sequence[Path]) -> dict[str, Any]:
                 first, second = complete(whole[part][name]), complete(other[part][name])
                 _same(first, second, f"{path}: other {part} of {name} than {paths[0]}")
             whole[part] |= other[part]
+        for dataset, numbers in other["diverged"].items():
+            whole["diverged"][dataset] = whole["diverged"].get(dataset, {}) | numbers
         for row in other["results"]:
             known = rows.setdefault(_key(row), row)
             if known["scores"] != row["scores"]:
@@ -136,6 +143,11 @@ def merged(paths: Sequence[Path]) -> dict[str, Any]:
                     "other scores; leave one of them out"
                 )
     return whole | {"results": list(rows.values())}
+
+
+def _nested(values: Any) -> bool:
+    """Whether it holds values by name, by name."""
+    return isinstance(values, dict) and all(isinstance(inner, dict) for inner in values.values())
 
 
 def _numbers(scores: Mapping[str, Any]) -> bool:
@@ -162,7 +174,13 @@ def tables(content: Mapping[str, Any]) -> str:
     rows = pd.DataFrame([{**row, **row["scores"]} for row in content["results"]])
     for dataset in dict.fromkeys(rows["dataset"][rows["tuned"]]):
         of_dataset = rows[rows["dataset"] == dataset]
-        parts += [f"## {dataset}", dataset_table(of_dataset), balance_table(of_dataset[of_dataset["tuned"]])]
+        lost = content["diverged"].get(dataset, {})
+        parts += [
+            f"## {dataset}",
+            dataset_table(of_dataset),
+            diverged_trials(lost, protocol["trials"]),
+            balance_table(of_dataset[of_dataset["tuned"]]),
+        ]
     tuned = rows[rows["tuned"]]
     if tuned["dataset"].nunique() > 1:
         parts += ["## All datasets", over_datasets(tuned)]
@@ -214,6 +232,14 @@ def dataset_table(rows: pd.DataFrame) -> str:
             line["p"] = "-" if p is None else f"{p:.3f}"
         lines.append(line | {"seconds a run": f"{runs['seconds'].mean():.0f}"})
     return markdown_table(pd.DataFrame(lines).fillna("n/a"))
+
+
+def diverged_trials(lost: Mapping[str, int], trials: int) -> str:
+    """A sentence on the trials that diverged, which no rule chooses."""
+    if not lost:
+        return ""
+    listed = ", ".join(f"{markdown_text(method)} {number} of {trials}" for method, number in lost.items())
+    return f"Diverged trials (a loss or gradient was not finite): {listed}."
 
 
 def balance_table(rows: pd.DataFrame) -> str:

@@ -115,7 +115,8 @@ class BoundaryEngine:
                 try:
                     watch.check(epoch)
                 except TrainingError as error:
-                    raise TrainingError(f"a copy that was trained for an estimate: {error}") from error
+                    message = f"a copy that was trained for an estimate: {error}"
+                    raise TrainingError(message, error.epoch, error.step) from error
                 self.processes.average_buffers(model)
                 self.fits[number] = self._so_far(epoch, step, whole=epoch == epochs)
         return model

@@ -70,7 +70,7 @@ from mmpareto.training.setup import (
 from mmpareto.training.state import TrainingState
 from mmpareto.training.step import Step
 from mmpareto.training.switches import autocast_type, check_shapes, check_switches, fastest
-from mmpareto.training.watch import FiniteWatch, Interrupted, Signals
+from mmpareto.training.watch import FiniteWatch, Interrupted, Signals, TrainingError
 
 T = TypeVar("T")
 
@@ -92,6 +92,10 @@ def run_training(config: Config, signals: Signals) -> None:
         run = Run(config, device, processes, signals)
         try:
             run.main()
+        except TrainingError as error:
+            content = {"epoch": error.epoch, "step": error.step, "reason": str(error)}
+            run.directory.write_json(runs.DIVERGED, content)
+            raise
         finally:
             run.close()
 
@@ -232,7 +236,8 @@ class Run:
             return
         for name in (runs.GRADIENTS, runs.LAYERS):
             self.directory.cut_csv(name, self.state.epoch)
-        (self.directory / runs.RESULTS).unlink(missing_ok=True)
+        for name in (runs.RESULTS, runs.DIVERGED):
+            (self.directory / name).unlink(missing_ok=True)
         self.directory.write_json(runs.RESOLVED, resolved(self.data["train"], self.model, self.encoders))
         self.directory.write_text(runs.CONFIG, config_files.text(self.config.saved()))
         self.directory.write_json(runs.ENVIRONMENT, runs.environment(self.device, self.processes.size))

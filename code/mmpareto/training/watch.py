@@ -15,7 +15,11 @@ from mmpareto.errors import UserError
 
 
 class TrainingError(UserError):
-    """Training cannot continue."""
+    """Training cannot continue: losses or gradients are not finite in an epoch, from a step on where that is known."""
+
+    def __init__(self, message: str, epoch: int, step: int | None = None) -> None:
+        super().__init__(message)
+        self.epoch, self.step = epoch, step
 
 
 class Interrupted(BaseException):
@@ -69,13 +73,16 @@ class FiniteWatch:
             raise TrainingError(
                 f"not finite in step {step} (epoch {epoch}): {', '.join(names)}; the batch held {clips}. The learning "
                 "rate may be too high (--learning_rate, --clip_grad, --warmup_epochs), or these clips hold values that "
-                "are not finite. The last checkpoint, where there is one, is from before; --resume continues from it"
+                "are not finite. The last checkpoint, where there is one, is from before; --resume continues from it",
+                epoch,
+                step,
             )
         if overflows >= self.PATIENCE:
             raise TrainingError(
                 f"the gradient was not finite in the last {overflows} steps (epoch {epoch}), at any scale of the loss: "
                 "float16 is not the cause; look for it without --amp. The last checkpoint, where there is one, may "
-                "hold such steps, which were left out; --resume continues from it"
+                "hold such steps, which were left out; --resume continues from it",
+                epoch,
             )
         self._ids.clear()
 
