@@ -96,6 +96,12 @@ class DataConfig:
         type=augmentation,
         choices=("workers", "device", "none"),
     )
+    data_on: str | None = flag(
+        None,
+        "where the samples are kept: device cuts batches out on the device that trains, for datasets that are held in "
+        "memory (default: device on a GPU where they take a quarter of its free memory or less, else host)",
+        choices=("device", "host"),
+    )
     num_workers: int | None = flag(
         None,
         "processes that load data (default: 0 for data in memory, else the cores minus one, at most 8)",
@@ -382,7 +388,7 @@ SECTIONS: dict[str, type] = {
 }
 assert set(SECTIONS) == set(config_files.SECTIONS)
 # what a run may differ in and still be the same run: its results so far do not depend on it; see `differing`
-RUN_ONLY = ("data_root", "num_workers", "gpu_ids", "checkpoint_minutes", "log_interval", "wandb")
+RUN_ONLY = ("data_root", "data_on", "num_workers", "gpu_ids", "checkpoint_minutes", "log_interval", "wandb")
 # what --fast may switch on, as the device and the method allow
 FAST = ("amp", "channels_last", "tf32", "cuda_graph")
 

@@ -55,10 +55,3 @@ def chunks(tree: T, parts: int) -> list[T]:
     return [
         pytree.tree_unflatten([None if pieces is None else pieces[k] for pieces in cut], spec) for k in range(count)
     ]
-
-
-def copy_into(target: object, source: object) -> None:
-    """Copy every tensor of `source` into its place in `target`, a tree of the same form."""
-    for ours, theirs in zip(pytree.tree_leaves(target), pytree.tree_leaves(source), strict=True):
-        if isinstance(ours, Tensor):
-            ours.copy_(theirs)

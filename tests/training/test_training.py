@@ -30,7 +30,7 @@ from mmpareto.models import build_model
 from mmpareto.training import epochs, setup
 from mmpareto.training.board import Board
 from mmpareto.training.data import Loader, SharedBatches
-from mmpareto.training.epochs import EpochRecord, GradientLog, score, train_epoch
+from mmpareto.training.epochs import EpochRecord, GradientLog, RecordedStep, score, train_epoch
 from mmpareto.training.optimizer import make_optimizer
 from mmpareto.training.records import epoch_scalars
 from mmpareto.training.setup import make_method, make_step
@@ -122,10 +122,10 @@ def digits_model(split: Loader) -> torch.nn.Module:
     return build_model(about, 10, {"gray": "cnn", "colour": "cnn"})
 
 
-def epoch(model: torch.nn.Module, split: Loader, step: TrainingStep, **options: Any) -> tuple[EpochRecord, FiniteWatch]:
+def epoch(split: Loader, step: TrainingStep, **options: Any) -> tuple[EpochRecord, FiniteWatch]:
     record = EpochRecord(["gray", "colour"], torch.device("cpu"))
     watch = FiniteWatch(["gray", "colour"], torch.device("cpu"))
-    train_epoch(step, model, split, 1, record, watch, torch.device("cpu"), **options)
+    train_epoch(RecordedStep(step, record, watch, split.dataset.modalities), split, 1, **options)
     return record, watch
 
 
@@ -140,7 +140,7 @@ def test_the_first_step_that_is_not_finite_is_named_with_its_loss_and_clips() ->
                 model.heads["gray"].bias.fill_(float("nan"))
         return False
 
-    _, watch = epoch(model, split, step, after_batch=poison)
+    _, watch = epoch(split, step, after_batch=poison)
     third = order(loader(), 0)[3 * 32 : 3 * 32 + 8]
     with pytest.raises(TrainingError) as caught:
         watch.check(1)
@@ -155,10 +155,11 @@ def test_gradients_that_overflow_are_seen_where_no_scaler_leaves_them_out() -> N
     fine, broken = torch.tensor(1.0), torch.tensor(float("inf"))
     for gradients in (True, False):
         watch = FiniteWatch(["a", "b"], torch.device("cpu"), gradients=gradients)
-        watch.update(0, [fine, fine, fine], fine, ["x"])
-        watch.check(1)
-        watch.update(1, [fine, fine, fine], broken, ["y"])
-        watch.update(2, [fine, fine, fine], fine, ["z"])
+        for step, (norm, clip) in enumerate(((fine, "x"), (broken, "y"), (fine, "z"))):
+            watch.update([fine, fine, fine], norm)
+            watch.note(step, [clip])
+            if step == 0:
+                watch.check(1)
         if gradients:
             with pytest.raises(TrainingError, match=r"step 1 \(epoch 1\): gradient; the batch held y"):
                 watch.check(1)
@@ -171,7 +172,7 @@ def test_gradients_that_overflow_at_any_scale_end_the_run() -> None:
     watch = FiniteWatch(["a", "b"], torch.device("cpu"), gradients=False)
     for norms, ends in (([broken] * 49 + [fine], False), ([broken] * 30, False), ([broken] * 20, True)):
         for norm in norms:
-            watch.update(0, [fine, fine, fine], norm, ["x"])
+            watch.update([fine, fine, fine], norm)
         if ends:
             with pytest.raises(TrainingError, match="in the last 50 steps"):
                 watch.check(1)
@@ -189,7 +190,7 @@ def test_one_pass_methods_are_measured_at_their_interval_without_changing_the_st
         for encoder in trained.encoders.values():  # the loader gives float32
             encoder.register_forward_pre_hook(lambda module, inputs: (inputs[0].double(),))
         step = TrainingStep(trained, Method(Uniform()), torch.optim.SGD(trained.parameters(), lr=0.01))
-        record, _ = epoch(trained, split, step, diagnose_interval=interval)
+        record, _ = epoch(split, step, diagnose_interval=interval)
         rows = record.gradients.rows(1) if interval else []
         moved.append(torch.cat([p.detach().flatten() for p in trained.parameters()]) - start)
         assert [row["step"] for row in rows if row["encoder"] == "gray"] == ([] if interval == 0 else [0, 3, 6])
@@ -219,13 +220,15 @@ def test_layers_are_counted_over_an_epoch_as_from_the_gradients_themselves(monke
                 x, y = a.numpy().ravel(), b.numpy().ravel()
                 size = np.linalg.norm(x) * np.linalg.norm(y)
                 cosines.setdefault((encoder, name), []).append(x @ y / size if size else 0.0)
-        log.add(number, step(inputs, label).diagnostics)
+        log.write(step(inputs, label).diagnostics)
+        log.count(number)
         if number == 5:
             state, log = log.state_dict(), GradientLog()
             log.load_state_dict(state, torch.device("cpu"))
     diagnostics = step(inputs, label).diagnostics
     overflow = {k: v._replace(gramians=torch.full_like(v.gramians, float("inf"))) for k, v in diagnostics.items()}
-    log.add(12, overflow)  # in no mean
+    log.write(overflow)  # in no mean
+    log.count(12)
     rows = log.layer_rows(3, names)
     assert [(row["encoder"], row["layer"]) for row in rows] == list(cosines)
     assert {(row["epoch"], row["steps"]) for row in rows} == {(3, 12)}

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from entries.command import train
 
+from mmpareto import runs
 from mmpareto.arguments import parse
 from mmpareto.config import Config
+from mmpareto.datasets import Batch, Modality
 from mmpareto.methods import METHODS, Method, build_method
 from mmpareto.methods.scalarizations import GROUP
 from mmpareto.models import ARCHITECTURES, MultimodalModel, build_model
+from mmpareto.runs import RunDirectory
+from mmpareto.training.epochs import EpochRecord, RecordedStep
 from mmpareto.training.optimizer import make_optimizer
 from mmpareto.training.setup import make_method, make_step
-from mmpareto.training.step import CapturedStep
 from mmpareto.training.switches import apply_switches, check_switches, fastest
+from mmpareto.training.watch import FiniteWatch, TrainingError
 
 pytestmark = [
     pytest.mark.gpu,
@@ -59,21 +65,99 @@ def weights_after(
     for group in optimizer.param_groups:
         if "eps" in group:
             group["eps"] = 1e-3
-    step = make_step(model, method, optimizer, options.engine, options.optim.clip_grad, GPU)
-    assert isinstance(step, CapturedStep) == options.engine.cuda_graph
+    step = recorded(model, method, optimizer, options)
     generator = torch.Generator().manual_seed(0)
     for number in range(steps):
-        size = 16 if number % 5 != 4 else 7
         if number == steps // 2:
             for group in optimizer.param_groups:
                 group["lr"] *= 0.1
-        inputs = {name: torch.randn(size, *shape, generator=generator).to(GPU) for name, (_, shape) in ABOUT.items()}
-        label = torch.randint(10, (size,), generator=generator).to(GPU)
-        masks = {"gray": torch.rand(size, generator=generator) > 0.33, "colour": torch.ones(size, dtype=torch.bool)}
-        present = {name: mask.to(GPU) for name, mask in masks.items()} if missing else None
         # every sixth step is measured, which a graph of the others does not do
-        step(inputs, label, present=present, diagnose=number % 6 == 5)
+        step(batch(16 if number % 5 != 4 else 7, generator, missing), number, diagnose=number % 6 == 5)
     return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def recorded(model: MultimodalModel, method: Method, optimizer: torch.optim.Optimizer, options: Config) -> RecordedStep:
+    """The step of a run with these settings."""
+    step = make_step(model, method, optimizer, options.engine, options.optim.clip_grad, GPU)
+    record, watch = EpochRecord(list(ABOUT), GPU), FiniteWatch(list(ABOUT), GPU)
+    modalities = {name: Modality(kind, shape) for name, (kind, shape) in ABOUT.items()}
+    return RecordedStep(step, record, watch, modalities, capture=options.engine.cuda_graph)
+
+
+def batch(size: int, generator: torch.Generator, missing: bool = False) -> Batch:
+    """Noise in pinned memory, as a loader gives it; with `missing` a third of the samples lacks the first modality."""
+    inputs = {name: torch.randn(size, *shape, generator=generator).pin_memory() for name, (_, shape) in ABOUT.items()}
+    label = torch.randint(10, (size,), generator=generator).pin_memory()
+    drawn: Batch = {"inputs": inputs, "label": label, "id": [f"sample {number}" for number in range(size)]}
+    gray = torch.rand(size, generator=generator) > 0.33
+    if missing:
+        drawn["present"] = {"gray": gray, "colour": torch.ones(size, dtype=torch.bool)}
+    return drawn
+
+
+def records(flags: list[str], folder: Path, name: str, broken: int) -> dict[str, Any]:
+    """What is recorded of 70 steps of nearly no length, and the message about the first that is not finite."""
+    method, model, options = ready(name, [*flags, "--learning_rate", "1e-9"], folder)
+    optimizer, _ = make_optimizer(model, options.optim, options.engine.cuda_graph)
+    step = recorded(model, method, optimizer, options)
+    generator = torch.Generator().manual_seed(0)
+    number = 0
+    for epoch in (1, 2):
+        step.record.reset()
+        step.watch.begin(number)
+        for position in range(70):  # more than the log keeps before it sums up
+            drawn = batch(16 if position % 7 != 6 else 7, generator)
+            if number == broken:
+                inputs = drawn["inputs"]["gray"]
+                assert isinstance(inputs, torch.Tensor)
+                inputs[0] = float("nan")
+                drawn["id"] = ["the culprit"]
+            step(drawn, number, diagnose=number % 3 == 0)
+            number += 1
+        if number <= broken:
+            step.watch.check(epoch)
+            scores, gradients = step.record.scores.compute(), step.record.gradients
+            names = {
+                encoder: method.integrator.parameter_names(module) for encoder, module in model.partition()[0].items()
+            }
+            kept = {"scores": scores, "gradients": gradients.rows(1), "layers": gradients.layer_rows(1, names)}
+    with pytest.raises(TrainingError) as caught:
+        step.watch.check(2)
+    return kept | {"message": str(caught.value)}
+
+
+@pytest.mark.parametrize("name", ["uniform", "mmpareto"])
+def test_a_captured_step_keeps_the_same_records(name: str, tmp_path: Path) -> None:
+    """Of an epoch, after which the same memory records the next one, in which a step breaks."""
+    plain, captured = (records(flags, tmp_path, name, 111) for flags in ([], ["--cuda_graph"]))
+    assert captured["message"] == plain["message"]
+    assert "not finite in step 111 (epoch 2)" in plain["message"]
+    assert "the batch held the culprit" in plain["message"]
+    for head, values in plain["scores"].items():
+        assert captured["scores"][head] == pytest.approx(values, rel=1e-4)
+    assert len(plain["gradients"]) == 2 * (70 if name == "mmpareto" else 24)
+    for table, keys in (("gradients", ("step", "encoder")), ("layers", ("encoder", "layer", "steps"))):
+        assert len(captured[table]) == len(plain[table])
+        for ours, theirs in zip(captured[table], plain[table], strict=True):
+            assert [ours[key] for key in keys] == [theirs[key] for key in keys]
+            assert ours["cosine"] == pytest.approx(theirs["cosine"], abs=1e-2)
+
+
+@pytest.mark.parametrize(("data_on", "fast"), [("device", True), ("host", True), ("device", False)])
+def test_a_run_with_samples_on_the_device(data_on: str, fast: bool, tmp_path: Path) -> None:
+    """Three epochs of digits, in a process of their own, against the plain path's."""
+    common = ("--dataset", "digits", "--epochs", "3", "--learning_rate", "0.05", "--ckpt_path")
+    plain = train(*common, tmp_path / "plain", "--data_on", "host")
+    flags = ["--data_on", data_on, *(["--fast"] if fast else [])]
+    other = train(*common, tmp_path / "other", *flags)
+    assert (plain.returncode, other.returncode) == (0, 0), plain.stderr + other.stderr
+    assert ("data on the device" in other.stdout) == (data_on == "device")
+    tables = [RunDirectory(tmp_path / folder) for folder in ("plain", "other")]
+    first, second = (table.read_csv(runs.GRADIENTS) for table in tables)
+    assert [(row["step"], row["encoder"]) for row in first] == [(row["step"], row["encoder"]) for row in second]
+    first, second = (table.read_csv(runs.METRICS) for table in tables)
+    for ours, theirs in zip(first, second, strict=True):
+        assert float(ours["train_loss_joint"]) == pytest.approx(float(theirs["train_loss_joint"]), rel=0.2)
 
 
 @pytest.mark.parametrize(
@@ -134,13 +218,12 @@ def test_a_step_does_not_wait(name: str, tmp_path: Path) -> None:
     torch.cuda.set_sync_debug_mode("default")
     method, model, options = ready(name, [], tmp_path)
     optimizer, _ = make_optimizer(model, options.optim, options.engine.cuda_graph)
-    step = make_step(model, method, optimizer, options.engine, options.optim.clip_grad, GPU)
-    inputs = {name: torch.randn(16, *shape, device=GPU) for name, (_, shape) in ABOUT.items()}
-    label = torch.zeros(16, dtype=torch.int64, device=GPU)
-    for _ in range(2):
-        step(inputs, label)
+    step = recorded(model, method, optimizer, options)
+    drawn = batch(16, torch.Generator().manual_seed(0))
+    for number in range(2):
+        step(drawn, number)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        step(inputs, label)
+        step(drawn, 2)
     finally:
         torch.cuda.set_sync_debug_mode("default")

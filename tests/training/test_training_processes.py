@@ -25,7 +25,7 @@ from mmpareto.models.mmtm import MMTM
 from mmpareto.models.transformer import Transformer
 from mmpareto.training.boundary_engine import BoundaryEngine
 from mmpareto.training.data import Loader
-from mmpareto.training.epochs import EpochRecord, score, train_epoch
+from mmpareto.training.epochs import EpochRecord, RecordedStep, score, train_epoch
 from mmpareto.training.optimizer import make_optimizer, set_rates
 from mmpareto.training.processes import Processes
 from mmpareto.training.step import TrainingStep
@@ -181,7 +181,7 @@ def trained(
         now = Boundary(epoch, 2, validation, torch.from_numpy(data.labels), shared, optimizer, engine)
         set_rates(optimizer, schedule, chosen.boundary(now))
         record, watch = EpochRecord(list(ABOUT), CPU), FiniteWatch(list(ABOUT), CPU)
-        assert train_epoch(step, shared, loaders[0], epoch, record, watch, CPU)
+        assert train_epoch(RecordedStep(step, record, watch, data.modalities), loaders[0], epoch)
         watch.check(epoch)
         validation = {
             head: values["accuracy"] for head, values in score(shared, loaders[1], CPU, processes=processes).items()

@@ -6,55 +6,82 @@ import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Subset
 
-from mmpareto import datasets
+from mmpareto.arguments import parse
 from mmpareto.benchmarks.quartiles import quartiles, ratio_text
-from mmpareto.datasets import to_device
-from mmpareto.methods import build_method
-from mmpareto.models import build_model
+from mmpareto.datasets import batch_to_device
 from mmpareto.reporting.tables import text_table
 from mmpareto.runs import RunDirectory
 from mmpareto.training.board import Board
-from mmpareto.training.data import Loader
-from mmpareto.training.epochs import train_epoch
+from mmpareto.training.epochs import RecordedStep, train_epoch
+from mmpareto.training.optimizer import make_optimizer
 from mmpareto.training.processes import Processes
 from mmpareto.training.records import epoch_row, step_scalars
+from mmpareto.training.setup import (
+    build_split,
+    hold_on_device,
+    make_loader,
+    make_method,
+    make_model,
+    make_step,
+    set_up,
+)
 from mmpareto.training.state import TrainingState
-from mmpareto.training.step import Step, TrainingStep
+from mmpareto.training.step import Step
+from mmpareto.training.switches import check_switches, fastest
 from mmpareto.training.watch import FiniteWatch
 
 
-def measure(mnist: Path | None, repetitions: int, device: torch.device) -> list[dict[str, Any]]:
+def measure(
+    mnist: Path | None, repetitions: int, device: torch.device, flags: Sequence[str] = (), whole: bool = False
+) -> list[dict[str, Any]]:
     """Epochs on digits, or on CG-MNIST where MNIST's folder is given, with their recipe's batch size and encoders.
 
-    The engine's, with its scores, logs and checkpoint, and bare ones of loading and stepping. Of CG-MNIST's 938 batches
-    an epoch has 100 here: what comes once an epoch weighs more than in a real one.
+    The engine's, with its scores, logs and checkpoint, and bare ones of loading and stepping, which are never captured.
+
+    Args:
+        mnist: folder of MNIST.
+        repetitions: of each way.
+        device: that trains.
+        flags: of train.py.
+        whole: whole epochs of CG-MNIST, in place of 100 of its 844 batches: there what comes once an epoch weighs more
+            than in a real one.
     """
-    name, batch_size, encoder = ("digits", 32, "cnn") if mnist is None else ("cgmnist", 64, "pmr")
-    data: Any = datasets.build(name, mnist, "train")
-    if mnist is not None:
-        whole, data = data, Subset(data, range(100 * batch_size))
-        data.modalities, data.classes, data.set_epoch = whole.modalities, whole.classes, whole.set_epoch
-    about = {name: (modality.kind, modality.shape) for name, modality in data.modalities.items()}
-    loader = Loader(data, batch_size, shuffle=True, seed=0, workers=0, pin=device.type == "cuda")
-    model = build_model(about, len(data.classes), dict.fromkeys(about, encoder)).to(device)
-    method = build_method("mmpareto")
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1.0)
-    step = TrainingStep(model, method, optimizer)
-    state = TrainingState(model, method, optimizer, schedule, step, list(about), device, Processes())
-    watch = FiniteWatch(list(about), device)
+    name = "digits" if mnist is None else "cgmnist"
+    place = [] if mnist is None else ["--data_root", str(mnist)]
+    config = parse(["--dataset", name, *place, *flags], Path())
+    method = make_method(config.method, config.engine)
+    config = (
+        replace(config, engine=config.engine.filled(fastest(device, 1, method, config.engine)))
+        if config.engine.fast
+        else config
+    )
+    check_switches(config.data, config.engine, device, 1)
+    data = build_split(config.data, 0, "train")
+    hold_on_device(config.data.data_on, [data], device)
+    loader = make_loader(data, config.data, 0, device, training=True)
+    if mnist is not None and not whole:
+        loader.sampler.choose(torch.arange(100 * config.data.batch_size))
+    model, _ = make_model(config, data, device, method)
+    set_up(method, model, 0, config.optim.epochs)
+    optimizer, schedule = make_optimizer(model, config.optim, config.engine.cuda_graph)
+    step = make_step(model, method, optimizer, config.engine, config.optim.clip_grad, device)
+    modalities = list(data.modalities)
+    state = TrainingState(model, method, optimizer, schedule, step, modalities, device, Processes())
+    watch = FiniteWatch(modalities, device)
+    recorded = RecordedStep(step, state.record, watch, data.modalities, capture=config.engine.cuda_graph)
     names = {name: [tensor for tensor, _ in encoder.named_parameters()] for name, encoder in model.encoders.items()}
 
     def bare_epoch(epoch: int) -> None:
         model.train()
-        for batch in loader.epoch(epoch - 1):
-            step(to_device(batch["inputs"], data.modalities, device), batch["label"].to(device, non_blocking=True))
+        for batch in loader.stream(epoch - 1):
+            inputs, label, _ = batch_to_device(batch, data.modalities, device)
+            step(inputs, label)
 
     taken: dict[str, list[float]] = {"loading and steps": [], "engine": []}
     with tempfile.TemporaryDirectory() as folder, Board(Path(folder), 0, {}) as board:
@@ -67,11 +94,11 @@ def measure(mnist: Path | None, repetitions: int, device: torch.device) -> list[
             return False
 
         def engine_epoch(epoch: int) -> None:
-            train_epoch(step, model, loader, epoch, state.record, watch, device, after_batch=log)
+            train_epoch(recorded, loader, epoch, after_batch=log)
             watch.check(epoch)
             training, gradients = state.record.scores.compute(), state.record.gradients.rows(epoch)
             layers = state.record.gradients.layer_rows(epoch, names)
-            row = epoch_row(epoch, 0.01, training, training, gradients, list(about))
+            row = epoch_row(epoch, 0.01, training, training, gradients, modalities)
             state.history.append(row)
             board.scalars({key: value for key, value in row.items() if key != "epoch"}, epoch)
             state.next_epoch()

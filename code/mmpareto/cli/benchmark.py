@@ -49,6 +49,13 @@ def parser() -> Parser:
         metavar="FOLDER",
         help="with --engine: epochs on CG-MNIST, from MNIST in FOLDER (minutes)",
     )
+    add(
+        "--train_flags",
+        nargs=argparse.REMAINDER,
+        default=[],
+        help="with --engine, at the end: flags of train.py, such as --fast or --data_on device",
+    )
+    add("--whole", action="store_true", help="with --engine --mnist: whole epochs, not 100 batches")
     add("--num_workers", type=workers, default=2, metavar="N", help="with --loader (default: 2)")
     add("--output", type=file_path, metavar="FILE", help="also write the figures there, as JSON")
     add("--device", choices=("cpu", "cuda"), help="(default: cuda where there is one)")
@@ -78,7 +85,8 @@ def benchmark(arguments: argparse.Namespace) -> int:
         os.environ.setdefault(variable, value)  # the profiler's remarks on machines without a GPU
     rows: list[dict[str, Any]] = []
     if arguments.engine:
-        rows += engine.measure(arguments.mnist, 5 if arguments.quick else 15, device)
+        repetitions = 5 if arguments.quick else 15
+        rows += engine.measure(arguments.mnist, repetitions, device, arguments.train_flags, arguments.whole)
         print("\n" + engine.table(rows), flush=True)
     if arguments.loader:
         rows += loader.measure(256 if arguments.quick else 512, arguments.num_workers, 5, device)

@@ -17,14 +17,17 @@ from mmpareto.datasets.base import (
     Batches,
     DatasetError,
     DeviceBatch,
+    Held,
     Modality,
     MultimodalDataset,
+    Rows,
     Sample,
     Split,
     batch_to_device,
     collate,
     modality_from,
     to_device,
+    uncropped,
 )
 
 
@@ -95,8 +98,10 @@ __all__ = [
     "Batches",
     "DatasetError",
     "DeviceBatch",
+    "Held",
     "Modality",
     "MultimodalDataset",
+    "Rows",
     "Sample",
     "Split",
     "batch_to_device",
@@ -105,4 +110,5 @@ __all__ = [
     "modality_from",
     "title",
     "to_device",
+    "uncropped",
 ]

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, NotRequired, TypedDict
+from typing import Any, ClassVar, Literal, NamedTuple, NotRequired, TypedDict, cast
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch.utils.data import Dataset, default_collate
 
 from mmpareto.datasets.crops import Crop, Crops, joined, resized
 from mmpareto.errors import UserError
-from mmpareto.inputs import KINDS, VARIABLE, Input, Kind, Padded
+from mmpareto.inputs import KINDS, VARIABLE, Input, Kind, Padded, map_tensors
 from mmpareto.registry import Registry
 
 Split = Literal["train", "val", "test"]
@@ -138,6 +138,8 @@ class MultimodalDataset(Dataset[Sample]):
     augmenting: bool = True  # in training; to be set before a loader starts its workers
     absent: Mapping[str, np.ndarray] = {}  # {modality: bool [N], True where the sample lacks it}; all have the others
     lengths: np.ndarray | None = None  # int64 [N], where lengths vary and are known: batches of similar length are made
+    stored: Mapping[str, Tensor] | None = None  # {modality: [N, ...]} where all samples are in memory and never change
+    held: Held | None = None  # all samples on a device, where loaders cut batches out; see `Held`
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
@@ -280,10 +282,7 @@ class Batches(Dataset[Batch]):
     def __init__(self, dataset: MultimodalDataset) -> None:
         self.dataset = dataset
         self._variable = [name for name, modality in dataset.modalities.items() if modality.kind in VARIABLE]
-        self._present = {
-            name: torch.from_numpy(~dataset.absent.get(name, np.zeros(len(dataset), bool)))
-            for name in (dataset.modalities if dataset.absent else ())
-        }
+        self._present = presence(dataset) if dataset.absent else {}
 
     def __getitems__(self, indices: list[int]) -> Batch:
         """The batch of these samples."""
@@ -292,6 +291,50 @@ class Batches(Dataset[Batch]):
         if self._present:
             batch["present"] = {name: mask[indices] for name, mask in self._present.items()}
         return batch
+
+
+class Held:
+    """All samples of a split on a device: a batch is cut out there by index, without Python for each sample.
+
+    Args:
+        dataset: a split with `stored` inputs.
+        device: that keeps them.
+    """
+
+    def __init__(self, dataset: MultimodalDataset, device: torch.device) -> None:
+        assert dataset.stored is not None
+        self.device, self.ids = device, dataset.sample_ids
+        self._all: dict[str, Any] = {"inputs": dict(dataset.stored), "label": torch.from_numpy(dataset.labels)}
+        if dataset.absent:
+            self._all["present"] = presence(dataset)
+        self._all = map_tensors(lambda tensor: tensor.to(device), self._all)
+
+    def batch(self, index: Tensor) -> Batch:
+        """The samples of an index, int64 [B] on the device; without their ids."""
+        return cast(Batch, map_tensors(lambda tensor: tensor.index_select(0, index), self._all))
+
+
+class Rows(NamedTuple):
+    """A batch of a split that is held on a device, not cut out yet.
+
+    Attributes:
+        held: the split.
+        indices: int64 [B], on the device.
+    """
+
+    held: Held
+    indices: Tensor
+
+    def ids(self) -> list[str]:
+        """The samples' ids. Waits for the device."""
+        names = self.held.ids()
+        return [names[index] for index in self.indices.tolist()]
+
+
+def presence(dataset: MultimodalDataset) -> dict[str, Tensor]:
+    """{modality: bool [N], True where the sample has it}."""
+    everywhere = np.zeros(len(dataset), bool)
+    return {name: torch.from_numpy(~dataset.absent.get(name, everywhere)) for name in dataset.modalities}
 
 
 def to_device(
@@ -311,10 +354,8 @@ def to_device(
         inputs: {modality: [B, ...]}, uint8 or floating point, or Padded or Crops; pinned memory moves without waiting.
     """
     moved: dict[str, Input] = {}
-    for name, stored in inputs.items():
+    for name, stored in uncropped(inputs, modalities, device).items():
         modality = modalities[name]
-        if isinstance(stored, Crops):
-            stored = resized(stored, modality.shape[-1], torch.device(device)).view(-1, *modality.shape)
         if isinstance(stored, Tensor):
             moved[name] = _brought(stored, modality, device, dtype)
             continue
@@ -327,6 +368,18 @@ def to_device(
             values.mul_(mask.view(*mask.shape, *[1] * (values.dim() - 2)))
         moved[name] = Padded(values, mask)
     return moved
+
+
+def uncropped(
+    inputs: Mapping[str, Input | Crops], modalities: Mapping[str, Modality], device: torch.device | str
+) -> dict[str, Input]:
+    """Inputs as they are, with crops resized and flipped on the device: uint8 [B, ...]."""
+    return {
+        name: resized(stored, modalities[name].shape[-1], torch.device(device)).view(-1, *modalities[name].shape)
+        if isinstance(stored, Crops)
+        else stored
+        for name, stored in inputs.items()
+    }
 
 
 class DeviceBatch(NamedTuple):
@@ -343,8 +396,10 @@ class DeviceBatch(NamedTuple):
     present: dict[str, Tensor] | None = None
 
 
-def batch_to_device(batch: Batch, modalities: Mapping[str, Modality], device: torch.device | str) -> DeviceBatch:
-    """Move a batch to `device`; see `to_device`."""
+def batch_to_device(batch: Batch | Rows, modalities: Mapping[str, Modality], device: torch.device | str) -> DeviceBatch:
+    """Move a batch to `device`, or cut it out there; see `to_device`."""
+    if isinstance(batch, Rows):
+        batch = batch.held.batch(batch.indices)
     present = batch.get("present")
     if present is not None:
         present = {name: mask.to(device, non_blocking=True) for name, mask in present.items()}

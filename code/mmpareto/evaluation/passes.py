@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeVar
 
 import torch
 
-from mmpareto.datasets import Batch, DeviceBatch, Modality, batch_to_device
+from mmpareto.datasets import Batch, DeviceBatch, Modality, Rows, batch_to_device
 from mmpareto.models import MultimodalModel, Output
+
+B = TypeVar("B", bound=Batch | Rows)
 
 
 def outputs(
     model: MultimodalModel,
-    batches: Iterable[Batch],
+    batches: Iterable[B],
     modalities: Mapping[str, Modality],
     device: torch.device,
     amp: torch.dtype | None = None,
-) -> Iterator[tuple[Batch, DeviceBatch, Output]]:
+) -> Iterator[tuple[B, DeviceBatch, Output]]:
     """Run a model over batches, in evaluation mode and without gradients.
 
     Args:

@@ -49,6 +49,10 @@ class Scores:
             right, counts = right & masks, masks.sum(-1).double()
         self._sums += torch.stack([losses.double() * counts, right.sum(-1).double(), counts])
 
+    def reset(self) -> None:
+        """Begin anew."""
+        self._sums.zero_()
+
     def compute(self, total: Callable[[Tensor], Tensor] = lambda values: values) -> dict[str, dict[str, float]]:
         """{"joint" or a modality: {"loss", "accuracy"}}, accuracies in percent. Waits for the device.
 

@@ -17,7 +17,7 @@ from mmpareto.methods import Method
 from mmpareto.models import MultimodalModel, Output
 from mmpareto.training.checkpoints import process_state, set_process_state
 from mmpareto.training.data import Loader
-from mmpareto.training.epochs import EpochRecord, score, train_epoch
+from mmpareto.training.epochs import EpochRecord, RecordedStep, score, train_epoch
 from mmpareto.training.optimizer import make_optimizer, rate_factor
 from mmpareto.training.processes import Processes
 from mmpareto.training.setup import make_loader, make_step, set_up
@@ -63,7 +63,7 @@ class BoundaryEngine:
         generator = torch.Generator().manual_seed(hash((self.config.run.random_seed, self.epoch)))
         loader.sampler.choose(torch.randperm(len(dataset), generator=generator)[:count])
         was = self.model.training
-        batches = loader.epoch(self.epoch - 1, between=self.stop)
+        batches = loader.stream(self.epoch - 1, between=self.stop)
         for _, moved, output in outputs(self.model, batches, dataset.modalities, self.device, self._amp):
             yield output, moved.label
         self.model.train(was)
@@ -79,11 +79,11 @@ class BoundaryEngine:
         optimizer, schedule = make_optimizer(model, optim)
         rate = rate_factor(optim)
         step = make_step(model, method, optimizer, engine, optim.clip_grad, self.device)
-        assert isinstance(step, TrainingStep)  # since it is not captured
         loader = self._loader("fit", self.dataset, training=True)
         loader.sampler.choose(samples)
         modalities = list(self.dataset.modalities)
         watch = FiniteWatch(modalities, self.device, gradients=engine.amp != "fp16")
+        recorded = RecordedStep(step, EpochRecord(modalities, self.device), watch, self.dataset.modalities)
 
         def after_batch(number: int, done: object) -> bool:
             del number, done
@@ -100,18 +100,8 @@ class BoundaryEngine:
                 factor = rate(min(self.epoch - 2 + epoch, optim.epochs - 1))
                 for group, full in zip(optimizer.param_groups, schedule.base_lrs, strict=True):
                     group["lr"] = full * factor
-                record = EpochRecord(modalities, self.device)
-                train_epoch(
-                    step,
-                    model,
-                    loader,
-                    epoch,
-                    record,
-                    watch,
-                    self.device,
-                    after_batch=after_batch,
-                    progress=self.processes.main,
-                )
+                recorded.record.reset()
+                train_epoch(recorded, loader, epoch, after_batch=after_batch, progress=self.processes.main)
                 try:
                     watch.check(epoch)
                 except TrainingError as error:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import atexit
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from mmpareto.datasets import Batch, Batches, DatasetError, MultimodalDataset
+from mmpareto.datasets import Batch, Batches, DatasetError, Held, MultimodalDataset, Rows
 from mmpareto.datasets.workers import clean_context, cores, settle_in
+
+T = TypeVar("T")
 
 
 class SharedBatches(Sampler[list[int]]):
@@ -62,18 +64,26 @@ class SharedBatches(Sampler[list[int]]):
         return -(-self.samples // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
+        return (share.tolist() for share in self.shares(self.order()))
+
+    def order(self) -> torch.Tensor:
+        """The samples of the epoch in their order, int64."""
         order = self.chosen
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed + self.epoch)
             order = order[torch.randperm(self.samples, generator=generator)]
             if self.lengths is not None:
                 order = self._by_length(order, self.lengths[order], generator)
+        return order
+
+    def shares(self, order: torch.Tensor) -> Iterator[torch.Tensor]:
+        """This process's share of every batch, from the batch `start` on."""
         for whole in order.split(self.batch_size)[self.start :]:
             share = whole[self.rank :: self.size]
             if len(share):
-                yield share.tolist()
+                yield share
             elif self.training:
-                yield whole[:1].tolist()
+                yield whole[:1]
 
     def _by_length(self, order: torch.Tensor, lengths: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """`order` [N] with batches of similar length; only whole batches move, the last one stays what it is."""
@@ -122,7 +132,7 @@ class Loader:
             in_memory = hasattr(dataset, "__getitems__")
             workers = 0 if in_memory else max(1, min(8, cores() // size - 1))
         self.dataset = dataset
-        self.workers = workers
+        self.workers = workers = 0 if dataset.held is not None else workers
         self.sampler = SharedBatches(
             len(dataset),
             batch_size,
@@ -169,11 +179,21 @@ class Loader:
 
         Raises DatasetError where a sample cannot be read, RuntimeError where a worker process died.
         """
+        return self._passed(self.batches, epoch, start, between)
+
+    def stream(self, epoch: int, start: int = 0, between: Callable[[], None] = lambda: None) -> Iterator[Batch | Rows]:
+        """See `epoch`; of a split that is held on a device, Rows: no process, no thread, no Python for each sample."""
+        held = self.dataset.held
+        return (
+            self.epoch(epoch, start, between) if held is None else self._passed(self._rows(held), epoch, start, between)
+        )
+
+    def _passed(self, batches: Iterable[T], epoch: int, start: int, between: Callable[[], None]) -> Iterator[T]:
         self.sampler.epoch, self.sampler.start = epoch, start
         self._generator.manual_seed(hash((self.sampler.seed, epoch)))
         self.dataset.set_epoch(epoch)
         try:
-            for batch in self.batches:
+            for batch in batches:
                 yield batch
                 between()
                 start += 1
@@ -183,6 +203,11 @@ class Loader:
             raise DatasetError(last.split("DatasetError: ", 1)[-1]) from error
         for _ in range(start, len(self)):  # this process has no sample of the last batch
             between()
+
+    def _rows(self, held: Held) -> Iterator[Rows]:
+        """The batches of the epoch, whose order travels to the device once."""
+        for index in self.sampler.shares(self.sampler.order().to(held.device)):
+            yield Rows(held, index)
 
 
 def _unchanged(batch: Any) -> Any:

@@ -216,6 +216,7 @@ def settings_text(
     ]
     switches += [f"{engine.accumulate} micro-batches"] if engine.accumulate > 1 else []
     switches += ["augmented on the device"] if data.augment == "device" else []
+    switches += ["data on the device"] if train_set.held is not None else []
     where = str(device) + (f" x {processes} processes" if processes > 1 else "")
     inputs = ", ".join(
         f"{name} {list(modality.shape)} -> {encoders[name]}" + encoder_text(config.model.encoder_options, name)

@@ -32,7 +32,7 @@ from mmpareto.training.board import Board, import_wandb
 from mmpareto.training.boundary_engine import BoundaryEngine
 from mmpareto.training.checkpoints import load_checkpoint
 from mmpareto.training.data import Loader
-from mmpareto.training.epochs import score, train_epoch
+from mmpareto.training.epochs import RecordedStep, score, train_epoch
 from mmpareto.training.optimizer import make_optimizer, set_rates
 from mmpareto.training.probing import alone_run, probe_run
 from mmpareto.training.processes import Processes
@@ -59,6 +59,7 @@ from mmpareto.training.setup import (
     build_split,
     check_presence,
     choose_device,
+    hold_on_device,
     make_loader,
     make_method,
     make_model,
@@ -117,6 +118,7 @@ class Run:
     state: TrainingState
     boundary_engine: BoundaryEngine
     watch: FiniteWatch
+    recorded: RecordedStep
     table: EpochTable
     board: Board
 
@@ -178,6 +180,7 @@ class Run:
             raise UsageError(
                 f"--n_classes {config.data.n_classes}: the dataset {config.data.dataset} has {classes} classes"
             )
+        hold_on_device(config.data.data_on, self.data.values(), self.device)
         self.loaders = {
             split: make_loader(part, config.data, seed, self.device, self.processes, training=split == "train")
             for split, part in self.data.items()
@@ -227,6 +230,10 @@ class Run:
         )  # fmt: skip
         self.table = EpochTable(self.config.optim.epochs, self.modalities)
         self.watch = FiniteWatch(self.modalities, self.device, gradients=self.config.engine.amp != "fp16")
+        self.recorded = RecordedStep(
+            self.step, self.state.record, self.watch, self.data["train"].modalities,
+            capture=self.config.engine.cuda_graph,
+        )  # fmt: skip
         if differences:
             self.warn(
                 f"this run continues with {', '.join(differences)}: results may differ in rounding from those of a run "
@@ -384,13 +391,9 @@ class Run:
 
         def batches() -> bool:
             return train_epoch(
-                self.step,
-                self.model,
+                self.recorded,
                 self.loaders["train"],
                 epoch,
-                self.state.record,
-                self.watch,
-                self.device,
                 diagnose_interval=self.config.method.diagnose_interval,
                 before_batch=functools.partial(self.processes.begin_step, epoch),
                 after_batch=self.after_batch,
@@ -501,7 +504,7 @@ class Run:
 
 def settings_and_data(config: Config, data: dict[str, MultimodalDataset]) -> dict[str, Any]:
     """What all processes of a run must have alike, by name."""
-    differ = ("data_root", "num_workers", "gpu_ids")
+    differ = ("data_root", "data_on", "num_workers", "gpu_ids")
     values = {f"--{key}": value for key, value in config.flat().items() if key not in differ}
     for name, split in data.items():
         labels = hashlib.sha256(split.labels.tobytes()).hexdigest()[:12]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 
 from mmpareto import datasets
 from mmpareto.config import Config, DataConfig, EngineConfig, MethodConfig
-from mmpareto.datasets import DatasetError, Modality, MultimodalDataset, Split
+from mmpareto.datasets import DatasetError, Held, Modality, MultimodalDataset, Split
 from mmpareto.errors import UsageError
 from mmpareto.escape import counted
 from mmpareto.integration import OnFeatures
@@ -27,7 +27,7 @@ from mmpareto.models import (
 )
 from mmpareto.training.data import Loader
 from mmpareto.training.processes import Processes
-from mmpareto.training.step import CapturedStep, TrainingStep
+from mmpareto.training.step import TrainingStep
 from mmpareto.training.switches import apply_switches, autocast_type, refusals
 
 
@@ -122,6 +122,36 @@ def build_split(
                 "scores a run with any modality missing)"
             )
     return dataset
+
+
+def hold_on_device(data_on: str | None, splits: Collection[MultimodalDataset], device: torch.device) -> None:
+    """Move the splits' samples to the device where `--data_on` says so, or by default where it is a GPU with room.
+
+    Batches have the same samples and values as without.
+
+    Raises:
+        UsageError: for `device`, where the samples are not held in memory or do not fit.
+    """
+    if data_on == "host" or (data_on is None and device.type != "cuda"):
+        return
+    stored = [tensor for dataset in splits if dataset.stored is not None for tensor in dataset.stored.values()]
+    if any(dataset.stored is None for dataset in splits):
+        if data_on == "device":
+            raise UsageError(
+                "--data_on device: this dataset reads its samples one by one, and only samples that are held in memory "
+                "as whole tensors can be kept on the device; leave the flag out"
+            )
+        return
+    needed = sum(tensor.nbytes for tensor in stored)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+    if data_on == "device" and free is not None and needed > free:
+        raise UsageError(
+            f"--data_on device: the samples take {needed / 2**20:.0f} MiB, and {device} has {free / 2**20:.0f} MiB "
+            "free; leave the flag out"
+        )
+    if data_on == "device" or free is None or needed <= free / 4:
+        for dataset in splits:
+            dataset.held = Held(dataset, device)
 
 
 def make_loader(
@@ -301,14 +331,14 @@ def make_step(
     engine: EngineConfig,
     clip_grad: float | None,
     device: torch.device,
-) -> TrainingStep | CapturedStep:
+) -> TrainingStep:
     """The training step with the switches of `engine`."""
     forward: Callable[..., Any] | None = None
     if engine.compile:
         # the retained graph of the first of two passes must not give its buffers away
         torch._functorch.config.donated_buffer = False
         forward = torch.compile(model)
-    step = TrainingStep(
+    return TrainingStep(
         model,
         method,
         optimizer,
@@ -318,4 +348,3 @@ def make_step(
         accumulate=engine.accumulate,
         forward=forward,
     )
-    return CapturedStep(step) if engine.cuda_graph else step

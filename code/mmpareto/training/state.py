@@ -25,7 +25,7 @@ from mmpareto.training.checkpoints import (
 )
 from mmpareto.training.epochs import EpochRecord
 from mmpareto.training.processes import Processes
-from mmpareto.training.step import CapturedStep, TrainingStep
+from mmpareto.training.step import TrainingStep
 
 NOT_SELECTED: dict[str, Any] = {"accuracy": -1.0, "loss": None, "epoch": 0}
 
@@ -62,7 +62,7 @@ class TrainingState:
     method: Method
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
-    step: TrainingStep | CapturedStep
+    step: TrainingStep
     modalities: list[str]
     device: torch.device
     processes: Processes
@@ -80,7 +80,7 @@ class TrainingState:
     @property
     def scaler(self) -> torch.amp.GradScaler | None:
         """The gradient scaler, for float16."""
-        return (self.step if isinstance(self.step, TrainingStep) else self.step.step).scaler
+        return self.step.scaler
 
     def select(self, scores: Mapping[str, float]) -> bool:
         """Select the epoch in progress where its joint scores on the selecting split rank above the best so far."""
@@ -97,7 +97,7 @@ class TrainingState:
         """Ends the epoch in progress."""
         self.schedule.step()
         self.epoch += 1
-        self.record = EpochRecord(self.modalities, self.device)
+        self.record.reset()
 
     def state_dict(self) -> dict[str, Any]:
         """The content of last.pt, on the main process; all processes must call it together."""

@@ -5,14 +5,13 @@ Shapes: B batch, C classes.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from mmpareto.inputs import Input, Inputs, chunks, copy_into, map_tensors
+from mmpareto.inputs import Inputs, chunks
 from mmpareto.integration import EncoderDiagnostics, OnFeatures
 from mmpareto.methods import Method, Piece, Turn
 from mmpareto.models import Losses, MultimodalModel, Output, cross_entropies
@@ -185,66 +184,6 @@ class TrainingStep:
         self.scaler.update()
         self.overflows += torch.as_tensor(self._loss_scale() < scale)
         return norm
-
-
-class CapturedStep:
-    """A whole step as one CUDA graph: nothing is launched from Python but its replay.
-
-    The first steps of a shape run eagerly, as capture demands; then one is captured, and replayed from then on with the
-    inputs copied into its memory. Other shapes (the last batch of an epoch), and single steps that are measured (see
-    `Integrator.backward`), run eagerly. A new learning rate, which is a constant of the graph, makes a new capture.
-
-    Raises RuntimeError where the model or the routine does something that cannot be captured.
-    """
-
-    WARM_UP = 3
-
-    def __init__(self, step: TrainingStep) -> None:
-        self.step = step
-        self._key: tuple[Any, ...] = ()
-        self._warm_ups = 0
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._batch: tuple[dict[str, Input], Tensor, Present] = ({}, torch.empty(0), None)
-        self._result: Step | None = None
-
-    @property
-    def overflows(self) -> Tensor:
-        """See `TrainingStep`."""
-        return self.step.overflows
-
-    def __call__(
-        self, inputs: Inputs, label: Tensor, *, present: Present = None, weight: float = 1.0, diagnose: bool = False
-    ) -> Step:
-        """See `TrainingStep`."""
-        batch = (dict(inputs), label, present)
-        step = functools.partial(self.step, weight=weight, diagnose=diagnose)
-        rates = tuple(float(group["lr"]) for group in self.step.optimizer.param_groups)
-        key = (len(label), weight, diagnose, rates)
-        if self._graph is not None and key == self._key and self._result is not None:
-            copy_into(self._batch, batch)
-            self._graph.replay()
-            return self._result
-        measured = diagnose and (len(label), weight, False, rates) == self._key
-        if measured or (key != self._key and len(label) < len(self._batch[1])):  # or a smaller last batch
-            return step(inputs, label, present=present)
-        if key != self._key:
-            self._key, self._warm_ups, self._graph, self._result = key, 0, None, None
-        self._batch = map_tensors(torch.clone, batch)
-        self._warm_ups += 1
-        if self._warm_ups <= self.WARM_UP:
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                result = step(inputs, label, present=present)
-            torch.cuda.current_stream().wait_stream(side)
-            return result
-        self._graph = torch.cuda.CUDAGraph()
-        # the loader's pinning thread goes on meanwhile: what it asks of the driver must not end the capture
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            kept_inputs, kept_label, kept_present = self._batch
-            self._result = step(kept_inputs, kept_label, present=kept_present)
-        self._graph.replay()  # capturing has computed nothing yet
-        return self._result
 
 
 def _detach(values: Mapping[str, Tensor]) -> dict[str, Tensor]:

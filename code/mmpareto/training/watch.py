@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmpareto.datasets import Rows
 from mmpareto.errors import UserError
 
 
@@ -49,16 +50,25 @@ class FiniteWatch:
         self._gradients = gradients
         self._first = torch.full((len(self._names),), -1, dtype=torch.int64, device=device)
         self._overflows = torch.zeros((), dtype=torch.int64, device=device)  # on end, up to now
-        self._ids: dict[int, Sequence[str]] = {}
+        self._step = torch.zeros((), dtype=torch.int64, device=device)
+        self._ids: dict[int, Sequence[str] | Rows] = {}
 
-    def update(self, step: int, losses: Sequence[Tensor], norm: Tensor, ids: Sequence[str]) -> None:
-        """Takes in a step: its number, its losses in the order of the modalities, its gradient's norm, its clips."""
+    def begin(self, step: int) -> None:
+        """Count steps from this number on."""
+        self._step.fill_(step)
+
+    def update(self, losses: Sequence[Tensor], norm: Tensor) -> None:
+        """Take in a step: its losses in the order of the modalities, its gradient's norm. On the device alone."""
         values = torch.stack([*(loss.detach().float() for loss in losses), norm.float()])
         broken = ~torch.isfinite(values)
         if not self._gradients:
-            self._overflows = torch.where(broken[-1], self._overflows + 1, 0)
+            self._overflows.copy_(torch.where(broken[-1], self._overflows + 1, 0))
             broken[-1] = False
-        self._first = torch.where((self._first < 0) & broken, step, self._first)
+        self._first.copy_(torch.where((self._first < 0) & broken, self._step, self._first))
+        self._step += 1
+
+    def note(self, step: int, ids: Sequence[str] | Rows) -> None:
+        """Remember a step's clips, for messages."""
         self._ids[step] = ids
 
     def check(self, epoch: int) -> None:
@@ -68,7 +78,8 @@ class FiniteWatch:
         if broken:
             step = min(broken)
             names = [name for name, at in zip(self._names, first, strict=True) if at == step]
-            ids = self._ids.get(step, [])
+            kept = self._ids.get(step, [])
+            ids = kept.ids() if isinstance(kept, Rows) else kept
             clips = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
             raise TrainingError(
                 f"not finite in step {step} (epoch {epoch}): {', '.join(names)}; the batch held {clips}. The learning "
