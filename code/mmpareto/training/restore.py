@@ -11,7 +11,7 @@ import torch
 
 from mmpareto import runs
 from mmpareto.arguments import WITH_OPTIONS, parse
-from mmpareto.config import RUN_ONLY, Config, differing
+from mmpareto.config import Config, differing
 from mmpareto.datasets import Modality, MultimodalDataset, Split, modality_from
 from mmpareto.datasets.readers import Reader
 from mmpareto.datasets.reading import reader_from
