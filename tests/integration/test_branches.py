@@ -94,16 +94,16 @@ def test_frozen_encoders_alone_have_no_branches() -> None:
 
 
 class Residual(nn.Module):
-    """Five residual blocks on vectors; two neighbours have a layer in common where `shared`."""
+    """Nine residual blocks on vectors; two neighbours have a layer in common where `shared`."""
 
     def __init__(self, width: int, shared: bool = False) -> None:
         super().__init__()
         self.first = nn.Linear(width, 4)
         self.blocks = nn.ModuleList(
-            nn.Sequential(*(layer for _ in range(4) for layer in (nn.Linear(4, 4), nn.Tanh()))) for _ in range(5)
+            nn.Sequential(*(layer for _ in range(2) for layer in (nn.Linear(4, 4), nn.Tanh()))) for _ in range(9)
         )
         if shared:
-            self.blocks[4][0] = self.blocks[3][0]
+            self.blocks[4][0] = self.blocks[3][0]  # where a cut would be
         self.hook: Callable[[Tensor], Tensor] | None = None  # of the gradient of each block's output
 
     def forward(self, x: Tensor) -> Tensor:
@@ -127,12 +127,12 @@ def number_of_pieces(model: LateFusion, losses: Losses) -> list[int]:
 @pytest.mark.parametrize(
     ("change", "pieces"),
     [
-        ("none", [5, 5]),
-        ("shared", [4, 4]),
-        ("frozen", [4, 4]),
-        ("hooks", [5, 5]),
+        ("none", [3, 3]),
+        ("shared", [3, 3]),
+        ("frozen", [3, 3]),
+        ("hooks", [3, 3]),
         ("no unimodal loss", [1, 2]),
-        ("no joint loss", [5, 5]),
+        ("no joint loss", [3, 3]),
     ],
 )
 def test_piece_by_piece_is_the_whole_to_the_bit(
@@ -168,7 +168,7 @@ def test_piece_by_piece_is_the_whole_to_the_bit(
     assert number_of_pieces(model, losses()) == [1, 1]
     whole_diagnostics = MMPareto().backward(*losses(), **model.arguments())
     whole = model.gradients()
-    assert calls_in_pieces == len(calls) == (10 if change == "hooks" else 0)
+    assert calls_in_pieces == len(calls) == (18 if change == "hooks" else 0)
     assert in_pieces.keys() == whole.keys()
     assert all(torch.equal(in_pieces[name], whole[name]) for name in whole)
     assert all(

@@ -158,14 +158,22 @@ def test_both_ways_agree_with_plain_arithmetic(dtype: torch.dtype) -> None:
         for a, b in itertools.product(range(2), range(2)):
             product = (pair[a].to(wide) * pair[b].to(wide).conj()).sum().real
             assert gram[t, a, b].item() == pytest.approx(product.item(), rel=1e-5, abs=1e-5)
-    chosen = torch.tensor([0.3, -1.7], dtype=torch.float64)
-    right = 0.3 * joint[0].to(wide) - 1.7 * unimodal[0].to(wide)
-    result = gramian.combine(joint[0], unimodal[0], chosen)
-    assert result is not None
-    assert result.dtype == dtype
-    assert result.stride() == joint[0].stride()
+    forms = [(*j.shape, *j.stride()) for j in joint]
+    kept = [(joint[0].clone(), unimodal[0].clone()), (joint[1].clone(), unimodal[1].clone())]
+    kept += [(kept[0][0].clone(), None), (None, kept[0][1].clone()), (None, None)]
+    chosen = torch.tensor([[0.3, -1.7], [2.0, 0.1], [0.5, 3.0], [3.0, 0.5], [1.0, 1.0]], dtype=torch.float64)
+    right = [
+        sum(c * g.to(wide) for c, g in zip(chosen[t], pair, strict=True) if g is not None)
+        for t, pair in enumerate(kept)
+    ]
+    results = gramian.combine_all([*joint, kept[2][0], None, None], [*unimodal, None, kept[3][1], None], chosen)
+    assert results[4] is None
     tolerance = {torch.float16: 1e-3, torch.bfloat16: 8e-3}.get(dtype, 1e-6)
-    assert (result.to(wide) - right).abs().max() <= tolerance * right.abs().max()
+    for result, expected_result, form in zip(results[:4], right[:4], [*forms, None, None], strict=True):
+        assert result is not None
+        assert result.dtype == dtype
+        assert form is None or (*result.shape, *result.stride()) == form
+        assert (result.to(wide) - expected_result).abs().max() <= tolerance * expected_result.abs().max()
 
 
 @pytest.mark.parametrize("method", ["metabalance", "pcd", "cr_mogm", "gradvac", "mmpareto"])

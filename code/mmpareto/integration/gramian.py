@@ -11,11 +11,13 @@ waits for the device, so float64 is always used.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
-_SMALL = 2**16  # elements of a vector that is stacked with others
+_SMALL = 2**16  # elements of a vector that is joined with others
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -43,6 +45,39 @@ def gramians(joint: Sequence[Tensor | None], unimodal: Sequence[Tensor | None], 
         p if exact[t] else _products(_double(flat[t][0]), _double(flat[t][1]), zero) for t, p in enumerate(products)
     ]
     return _stacked(products).view(-1, 2, 2)
+
+
+def combine_all(
+    joint: Sequence[Tensor | None], unimodal: Sequence[Tensor | None], coefficients: Tensor
+) -> list[Tensor | None]:
+    """Compute coefficients[t, 0] * joint[t] + coefficients[t, 1] * unimodal[t] of each parameter tensor.
+
+    Where reading a value would wait for the device, small tensors are joined: a few kernels for all of them.
+
+    Args:
+        joint, unimodal: T gradients each; None stands for zero. The results may take their memory.
+        coefficients: [T, 2], float64, on the same device.
+    """
+    results: list[Tensor | None] = [None] * len(joint)
+    rest = set(range(len(joint)))
+    if not _values_are_free(coefficients.device):
+        flat = [_flat_pair(*pair) for pair in zip(joint, unimodal, strict=True)]
+        for members in _small_groups(flat):
+            members = [t for t in members if _in_memory_order(joint[t])]
+            if not members:
+                continue
+            sizes = tuple(flat[t][0].numel() for t in members)  # type: ignore[union-attr]
+            a, b = (_joined(flat, members, k) for k in (0, 1))
+            chosen = torch.stack([coefficients[t] for t in members])
+            each = chosen.repeat_interleave(_lengths(sizes, a.device), 0, output_size=len(a))
+            total = torch.addcmul(a * each[:, 0], b, each[:, 1])
+            forms: list[Any] = [joint[t] for t in members]
+            for t, form, part in zip(members, forms, total.to(forms[0].dtype).split(sizes), strict=True):
+                results[t] = part.as_strided(form.shape, form.stride(), part.storage_offset())
+            rest.difference_update(members)
+    for t in rest:
+        results[t] = combine(joint[t], unimodal[t], coefficients[t])
+    return results
 
 
 def combine(joint: Tensor | None, unimodal: Tensor | None, coefficients: Tensor) -> Tensor | None:
@@ -75,22 +110,46 @@ def _wide_products(
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
     """a.a, a.b and b.b of each pair, in float64.
 
-    Small vectors of one length are stacked: a network has dozens of them, and each kernel costs more than its work.
+    Small vectors are joined: a network has dozens of them, and each kernel costs more than its work.
     """
     products: list[tuple[Tensor, Tensor, Tensor]] = [(zero, zero, zero)] * len(flat)
-    groups: dict[tuple[int, torch.dtype], list[int]] = {}
-    for t, (a, b) in enumerate(flat):
-        if a is not None and b is not None and a.numel() <= _SMALL:
-            groups.setdefault((a.numel(), a.dtype), []).append(t)
-        else:
-            products[t] = _products(_double(a), _double(b), zero)
-    for members in groups.values():
-        # float64 before the products, so that none of them leaves the range of the gradients' type
-        a, b = (torch.stack([flat[t][k] for t in members]).double() for k in (0, 1))  # type: ignore[misc]
-        rows = [torch.linalg.vecdot(*pair).unbind() for pair in ((a, a), (a, b), (b, b))]
-        for t, entries in zip(members, zip(*rows, strict=True), strict=True):
-            products[t] = entries
+    groups = _small_groups(flat)
+    for t in set(range(len(flat))).difference(*groups):
+        products[t] = _products(_double(flat[t][0]), _double(flat[t][1]), zero)
+    for members in groups:
+        a, b = (_joined(flat, members, k) for k in (0, 1))
+        lengths = _lengths(tuple(flat[t][0].numel() for t in members), a.device)  # type: ignore[union-attr]
+        sums = [torch.segment_reduce(x * y, "sum", lengths=lengths, unsafe=True) for x, y in ((a, a), (a, b), (b, b))]
+        for t, *entries in zip(members, *(values.unbind() for values in sums), strict=True):
+            products[t] = (entries[0], entries[1], entries[2])
     return products
+
+
+def _small_groups(flat: Sequence[tuple[Tensor | None, Tensor | None]]) -> list[list[int]]:
+    """Numbers of the pairs of small vectors that are joined, by type."""
+    groups: dict[torch.dtype, list[int]] = {}
+    for t, (a, b) in enumerate(flat):
+        if a is not None and b is not None and 0 < a.numel() <= _SMALL:
+            groups.setdefault(a.dtype, []).append(t)
+    return list(groups.values())
+
+
+def _joined(flat: Sequence[tuple[Tensor | None, Tensor | None]], members: Sequence[int], k: int) -> Tensor:
+    """The members' first or second vectors as one, float64: no product leaves the range of the gradients' type."""
+    return torch.cat([flat[t][k] for t in members]).double()  # type: ignore[misc]
+
+
+@cache
+def _lengths(sizes: tuple[int, ...], device: torch.device) -> Tensor:
+    """Sizes as int64 on the device, filled there: a copy from the host would wait for it."""
+    return torch.cat([torch.full((1,), size, dtype=torch.int64, device=device) for size in sizes])
+
+
+def _in_memory_order(x: Tensor | None) -> bool:
+    """Whether the elements fill one piece of memory, and are real: a part of a joined vector can take its form."""
+    if x is None or x.is_complex():
+        return False
+    return x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
 
 
 def _single(x: Tensor | None) -> Tensor | None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 Node = Any  # torch.autograd.graph.Node; its attributes are made for each operation
-SMALLEST_PIECE = 12  # nodes; a pass more costs some 30 microseconds
+SMALLEST_PIECE = 12  # nodes
 
 
 class Walk(NamedTuple):
@@ -63,7 +63,8 @@ def pieces(losses: Iterable[Tensor], nodes: set[Node], upstream: Collection[Node
     """Cut the graph of an encoder's losses into pieces, from the losses to the inputs.
 
     Cuts are at additions behind which nothing is reached past them: the ends of residual blocks. An addition keeps no
-    tensor for the backward pass, so that it can be computed after its graph was freed.
+    tensor for the backward pass, so that it can be computed after its graph was freed. A piece has half of the nodes
+    that are left, or more: pieces become smaller towards the input, where activations are largest, and few passes do.
 
     Args:
         losses: all losses that reach the encoder.
@@ -83,12 +84,12 @@ def pieces(losses: Iterable[Tensor], nodes: set[Node], upstream: Collection[Node
     partly = {node for node in roots if waiting[node]}  # reached, but not by all that lead to it
     heapq.heapify(ready)
     cut: list[Piece] = []
-    size, reached = 0, list[Node]()
+    left, size, reached = len(nodes), 0, list[Node]()
     while ready:
         node = heapq.heappop(ready)[-1]
-        if size >= SMALLEST_PIECE and not ready and not partly and _adds_equal_shapes(node):
+        if size >= max(SMALLEST_PIECE, left / 2) and not ready and not partly and _adds_equal_shapes(node):
             cut.append(Piece({id(leaf) for leaf in leaves(reached)}, node))
-            size, reached = 0, []
+            left, size, reached = left - size, 0, []
         size += node in nodes
         reached.append(node)
         for after in following[node]:

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mmpareto.integration import graph
-from mmpareto.integration.gramian import combine, gramians
+from mmpareto.integration.gramian import combine_all, gramians
 from mmpareto.integration.partition import (
     Branch,
     Losses,
@@ -369,8 +369,7 @@ class Integrator(ABC):
                     f"{[len(parameters), 2]}"
                 )
             coefficients = coefficients.double()
-            for t, parameter in enumerate(parameters):
-                parameter.grad = combine(joint[t], unimodal[t], coefficients[t])
+            set_gradients(parameters, combine_all(joint, unimodal, coefficients))
             return diagnose(gram, coefficients)
 
 
