@@ -230,7 +230,7 @@ def test_one_head_needs_features_of_one_width() -> None:
 
 def test_options_out_of_range_are_refused() -> None:
     for name, options, message in (
-        ("mla", {"combine": "vote"}, "certainty or logits"),
+        ("mla", {"combine": "vote"}, "certainty, logits"),
         ("reconboost", {"alone_epochs": 0}, "alone_epochs"),
         ("reconboost", {"agreement": -1.0}, "agreement"),
     ):

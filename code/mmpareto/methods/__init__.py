@@ -1,15 +1,6 @@
 """Training methods: what is minimised, how gradients are integrated and modulated, what happens between epochs."""
 
-from mmpareto.methods.base import (
-    METHODS,
-    Boundary,
-    Engine,
-    Method,
-    MethodError,
-    Piece,
-    Turn,
-    build_method,
-)
+from mmpareto.methods.base import METHODS, Boundary, Engine, Method, MethodError, Piece, Turn, build_method
 from mmpareto.models import Losses, cross_entropies
 
 __all__ = [

@@ -14,8 +14,10 @@ from mmpareto.evaluation.missing import subsets
 from mmpareto.evaluation.shapley import shapley
 from mmpareto.integration import OneJoint
 from mmpareto.integration.integrator import without_autocast
-from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece, wide
+from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece
+from mmpareto.methods.shared import finite, modulated
 from mmpareto.models import MultimodalModel
+from mmpareto.models.losses import wide
 from mmpareto.registry import Range
 
 
@@ -51,13 +53,12 @@ class AGM(Method):
 
     def __init__(self, alpha: float = 1.0, modulation_epochs: int = 20) -> None:
         super().__init__(OneJoint())
-        if not 0 <= alpha < float("inf"):
-            raise ValueError(f"alpha must be a finite number, zero or more, found {alpha}")
-        self.alpha, self.modulation_epochs = float(alpha), modulation_epochs
+        self.alpha, self.modulation_epochs = finite("alpha", alpha), modulation_epochs
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
-        """Keeps the fusion; begins the running means."""
-        self.fuse, self.names = model.fusion, list(model.encoders)
+        """Begins the running means."""
+        super().setup(model, seed, epochs)
+        self.names = list(model.encoders)
         like = next(model.parameters())
         self.state["mean"] = torch.zeros(len(self.names), dtype=like.dtype, device=like.device)
         self.state["steps"] = torch.zeros((), device=like.device)
@@ -70,14 +71,14 @@ class AGM(Method):
 
     def losses(self, piece: Piece) -> Losses:
         """The joint cross-entropy with its gradient modulated, the unimodal ones as they are."""
-        whole = piece.output.joint
+        whole, fuse = piece.output.joint, self.model.fusion
         # In float32: the gradients of the subsets' logits cancel in all features but a modality's own. Their rounding
         # in half precision, times kappa, would reach the other encoders. kappa may also be too large for float16.
         with without_autocast(whole.device):
             features = {name: wide(feature) for name, feature in piece.output.features.items()}
             if whole.dtype != wide(whole).dtype:
-                whole = self.fuse(features)
-            logits = {present: self.fuse(features, present=present) for present in subsets(self.names)[1:-1]}
+                whole = fuse(features)
+            logits = {present: fuse(features, present=present) for present in subsets(self.names)[1:-1]}
         logits |= {frozenset(): torch.zeros_like(whole), frozenset(self.names): whole}
         parts = shapley(self.names, logits)  # {modality: [B, C]}
         with torch.no_grad():
@@ -85,14 +86,12 @@ class AGM(Method):
             certain = torch.stack([F.log_softmax(wide(part), 1).gather(1, answer) for part in parts.values()])
             scores = self.average(-certain.clamp(min=math.log(1e-8)).mean((1, 2)) * piece.share)
             factors = kappa(scores, self.state["mean"], self.alpha)
-            factors = torch.where(self.state["active"], factors, 1.0).to(whole.dtype)
+            factors = torch.where(self.state["active"], factors, 1.0)
             finite = scores.isfinite().all()  # logits that overflowed leave the mean as it is
             self.state["steps"] += finite
             change = (scores - self.state["mean"]) / self.state["steps"]
             self.state["mean"] += torch.where(finite, change, 0.0).to(self.state["mean"])
-        for factor, part in zip(factors, parts.values(), strict=True):
-            whole = whole + (factor - 1) * (part - part.detach())
-        return Losses(F.cross_entropy(whole, piece.label), piece.losses.unimodal)
+        return Losses(F.cross_entropy(modulated(whole, parts.values(), factors), piece.label), piece.losses.unimodal)
 
 
 def kappa(scores: Tensor, usual: Tensor, alpha: float) -> Tensor:

@@ -5,21 +5,19 @@ Shapes: B batch, C classes, D feature width of a modality, M modalities.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, cast
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpareto.errors import UserError
 from mmpareto.inputs import Inputs
 from mmpareto.integration import Integrator
 from mmpareto.integration.reduction import several_processes, start_average
-from mmpareto.models import Losses, MultimodalModel, Output, cross_entropies
-from mmpareto.models.losses import wide
+from mmpareto.models import Losses, MultimodalModel, Output
 from mmpareto.registry import Registry
 
 
@@ -134,9 +132,12 @@ class Method:
     # what --architecture is unless it is given; None: the usual one
     architecture: ClassVar[str | None] = None
 
+    model: MultimodalModel  # since `setup`
+
     def __init__(self, integrator: Integrator) -> None:
         self.integrator = integrator
         self.state: dict[str, Tensor] = {}
+        self._sums: Tensor | None = None  # see `collect`
 
     @property
     def selectable(self) -> bool:
@@ -173,6 +174,7 @@ class Method:
         Raises:
             MethodError: where the method cannot train it.
         """
+        self.model = model
 
     def boundary(self, now: Boundary) -> dict[str, float]:
         """Acts before an epoch; {modality: factor of its encoder's learning rate}, 1 where none is given."""
@@ -188,6 +190,16 @@ class Method:
     def figures(self) -> dict[str, float]:
         """What a row of metrics.csv says of the method's own state after an epoch. May wait for the device."""
         return {}
+
+    def collect(self, values: Tensor) -> None:
+        """Add a piece's part of a sum over the whole batch, in `losses`; `gradients` reads it by `collected`."""
+        self._sums = values if self._sums is None else self._sums + values
+
+    def collected(self) -> Tensor:
+        """The sum over the step's pieces, averaged over the processes. The next step begins anew."""
+        assert self._sums is not None
+        sums, self._sums = self._sums, None
+        return self.average(sums)
 
     def average(self, values: Tensor) -> Tensor:
         """The mean over the processes; alone, the values themselves. Does not wait for the device."""
@@ -277,89 +289,3 @@ class SharedDraws(Method):
             )
         super().load_state_dict(state)
         self._generator.set_state(self.state["generator"])
-
-
-def contributions_of(model: MultimodalModel) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
-    """The function {modality: [B, D]} -> {modality: [B, C]}: each modality's part of the joint logits, their sum."""
-    return cast(Callable[[Mapping[str, Tensor]], dict[str, Tensor]], model.fusion.contributions)
-
-
-def share_head(method: str, widths: Mapping[str, int], heads: nn.ModuleDict, head: nn.Module | None = None) -> None:
-    """Make one module the head of all modalities: the first one's, or the one that is given.
-
-    Args:
-        method: its name, for messages.
-        widths: {modality: D}; heads are the unimodal ones.
-
-    Raises:
-        MethodError: for features of different widths.
-    """
-    if len(set(widths.values())) > 1:
-        shown = ", ".join(f"{name} {width}" for name, width in widths.items())
-        raise MethodError(f"{method} has one head for all modalities and needs features of one width, found {shown}")
-    shared = next(iter(heads.values())) if head is None else head
-    for name in widths:
-        heads[name] = shared
-
-
-def certainty(logits: Iterable[Tensor], label: Tensor) -> Tensor:
-    """The mean probability of the right class, [M], from M logits [B, C] and the labels [B]."""
-    stacked = wide(torch.stack(list(logits)))
-    return F.softmax(stacked, -1).gather(-1, label.expand(len(stacked), -1).unsqueeze(-1)).mean((1, 2))
-
-
-def detached_heads(model: MultimodalModel, piece: Piece) -> dict[str, Tensor]:
-    """{modality: its own head's cross-entropy}, on features that count as constants."""
-    logits = {name: head(piece.output.features[name].detach()) for name, head in model.heads.items()}
-    return cross_entropies(piece.output._replace(unimodal=logits), piece.label).unimodal
-
-
-def encoder_weights(model: MultimodalModel, prefix: str) -> dict[str, Tensor]:
-    """The encoders' parameters, detached, by `prefix.modality.name`."""
-    return {f"{prefix}.{name}": p.detach() for name, p in model.encoders.named_parameters()}
-
-
-def named_values(option: str, text: str, names: Collection[str] | None = None) -> dict[str, float]:
-    """The numbers of an option that is written NAME:VALUE,NAME:VALUE; zero or more, finite.
-
-    Args:
-        names: those that there are; None: any.
-
-    Raises:
-        ValueError: for text of another form, MethodError for an unknown name.
-    """
-    values = {}
-    for part in filter(None, text.split(",")):
-        name, _, number = part.partition(":")
-        try:
-            values[name] = float(number)
-        except ValueError:
-            raise ValueError(f"{option}: expected NAME:VALUE,..., found {part!r}") from None
-        if not 0 <= values[name] < float("inf"):
-            raise ValueError(f"{option}: expected finite values, zero or more, found {part!r}")
-        if names is not None and name not in names:
-            raise MethodError(f"{option}: a value is given for {name!r}; the names are {', '.join(names)}")
-    return values
-
-
-def finite(name: str, value: float, least: float = 0.0) -> float:
-    """`value` as a float.
-
-    Raises:
-        ValueError: where it is not a finite number of `least` or more.
-    """
-    if not least <= value < float("inf"):
-        raise ValueError(f"{name} must be a finite number, {least:g} or more, found {value}")
-    return float(value)
-
-
-def gathered(sums: Tensor | None, values: Tensor) -> Tensor:
-    """The running sum over the pieces of a step."""
-    return values if sums is None else sums + values
-
-
-def hold_back(parameters: Iterable[Tensor], learning: Tensor) -> None:
-    """Make gradients zero unless `learning` (bool, on the device); momentum and weight decay still act."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if gradients:
-        torch._foreach_mul_(gradients, learning.to(gradients[0].dtype))

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmpareto.evaluation.missing import Subset, subsets
-from mmpareto.methods.base import wide
+from mmpareto.models.losses import wide
 
 
 def influences(parts: Mapping[str, Tensor], whole: Tensor, shifts: int) -> dict[Subset, Tensor]:

@@ -8,8 +8,9 @@ from typing import ClassVar
 from torch.func import functional_call
 
 from mmpareto.integration import OneUnimodal
-from mmpareto.methods.base import METHODS, Losses, Method, Piece, cross_entropies, detached_heads, finite
-from mmpareto.models import MultimodalModel
+from mmpareto.methods.base import METHODS, Losses, Method, Piece
+from mmpareto.methods.shared import detached_heads, finite
+from mmpareto.models import cross_entropies
 from mmpareto.registry import Range
 
 
@@ -37,10 +38,6 @@ class DGL(Method):
     def __init__(self, alpha: float = 4.0) -> None:
         super().__init__(OneUnimodal())
         self.alpha = finite("alpha", alpha)
-
-    def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
-        """Keeps the model, whose fusion and heads are called again."""
-        self.model = model
 
     def losses(self, piece: Piece) -> Losses:
         """The joint loss, which reaches the fusion alone, and those of the masked fusion, which do not reach it."""

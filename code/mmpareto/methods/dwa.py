@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
-from mmpareto.methods.base import METHODS, Boundary, Losses, Piece, finite, gathered
+from mmpareto.methods.base import METHODS, Boundary, Losses, Piece
 from mmpareto.methods.scalarizations import GROUP, Scalarization
+from mmpareto.methods.shared import by_name, finite
 from mmpareto.models import MultimodalModel
 from mmpareto.registry import Range
 
@@ -27,7 +27,6 @@ class DWA(Scalarization):
 
     def __init__(self, temperature: float = 2.0) -> None:
         super().__init__("DWA", finite("temperature", temperature, 1e-6))
-        self._losses: Tensor | None = None  # [M + 1]: losses of this step's pieces so far
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Make the function; the means of the epochs are in the checkpoint."""
@@ -54,17 +53,15 @@ class DWA(Scalarization):
 
     def losses(self, piece: Piece) -> Losses:
         """The weighted losses; takes them down."""
-        self._losses = gathered(self._losses, piece.losses.values() * piece.share)
+        self.collect(piece.losses.values() * piece.share)
         return piece.losses.weighted(self.state["weights"])
 
     def gradients(self, model: MultimodalModel) -> None:
         """Adds the step's losses to the epoch's."""
-        assert self._losses is not None
-        totals = self.average(self._losses)
-        self._losses = None
+        totals = self.collected()
         totals = torch.cat((totals, torch.ones_like(totals[:1]))).to(self.state["sums"])
         self.state["sums"] += torch.where(totals.isfinite().all(), totals, 0.0)
 
     def figures(self) -> dict[str, float]:
         """The losses' weights."""
-        return {f"weight_{name}": value for name, value in zip(self.names, self.state["weights"].tolist(), strict=True)}
+        return by_name("weight", self.names, self.state["weights"])

@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from mmpareto.methods.base import METHODS, finite
+from mmpareto.methods.base import METHODS
 from mmpareto.methods.scalarizations import GROUP, Scalarization
+from mmpareto.methods.shared import by_name, finite
 from mmpareto.models import MultimodalModel
 from mmpareto.registry import Range
 
@@ -62,5 +63,4 @@ class FAMO(Scalarization):
 
     def figures(self) -> dict[str, float]:
         """z, the weights of the losses' logarithms."""
-        shares = torch.softmax(self.state["w"], 0).tolist()
-        return {f"share_{name}": value for name, value in zip(self.names, shares, strict=True)}
+        return by_name("share", self.names, torch.softmax(self.state["w"], 0))

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
 
 from mmpareto.integration import Uniform
-from mmpareto.methods.base import METHODS, Boundary, Losses, Piece, certainty, finite, gathered, hold_back, wide
+from mmpareto.methods.base import METHODS, Boundary, Losses, Piece
+from mmpareto.methods.shared import MeanLogits, certainty, finite, hold_back, whole
 from mmpareto.methods.teachers import Taught, distances
-from mmpareto.models import EnsembleFusion, MultimodalModel
+from mmpareto.models import MultimodalModel
+from mmpareto.models.losses import wide
 from mmpareto.registry import Range
 
 
 @METHODS.register("g2d", search={"temperature": Range(0.5, 4.0)})
-class G2D(Taught):
+class G2D(MeanLogits, Taught):
     """G2D (Rakib & Bagavathi, ICCV 2025): teachers' features and predictions; weak modalities learn first.
 
     Gradient-guided distillation (Rakib & Bagavathi, "G2D: Boosting Multimodal Learning with Gradient-Guided
@@ -37,14 +36,7 @@ class G2D(Taught):
 
     def __init__(self, temperature: float = 1.0, phase: int = 150, teacher_epochs: int = 0) -> None:
         super().__init__(Uniform(), teacher_epochs)
-        if phase < 0:
-            raise ValueError(f"phase must be 0 or more, found {phase}")
-        self.temperature, self.phase = finite("temperature", temperature, 1e-6), phase
-        self._scores: Tensor | None = None  # [M], of the teachers on this step's pieces so far
-
-    def fusion(self, widths: Mapping[str, int], classes: int, heads: nn.ModuleDict) -> nn.Module:
-        """The mean of the unimodal heads' logits."""
-        return EnsembleFusion(heads, "logits")
+        self.temperature, self.phase = finite("temperature", temperature, 1e-6), whole("phase", phase)
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Make room for the teachers; the first phase."""
@@ -61,8 +53,7 @@ class G2D(Taught):
     def losses(self, piece: Piece) -> Losses:
         """The joint loss, and for each modality its distances to the teacher."""
         lesson = self.lesson(piece)
-        scores = certainty(lesson.unimodal.values(), piece.label) * piece.share
-        self._scores = gathered(self._scores, scores)
+        self.collect(certainty(lesson.unimodal.values(), piece.label) * piece.share)
         pupil = F.log_softmax(wide(piece.output.joint) / self.temperature, 1)
         apart = distances(piece.output, lesson)
         for name, logits in lesson.unimodal.items():
@@ -74,9 +65,7 @@ class G2D(Taught):
     @torch.no_grad()
     def gradients(self, model: MultimodalModel) -> None:
         """Keeps the encoders back whose turn has not come."""
-        assert self._scores is not None
-        ranks = self.average(self._scores).argsort().argsort()
-        self._scores = None
+        ranks = self.collected().argsort().argsort()
         learns = ranks < self.state["learning"]
         for encoder, learning in zip(model.encoders.values(), learns, strict=True):
             hold_back(encoder.parameters(), learning)

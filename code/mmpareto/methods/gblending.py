@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmpareto.integration import OneJoint, OneUnimodal, Uniform
 from mmpareto.methods.base import METHODS, Boundary, Losses, Method, MethodError, Piece
+from mmpareto.methods.shared import by_name, whole
 from mmpareto.models import MultimodalModel
 from mmpareto.registry import Range
 
@@ -45,14 +46,10 @@ class GBlending(Method):
         self, online: bool = False, super_epoch: int = 10, estimate_epochs: int = 0, held_out: float = 0.1
     ) -> None:
         super().__init__(Uniform())
-        if super_epoch < 1 or estimate_epochs < 0:
-            raise ValueError(
-                f"super_epoch is 1 or more, estimate_epochs 0 or more, found {super_epoch}, {estimate_epochs}"
-            )
         if not 0 < held_out < 1:
             raise ValueError(f"held_out must lie between 0 and 1, found {held_out}")
-        self.online, self.super_epoch = bool(online), super_epoch
-        self.estimate_epochs, self.held_out = estimate_epochs, held_out
+        self.online, self.super_epoch = bool(online), whole("super_epoch", super_epoch, 1)
+        self.estimate_epochs, self.held_out = whole("estimate_epochs", estimate_epochs), held_out
 
     @property
     def planned(self) -> bool:
@@ -96,7 +93,7 @@ class GBlending(Method):
 
     def figures(self) -> dict[str, float]:
         """The losses' weights."""
-        return {f"weight_{head}": w for head, w in zip(self.heads, self.state["weights"].tolist(), strict=True)}
+        return by_name("weight", self.heads, self.state["weights"])
 
     def _cut(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Indices to train on and held out, stratified, the same at every estimate of a run."""

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from mmpareto.integration import Uniform
-from mmpareto.methods.base import METHODS, Losses, Method, MethodError, Piece, gathered, wide
+from mmpareto.methods.base import METHODS, Losses, Method, MethodError, Piece
+from mmpareto.methods.shared import by_name, finite
 from mmpareto.models import MultimodalModel
+from mmpareto.models.losses import wide
 from mmpareto.registry import Range
 
 
@@ -45,10 +47,7 @@ class GradNorm(Method):
 
     def __init__(self, alpha: float = 1.5, rate: float = 0.025) -> None:
         super().__init__(Uniform())
-        if not 0 <= alpha < float("inf") or not 0 <= rate < float("inf"):
-            raise ValueError(f"alpha and rate must be finite numbers, zero or more, found {alpha} and {rate}")
-        self.alpha, self.rate = float(alpha), float(rate)
-        self._measured: Tensor | None = None  # [2, T]: squared norms and losses of this step's pieces so far
+        self.alpha, self.rate = finite("alpha", alpha), finite("rate", rate)
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """All weights are 1.
@@ -76,17 +75,14 @@ class GradNorm(Method):
         for loss, reads in tasks:
             parts = torch.autograd.grad(loss, reads, retain_graph=True)
             norms.append(torch.stack([wide(part).square().sum() for part in parts]).sum())
-        measured = torch.stack((torch.stack(norms) * piece.share**2, piece.losses.values() * piece.share))
-        self._measured = gathered(self._measured, measured)
+        self.collect(torch.stack((torch.stack(norms) * piece.share**2, piece.losses.values() * piece.share)))
         # a copy: `gradients` changes them in place, before a graph's next replay
         return piece.losses.weighted(self.state["weights"].clone())
 
     @torch.no_grad()
     def gradients(self, model: MultimodalModel) -> None:
         """Moves the weights for the next step."""
-        assert self._measured is not None
-        squares, values = self.average(self._measured).unbind()
-        self._measured = None
+        squares, values = self.collected().unbind()
         first, weights = self.state["first"], self.state["weights"]
         first.copy_(torch.where(first.isnan(), values, first))
         progress = values / first
@@ -97,8 +93,7 @@ class GradNorm(Method):
 
     def figures(self) -> dict[str, float]:
         """The losses' weights."""
-        weights = self.state["weights"].tolist()
-        return {f"weight_{head}": w for head, w in zip(("joint", *self.names), weights, strict=True)}
+        return by_name("weight", ("joint", *self.names), self.state["weights"])
 
 
 def moved_weights(weights: Tensor, norms: Tensor, progress: Tensor, alpha: float, rate: float) -> Tensor:

@@ -7,17 +7,19 @@ from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmpareto.integration import OneUnimodal
-from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece, finite, gathered, hold_back, wide
-from mmpareto.models import EnsembleFusion, MultimodalModel
+from mmpareto.methods.base import METHODS, Boundary, Losses, Piece
+from mmpareto.methods.shared import MeanLogits, by_name, finite, hold_back, whole
+from mmpareto.models import MultimodalModel
+from mmpareto.models.losses import wide
 from mmpareto.models.mmtm import Excitation
 from mmpareto.registry import Range
 
 
 @METHODS.register("greedy", search={"epsilon": Range(0.001, 0.1), "window": Range(1, 20)})
-class Greedy(Method):
+class Greedy(MeanLogits):
     """Greedy (Wu et al., ICML 2022): the encoder that learns most through the others learns alone for some steps.
 
     Wu, Jastrzebski, Cho & Geras, "Characterizing and Overcoming the Greedy Nature of Learning in Multi-modal Deep
@@ -53,23 +55,15 @@ class Greedy(Method):
         self, epsilon: float = 0.01, window: int = 5, warm_up_epochs: int = 1, published: bool = False
     ) -> None:
         super().__init__(OneUnimodal())
-        if window < 1:
-            raise ValueError(f"window must be 1 or more, found {window}")
-        self.epsilon, self.window, self.warm_up_epochs = finite("epsilon", epsilon), window, warm_up_epochs
-        self.published = bool(published)
-        self._means: Tensor | None = None  # of the gates of this step's pieces so far
-
-    def fusion(self, widths: Mapping[str, int], classes: int, heads: nn.ModuleDict) -> nn.Module:
-        """The mean of the unimodal heads' logits."""
-        return EnsembleFusion(heads, "logits")
+        self.epsilon, self.window = finite("epsilon", epsilon), whole("window", window, 1)
+        self.warm_up_epochs, self.published = warm_up_epochs, bool(published)
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Takes note of all gates."""
         self.names, self.exchange = list(model.encoders), list(cast(Iterable[Excitation], model.exchange))
         like, sizes = next(model.parameters()).detach(), [sum(module.widths) for module in self.exchange]
         self.state["speeds"] = like.new_zeros(2, len(self.names))  # sums of mu: of gates, of encoders
-        self.state["means"] = like.new_zeros(sum(sizes))  # of all gates over the steps before
-        self.state["steps"] = like.new_zeros(())
+        self.state |= {"means": like.new_zeros(sum(sizes)), "steps": like.new_zeros(())}  # of all gates, so far
         self.state |= {name: like.new_zeros((), dtype=torch.int64) for name in ("chosen", "left")}  # c, steps left
         self.state["active"] = like.new_zeros((), dtype=torch.bool)
         self._gates = [like] * len(sizes)  # the means of the last pass
@@ -90,17 +84,15 @@ class Greedy(Method):
 
     def losses(self, piece: Piece) -> Losses:
         """The unimodal losses; takes down the means of the gates."""
-        self._means = gathered(self._means, torch.cat(self._gates) * piece.share)
+        self.collect(torch.cat(self._gates) * piece.share)
         return Losses(piece.losses.joint.detach(), piece.losses.unimodal)
 
     @torch.no_grad()
     def gradients(self, model: MultimodalModel) -> None:
         """Adds up the speeds, or holds back what does not learn; chooses what the next step is."""
-        assert self._means is not None
         state, balancing = self.state, self.state["left"] > 0
         state["steps"] += 1
-        state["means"].lerp_(self.average(self._means).to(state["means"].dtype), 1 / state["steps"])
-        self._means = None
+        state["means"].lerp_(self.collected().to(state["means"].dtype), 1 / state["steps"])
         encoders = [[*model.encoders[name].parameters(), *model.heads[name].parameters()] for name in self.names]
         shared = [p for module in self.exchange for p in module.squeeze.parameters()]
         gates = [[p for module in self.exchange for p in module.excite[k].parameters()] for k in range(len(encoders))]
@@ -118,7 +110,7 @@ class Greedy(Method):
 
     def figures(self) -> dict[str, float]:
         """s_m of the steps so far."""
-        return {f"reliance_{m}": s for m, s in zip(self.names, relied(self.state["speeds"]).tolist(), strict=True)}
+        return by_name("reliance", self.names, relied(self.state["speeds"]))
 
 
 def speed(parameters: Iterable[Tensor]) -> Tensor:

@@ -9,22 +9,9 @@ import torch
 from torch import Tensor
 
 from mmpareto.integration import OneJoint, Uniform
-from mmpareto.methods.base import (
-    METHODS,
-    Boundary,
-    Losses,
-    Method,
-    MethodError,
-    Piece,
-    certainty,
-    contributions_of,
-    cross_entropies,
-    detached_heads,
-    encoder_weights,
-    finite,
-    gathered,
-)
-from mmpareto.models import MultimodalModel
+from mmpareto.methods.base import METHODS, Boundary, Losses, Method, MethodError, Piece
+from mmpareto.methods.shared import contributions_of, detached_heads, encoder_weights, finite, part_scores
+from mmpareto.models import MultimodalModel, cross_entropies
 from mmpareto.registry import Range
 
 
@@ -64,14 +51,13 @@ class InfoReg(Method):
         super().__init__(Uniform() if unimodal or published else OneJoint())
         self.beta, self.published = finite("beta", beta), bool(published)
         self.threshold = 0.05 if published else finite("threshold", threshold)
-        self._scores: Tensor | None = None  # [M + 1]: scores of this step's pieces so far, samples
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Makes room for the weights at the beginning of an epoch."""
-        self.model, count = model, len(model.encoders)
+        super().setup(model, seed, epochs)
+        count = len(model.encoders)
         if self.published and count != 2:
             raise MethodError(f"InfoReg: the published rule is of two modalities, found {count}")
-        self._contributions = contributions_of(model)
         like = next(model.parameters()).detach()
         self.state |= {name: torch.zeros_like(p) for name, p in encoder_weights(model, "anchor").items()}
         self.state["trace"] = like.new_zeros(count)  # of this epoch so far
@@ -93,25 +79,21 @@ class InfoReg(Method):
 
     def losses(self, piece: Piece) -> Losses:
         """The plain ones, with those of the parts of the joint logits where the published rule is taken."""
-        parts = self._contributions(piece.output.features)
-        logits = {name: parts[name] for name in piece.output.features}
-        with torch.no_grad():
-            scores = certainty(logits.values(), piece.label) * piece.share
-            samples = len(piece.label) if piece.share else 0  # a process without samples has a stand-in of share 0
-            self._scores = gathered(self._scores, torch.cat((scores, scores.new_full((1,), samples))))
+        scores = part_scores(self.model, piece) * piece.share
+        samples = len(piece.label) if piece.share else 0  # a process without samples has a stand-in of share 0
+        self.collect(torch.cat((scores, scores.new_full((1,), samples))))
         if not self.published:
             return piece.losses
-        slices = cross_entropies(piece.output._replace(unimodal=logits), piece.label).unimodal
+        parts = contributions_of(self.model)(piece.output.features)
+        slices = cross_entropies(piece.output._replace(unimodal=parts), piece.label).unimodal
         heads = detached_heads(self.model, piece)
         return Losses(piece.losses.joint, {name: slices[name] + heads[name] for name in heads})
 
     @torch.no_grad()
     def gradients(self, model: MultimodalModel) -> None:
         """Pulls the encoder of a leading modality back; takes down the squared gradients."""
-        assert self._scores is not None
-        totals = self.average(self._scores)
+        totals = self.collected()
         scores, samples = totals[:-1], totals[-1] * self.processes
-        self._scores = None
         strengths = pull(scores * samples if self.published else scores, self.beta, self.published)
         strengths = torch.where(self.state["open"], strengths, 0.0)
         for k, (name, encoder) in enumerate(model.encoders.items()):

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from mmpareto.methods.base import METHODS, Losses, Piece, finite, gathered
+from mmpareto.methods.base import METHODS, Losses, Piece
 from mmpareto.methods.scalarizations import GROUP, Scalarization
+from mmpareto.methods.shared import by_name, finite
 from mmpareto.models import MultimodalModel
 from mmpareto.registry import Range
 
@@ -26,7 +27,6 @@ class Learned(Scalarization):
     def __init__(self, name: str, rate: float) -> None:
         super().__init__(name)
         self.rate = finite("rate", rate)
-        self._losses: Tensor | None = None  # [M + 1]: losses of this step's pieces so far
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Make the function; its parameter is in the checkpoint."""
@@ -39,23 +39,19 @@ class Learned(Scalarization):
     def losses(self, piece: Piece) -> Losses:
         """The weighted losses; takes them down."""
         values = piece.losses.values() * piece.share
-        self._losses = gathered(self._losses, values)
+        self.collect(values)
         return piece.losses.weighted(self.weights(values))
 
     def gradients(self, model: MultimodalModel) -> None:
         """A step of the parameter."""
-        assert self._losses is not None
-        losses = self.average(self._losses)
-        self._losses = None
-        parameter = getattr(self.function, self.parameter)
+        losses, parameter = self.collected(), getattr(self.function, self.parameter)
         with torch.enable_grad():
             (gradient,) = torch.autograd.grad(self.function(losses), parameter)
         self.state[self.parameter] -= torch.where(gradient.isfinite(), self.rate * gradient, 0.0)
 
     def figures(self) -> dict[str, float]:
         """The losses' weights."""
-        weights = self.weights(torch.ones_like(self.state[self.parameter]))
-        return {f"weight_{name}": value for name, value in zip(self.names, weights.tolist(), strict=True)}
+        return by_name("weight", self.names, self.weights(torch.ones_like(self.state[self.parameter])))
 
 
 @METHODS.register("uw", group=GROUP, search={"rate": Range(0.005, 0.1)})

@@ -8,11 +8,13 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmpareto.integration import Uniform
-from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece, wide
-from mmpareto.models import EnsembleFusion, MultimodalModel
+from mmpareto.methods.base import METHODS, Boundary, Losses, Piece
+from mmpareto.methods.shared import MeanLogits, whole
+from mmpareto.models import MultimodalModel
+from mmpareto.models.losses import wide
 from mmpareto.registry import Range
 
 # the published schedule, by powers of the epoch 0 .. 199
@@ -20,7 +22,7 @@ POLYNOMIAL = (0.204623704, 3.35472727e-3, 1.22989557e-4, -2.92947416e-6, 2.23835
 
 
 @METHODS.register("lfm", search={"schedule_epochs": Range(10, 200)})
-class LFM(Method):
+class LFM(MeanLogits):
     """LFM (Yang et al., NeurIPS 2024): mean logits, and predictions that are drawn together.
 
     Learning to facilitate modality (Yang, Wan, Jiang & Xu, "Facilitating Multimodal Classification via Dynamically
@@ -44,13 +46,7 @@ class LFM(Method):
 
     def __init__(self, schedule_epochs: int = 200) -> None:
         super().__init__(Uniform())
-        if schedule_epochs < 1:
-            raise ValueError(f"schedule_epochs must be 1 or more, found {schedule_epochs}")
-        self.schedule_epochs = schedule_epochs
-
-    def fusion(self, widths: Mapping[str, int], classes: int, heads: nn.ModuleDict) -> nn.Module:
-        """The mean of the unimodal heads' logits."""
-        return EnsembleFusion(heads, "logits")
+        self.schedule_epochs = whole("schedule_epochs", schedule_epochs, 1)
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """The first epoch's alpha."""

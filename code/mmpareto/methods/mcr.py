@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal, get_args
 
 from mmpareto.integration import Uniform
-from mmpareto.methods.base import METHODS, Losses, Method, MethodError, Piece, contributions_of, finite, wide
+from mmpareto.methods.base import METHODS, Losses, Method, MethodError, Piece
 from mmpareto.methods.competition import contrast, regularizer
+from mmpareto.methods.shared import contributions_of, finite
 from mmpareto.models import MultimodalModel
+from mmpareto.models.losses import wide
 from mmpareto.registry import Range
 
 Game = Literal["greedy", "independent", "collaborative"]

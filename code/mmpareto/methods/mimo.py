@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 import torch
+from torch import Tensor
 
 from mmpareto.integration import Uniform
-from mmpareto.methods.base import METHODS, Losses, Method, Piece, finite
+from mmpareto.methods.base import METHODS
+from mmpareto.methods.shared import Weighted, finite
 from mmpareto.registry import Range
 
 
 @METHODS.register("mimo", search={"weight": Range(0.3, 3.0), "mu": Range(0.1, 2.0)})
-class MIMO(Method):
+class MIMO(Weighted):
     """MIMO (Fernando et al., 2025): the joint loss and a smooth maximum of the unimodal losses.
 
     Multi-objective optimisation of multimodal learning (Fernando, Ram, Zhou, Dan, Samulowitz, Baracaldo & Chen,
@@ -29,17 +28,11 @@ class MIMO(Method):
         mu: temperature of the softmax; this project's choice.
     """
 
-    changes = "weights of the losses"
-    refuses: ClassVar[Mapping[str, str]] = {
-        "accumulate": "its weights are the whole batch's, and must be known before its first piece's backward pass"
-    }
-
     def __init__(self, weight: float = 1.0, mu: float = 0.5) -> None:
         super().__init__(Uniform())
         self.weight, self.mu = finite("weight", weight), finite("mu", mu, 1e-6)
 
-    def losses(self, piece: Piece) -> Losses:
-        """The weighted losses."""
-        losses = self.average(piece.losses.values() * piece.share)
+    def weights(self, losses: Tensor) -> Tensor:
+        """1, and lambda times the softmax of the unimodal losses."""
         shares = torch.softmax(losses[1:] / self.mu, 0)
-        return piece.losses.weighted(torch.cat((torch.ones_like(shares[:1]), self.weight * shares)))
+        return torch.cat((torch.ones_like(shares[:1]), self.weight * shares))

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from mmpareto.integration import OneUnimodal
-from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece, Turn, share_head, wide
+from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece, Turn
+from mmpareto.methods.shared import one_of, share_head
 from mmpareto.models import EnsembleFusion, MultimodalModel
+from mmpareto.models.losses import wide
 
 
 @METHODS.register("mla", search={"project": [True, False]})
@@ -47,9 +49,8 @@ class MLA(Method):
 
     def __init__(self, project: bool = True, normalise: bool = False, combine: str = "certainty") -> None:
         super().__init__(OneUnimodal())
-        if combine not in ("certainty", "logits"):
-            raise ValueError(f"combine must be certainty or logits, found {combine!r}")
-        self.project, self.normalise, self.combine = bool(project), bool(normalise), combine
+        self.project, self.normalise = bool(project), bool(normalise)
+        self.combine = one_of("combine", combine, ("certainty", "logits"))
         self._mean: Tensor | None = None  # [D], of the features of this turn
         self._samples: Tensor | None = None  # that the batch's last turn has done with; 0 in the other turns
 

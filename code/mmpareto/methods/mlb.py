@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmpareto.integration import Uniform
-from mmpareto.methods.base import METHODS, Losses, Method, Piece, certainty, contributions_of, finite
-from mmpareto.models import MultimodalModel
+from mmpareto.methods.base import METHODS, Losses, Method, Piece
+from mmpareto.methods.shared import certainty, contributions_of, finite, modulated
 from mmpareto.registry import Range
 
 
@@ -48,22 +48,16 @@ class MLB(Method):
         super().__init__(Uniform())
         self.alpha, self.beta = finite("alpha", alpha), finite("beta", beta)
 
-    def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
-        """Keep the fusion."""
-        self._contributions = contributions_of(model)
-
     def losses(self, piece: Piece) -> Losses:
         """The plain sum, its gradients modulated."""
         output = piece.output
         with torch.no_grad():
             scores = self.average(certainty(output.unimodal.values(), piece.label) * piece.share)
             factors = coefficients(scores, self.alpha, self.beta)
-        parts = self._contributions(output.features)
-        biases = self._contributions({name: torch.zeros_like(value) for name, value in output.features.items()})
-        joint = output.joint
-        for factor, name in zip(factors.to(joint.dtype), output.unimodal, strict=True):
-            part = parts[name] - biases[name]
-            joint = joint + (factor - 1) * (part - part.detach())
+        contributions = contributions_of(self.model)
+        parts = contributions(output.features)
+        biases = contributions({name: torch.zeros_like(value) for name, value in output.features.items()})
+        joint = modulated(output.joint, [parts[name] - biases[name] for name in output.unimodal], factors)
         losses = Losses(F.cross_entropy(joint, piece.label), piece.losses.unimodal)
         return losses.weighted(torch.cat((torch.ones_like(factors[:1]), factors)))
 

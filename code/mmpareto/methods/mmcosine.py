@@ -8,6 +8,7 @@ from torch import nn
 
 from mmpareto.integration import OneJoint
 from mmpareto.methods.base import METHODS, Method
+from mmpareto.methods.shared import finite
 from mmpareto.models import CosineFusion
 from mmpareto.registry import Range
 
@@ -31,9 +32,7 @@ class MMCosine(Method):
 
     def __init__(self, scale: float = 10.0) -> None:
         super().__init__(OneJoint())
-        if not 0 < scale < float("inf"):
-            raise ValueError(f"scale must be a positive finite number, found {scale}")
-        self.scale = float(scale)
+        self.scale = finite("scale", scale, 1e-6)
 
     def fusion(self, widths: Mapping[str, int], classes: int, heads: nn.ModuleDict) -> nn.Module:
         """The cosine head."""

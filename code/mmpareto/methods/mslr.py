@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from mmpareto.integration import OneJoint
-from mmpareto.methods.base import METHODS, Boundary, Method, MethodError, named_values
+from mmpareto.methods.base import METHODS, Boundary, Method, MethodError
+from mmpareto.methods.shared import by_name, named_values, whole
 from mmpareto.models import MultimodalModel
 
 
@@ -33,9 +34,7 @@ class MSLR(Method):
 
     def __init__(self, factors: str = "", window: int = 5) -> None:
         super().__init__(OneJoint())
-        if window < 1:
-            raise ValueError(f"window must be 1 or more, found {window}")
-        self.window = window
+        self.window = whole("window", window, 1)
         self.factors = named_values("factors", factors)
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
@@ -61,7 +60,7 @@ class MSLR(Method):
 
     def figures(self) -> dict[str, float]:
         """The factors of the encoders' learning rates."""
-        return {f"rate_{name}": rate for name, rate in zip(self.names, self.state["rates"].tolist(), strict=True)}
+        return by_name("rate", self.names, self.state["rates"])
 
 
 def ratios(before: torch.Tensor, newest: torch.Tensor) -> torch.Tensor:

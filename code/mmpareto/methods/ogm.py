@@ -9,17 +9,8 @@ import torch
 from torch import Tensor
 
 from mmpareto.integration import OneJoint
-from mmpareto.methods.base import (
-    METHODS,
-    Boundary,
-    Losses,
-    Method,
-    Piece,
-    SharedDraws,
-    certainty,
-    contributions_of,
-    gathered,
-)
+from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece, SharedDraws
+from mmpareto.methods.shared import finite, part_scores
 from mmpareto.models import MultimodalModel
 from mmpareto.registry import Range
 
@@ -34,8 +25,8 @@ class OGM(Method):
         g <- k_m g,   k_m = 1 - tanh(alpha rho_m) where rho_m > 1, else 1,
         rho_m = S_m / S_other,   S_m = sum over the batch of softmax(u_m)[label],
 
-    with u_m the part of the joint logits that comes from modality m, with its share of the bias. Of more than two
-    modalities rho_m is the mean of S_m / S_j over the others j, as the authors advise in their repository.
+    u_m the part of the joint logits that comes from modality m, with its share of the bias. Of more than two modalities
+    rho_m is the mean of S_m / S_j over the others j, as the authors advise in their repository.
 
     Weights of two dimensions or more are modulated: in a ResNet exactly the convolutions, as in the published code.
     There the slices of the joint head take 256 of 512 columns where fusion is gated, the bias is counted once in one
@@ -53,16 +44,12 @@ class OGM(Method):
 
     def __init__(self, alpha: float = 0.8, modulation_epochs: int = 51) -> None:
         super().__init__(OneJoint())
-        if not 0 <= alpha < float("inf"):
-            raise ValueError(f"alpha must be a finite number, zero or more, found {alpha}")
-        self.alpha, self.modulation_epochs = float(alpha), modulation_epochs
-        self._scores: Tensor | None = None  # [M], of this step's pieces so far
+        self.alpha, self.modulation_epochs = finite("alpha", alpha), modulation_epochs
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
-        """Keep the fusion."""
-        self._contributions = contributions_of(model)
-        device = next(model.parameters()).device
-        self.state["active"] = torch.ones((), dtype=torch.bool, device=device)
+        """Begins the modulation."""
+        super().setup(model, seed, epochs)
+        self.state["active"] = torch.ones((), dtype=torch.bool, device=next(model.parameters()).device)
 
     def boundary(self, now: Boundary) -> dict[str, float]:
         """Ends the modulation."""
@@ -71,19 +58,13 @@ class OGM(Method):
 
     def losses(self, piece: Piece) -> Losses:
         """The plain ones; takes down how sure each modality alone is of the right class."""
-        with torch.no_grad():
-            parts = self._contributions({name: value.detach() for name, value in piece.output.features.items()})
-            scores = certainty([parts[name] for name in piece.output.features], piece.label)
-            self._scores = gathered(self._scores, scores * piece.share)
+        self.collect(part_scores(self.model, piece) * piece.share)
         return piece.losses
 
     @torch.no_grad()
     def gradients(self, model: MultimodalModel) -> None:
         """Modulates the encoders' weights."""
-        assert self._scores is not None
-        factors = coefficients(self.average(self._scores), self.alpha)
-        self._scores = None
-        factors = torch.where(self.state["active"], factors, 1.0)
+        factors = torch.where(self.state["active"], coefficients(self.collected(), self.alpha), 1.0)
         for encoder, factor in zip(model.encoders.values(), factors, strict=True):
             weights = [p.grad for p in encoder.parameters() if p.grad is not None and p.dim() > 1]
             if weights:

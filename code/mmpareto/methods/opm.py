@@ -10,16 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmpareto.integration import OneJoint
-from mmpareto.methods.base import (
-    METHODS,
-    Boundary,
-    Losses,
-    Piece,
-    SharedDraws,
-    certainty,
-    contributions_of,
-    finite,
-)
+from mmpareto.methods.base import METHODS, Boundary, Losses, Piece, SharedDraws
+from mmpareto.methods.shared import finite, part_scores
 from mmpareto.models import MultimodalModel
 from mmpareto.registry import Range
 
@@ -61,15 +53,12 @@ class OPM(SharedDraws):
 
     def __init__(self, base: float = 0.5, strength: float = 0.5, rate: float = 0.7, warm_up_epochs: int = 6) -> None:
         super().__init__(OneJoint())
-        if not 0 <= rate <= 1:
-            raise ValueError(f"rate must lie between 0 and 1, found {rate}")
-        self.base, self.strength, self.rate = finite("base", base), finite("strength", strength), float(rate)
-        self.warm_up_epochs = warm_up_epochs
+        self.base, self.strength = finite("base", base), finite("strength", strength)
+        self.rate, self.warm_up_epochs = finite("rate", rate, most=1), warm_up_epochs
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
-        """Keeps the fusion."""
+        """Takes note of the widths."""
         super().setup(model, seed, epochs)
-        self._contributions, self.fuse = contributions_of(model), model.fusion
         like = next(model.parameters()).detach()
         self.widths = [float(model.widths[name]) for name in model.encoders]
         self.state["active"] = torch.ones((), dtype=torch.bool, device=like.device)
@@ -83,8 +72,7 @@ class OPM(SharedDraws):
         """The joint loss on the features that are left, the unimodal ones as they are."""
         features, label = piece.output.features, piece.label
         with torch.no_grad():
-            parts = self._contributions({name: value.detach() for name, value in features.items()})
-            scores = self.average(certainty([parts[name] for name in features], label) * piece.share)
+            scores = self.average(part_scores(self.model, piece) * piece.share)
             rates = drop_rates(scores, self.base, self.strength)
             coin = torch.empty((), device=label.device).uniform_(generator=self._generator)
             executed = (coin < self.rate) & self.state["active"]
@@ -97,7 +85,7 @@ class OPM(SharedDraws):
             name: value * (keep[:, None] * scale).to(value.dtype)
             for keep, (name, value) in zip(kept, features.items(), strict=True)
         }
-        losses = F.cross_entropy(self.fuse(dropped), label, reduction="none")
+        losses = F.cross_entropy(self.model.fusion(dropped), label, reduction="none")
         joint = (losses * left).mean() / share_left.clamp(min=torch.finfo(scale.dtype).tiny)
         return Losses(joint, piece.losses.unimodal)
 

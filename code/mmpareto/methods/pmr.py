@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmpareto.integration import OneJoint
-from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece, wide
+from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece
+from mmpareto.methods.shared import finite
 from mmpareto.models import MultimodalModel
+from mmpareto.models.losses import wide
 from mmpareto.registry import Range
 
 
@@ -27,11 +29,9 @@ class PMR(Method):
         beta_m = clip(s_max / s_m - 1, 0, 1),   gamma_m = clip(s_m / s_min - 1, 0, 1):
 
     slow modalities are drawn to their prototypes, and, in the first epochs, a fast one is kept undecided (H, entropy).
-    With two modalities these are the paper's coefficients; more are this project's reading.
-
-    Followed is the paper: the published code switches alpha on and off instead of clipping, has no entropy term, and
-    gives NaN for a class that was not among the samples (here its prototype stays; one that was
-    never seen is the mean of all features).
+    Of two modalities these are the paper's coefficients; of more this project's reading. The published code switches
+    alpha on and off instead of clipping, has no entropy term, and gives NaN for a class that was not among the samples
+    (here its prototype stays; one that was never seen is the mean of all features).
 
     Args:
         alpha: weight of the prototypes' cross-entropy, 1 in the published code.
@@ -57,25 +57,18 @@ class PMR(Method):
         fraction: float = 0.1,
     ) -> None:
         super().__init__(OneJoint())
-        for name, value in (("alpha", alpha), ("mu", mu)):
-            if not 0 <= value < float("inf"):
-                raise ValueError(f"{name} must be a finite number, zero or more, found {value}")
         if not 0 <= momentum < 1 or not 0 < fraction <= 1:
             raise ValueError(f"momentum must be in [0, 1) and fraction in (0, 1], found {momentum} and {fraction}")
-        self.alpha, self.mu, self.momentum, self.fraction = alpha, mu, momentum, fraction
+        self.alpha, self.mu, self.momentum, self.fraction = finite("alpha", alpha), finite("mu", mu), momentum, fraction
         self.entropy_epochs, self.modulation_epochs = entropy_epochs, modulation_epochs
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Makes room for the prototypes."""
-        like = next(model.parameters())
-        device, dtype = like.device, like.dtype
-        self.names = list(model.encoders)
-        self.state |= {
-            f"prototypes_{m}": torch.zeros(model.classes, model.widths[m], device=device, dtype=dtype)
-            for m in self.names
-        }
-        self.state["known"] = torch.zeros(model.classes, dtype=torch.bool, device=device)
-        self.state["weights"] = torch.zeros(2, device=device)  # alpha and mu in this epoch
+        like, self.names = next(model.parameters()).detach(), list(model.encoders)
+        for name in self.names:
+            self.state[f"prototypes_{name}"] = like.new_zeros(model.classes, model.widths[name])
+        self.state["known"] = like.new_zeros(model.classes, dtype=torch.bool)
+        self.state["weights"] = like.new_zeros(2, dtype=torch.float32)  # alpha and mu in this epoch
 
     def boundary(self, now: Boundary) -> dict[str, float]:
         """Moves the prototypes to where the features are now."""

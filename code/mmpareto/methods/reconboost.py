@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpareto.integration import OneUnimodal
-from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece, Turn, finite, share_head, wide
+from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece, Turn
+from mmpareto.methods.shared import finite, share_head, whole
 from mmpareto.models import BoostedSum, MultimodalModel
+from mmpareto.models.losses import wide
 from mmpareto.registry import Range
 
 
@@ -22,8 +24,8 @@ class ReconBoost(Method):
     """ReconBoost (Hua et al., ICML 2024): a modality at a time learns what the others get wrong.
 
     Hua, Xu, Bao, Yang & Huang, "ReconBoost: Boosting Can Achieve Modality Reconcilement", ICML 2024. All modalities
-    have one head, and the joint logits are boost sum_m u_m. A run is made of stages; their modality m is the next in
-    turn. In the first epochs of a stage encoder m and the head learn from the mean over samples and classes of
+    have one head; the joint logits are boost sum_m u_m. Each stage of a run belongs to one modality m, in turn. In the
+    first epochs of a stage encoder m and the head learn from the mean over samples and classes of
 
         -label_weight y log p_m + rival_weight y q log p_m,   q = softmax(boost sum of u_j over the other modalities),
 
@@ -63,16 +65,9 @@ class ReconBoost(Method):
         hidden: int = 256,
     ) -> None:
         super().__init__(OneUnimodal())
-        if alone_epochs < 1 or together_epochs < 0 or hidden < 0:
-            raise ValueError(
-                "alone_epochs must be 1 or more, together_epochs and hidden 0 or more, found "
-                f"{alone_epochs}, {together_epochs} and {hidden}"
-            )
-        self.alone_epochs, self.together_epochs, self.hidden = alone_epochs, together_epochs, hidden
-        self.label_weight, self.rival_weight = (
-            finite("label_weight", label_weight),
-            finite("rival_weight", rival_weight),
-        )
+        self.alone_epochs = whole("alone_epochs", alone_epochs, 1)
+        self.together_epochs, self.hidden = whole("together_epochs", together_epochs), whole("hidden", hidden)
+        self.weights = finite("label_weight", label_weight), finite("rival_weight", rival_weight)
         self.agreement, self.every_class = finite("agreement", agreement), bool(every_class)
         self.state["epoch"] = torch.ones((), dtype=torch.int64)  # on the CPU, read once an epoch
 
@@ -85,7 +80,8 @@ class ReconBoost(Method):
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Begin the first stage."""
-        self.fuse, self.names = model.fusion, list(model.encoders)
+        super().setup(model, seed, epochs)
+        self.names = list(model.encoders)
         self._begin(1)
 
     def _begin(self, epoch: int) -> None:
@@ -112,16 +108,14 @@ class ReconBoost(Method):
         return Losses(piece.losses.joint.detach(), {self.learner: loss})
 
     def _alone(self, piece: Piece) -> Tensor:
-        logits = {name: wide(value) for name, value in piece.output.unimodal.items()}
         others = [name for name in self.names if name != self.learner]
         with torch.no_grad():
-            rivals = F.softmax(wide(self.fuse(piece.output.features, present=others)), 1)
-        log_probabilities = F.log_softmax(logits[self.learner], 1)
-        weights = self.label_weight, self.rival_weight
-        loss = boosting(log_probabilities, rivals, piece.label, *weights, self.every_class)
+            rivals = F.softmax(wide(self.model.fusion(piece.output.features, present=others)), 1)
+        logs = F.log_softmax(wide(piece.output.unimodal[self.learner]), 1)
+        loss = boosting(logs, rivals, piece.label, *self.weights, self.every_class)
         if self.stage and self.agreement:
-            before = logits[self.names[(self.stage - 1) % len(self.names)]].detach()
-            loss = loss + self.agreement * F.mse_loss(log_probabilities.exp(), F.softmax(before, 1))
+            before = wide(piece.output.unimodal[self.names[(self.stage - 1) % len(self.names)]]).detach()
+            loss = loss + self.agreement * F.mse_loss(logs.exp(), F.softmax(before, 1))
         return loss
 
     def figures(self) -> dict[str, float]:
@@ -135,15 +129,9 @@ class ReconBoost(Method):
 
 
 def boosting(
-    log_probabilities: Tensor,
-    rivals: Tensor,
-    label: Tensor,
-    label_weight: float,
-    rival_weight: float,
-    every_class: bool,
+    logs: Tensor, rivals: Tensor, label: Tensor, label_weight: float, rival_weight: float, every_class: bool
 ) -> Tensor:
     """The mean over samples and classes of the loss of log p_m and q, both [B, C]; see ReconBoost."""
-    answer = label.unsqueeze(1)
-    certain = log_probabilities.gather(1, answer)
-    reconciled = rivals * log_probabilities if every_class else rivals.gather(1, answer) * certain
+    certain = logs.gather(1, label.unsqueeze(1))
+    reconciled = rivals * logs if every_class else rivals.gather(1, label.unsqueeze(1)) * certain
     return (rival_weight * reconciled.sum(1) - label_weight * certain[:, 0]).mean() / rivals.shape[1]

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from mmpareto.integration import OneJoint
-from mmpareto.methods.base import METHODS, Boundary, Method, encoder_weights, finite
+from mmpareto.methods.base import METHODS, Boundary, Method
+from mmpareto.methods.shared import by_name, encoder_weights, finite, whole
 from mmpareto.models import MultimodalModel
 from mmpareto.registry import Range
 
@@ -43,9 +44,8 @@ class Relearning(Method):
 
     def __init__(self, strength: float = 3.0, interval: int = 20, times: int = 3) -> None:
         super().__init__(OneJoint())
-        if interval < 1 or times < 0:
-            raise ValueError(f"interval is 1 or more, times 0 or more, found {interval} and {times}")
-        self.strength, self.interval, self.times = finite("strength", strength), interval, times
+        self.strength = finite("strength", strength)
+        self.interval, self.times = whole("interval", interval, 1), whole("times", times)
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Makes room for the first weights."""
@@ -74,7 +74,7 @@ class Relearning(Method):
 
     def figures(self) -> dict[str, float]:
         """w_m of the last re-learning."""
-        return {f"pull_{name}": pull for name, pull in zip(self.names, self.state["pulls"].tolist(), strict=True)}
+        return by_name("pull", self.names, self.state["pulls"])
 
     def _purities(self, now: Boundary, split: str) -> Tensor:
         """The purity of each modality's clusters, [M]."""

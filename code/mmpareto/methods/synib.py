@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmpareto.integration import OneJoint
-from mmpareto.methods.base import METHODS, Losses, Method, Piece, finite, wide
+from mmpareto.methods.base import METHODS, Losses, Method, Piece
+from mmpareto.methods.shared import finite
 from mmpareto.models import MultimodalModel
+from mmpareto.models.losses import wide
 from mmpareto.registry import Range
 
 Target = Literal["uniform", "withheld"]

@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmpareto.integration import Integrator, OneUnimodal
-from mmpareto.methods.base import Boundary, Losses, Method, Piece, wide
+from mmpareto.methods.base import Boundary, Losses, Method, Piece
+from mmpareto.methods.shared import whole
 from mmpareto.models import MultimodalModel, Output
+from mmpareto.models.losses import wide
 
 
 class Alone(Method):
@@ -38,9 +40,7 @@ class Taught(Method):
 
     def __init__(self, integrator: Integrator, teacher_epochs: int) -> None:
         super().__init__(integrator)
-        if teacher_epochs < 0:
-            raise ValueError(f"teacher_epochs must be 0 or more, found {teacher_epochs}")
-        self.teacher_epochs = teacher_epochs
+        self.teacher_epochs = whole("teacher_epochs", teacher_epochs)
 
     @property
     def planned(self) -> bool:

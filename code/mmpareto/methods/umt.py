@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from mmpareto.integration import OneJoint
-from mmpareto.methods.base import METHODS, Losses, Piece, finite
+from mmpareto.methods.base import METHODS, Losses, Piece
+from mmpareto.methods.shared import finite
 from mmpareto.methods.teachers import Taught, distances
 from mmpareto.registry import Range
 

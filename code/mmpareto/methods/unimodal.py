@@ -11,6 +11,7 @@ from torch import nn
 from mmpareto.escape import counted
 from mmpareto.integration import OneJoint, OneUnimodal
 from mmpareto.methods.base import METHODS, Boundary, Method, MethodError
+from mmpareto.methods.shared import one_of, whole
 from mmpareto.models import EnsembleFusion, MultimodalModel
 
 
@@ -28,9 +29,7 @@ class Ensemble(Method):
 
     def __init__(self, combine: str = "probabilities") -> None:
         super().__init__(OneUnimodal())
-        if combine not in EnsembleFusion.COMBINE:
-            raise ValueError(f"combine must be {' or '.join(EnsembleFusion.COMBINE)}, found {combine!r}")
-        self.combine = combine
+        self.combine = one_of("combine", combine, EnsembleFusion.COMBINE)
 
     def fusion(self, widths: Mapping[str, int], classes: int, heads: nn.ModuleDict) -> nn.Module:
         """The mean of the unimodal heads' probabilities; no parameters of its own."""
@@ -58,9 +57,7 @@ class FineTune(Method):
 
     def __init__(self, pretrain_epochs: int = 0, frozen: bool = False) -> None:
         super().__init__(OneUnimodal())
-        if pretrain_epochs < 0:
-            raise ValueError(f"pretrain_epochs must be 0 or more, found {pretrain_epochs}")
-        self.pretrain_epochs, self.frozen = pretrain_epochs, bool(frozen)
+        self.pretrain_epochs, self.frozen = whole("pretrain_epochs", pretrain_epochs), bool(frozen)
         # on the CPU: read once an epoch
         self.state["turned"] = torch.zeros((), dtype=torch.bool)
         self.state["before"] = torch.zeros((), dtype=torch.int64)  # epochs before the turn
@@ -81,7 +78,7 @@ class FineTune(Method):
         Raises:
             MethodError: where the turn leaves no epoch before or after it.
         """
-        self.model = model
+        super().setup(model, seed, epochs)
         before = self.pretrain_epochs or epochs // 2
         if not 0 < before < epochs:
             raise MethodError(
