@@ -182,6 +182,17 @@ def test_teachers_learn_from_their_own_losses_alone_and_are_kept(name: str) -> N
                for key, value in teacher.items())  # fmt: skip
 
 
+def test_held_out_samples_may_have_gradients() -> None:
+    run = Run("lfm", samples=40, learned=True)
+    outputs, labels = zip(*run.engine.outputs(11, split="val", shared=False, gradients=True), strict=True)
+    assert [len(label) for label in labels] == [8, 3]
+    assert all(output.joint.requires_grad for output in outputs)
+    assert run.model.training
+    (output, _), *_ = run.engine.outputs(0.1, split="val")
+    assert len(output.joint) == 2
+    assert not output.joint.requires_grad
+
+
 def test_relearning_without_strength_leaves_the_weights() -> None:
     run = Run("relearning", interval=1, strength=0.0)
     run.boundary(1)

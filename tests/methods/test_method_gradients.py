@@ -26,6 +26,12 @@ OWN = [*(name for name in METHODS.names(group="") if name not in (*PLAIN, "finet
 REFUSES = {name: build_method(name).refuses for name in OWN}
 # what they draw for a sample comes from PyTorch's own generator, another one on each process and for each piece
 RANDOM = ("opm", "synib")
+# networks of their own that learn beside the model
+WITH_NETWORKS = [
+    ("synib", {"target": "gaussian"}),
+    ("synib", {"target": "dirichlet"}),
+    ("mcr", {"bottleneck": 1.0}),
+]
 DRAWING = [name for name in OWN if isinstance(build_method(name), SharedDraws)]
 
 
@@ -316,9 +322,9 @@ def test_pmr_before_its_prototypes_and_after_its_last_epoch_is_the_joint_loss() 
 
 
 @pytest.mark.parametrize("modalities", [2, 3])
-@pytest.mark.parametrize("name", [*PLAIN, "finetune", *OWN])
-def test_no_step_waits_for_the_device(name: str, modalities: int) -> None:
-    method, model = make(name, modalities)
+@pytest.mark.parametrize(("name", "options"), [*((name, {}) for name in (*PLAIN, "finetune", *OWN)), *WITH_NETWORKS])
+def test_no_step_waits_for_the_device(name: str, options: dict[str, Any], modalities: int) -> None:
+    method, model = make(name, modalities, **options)
     inputs, label = batch(model)
     step = TrainingStep(model, method, torch.optim.SGD(model.parameters(), lr=0.1))
     step(inputs, label)  # the first one may look at the parameters
@@ -352,16 +358,16 @@ def test_micro_batches_make_the_whole_batch_s_step(name: str) -> None:
     assert_same(results[0], results[1], equal_nan=True)
 
 
-@pytest.mark.parametrize("name", [*OWN, "finetune"])
-def test_what_is_saved_and_taken_back_goes_on_alike(name: str) -> None:
-    method, model = make(name, seed=3)
+@pytest.mark.parametrize(("name", "options"), [*((name, {}) for name in (*OWN, "finetune")), *WITH_NETWORKS])
+def test_what_is_saved_and_taken_back_goes_on_alike(name: str, options: dict[str, Any]) -> None:
+    method, model = make(name, seed=3, **options)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     step = TrainingStep(model, method, optimizer)
     step(*batch(model, seed=1))
     saved: Any = copy.deepcopy((method.state_dict(), model.state_dict(), optimizer.state_dict()))
     torch.manual_seed(7)
     step(*batch(model, seed=2))
-    again, twin = make(name, seed=4)
+    again, twin = make(name, seed=4, **options)
     for key, value in again.state.items():
         if key != "generator":  # whose bytes are no numbers
             value.copy_(~value if value.dtype == torch.bool else value.nan_to_num() + 10)

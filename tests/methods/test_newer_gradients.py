@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from methods.small import batch, gradients, make
 from methods.test_method_gradients import assert_same, joint_and_detached_heads, parts, plain_gradients
 from torch import Tensor
+from torch.distributions import Normal, kl_divergence
 
 from mmpareto.methods import Boundary, Method, MethodError, Piece
 from mmpareto.methods import opm as rules_of_opm
@@ -161,6 +162,46 @@ def synib_withheld(model: MultimodalModel, inputs: dict[str, Tensor], label: Ten
     return plain_gradients(model, loss)
 
 
+def corrupted(model: MultimodalModel, inputs: dict[str, Tensor], rate: float) -> list[tuple[Tensor, Tensor]]:
+    """For each modality joint logits, and what the auxiliary map makes of the features, where it is corrupted."""
+    features, results = features_of(model, inputs), []
+    for name, value in features.items():
+        others = value[[(i - 1) % len(value) for i in range(len(value))]]
+        mixed = torch.where(torch.rand_like(value) < rate, others, value)
+        side = torch.cat([mixed if other == name else f for other, f in features.items()], 1)
+        auxiliary: Any = model.auxiliary
+        results.append((model.fusion.head(side), side @ auxiliary.weight.T + auxiliary.bias))
+    return results
+
+
+def synib_gaussian(model: MultimodalModel, inputs: dict[str, Tensor], label: Tensor, first: Gradients) -> Gradients:
+    loss = joint_and_detached_heads(model, inputs, label)
+    for mean, logarithm in corrupted(model, inputs, 0.4):
+        normal, standard = Normal(mean, (logarithm / 2).exp()), Normal(torch.zeros_like(mean), torch.ones_like(mean))
+        loss = loss + 0.01 * kl_divergence(normal, standard).sum(1).mean()
+    return plain_gradients(model, loss)
+
+
+def synib_dirichlet(model: MultimodalModel, inputs: dict[str, Tensor], label: Tensor, first: Gradients) -> Gradients:
+    loss = joint_and_detached_heads(model, inputs, label)
+    for _, values in corrupted(model, inputs, 0.4):
+        a = 1 + torch.log1p(values.exp())
+        total = a.sum(1)
+        constant = torch.lgamma(total) - torch.lgamma(a).sum(1) - math.lgamma(a.shape[1])
+        slope = ((a - 1) * (torch.digamma(a) - torch.digamma(total)[:, None])).sum(1)
+        loss = loss + 2.0 * (constant + slope).mean()
+    return plain_gradients(model, loss)
+
+
+def mcr_bottleneck(model: MultimodalModel, inputs: dict[str, Tensor], label: Tensor, first: Gradients) -> Gradients:
+    """CEB alone beside the cross-entropies."""
+    output, auxiliary = model(inputs), dict(model.auxiliary.named_parameters())
+    hidden = (output.joint.detach() @ auxiliary["0.weight"].T).clamp(min=0)
+    apart = torch.cat([*output.features.values()], 1) - hidden @ auxiliary["2.weight"].T
+    losses = [F.cross_entropy(u, label) for u in output.unimodal.values()]
+    return plain_gradients(model, F.cross_entropy(output.joint, label) + 0.3 * sum(losses) + 2.0 * (apart**2).mean())
+
+
 def divergence(z: Tensor, other: Tensor) -> Tensor:
     p, q = z.softmax(1), other.softmax(1)
     middle = (p + q) / 2
@@ -221,6 +262,11 @@ TWO: dict[str, tuple[Reference, dict[str, Any]]] = {
     "inforeg": (inforeg_published, {"published": True}),
     "synib": (synib_withheld, {"weight": 2.0, "rate": 0.4, "target": "withheld"}),
 }
+AUXILIARY: list[tuple[str, Reference, dict[str, Any]]] = [
+    ("synib", synib_gaussian, {"weight": 0.01, "rate": 0.4, "target": "gaussian"}),
+    ("synib", synib_dirichlet, {"weight": 2.0, "rate": 0.4, "target": "dirichlet"}),
+    ("mcr", mcr_bottleneck, {"weight": 0.0, "unimodal": 0.3, "contrastive": 0.0, "bottleneck": 2.0}),
+]
 
 
 @pytest.mark.parametrize(
@@ -228,6 +274,7 @@ TWO: dict[str, tuple[Reference, dict[str, Any]]] = {
     [
         *((name, count, *CASES[name]) for name in CASES for count in (2, 3) if (name, count) != ("mcr", 3)),
         *((name, 2, *TWO[name]) for name in TWO),
+        *((name, count, reference, options) for name, reference, options in AUXILIARY for count in (2, 3)),
     ],
 )
 def test_weights_follow_a_plain_reference(
@@ -387,6 +434,86 @@ def test_lfm_follows_the_schedule_over_its_epochs() -> None:
     assert method.figures()["alpha"] == pytest.approx(0.915989, abs=1e-6)
 
 
+class Held:
+    """An engine whose validation split are eight samples, in two batches."""
+
+    def __init__(self, model: MultimodalModel, seed: int) -> None:
+        self.model, (self.inputs, self.label) = model, batch(model, seed=seed)
+
+    def outputs(self, part: float, **options: Any) -> Any:
+        assert (part, options) == (8, {"split": "val", "shared": False, "gradients": True})
+        for rows in (slice(5), slice(5, 8)):
+            yield self.model({m: value[rows] for m, value in self.inputs.items()}), self.label[rows]
+
+
+def lfm_losses(model: MultimodalModel, inputs: dict[str, Tensor], label: Tensor) -> tuple[Tensor, Tensor]:
+    """CE and A."""
+    output = model(inputs)
+    p = [u.softmax(1) for u in output.unimodal.values()]
+    pairs = [(a, b) for i, a in enumerate(p) for b in p[i + 1 :]]
+    gaps = [0.5 * (m * (m.log() - q.log())).sum(1).mean() for a, b in pairs for m in [(a + b) / 2] for q in (a, b)]
+    return F.cross_entropy(output.joint, label), sum(gaps) / len(pairs)
+
+
+@pytest.mark.parametrize("modalities", [2, 3])
+def test_lfm_s_learned_alpha_follows_differences_of_gradients(modalities: int) -> None:
+    """H g by central differences of the whole gradient along g, in float64."""
+    method, model = make("lfm", modalities, learned=True, rate=3000.0)
+    step = TrainingStep(model, method, torch.optim.SGD(model.parameters(), lr=RATE))
+    share, moved = 0.95, []
+    for number, (epoch, rate) in enumerate(((1, 3000.0), (2, 3000.0), (21, 1500.0), (41, 750.0))):
+        held, names = Held(model, 20 + number), [name for name, _ in model.named_parameters()]
+        alpha, before = 1 - share, {name: p.detach().clone() for name, p in model.named_parameters()}
+        direction = plain_gradients(model, lfm_losses(model, held.inputs, held.label)[0])
+        slopes = []
+        for size in (1e-4, -1e-4):
+            with torch.no_grad():
+                for name, p in model.named_parameters():
+                    p.copy_(before[name] + size * direction[name])
+            loss, gap = lfm_losses(model, held.inputs, held.label)
+            slopes.append(plain_gradients(model, alpha * loss + (1 - alpha) * gap)[names[0]])
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                p.copy_(before[name])
+        change = rate * ((slopes[0] - slopes[1]) / 2e-4).mean().item()
+        share = min(max(share - change, 0.05), 0.95)
+        moved.append(abs(change))
+        method.boundary(Boundary(epoch, 50, {}, torch.zeros(1), model, None, held))  # type: ignore[arg-type]
+        assert method.figures()["alpha"] == pytest.approx(1 - share, rel=1e-6)
+        assert all(torch.equal(p, before[name]) and p.grad is None for name, p in model.named_parameters()) or number
+        step(*batch(model, seed=number))
+    assert max(moved) > 1e-3
+
+
+def test_lfm_s_learned_alpha_stays_within_its_limits_and_is_saved() -> None:
+    for rate, limits in ((0.0, (0.05,)), (1e12, (0.05, 0.95))):
+        method, model = make("lfm", learned=True, rate=rate)
+        for epoch in range(1, 4):
+            method.boundary(Boundary(epoch, 4, {}, torch.zeros(1), model, None, Held(model, epoch)))  # type: ignore[arg-type]
+            assert any(method.figures()["alpha"] == pytest.approx(limit) for limit in limits)
+    method, model = make("lfm", learned=True, rate=3000.0)
+    again, twin = make("lfm", learned=True, rate=3000.0, seed=4)
+    method.boundary(Boundary(1, 4, {}, torch.zeros(1), model, None, Held(model, 1)))  # type: ignore[arg-type]
+    again.load_state_dict(method.state_dict())
+    twin.load_state_dict(model.state_dict())
+    for chosen, network in ((method, model), (again, twin)):
+        chosen.boundary(Boundary(2, 4, {}, torch.zeros(1), network, None, Held(network, 2)))  # type: ignore[arg-type]
+    assert torch.equal(method.state["alpha"], again.state["alpha"])
+
+
+def test_mcr_s_bottleneck_reaches_encoders_and_its_own_network_alone() -> None:
+    options = {"weight": 0.0, "contrastive": 0.0}
+    plain, other = make("mcr", **options)
+    inputs, label = batch(other)
+    without = gradients(plain, other, inputs, label)
+    assert not hasattr(other, "auxiliary")
+    method, model = make("mcr", bottleneck=1.0, **options)
+    other.load_state_dict(model.state_dict())  # evaluation does without it
+    computed = gradients(method, model, inputs, label)
+    changed = {key for key, g in computed.items() if not torch.allclose(g, without.get(key, 0 * g), rtol=1e-6)}
+    assert changed == {key for key in computed if key.startswith(("encoders.", "auxiliary."))}
+
+
 @pytest.mark.parametrize(
     ("name", "options", "without"),
     [
@@ -398,6 +525,9 @@ def test_lfm_follows_the_schedule_over_its_epochs() -> None:
         ("opm", {"rate": 1.0}, {"rate": 0.0}),
         ("synib", {}, {"weight": 0.0}),
         ("synib", {}, {"target": "withheld"}),
+        ("synib", {"target": "gaussian"}, {"target": "uniform"}),
+        ("synib", {"target": "dirichlet"}, {"weight": 0.0}),
+        ("mcr", {"bottleneck": 1.0}, {"bottleneck": 0.0}),
         ("mcr", {}, {"weight": 0.0}),
         ("mcr", {}, {"unimodal": 0.0}),
         ("mcr", {}, {"contrastive": 0.0}),
@@ -425,7 +555,9 @@ def test_options_out_of_range_are_refused() -> None:
         ("lfm", {"schedule_epochs": 0}, "schedule_epochs"),
         ("opm", {"rate": 1.5}, "rate"),
         ("synib", {"rate": -0.1}, "rate"),
-        ("synib", {"target": "gaussian"}, "uniform, withheld"),
+        ("synib", {"target": "cauchy"}, "uniform, withheld, gaussian, dirichlet"),
+        ("mcr", {"bottleneck": -1.0}, "bottleneck"),
+        ("lfm", {"rate": -1.0}, "rate"),
         ("mcr", {"game": "chess"}, "greedy, independent, collaborative"),
         ("mcr", {"shifts": 0}, "shifts"),
         ("relearning", {"interval": 0}, "interval"),

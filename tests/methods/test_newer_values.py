@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import pytest
+import sklearn.cluster
 import torch
 import torch.nn.functional as F
 from methods.small import close, make, t
+from sklearn.cluster import KMeans
 from torch import nn
 
 from mmpareto.methods import Losses, Piece, competition, cross_entropies, inforeg, lfm, mlb, opm, relearning, synib
@@ -108,12 +111,26 @@ def test_synib_s_penalty() -> None:
     close(synib.certainty_left(t([[2.0, 0, 0]])), 0.433040)
     close(synib.certainty_left(t([[5.0, 5.0, 5.0]])), 0)
     close(synib.divergence(t([[1.0, 0]]), t([[0.0, 0]])), 0.110944)
+    close(synib.spread(t([[2.0, -1.0]]), t([[0.0, 0.5]])), 2.574361)
+    close(synib.spread(t([[0.0, 0.0]]), t([[0.0, 0.0]])), 0)
+    close(synib.evidence(torch.expm1(t([[1.0, 1e-20]])).log()), math.log(2) - 0.5)  # concentrations 2 and 1
+    close(synib.evidence(t([[-40.0, -40.0, -40.0]])), 0)
 
 
-def test_relearning_s_purity() -> None:
+def test_relearning_s_purity(monkeypatch: pytest.MonkeyPatch) -> None:
     """Six samples in three clusters (0, 0, 0, 1, 1, 2), two of each class: 4 of 6."""
     features = np.array([[0.0], [0.1], [0.2], [10.0], [10.1], [30.0]])
     assert relearning.purity(features, np.array([0, 0, 1, 1, 2, 2]), 3) == pytest.approx(0.666667, abs=1e-6)
+    scaled: list[np.ndarray] = []
+
+    class Clusters(KMeans):
+        def fit_predict(self, features: np.ndarray) -> np.ndarray:
+            scaled.append(features)
+            return super().fit_predict(features)
+
+    monkeypatch.setattr(sklearn.cluster, "KMeans", Clusters)
+    relearning.purity(np.array([[0.0, 10.0], [5.0, 20.0], [10.0, 15.0]]), np.array([0, 1, 2]), 3)
+    close(torch.from_numpy(scaled[0]), [[-1, -1], [0, 1], [1, 0]])
     first, last = t(1.0), t(3.0)
     for gap, expected in ((0.3, 1.567404), (0.05, 2.702230)):
         close(torch.lerp(last, first, float(np.tanh(3 * gap))), expected)

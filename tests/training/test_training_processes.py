@@ -50,6 +50,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "opm": {"warm_up_epochs": 0, "rate": 0.5, "base": 0.9},
     "reconboost": {"alone_epochs": 1, "together_epochs": 1},
     "greedy": {"window": 2},
+    "synib": {"target": "gaussian"},
+    "lfm": {"learned": True, "rate": 100.0},
 }
 CASES: dict[str, tuple[Any, ...]] = {
     **{method: (method, SAMPLES, 1) for method in METHODS},

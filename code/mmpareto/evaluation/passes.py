@@ -19,11 +19,13 @@ def outputs(
     modalities: Mapping[str, Modality],
     device: torch.device,
     amp: torch.dtype | None = None,
+    gradients: bool = False,
 ) -> Iterator[tuple[B, DeviceBatch, Output]]:
-    """Run a model over batches, in evaluation mode and without gradients.
+    """Run a model over batches, in evaluation mode.
 
     Args:
         amp: type of automatic mixed precision, as in training.
+        gradients: whether the outputs have gradients.
 
     Yields:
         Each batch as it was loaded, on the device, and the model's output. Nothing waits for the device.
@@ -31,6 +33,6 @@ def outputs(
     model.eval()
     for batch in batches:
         moved = batch_to_device(batch, modalities, device)
-        with torch.no_grad(), torch.autocast(device.type, amp, enabled=amp is not None):
+        with torch.set_grad_enabled(gradients), torch.autocast(device.type, amp, enabled=amp is not None):
             output = model(moved.inputs, moved.present)
         yield batch, moved, output

@@ -49,11 +49,16 @@ class Piece(NamedTuple):
 class Engine(Protocol):
     """What a method may request of the engine between two epochs; all processes must request the same, together."""
 
-    def outputs(self, fraction: float, split: str = "train", shared: bool = True) -> Iterator[tuple[Output, Tensor]]:
+    def outputs(
+        self, part: float, split: str = "train", shared: bool = True, gradients: bool = False
+    ) -> Iterator[tuple[Output, Tensor]]:
         """Outputs and labels of a random part of a split's samples ("train" or "val"), by batches.
 
-        In evaluation mode and without gradients. Each process gets its share, which may be nothing; all samples, where
-        they are not `shared`.
+        In evaluation mode. Each process gets its share, which may be nothing; all samples, where they are not `shared`.
+
+        Args:
+            part: a fraction of the samples, a float, or their number, an int.
+            gradients: whether outputs have gradients; they are then computed without mixed precision.
         """
 
     def fit(self, method: Method, epochs: int, samples: Tensor) -> MultimodalModel:

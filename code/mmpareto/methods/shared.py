@@ -43,6 +43,17 @@ class Weighted(Method):
         raise NotImplementedError
 
 
+def beside(model: MultimodalModel, seed: int, make: Callable[[], nn.Module]) -> nn.Module:
+    """A network that learns with the model, in its checkpoints, and that evaluation does without: `model.auxiliary`.
+
+    It is made from the seed, alike on all processes, and leaves the run's random numbers as they are.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model.auxiliary = make().to(next(model.parameters()))
+    return model.auxiliary
+
+
 def contributions_of(model: MultimodalModel) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
     """The function {modality: [B, D]} -> {modality: [B, C]}: each modality's part of the joint logits, their sum."""
     return cast(Callable[[Mapping[str, Tensor]], dict[str, Tensor]], model.fusion.contributions)

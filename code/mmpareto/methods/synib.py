@@ -7,16 +7,17 @@ from typing import ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributions import Dirichlet, kl_divergence
 
 from mmpareto.integration import OneJoint
 from mmpareto.methods.base import METHODS, Losses, Method, Piece
-from mmpareto.methods.shared import finite
+from mmpareto.methods.shared import beside, finite, one_of
 from mmpareto.models import MultimodalModel
 from mmpareto.models.losses import wide
 from mmpareto.registry import Range
 
-Target = Literal["uniform", "withheld"]
+Target = Literal["uniform", "withheld", "gaussian", "dirichlet"]
 
 
 @METHODS.register("synib", search={"weight": Range(0.1, 3.0), "rate": Range(0.1, 0.5)})
@@ -31,17 +32,21 @@ class SynIB(Method):
     z_m the joint logits where each coordinate of modality m's features is replaced, with probability p, by that of
     another sample of the batch. The own heads learn on features that count as constants, as in the published code.
 
-    Followed is the paper. The code draws its targets from other families: of these `target=withheld` is built, which
-    takes KL(softmax(u_m) || softmax(z_m)), u_m the logits of modality m's own head on its whole features, a constant.
-    Left out are a normal distribution, whose variances need a head of their own, and a Dirichlet distribution. The
-    code's default schedule of p divides zero by zero. There features go through a layer norm first; here they are
-    corrupted as the fusion reads them. The fusion runs M times more. With several processes the other sample is one of
-    the same process.
+    Followed is the paper. The code puts another divergence in this place, which `target` chooses:
+
+        withheld    KL(softmax(u_m) || softmax(z_m)), u_m the logits of modality m's own head on its whole features
+        gaussian    KL(N(z_m, exp(v)) || N(0, 1)) = sum over classes of (exp(v) + z_m^2 - 1 - v) / 2
+        dirichlet   KL(Dir(1 + softplus(v)) || Dir(1)), in which the joint head has no part
+
+    u_m is a constant; v is a linear map of the corrupted features side by side, which the joint head of `concat` reads
+    too, and learns with the model. The code has a layer between features and both heads, normalises features by a layer
+    norm first, and its default schedule of p divides zero by zero. The fusion runs M times more. With several processes
+    the other sample is one of the same process.
 
     Args:
         weight: lambda, 1 for CREMA-D in the published code.
         rate: p; 0.2 is the least rate there.
-        target: uniform or withheld.
+        target: uniform, withheld, gaussian (the code's default) or dirichlet.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"features"})
@@ -49,16 +54,14 @@ class SynIB(Method):
 
     def __init__(self, weight: float = 1.0, rate: float = 0.2, target: Target = "uniform") -> None:
         super().__init__(OneJoint())
-        if target not in get_args(Target):
-            raise ValueError(f"target must be one of {', '.join(get_args(Target))}, found {target!r}")
-        self.target = target
-        if not 0 <= rate <= 1:
-            raise ValueError(f"rate must lie between 0 and 1, found {rate}")
-        self.weight, self.rate = finite("weight", weight), float(rate)
+        self.target = one_of("target", target, get_args(Target))
+        self.weight, self.rate = finite("weight", weight), finite("rate", rate, most=1)
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
-        """Keeps the fusion."""
-        self.fuse = model.fusion
+        """Makes the linear map v, where the target has one."""
+        super().setup(model, seed, epochs)
+        if self.target in ("gaussian", "dirichlet"):
+            self._head = beside(model, seed, lambda: nn.Linear(sum(model.widths.values()), model.classes))
 
     def losses(self, piece: Piece) -> Losses:
         """The joint loss with its penalties, the unimodal ones as they are."""
@@ -67,12 +70,17 @@ class SynIB(Method):
         for name, value in features.items():
             # the batch is shuffled: its next row is any other sample
             replaced = torch.where(torch.rand_like(value) < self.rate, value.roll(1, 0), value)
-            logits = self.fuse({**features, name: replaced})
-            if self.target == "uniform":
-                penalties.append(certainty_left(logits))
-            else:
-                penalties.append(divergence(piece.output.unimodal[name].detach(), logits))
+            penalties.append(self._penalty({**features, name: replaced}, piece.output.unimodal[name].detach()))
         return Losses(piece.losses.joint + self.weight * torch.stack(penalties).sum(), piece.losses.unimodal)
+
+    def _penalty(self, features: Mapping[str, Tensor], withheld: Tensor) -> Tensor:
+        """The divergence at corrupted features; `withheld` are the own head's logits on the whole ones."""
+        if self.target == "dirichlet":
+            return evidence(self._head(torch.cat([*features.values()], 1)))
+        logits = self.model.fusion(features)
+        if self.target == "gaussian":
+            return spread(logits, self._head(torch.cat([*features.values()], 1)))
+        return certainty_left(logits) if self.target == "uniform" else divergence(withheld, logits)
 
 
 def certainty_left(logits: Tensor) -> Tensor:
@@ -86,3 +94,16 @@ def divergence(target: Tensor, logits: Tensor) -> Tensor:
     """KL(softmax(target) || softmax(logits)), the mean over the batch of logits [B, C]."""
     logs, targets = F.log_softmax(wide(logits), 1), F.log_softmax(wide(target), 1)
     return F.kl_div(logs, targets, reduction="batchmean", log_target=True)
+
+
+def spread(logits: Tensor, values: Tensor) -> Tensor:
+    """KL(N(logits, exp(values)) || N(0, 1)) summed over classes, the mean over the batch; both [B, C]."""
+    logits, values = wide(logits), wide(values)
+    return 0.5 * (values.exp() + logits**2 - 1 - values).sum(1).mean()
+
+
+def evidence(values: Tensor) -> Tensor:
+    """KL(Dir(1 + softplus(values)) || Dir(1)), the mean over the batch of values [B, C]."""
+    concentrations = 1 + F.softplus(wide(values))
+    pair = [Dirichlet(c, validate_args=False) for c in (concentrations, torch.ones_like(concentrations))]
+    return kl_divergence(*pair).mean()

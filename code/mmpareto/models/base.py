@@ -54,6 +54,7 @@ class MultimodalModel(nn.Module):
     heads: nn.ModuleDict
     widths: dict[str, int]  # D of the features that heads and fusion see
     late = False  # whether the joint logits are a function of the features alone: `fusion(features, present)`
+    auxiliary: nn.Module  # what a method trains beside the model, where it does
 
     def __init__(self, encoders: Mapping[str, nn.Module], classes: int) -> None:
         super().__init__()
@@ -103,6 +104,12 @@ class MultimodalModel(nn.Module):
             if not any(p.requires_grad for p in encoder.parameters()):
                 encoder.eval()
         return self
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Restore `state_dict()`, without the weights of `auxiliary` where this model has none."""
+        if not hasattr(self, "auxiliary"):
+            state_dict = {name: value for name, value in state_dict.items() if not name.startswith("auxiliary.")}
+        return super().load_state_dict(state_dict, strict, assign)
 
     def innermost(self) -> dict[str, nn.Module]:
         """{modality: the encoder that was given}."""

@@ -54,17 +54,19 @@ class BoundaryEngine:
         self._amp = autocast_type(config.engine)
         self._loaders: dict[str, Loader] = {}
 
-    def outputs(self, fraction: float, split: str = "train", shared: bool = True) -> Iterator[tuple[Output, Tensor]]:
+    def outputs(
+        self, part: float, split: str = "train", shared: bool = True, gradients: bool = False
+    ) -> Iterator[tuple[Output, Tensor]]:
         """Outputs and labels of a random part of a split's samples; see `mmpareto.methods.Engine`."""
         dataset = self.splits[split]
         assert dataset is not None
         loader = self._loader(f"outputs {split} {shared}", dataset, shared=shared)
-        count = max(1, round(fraction * len(dataset)))
+        count = part if isinstance(part, int) else max(1, round(part * len(dataset)))
         generator = torch.Generator().manual_seed(hash((self.config.run.random_seed, self.epoch)))
         loader.sampler.choose(torch.randperm(len(dataset), generator=generator)[:count])
         was = self.model.training
-        batches = loader.stream(self.epoch - 1, between=self.stop)
-        for _, moved, output in outputs(self.model, batches, dataset.modalities, self.device, self._amp):
+        batches, amp = loader.stream(self.epoch - 1, between=self.stop), None if gradients else self._amp
+        for _, moved, output in outputs(self.model, batches, dataset.modalities, self.device, amp, gradients):
             yield output, moved.label
         self.model.train(was)
 
