@@ -13,7 +13,7 @@ from methods.test_alternating import begin, close, t
 from methods.test_method_gradients import assert_same, plain_gradients
 from torch import Tensor
 
-from mmpareto.methods import build_method
+from mmpareto.methods import Piece, build_method, cross_entropies
 from mmpareto.methods.greedy import relied, speed
 from mmpareto.models import MultimodalModel
 from mmpareto.models.mmtm import Excitation
@@ -40,6 +40,15 @@ def test_worked_values() -> None:
             layer.weight.copy_(t(weight))
             layer.bias.zero_()
     close(torch.cat(exchange([t([[1]]), t([[0.5]])]), 1).detach(), [[0.645656, 0.425557]])
+    method, model = make("greedy")
+    output = model(batch(model)[0])
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    for gate in (0.6, 0.8):
+        method._gates[0] = torch.full_like(method.state["means"], gate)  # type: ignore[attr-defined]
+        method.losses(Piece(output, torch.zeros(8), cross_entropies(output, torch.zeros(8, dtype=torch.int64)), 1.0))
+        method.gradients(model)
+    close(method.state["means"].unique(), [0.7])
 
 
 def forward(model: MultimodalModel, inputs: dict[str, Tensor], constant: dict[str, Tensor]) -> tuple[Any, Any]:
