@@ -315,7 +315,7 @@ def test_a_copy_learns_at_the_rates_of_the_epochs_that_follow(monkeypatch: pytes
     rates: list[float] = []
 
     def noted(step: Any, *others: Any, **named: Any) -> bool:
-        rates.append(step.optimizer.param_groups[0]["lr"])
+        rates.append(step.step.optimizer.param_groups[0]["lr"])
         return True
 
     monkeypatch.setattr(boundary_engine, "train_epoch", noted)
