@@ -12,10 +12,13 @@ from pathlib import Path
 
 import pytest
 from entries.command import ROOT, inside
+from reporting.synthetic import make_run
 from settings import write_settings
 
 from mmpareto.cli import experiment, train
 from mmpareto.experiments.grid import expand
+from mmpareto.reporting.finished import find
+from mmpareto.reporting.summary import summaries
 
 SHORT = ("--batch_size", "256", "--pairs", "1", "--methods", "one_joint")
 
@@ -66,7 +69,9 @@ def test_a_grid_interrupted_gone_on_with_and_done(tmp_path: Path, capsys: pytest
     assert "0 finished, 1 to resume, 1 to begin" in out
     assert re.search(r"twoview/one_joint/n_classes=10/seed0: joint accuracy val \d+\.\d+, test \d+\.\d+;", out)
     assert re.search(
-        r"\ntwoview, test accuracy in percent\n\nmethod +seeds +joint .*\n-.*\none_joint +1 +\d+\.\d ", out
+        r"\ntwoview, test accuracy in percent, joint and each modality alone, 1 seed\n\n"
+        r"method +joint +rotated +noisy\n-.*\none_joint +\d+\.\d ",
+        out,
     )
     assert f"script/report.sh {folder.parent.parent}\n" in out
     assert "1 of 2 runs failed:\ntwoview/one_joint/n_classes=6/seed0: exit status 2" in err
@@ -79,7 +84,7 @@ def test_a_grid_interrupted_gone_on_with_and_done(tmp_path: Path, capsys: pytest
     status, out, _ = again(capsys, *flags, "--vary", "n_classes=10")
     assert status == 0
     assert "1 finished, 0 to resume, 0 to begin\n" in out
-    assert re.search(r"\none_joint +1 +\d+\.\d ", out)
+    assert re.search(r"\none_joint +\d+\.\d ", out)
     status, out, err = again(capsys, *flags, "--vary", "n_classes=10", "--learning_rate", "0.5")
     assert status == 1
     assert "1 in the way" in out
@@ -114,6 +119,25 @@ def test_what_fast_switched_on_is_no_other_setting(tmp_path: Path, capsys: pytes
     status, _, err = again(capsys, *flags)
     assert status == 1
     assert "channels_last True (asked for: False)" in err
+
+
+def test_the_table_of_two_modalities_fits_a_terminal(tmp_path: Path) -> None:
+    for method, joint in (("uniform", 55.0), ("uniform_gamma", 60.0)):
+        for seed in range(4):
+            accuracy = joint + seed * joint / 50
+            make_run(tmp_path / f"{method}{seed}", method, seed, accuracy, modalities=("rotated", "noisy"))
+    make_run(tmp_path / "more", "uniform", 4, 50.0, modalities=("rotated", "noisy"))
+    (fewer,) = summaries(find([tmp_path])[0])
+    (tmp_path / "more" / "results.json").unlink()
+    (summary,) = summaries(find([tmp_path])[0])
+    lines = experiment.comparison_text(summary).splitlines()
+    assert lines[:2] == [
+        "digits, test accuracy in percent, joint and each modality alone, 4 seeds;",
+        "difference from uniform",
+    ]
+    assert lines[3].split() == ["method", "joint", "rotated", "noisy", "difference", "p", "(Holm)"]
+    assert max(map(len, lines)) <= 80
+    assert "method           seeds" in experiment.comparison_text(fewer)
 
 
 @pytest.mark.parametrize(

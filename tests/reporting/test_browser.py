@@ -154,3 +154,21 @@ def test_tables_figures_and_themes_answer(browser: Any, report: Path, tmp_path: 
     tab.locator("[id='--theme']").click()
     assert tab.evaluate("document.documentElement.dataset.theme") == "dark"
     assert problems == []
+
+
+def test_lines_of_a_sweep_have_switches_in_their_figure(browser: Any, tmp_path: Path, problems: list[str]) -> None:
+    for method in ("uniform", "mmpareto"):
+        for rate in (0.1, 0.2, 0.4):
+            make_run(tmp_path / "runs" / f"{method}{rate}", method, 0, 50.0 + 10 * rate, learning_rate=rate)
+    page.write(tmp_path / "report", summaries(find([tmp_path / "runs"])[0]), [])
+    tab = opened(browser, tmp_path / "report" / "index.html", 1280, "light", problems)
+    figure = tab.locator("#digits-over-learning_rate")
+    assert figure.locator(".chips label").all_text_contents() == ["uniform", "mmpareto"]
+    points = figure.locator(".panel").first.locator(".mark-symbol path[fill='transparent']")
+    assert points.count() == 6
+    figure.locator(".chips input").first.evaluate("element => element.click()")
+    tab.wait_for_timeout(300)
+    assert points.count() == 3
+    assert figure.locator(".role-legend").count() == 0
+    tab.screenshot(path=tmp_path / "sweep.png", full_page=True)
+    assert problems == []

@@ -23,6 +23,7 @@ import os
 import shlex
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -285,9 +286,10 @@ def search(arguments: argparse.Namespace, passed: Sequence[str]) -> int:
         for trial in drawn:
             plan.score(trial)
         trials += drawn
-    for trial in trials:
-        if place := trial.diverged:
-            print(f"{trial.runs[0].folder.parent.relative_to(output)} diverged ({place}): it is not chosen")
+    lost = Counter(f"{trial.candidate.method} on {trial.candidate.dataset}" for trial in trials if trial.diverged)
+    if lost:
+        listed = ", ".join(f"{name} {number}" for name, number in lost.items())
+        print(f"{lost.total()} of {counted(len(trials), 'trial')} diverged, of which none is chosen: {listed}")
     best_trials = (plan.best([trial for trial in trials if trial.candidate == candidate]) for candidate in candidates)
     chosen = [trial for trial in best_trials if trial is not None]
     finals = plan.finals(chosen, recipe=False) + (plan.finals(chosen, recipe=True) if arguments.recipe else [])
@@ -297,6 +299,7 @@ def search(arguments: argparse.Namespace, passed: Sequence[str]) -> int:
             measure_balance(run)
     status = tell(failures, len(finals) + sum(len(trial.runs) for trial in trials))
     if not write_leaderboard(plan, trials, chosen, [run for run in finals if run not in failures]):
+        print("no leaderboard: no run with chosen values is finished", file=sys.stderr)
         return 1
     flags = dict.fromkeys(name for trial in chosen for name in trial.values)
     from mmpareto.api import comparison  # pandas takes a second to import
@@ -336,11 +339,16 @@ def compare(grid: Grid, failures: dict[Run, str]) -> None:
 
 def comparison_text(summary: Summary) -> str:
     """The table of a dataset, and a sentence on the best row."""
-    kept = {"method", "seeds", "joint", *(f"{name} alone" for name in summary.modalities), "difference", "p (Holm)"}
-    table = summary.table[[column for column in summary.table if column in kept]]
+    alone = {f"{name} alone": name for name in summary.modalities}
+    kept = {"method", "seeds", "joint", *alone, "difference", "p (Holm)"}
+    table = summary.table[[column for column in summary.table if column in kept]].rename(columns=alone)
+    over = ""
+    if table["seeds"].nunique() == 1:
+        over = f", {counted(int(table['seeds'].iloc[0]), 'seed')}"
+        table = table.drop(columns="seeds")
     against = f"; difference from {summary.baseline}" if "difference" in table else ""
-    heading = f"{on_one_line(summary.dataset)}, test accuracy in percent{against}"
-    verdict = textwrap.fill(on_one_line(summary.verdict), 80)
+    heading = f"{on_one_line(summary.dataset)}, test accuracy in percent, joint and each modality alone{over}{against}"
+    heading, verdict = (textwrap.fill(part, 80) for part in (heading, on_one_line(summary.verdict)))
     return f"{heading}\n\n{text_table(list(table), table.to_numpy().tolist())}\n\n{verdict}"
 
 

@@ -90,7 +90,7 @@ def report(arguments: argparse.Namespace) -> int:
 
         summaries = summary.summaries(finished, arguments.baseline, arguments.tune, arguments.tune_seeds)
         finished = [run for part in summaries for run in part.runs]  # of tuned flags the chosen values alone
-    print(printed(finished))
+    print(printed(finished, arguments.tune))
     for choice in (choice for part in summaries for choice in part.choices):
         print(f"\n{on_one_line(choice)}")
     if unfinished:

@@ -79,7 +79,7 @@ class Figure:
 
     name, title, alt, caption   for the file, the heading, screen readers, and below it
     datasets   {name: values} that the panels refer to
-    names      of the lines, if they are no rows of the table; the switches of the page do not reach them
+    names      of the lines, if they are no rows of the table; then the page gives the figure switches of its own
     """
 
     name: str

@@ -96,15 +96,16 @@ class Row:
         )
 
 
-def rows_of(runs: Sequence[FinishedRun]) -> list[Row]:
+def rows_of(runs: Sequence[FinishedRun], unnamed: Sequence[str] = ()) -> list[Row]:
     """Runs grouped by all settings but the seed, sorted by dataset and mean joint accuracy.
 
-    Of several runs with the same settings and seed, the first by path counts.
+    Of several runs with the same settings and seed, the first by path counts. Settings that are `unnamed` are in no
+    label: each method has one value of them.
     """
     groups: dict[str, list[FinishedRun]] = {}
     for run in sorted(runs, key=lambda run: (run.seed, str(run.path))):
         groups.setdefault(run.group, []).append(run)
-    labels = _labels([members[0] for members in groups.values()], runs)
+    labels = _labels([members[0] for members in groups.values()], runs, unnamed)
     rows = []
     for label, members in zip(labels, groups.values(), strict=True):
         first = {run.seed: run for run in reversed(members)}
@@ -112,14 +113,14 @@ def rows_of(runs: Sequence[FinishedRun]) -> list[Row]:
     return sorted(rows, key=lambda row: (row.runs[0].dataset, row.mean, row.label))
 
 
-def printed(runs: Sequence[FinishedRun]) -> str:
-    """A Markdown table with a line per row, and below it what is in no mean.
+def printed(runs: Sequence[FinishedRun], unnamed: Sequence[str] = ()) -> str:
+    """A Markdown table with a line per row, and below it what is in no mean. unnamed: see `rows_of`.
 
     Test accuracy in percent, the joint one first, then each modality's own ("n/a" if the runs have no such modality),
     the joint one minus the best of these in each run, and that of all heads together;
     conflict rate of each encoder. Columns without any number are left out.
     """
-    rows = rows_of(runs)
+    rows = rows_of(runs, unnamed)
     names = modalities_of(runs)
     lines = [
         {"dataset": row.runs[0].dataset, "method": row.label, "seeds": str(len(row.runs)), "joint": spread(row.joint)}
@@ -259,8 +260,8 @@ def _circumstances(runs: Sequence[FinishedRun]) -> pd.DataFrame:
     return pd.DataFrame(lines, dtype=object).map(lambda value: _NOT_RECORDED if value is None else str(value))
 
 
-def _labels(firsts: Sequence[FinishedRun], runs: Sequence[FinishedRun]) -> list[str]:
-    """The labels of rows, by the first run of each.
+def _labels(firsts: Sequence[FinishedRun], runs: Sequence[FinishedRun], unnamed: Sequence[str]) -> list[str]:
+    """The labels of rows, by the first run of each, without the settings that are `unnamed`.
 
     A label is the method, the settings in which these runs differ from others of the method on the same dataset, and
     those in which they differ from other methods, unless more than half of the dataset's runs have the same value.
@@ -270,7 +271,10 @@ def _labels(firsts: Sequence[FinishedRun], runs: Sequence[FinishedRun]) -> list[
     by_dataset: dict[str, list[FinishedRun]] = {}
     for run in runs:
         by_dataset.setdefault(run.dataset, []).append(run)
-    tables = {dataset: settings_table(members) for dataset, members in by_dataset.items()}
+    tables = {
+        dataset: settings_table(members).drop(columns=list(unnamed), errors="ignore")
+        for dataset, members in by_dataset.items()
+    }
     levels: list[list[tuple[str, str]]] = [[], [], []]  # datasets and labels, from short ones to long ones
     for run in firsts:
         table, members = tables[run.dataset], by_dataset[run.dataset]

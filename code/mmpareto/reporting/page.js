@@ -31,7 +31,7 @@
   const parameters = (state, figure) => {
     const named = figure.names.length > 0;
     const names = named ? figure.names : state.names;
-    const hidden = named ? [] : [...state.hidden];
+    const hidden = named ? figure.hidden : [...state.hidden];
     const shown = names.map((_, row) => row).filter((row) => !hidden.includes(row));
     return { names, hidden, shown, seeds: state.seeds };
   };
@@ -40,7 +40,7 @@
     const state = states.get(element.dataset.section);
     return [state, state.figures[element.dataset.figure]];
   };
-  // the switches are the legend of rows; lines that are no rows have theirs in the figure
+  // the switches are the legend
   const bare = (view) => JSON.parse(JSON.stringify(view), (key, value) => (key === "color" && value.field === "row" ? { ...value, legend: null } : value));
   const isShown = (state, panel) => panel.row === null || !state.hidden.has(panel.row);
 
@@ -50,7 +50,7 @@
     drawn.set(element, []);
     const places = element.querySelectorAll(".panel");
     const views = figure.panels.map(async ({ view }, number) => {
-      const specification = { ...(figure.names.length ? view : bare(view)), width: "container", params: [...listed(parameters(state, figure)), ...(view.params ?? [])], datasets: figure.datasets };
+      const specification = { ...bare(view), width: "container", params: [...listed(parameters(state, figure)), ...(view.params ?? [])], datasets: figure.datasets };
       const result = await vegaEmbed(places[number], specification, { ...options, config: themed() });
       places[number].classList.add("drawn");
       return result;
@@ -99,6 +99,17 @@
     });
     for (const box of boxes) box.checked = !state.hidden.has(Number(box.value)); // not as a reload remembers them
     form.querySelector(".seeds").checked = false;
+  }
+
+  // switches of lines that are no rows, in their figure
+  for (const chips of document.querySelectorAll("figure .chips")) {
+    const element = chips.closest("figure");
+    const boxes = [...chips.querySelectorAll("input")];
+    for (const box of boxes) box.checked = true;
+    chips.addEventListener("change", () => {
+      of(element)[1].hidden = boxes.filter((box) => !box.checked).map((box) => Number(box.value));
+      show(element);
+    });
   }
 
   // tables: a click on a column sorts by it, the next one the other way round

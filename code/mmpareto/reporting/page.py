@@ -71,6 +71,7 @@ class Section:
                 "datasets": figure.datasets,
                 "columns": figure.columns,
                 "names": figure.names,
+                "hidden": [],
             }
             for figure in self.figures
         ]

@@ -96,6 +96,11 @@ class Summary:
         numbers = f"p (Holm) {p_text(test.corrected)}, {len(test.seeds)} seeds"
         return f"{highest}; its difference of {amount} is {not_significant}significant ({numbers})."
 
+    def chosen(self, row: Row) -> str:
+        """The values of the tuned flags that a row has."""
+        values = settings(row.runs[0])
+        return ", ".join(f"{flag} {worded(values[flag])}" for flag in self.tuned if flag in values) or "-"
+
     @cached_property
     def table(self) -> pd.DataFrame:
         """The rows as text; columns without any value are left out."""
@@ -111,6 +116,7 @@ class Summary:
                 | {"difference": BASELINE if is_baseline else difference}
                 | {"p": "-" if is_baseline else p_text(test.p)}
                 | {"p (Holm)": "-" if is_baseline else p_text(test.corrected)}
+                | ({"chosen": self.chosen(row)} if self.tuned else {})
             )
         return without_empty_columns(pd.DataFrame(lines))
 
@@ -252,7 +258,7 @@ def summaries(
         members, choices = tuned([run for run in runs if run.dataset == dataset], tune, tune_seeds)
         has_baseline = baseline is None or any(run.method == baseline for run in members)
         method = baseline_method(members, baseline) if has_baseline else None
-        rows = rows_of(members)
+        rows = rows_of(members, tune)
         tests = paired_tests(rows, method, tune)
         names = tuple(modalities_of(members))
         parts.append(Summary(dataset, tuple(rows), tuple(tests), names, method, tuple(choices), tuple(tune)))
