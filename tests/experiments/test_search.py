@@ -23,7 +23,7 @@ from mmpareto.errors import UsageError
 from mmpareto.experiments.grid import Run, make_run
 from mmpareto.experiments.launchers import Local
 from mmpareto.experiments.process import diverged
-from mmpareto.experiments.search import STARTUP, Candidate, Search, drawn, shared_settings
+from mmpareto.experiments.search import STARTUP, Candidate, Search, Trial, diverged_trials, drawn, shared_settings
 from mmpareto.methods import METHODS, build_method
 from mmpareto.registry import Range
 
@@ -177,6 +177,10 @@ def test_a_run_that_diverges_says_where_until_it_is_trained_with_other_settings(
     assert place is not None
     assert diverged(wild) == f"step {place[1]}, epoch 1"
     assert diverged(tame) is None
+    trials = [
+        Trial(Candidate("manifest", "uniform", {}), number, {}, (run,)) for number, run in enumerate((wild, tame))
+    ]
+    assert diverged_trials(trials) == {"manifest data": {"uniform": 1}}
     done = inside(train.main, *tame.argv, "--gpu_ids", "cpu", "--overwrite")
     assert done.returncode == 0, done.stderr
     assert not (tame.folder / "diverged.json").exists()

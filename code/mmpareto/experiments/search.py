@@ -21,6 +21,7 @@ import numpy as np
 
 from mmpareto import runs
 from mmpareto.config import RUN_ONLY, Config
+from mmpareto.datasets import title
 from mmpareto.errors import UsageError
 from mmpareto.escape import csv_cell
 from mmpareto.experiments.grid import Run, check_methods, flags_in, make_run, refuse_owned
@@ -277,14 +278,9 @@ def write_leaderboard(search: Search, trials: Sequence[Trial], chosen: Sequence[
     if not any(row["tuned"] for row in results):
         return False
     spaces = {name: {key: list(space) for key, space in METHODS[name].search.items()} for _, name in values}
-    lost: dict[str, dict[str, int]] = {}
-    for trial in trials:
-        if trial.diverged:
-            of_dataset = lost.setdefault(trial.candidate.dataset, {})
-            of_dataset[trial.candidate.method] = of_dataset.get(trial.candidate.method, 0) + 1
     content = {
         "protocol": search.protocol,
-        "diverged": lost,
+        "diverged": diverged_trials(trials),
         "spaces": spaces,
         "settings": settings,
         "results": results,
@@ -293,6 +289,17 @@ def write_leaderboard(search: Search, trials: Sequence[Trial], chosen: Sequence[
     text = leaderboard.write(search.output, content)
     print(f"\n{text}\nwritten: {search.output / leaderboard.FILE}")
     return True
+
+
+def diverged_trials(trials: Sequence[Trial]) -> dict[str, dict[str, int]]:
+    """{dataset, as reports call it: {method: number of its trials that diverged}}, without zeros."""
+    numbers: dict[str, dict[str, int]] = {}
+    for trial in trials:
+        if trial.diverged:
+            data = trial.runs[0].config.data
+            of_dataset = numbers.setdefault(title(data.dataset, data.data_root), {})
+            of_dataset[trial.candidate.method] = of_dataset.get(trial.candidate.method, 0) + 1
+    return numbers
 
 
 def shared_settings(config: Config) -> dict[str, Any]:
