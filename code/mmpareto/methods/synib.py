@@ -44,7 +44,8 @@ class SynIB(Method):
     the other sample is one of the same process.
 
     Args:
-        weight: lambda, 1 for CREMA-D in the published code.
+        weight: lambda; 1 for CREMA-D in the published scripts, where the target is withheld; 0.001 for UR-Funny and
+            MUStARD, where it is gaussian, whose exp(v) diverges with a large weight.
         rate: p; 0.2 is the least rate there.
         target: uniform, withheld, gaussian (the code's default) or dirichlet.
     """
