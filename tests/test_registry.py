@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mmpareto.arguments import LISTED
 from mmpareto.command_line import listing
 from mmpareto.datasets import DATASETS, DatasetError
 from mmpareto.methods import METHODS
 from mmpareto.models import ENCODERS, FUSIONS
-from mmpareto.registry import REQUIRED, Registry
+from mmpareto.registries import LISTED, PREPARATIONS
+from mmpareto.registry import REQUIRED, Entry, Registry, _source
 
 
 @pytest.fixture
@@ -21,8 +23,8 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry[object]:
     package = tmp_path / "toolbox"
     package.mkdir()
     (package / "__init__.py").write_text(
-        'from mmpareto.registry import Registry\nTOOLS = Registry("tool", __package__, skip=("wood",), aliases={"hm": '
-        '"hammer"})\nTOOLS.base(object)\n'
+        'from mmpareto.registry import Registry\nTOOLS = Registry("tool", __package__, bases=("builtins:object",), '
+        'skip=("wood",), aliases={"hm": "hammer"})\n'
     )
     (package / "hammer.py").write_text(
         "from toolbox import TOOLS\n"
@@ -45,14 +47,15 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry[object]:
     return toolbox.TOOLS
 
 
-def test_modules_register_by_a_decorator_and_are_imported_when_a_name_is_looked_up(tools: Registry[object]) -> None:
-    assert "toolbox.tongs" not in sys.modules
+def test_modules_register_by_a_decorator_and_are_imported_when_a_class_is_asked_for(tools: Registry[object]) -> None:
     assert tools.canonical("HAMMER") == tools.canonical("hm") == "hammer"
-    assert "toolbox.hammer" in sys.modules
-    assert "toolbox.tongs" not in sys.modules  # the module of the name comes first
     assert list(tools) == ["flat-tongs", "hammer"]
     assert "flat_tongs" in tools
     assert "saw" not in tools
+    assert not {"toolbox.hammer", "toolbox.tongs"} & set(sys.modules)
+    assert tools["hammer"].make.__module__ == "toolbox.hammer"
+    assert "toolbox.tongs" not in sys.modules
+    assert tools["flat-tongs"].make(3) == [3]  # type: ignore[index, operator]
     with pytest.raises(ValueError, match="the tool 'hammer' is registered twice"):
         tools.register("hammer")(object)
 
@@ -71,6 +74,30 @@ def test_options_come_from_signature_and_docstring(tools: Registry[object]) -> N
     ]
     built = tools.build("hammer", "oak", grip="red")
     assert vars(built) == {"wood": "oak", "weight": 300.0, "grip": "red"}
+
+
+@pytest.mark.parametrize("registry", [*LISTED.values(), PREPARATIONS], ids=lambda registry: registry.kind)
+def test_sources_declare_what_is_registered_when_they_are_imported(registry: Registry[Any]) -> None:
+    registry._discover()
+    assert registry._declared.keys() == {
+        name for name, item in registry._registrations.items() if _source(item.make).__module__.startswith("mmpareto.")
+    }
+    for name, declared in registry._declared.items():
+        imported = registry._described(name, registry._registrations[name])
+        assert (declared.group, declared.argument) == (imported.group, imported.argument)
+        if isinstance(declared, Entry):
+            assert replace(declared, get=None) == replace(imported, get=None)
+            assert list(declared.options) == list(imported.options)
+        else:  # TorchJD's documentation describes their options, or the text after a colon is theirs
+            assert declared.group == "TorchJD" or name.startswith("resnet")
+
+
+def test_a_module_that_registers_in_a_loop_is_imported(tools: Registry[object], tmp_path: Path) -> None:
+    (tmp_path / "toolbox" / "saws.py").write_text(
+        "from toolbox import TOOLS\nfor teeth in (10, 20):\n    TOOLS.register(f'saw{teeth}')(lambda: None)\n"
+    )
+    assert list(tools) == ["flat-tongs", "hammer", "saw10", "saw20"]
+    assert "toolbox.saws" in sys.modules
 
 
 def test_errors_name_what_is_known(tools: Registry[object]) -> None:

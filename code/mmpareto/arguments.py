@@ -18,12 +18,10 @@ from typing import Any, NoReturn
 from mmpareto.command_line import Parser, add_allow, listing
 from mmpareto.config import DEFAULT_DATASET, SECTIONS, Config
 from mmpareto.config_files import flattened, read_sections
-from mmpareto.datasets import DATASETS, DatasetError
-from mmpareto.errors import UsageError
+from mmpareto.errors import DatasetError, ModelError, UsageError
 from mmpareto.escape import counted
 from mmpareto.flag_values import converter, positive, shown
-from mmpareto.methods import METHODS
-from mmpareto.models import ARCHITECTURES, ENCODERS, FUSIONS, ModelError
+from mmpareto.registries import ARCHITECTURES, DATASETS, ENCODERS, FUSIONS, LISTED, METHODS
 from mmpareto.registry import REQUIRED, Entry, Registry, require_allowed
 from mmpareto.runs import LAST, PREVIOUS
 from mmpareto.startup import program
@@ -40,13 +38,6 @@ SHORT: dict[str, dict[str, Any]] = {
         "help": "mmpareto: restore the magnitude of every parameter tensor, as the published code does, or of the "
         "encoder as a whole, as the paper's algorithm reads (default: tensor)",
     },
-}
-LISTED: dict[str, Registry[Any]] = {
-    "datasets": DATASETS,
-    "methods": METHODS,
-    "encoders": ENCODERS,
-    "fusions": FUSIONS,
-    "architectures": ARCHITECTURES,
 }
 # what is chosen by one flag and has options in another one, --<name>_options; with the default
 WITH_OPTIONS: dict[str, tuple[Registry[Any], str]] = {
@@ -65,7 +56,7 @@ class _Entries:
             self.chosen: dict[str, Entry[Any]] = {}
             for kind, (registry, default) in WITH_OPTIONS.items():
                 if kind == "architecture":  # some methods need one
-                    default = getattr(self.chosen["method"].make, kind, None) or default
+                    default = self.chosen["method"].attributes.get(kind) or default
                 self.chosen[kind] = registry[_text(names, kind, default)]
         except (DatasetError, ModelError, ValueError, ImportError) as error:
             raise UsageError(str(error)) from error
@@ -333,7 +324,7 @@ def _parser(entries: _Entries, suppress: bool = False) -> Parser:
             default=argparse.SUPPRESS,
             help=f"print the {name} and exit",
         )
-    recipe = getattr(dataset.make, "recipe", {})
+    recipe = dataset.attributes.get("recipe", {})
     for section, kind in SECTIONS.items():
         group = parser.add_argument_group(*_title(kind))
         for item in fields(kind):

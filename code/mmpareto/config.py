@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from mmpareto import config_files, datasets
+from mmpareto import config_files
 from mmpareto.flag_values import (
     assigned_fraction,
     assignment_text,
@@ -26,6 +26,7 @@ from mmpareto.flag_values import (
     seed,
     workers,
 )
+from mmpareto.registries import dataset_title
 from mmpareto.runs import LAST, PREVIOUS
 
 DEFAULT_DATASET = "twoview"
@@ -418,11 +419,11 @@ def completed(saved: Mapping[str, Any]) -> dict[str, Any]:
 def differing(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """{flag: (saved value, wanted value)} where a run's saved settings are others, without those of RUN_ONLY.
 
-    data_root is among them where it names other data, see `datasets.title`. Both arguments are without sections. A
+    data_root is among them where it names other data, see `dataset_title`. Both arguments are without sections. A
     field that the saved settings lack has its default; one that is unknown differs.
     """
     saved = completed(saved)
-    titles = [datasets.title(str(values.get("dataset")), values.get("data_root")) for values in (saved, wanted)]
+    titles = [dataset_title(str(values.get("dataset")), values.get("data_root")) for values in (saved, wanted)]
     keys = [key for key in {**wanted, **saved} if key not in RUN_ONLY and saved.get(key) != wanted.get(key)]
     keys += ["data_root"] * (titles[0] != titles[1] and "dataset" not in keys)
     return {key: (saved.get(key), wanted.get(key)) for key in keys}

@@ -16,11 +16,13 @@ Options, their defaults, types and help come from the signature and the docstrin
 name after a colon, which becomes its first constructor argument: `timm:resnet18`. A class elsewhere is named by its
 import path, `package.module:Class`; a registered name that takes an argument wins. Importing a module runs its code: a
 path that a person typed may be imported, one that a file names (the settings of a run) only after `require_allowed`.
+
+Names, options and help are read from the source (see `declared`) where no module was imported yet: command lines are
+parsed, and refused, without PyTorch. The variable that holds a registry is called as its kind, `METHODS`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import functools
 import importlib
@@ -28,10 +30,12 @@ import inspect
 import pkgutil
 import typing
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import docstring_parser
+
+from mmpareto.declared import declarations
 
 T = TypeVar("T")
 Make = TypeVar("Make", bound=Callable[..., Any])
@@ -78,21 +82,29 @@ class Entry(Generic[T]):
 
     Attributes:
         name: the name.
-        make: the class, or a function that makes an instance.
         summary: one line for tables and help.
         group: heading under which the entry is listed.
         options: of `make`, by name.
         argument: what must follow the name after a colon and does not; "" where nothing is missing.
         search: values of its options from which a search draws.
+        attributes: those of the class that the registry names, where it has them.
+        get: gives `make`; imports its module where necessary.
     """
 
     name: str
-    make: Callable[..., T]
     summary: str
     group: str
     options: Mapping[str, Option]
     argument: str = ""
     search: Space = field(default_factory=dict)
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    get: Callable[[], Callable[..., T]] | None = None
+
+    @property
+    def make(self) -> Callable[..., T]:
+        """The class, or a function that makes an instance."""
+        assert self.get is not None
+        return self.get()
 
     @property
     def source(self) -> Any:
@@ -100,14 +112,26 @@ class Entry(Generic[T]):
         return _source(self.make)
 
 
+class _Registration(NamedTuple):
+    """What is decorated (None: its module is not imported), and the arguments of `Registry.register`."""
+
+    make: Any
+    summary: str = ""
+    group: str = ""
+    argument: str = ""
+    search: Space | None = None
+
+
 class Registry(Generic[T]):
     """Classes by name.
 
     Args:
         kind: what is registered, for messages: "method".
-        package: package or module that registers entries; it is imported, with all its modules, when the first name
-            is looked up.
+        package: package or module that registers entries; it is imported, with all its modules, when a class is asked
+            for, or a name where a module registers in a way that `declared` does not read.
+        bases: import paths of the classes from one of which a class elsewhere must be derived.
         skip: constructor arguments that are not options.
+        attributes: class attributes that entries show.
         aliases: other names of entries.
         error: exception that is raised for unknown names and options, a ValueError by default.
     """
@@ -117,21 +141,19 @@ class Registry(Generic[T]):
         kind: str,
         package: str,
         *,
+        bases: Collection[str] = (),
         skip: Collection[str] = (),
+        attributes: Collection[str] = (),
         aliases: Mapping[str, str] | None = None,
         error: type[Exception] = ValueError,
     ) -> None:
         self.kind, self.error = kind, error
-        self.bases: tuple[type, ...] = ()
+        self.bases = tuple(bases)
         self._package, self._skip, self._aliases = package, frozenset(skip), dict(aliases or {})
-        self._makers: dict[str, tuple[Callable[..., Any], str, str]] = {}
-        self._arguments: dict[str, str] = {}  # names that take one after a colon
-        self._spaces: dict[str, Space] = {}
+        self._attributes = tuple(attributes)
+        self._registrations: dict[str, _Registration] = {}
+        self._modules: dict[str, str] = {}  # that register, by name, where declarations can be read
         self._discovered = False
-
-    def base(self, *classes: type) -> None:
-        """Set the classes that a class named by its import path must be derived from."""
-        self.bases = classes
 
     def register(
         self, name: str, *, summary: str = "", group: str = "", argument: str = "", search: Space | None = None
@@ -143,7 +165,6 @@ class Registry(Generic[T]):
             summary: one line; by default the first line of the docstring.
             group: heading under which it is listed.
             argument: the first constructor argument, where it is the text after a colon: "model" of `timm:resnet18`.
-                The entry stands in a module of its own name.
             search: ranges or values of options from which `experiment.py --search` draws. A class that is named by its
                 import path has them in an attribute `search`.
 
@@ -152,37 +173,33 @@ class Registry(Generic[T]):
         """
 
         def add(make: Make) -> Make:
-            if name in self._makers:
+            if name in self._registrations:
                 raise ValueError(f"the {self.kind} {name!r} is registered twice")
-            self._makers[name] = make, summary, group
-            self._spaces[name] = search or {}
-            if argument:
-                self._arguments[name] = argument
+            self._registrations[name] = _Registration(make, summary, group, argument, search)
             return make
 
         return add
 
     def __iter__(self) -> Iterator[str]:
         """Names by group, in alphabetical order."""
-        self._discover()
-        return iter(sorted(self._makers, key=lambda name: (self._makers[name][2], name)))
+        known = self._known()
+        return iter(sorted(known, key=lambda name: (known[name].group, name)))
 
     def __contains__(self, name: str) -> bool:
         return self._registered(name) is not None
 
     def __len__(self) -> int:
-        self._discover()
-        return len(self._makers)
+        return len(self._known())
 
     def names(self, group: str | None = None) -> list[str]:
         """The registered names, those of one group where it is given."""
-        return [name for name in self if group is None or self._makers[name][2] == group]
+        return [name for name in self if group is None or self._known()[name].group == group]
 
     def split(self, name: str) -> tuple[str, str] | None:
         """The registered name and the text after the colon; None for a plain name and for an import path."""
         prefix, _, text = name.partition(":")
-        known = self._registered(prefix, everywhere=False) if text else None
-        return None if known is None or known not in self._arguments else (known, text)
+        known = self._registered(prefix) if text else None
+        return None if known is None or not self._known()[known].argument else (known, text)
 
     def is_path(self, name: str) -> bool:
         """Whether a name is an import path."""
@@ -213,21 +230,19 @@ class Registry(Generic[T]):
             ValueError: (or the registry's own error) for an unknown name, or a class that cannot be used.
         """
         name = self.canonical(name)
-        argument = self._arguments.get(name, "")
         if parts := self.split(name):
-            make, summary, group = self._makers[parts[0]]
-            make = functools.partial(make, parts[1])
-        elif ":" in name:
+            whole = self._imported(parts[0])
+            bound = functools.partial(whole.make, parts[1])
+            return self._described(name, _Registration(bound, whole.summary, whole.group))
+        if ":" in name:
             try:
-                make = class_at(name, *self.bases)
+                return self._described(name, _Registration(class_at(name, *map(attribute, self.bases))))
             except ValueError as error:
                 raise self.error(f"{self.kind} {error}") from error
-            summary, group = "", ""
-        else:
-            make, summary, group = self._makers[name]
-        options = {key: option for key, option in _options(make).items() if key not in self._skip | {argument}}
-        search = self._spaces.get(name) or getattr(_source(make), "search", {})
-        return Entry(name, make, summary or _summary(make), group, options, argument, search)
+        known = self._known()[name]
+        if isinstance(known, Entry):
+            return replace(known, get=lambda: self._imported(name).make)
+        return self._described(name, self._imported(name))
 
     def build(self, name: str, *arguments: Any, **options: Any) -> T:
         """Make an instance.
@@ -279,25 +294,62 @@ class Registry(Generic[T]):
             rows.append((f"{name}:{entry.argument.upper()}" if entry.argument else name, options, entry.summary))
         return rows
 
-    def _registered(self, name: str, everywhere: bool = True) -> str | None:
-        """The registered name for `name`; the module of that name is imported before all others.
-
-        Args:
-            everywhere: import the other modules too where that module does not register it.
-        """
+    def _registered(self, name: str) -> str | None:
+        """The registered name for `name`."""
         for alias, target in self._aliases.items():
             if _simple(name) == _simple(alias):
                 name = target
-        if not self._discovered:
-            module = f"{self._package}.{_simple(name)}"
-            if name.isidentifier() or name.replace("-", "_").isidentifier():
-                with contextlib.suppress(ModuleNotFoundError):
-                    importlib.import_module(module)
-        for names in (self._makers, self) if everywhere else (self._makers,):  # the second imports all modules
-            for known in names:
-                if _simple(name) == _simple(known):
-                    return known
-        return None
+        return next((known for known in self._known() if _simple(name) == _simple(known)), None)
+
+    @functools.cached_property
+    def _declared(self) -> dict[str, Entry[T] | _Registration]:
+        """What the sources register, by name; empty where they cannot be read."""
+        known: dict[str, Entry[T] | _Registration] = {}
+        variable, names = f"{self.kind.upper()}S", {"Range": Range}
+        try:
+            for item in declarations(self._package, variable, self._skip, self._attributes, names):
+                self._modules[item.name] = item.module
+                registration = known[item.name] = _Registration(None, **item.arguments)
+                if item.parameters is not None:
+                    summary, texts = _documented(item.docstring)
+                    known[item.name] = Entry(
+                        item.name,
+                        registration.summary or summary,
+                        registration.group,
+                        {key: Option(*parameter, texts.get(key, "")) for key, parameter in item.parameters.items()},
+                        registration.argument,
+                        registration.search or {},
+                        item.attributes,
+                    )
+        except LookupError:
+            return {}
+        return known
+
+    def _known(self) -> dict[str, Entry[T] | _Registration]:
+        """What is registered or declared, by name; all modules are imported where declarations cannot be read."""
+        if not self._declared:
+            self._discover()
+        return self._declared | self._registrations
+
+    def _described(self, name: str, registration: _Registration) -> Entry[T]:
+        make, summary, group, argument, search = registration
+        source = _source(make)
+        return Entry(
+            name,
+            summary or _documented(inspect.getdoc(source) or "")[0],
+            group,
+            {key: option for key, option in _options(make).items() if key not in self._skip | {argument}},
+            argument,
+            search or getattr(source, "search", {}),
+            {key: getattr(source, key) for key in self._attributes if hasattr(source, key)},
+            lambda: make,
+        )
+
+    def _imported(self, name: str) -> _Registration:
+        """What is registered under a name that is known; its module is imported."""
+        if name not in self._registrations:
+            importlib.import_module(self._modules[name])
+        return self._registrations[name]
 
     def _discover(self) -> None:
         if self._discovered:
@@ -369,8 +421,11 @@ def require_allowed(paths: Iterable[str], allowed: Collection[str]) -> None:
         )
 
 
-def _summary(make: Callable[..., Any]) -> str:
-    return docstring_parser.parse(inspect.getdoc(_source(make)) or "").short_description or ""
+def _documented(docstring: str) -> tuple[str, dict[str, str]]:
+    """The first line of a docstring, and the text on each argument."""
+    about = docstring_parser.parse(docstring)
+    texts = {item.arg_name: " ".join((item.description or "").split()) for item in about.params}
+    return about.short_description or "", texts
 
 
 def _options(make: Callable[..., Any]) -> dict[str, Option]:
@@ -378,11 +433,10 @@ def _options(make: Callable[..., Any]) -> dict[str, Option]:
     if isinstance(make, HasOptions):
         return make.options()
     source = _source(make)
-    about = docstring_parser.parse(inspect.getdoc(source) or "").params
-    help_texts = {item.arg_name: " ".join((item.description or "").split()) for item in about}
+    _, texts = _documented(inspect.getdoc(source) or "")
     hints = typing.get_type_hints(source.__init__ if isinstance(source, type) else source)  # type: ignore[misc]
     return {
-        key: Option(parameter.default, hints.get(key, str), help_texts.get(key, ""))
+        key: Option(parameter.default, hints.get(key, str), texts.get(key, ""))
         for key, parameter in inspect.signature(make).parameters.items()
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     }

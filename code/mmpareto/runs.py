@@ -24,9 +24,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TextIO
-
-import torch
+from typing import TYPE_CHECKING, Any, TextIO
 
 from mmpareto import config_files
 from mmpareto.errors import UserError
@@ -34,12 +32,16 @@ from mmpareto.escape import csv_text, write_csv_rows
 from mmpareto.json_files import read_object, require_regular
 from mmpareto.writing import atomically, lock, write_text
 
+if TYPE_CHECKING:
+    import torch
+
 CONFIG, RESOLVED, ENVIRONMENT = "config.yaml", "resolved.json", "environment.json"
 METRICS, GRADIENTS = "metrics.csv", "gradients.csv"
 LAYERS = "layers.csv"
 EVALUATION = "evaluation_{}.json"  # of a split
 LAST, PREVIOUS, BEST, RESULTS = "last.pt", "previous.pt", "best.pt", "results.json"
 DIVERGED = "diverged.json"
+EXPORTS = {"onnx": ".onnx", "torch_export": ".pt2"}  # suffixes of exported models, by format
 CODE = Path(__file__).resolve().parent.parent  # the package, and the commands beside it
 _OWN = (
     CONFIG,
@@ -56,7 +58,7 @@ _OWN = (
     "learning_curves.png",
     "gradients.png",
     "wandb_id.txt",
-    *(f"model{suffix}" for suffix in (".onnx", ".onnx.json", ".pt2", ".pt2.json")),
+    *(f"model{suffix}{description}" for suffix in EXPORTS.values() for description in ("", ".json")),
 )
 
 
@@ -242,6 +244,8 @@ def _write_rows(file: TextIO, rows: Sequence[Mapping[str, Any]], header: bool) -
 
 def environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
     """What is needed to repeat a run years later: versions, device, state of the code, command line."""
+    import torch  # commands that need none start sooner
+
     changed = _git("status", "--porcelain", "--", ".")
     versions = {}
     for name in ("torch", "torchvision", "torchaudio", "torchjd", "torchmetrics", "numpy", "scikit-learn"):

@@ -1,4 +1,4 @@
-"""Model selection: which epoch of a run, and which settings of a grid, validation chooses.
+"""Splits and model selection: which epoch of a run, and which settings of a grid, validation chooses.
 
 The rule, the same for checkpoints, early stopping and `report.py --tune`:
 
@@ -11,11 +11,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+RATES = (0.25, 0.5, 0.75)  # fractions of the samples that lose a modality, unless others are asked for
 TIE = 9  # decimals of an accuracy in percent: means over seeds that differ by rounding alone are ties
 
 
+# how the predictions of all heads are combined (see `evaluation.all_heads`), and what tables call that
+COMBINATIONS = {"logarithms": "all heads, logs", "probabilities": "all heads, mean"}
 # what chooses between settings, by name
 RULES = {
     "joint": "validation accuracy of the joint head",

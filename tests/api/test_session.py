@@ -21,7 +21,7 @@ from mmpareto.reporting import figures
 from mmpareto.reporting.rendering import plt
 from mmpareto.runs import RunError
 from mmpareto.training import run as training
-from mmpareto.training.watch import Interrupted
+from mmpareto.training.signals import Interrupted
 
 SMALL = {"dataset": "digits", "epochs": 1, "gpu_ids": "cpu", "batch_size": 256}
 

@@ -17,6 +17,7 @@ from entries.command import ROOT, run
 from reporting.synthetic import make_run
 
 from mmpareto import startup
+from mmpareto.__main__ import COMMANDS
 
 CODE = ROOT / "code"
 ENTRIES = sorted(path.name for path in CODE.glob("*.py"))
@@ -77,6 +78,25 @@ def test_a_reader_that_leaves_ends_nothing() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_command_lines_are_helped_and_refused_without_pytorch() -> None:
+    program = f"""
+import importlib, sys
+train = [["--epoch", "3"], ["--epochs", "x"], ["--method", "mmparto"], ["--dataset", "cremadd"], ["--fusion", "x"],
+         ["--method", "ogm", "--method_options", "alpah=1"], ["--model", "resnet"], ["--config", "no.yaml"]]
+for name in {[name for name in COMMANDS if name != "list"]}:
+    command = importlib.import_module(f"mmpareto.cli.{{name}}")
+    for argv in [["--help"], ["--no_such_flag"], *(train if name == "train" else [])]:
+        try:
+            status = command.main(argv)
+        except SystemExit as ending:  # after --help
+            status = ending.code
+        assert status == (0 if argv == ["--help"] else 2), (name, argv, status)
+        assert "torch" not in sys.modules, (name, argv)
+"""
+    done = run(sys.executable, "-c", program, cwd=CODE)
+    assert done.returncode == 0, done.stderr
+
+
 def test_ctrl_c_while_packages_are_imported_ends_in_a_line() -> None:
     process = subprocess.Popen([sys.executable, "-X", "importtime", str(CODE / "train.py")], stderr=subprocess.PIPE)
     assert process.stderr is not None
@@ -87,7 +107,7 @@ def test_ctrl_c_while_packages_are_imported_ends_in_a_line() -> None:
     said = process.stderr.read()
     process.stderr.close()
     assert process.wait() == 130
-    assert b"train.py: interrupted before it began" in said
+    assert b"interrupted before it began" in said or b"stopped by SIGINT; " in said
     assert b"Traceback" not in said
 
 

@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from mmpareto.evaluation.all_heads import RULES, AllHeads, all_heads
+from mmpareto.evaluation.all_heads import AllHeads, all_heads
+from mmpareto.selection import COMBINATIONS
 
 
 def logits(seed: int, batch: int = 7) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -38,7 +39,7 @@ def test_heads_of_absent_modalities_are_left_out() -> None:
     present = {"left": mask, "right": torch.ones(7, dtype=torch.bool)}
     combined = all_heads(joint, unimodal | {"left": unimodal["left"].masked_fill(~mask[:, None], math.nan)}, present)
     whole, without = all_heads(joint, unimodal), all_heads(joint, {"right": unimodal["right"]})
-    for rule in RULES:
+    for rule in COMBINATIONS:
         torch.testing.assert_close(combined[rule][mask], whole[rule][mask])
         torch.testing.assert_close(combined[rule][~mask], without[rule][~mask])
 

@@ -17,13 +17,13 @@ import pytest
 from alive import alive, gone
 from settings import write_settings
 
-from mmpareto.datasets import title
 from mmpareto.errors import UsageError
 from mmpareto.experiments import schedule
 from mmpareto.experiments.grid import Run, expand
 from mmpareto.experiments.launchers import Local, Submitit, slurm_executor, stop
 from mmpareto.experiments.process import State, TrainingProcess, state
 from mmpareto.experiments.schedule import Interrupted, run_all
+from mmpareto.registries import dataset_title
 from mmpareto.runs import RunError
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
@@ -177,10 +177,10 @@ def test_a_manifest_elsewhere_is_other_data_and_a_published_set_is_not(tmp_path:
 
 
 def test_what_data_are_known_by() -> None:
-    assert title("manifest", "/somewhere/data/manifest") == "manifest"  # the default folder
-    assert title("mine.sets:Birds", None) == "mine.sets:Birds"
-    assert title("mine.sets:Birds", "/somewhere/finches") == "mine.sets:Birds finches"
-    assert title("cremad", "/somewhere/finches") == "cremad"
+    assert dataset_title("manifest", "/somewhere/data/manifest") == "manifest"  # the default folder
+    assert dataset_title("mine.sets:Birds", None) == "mine.sets:Birds"
+    assert dataset_title("mine.sets:Birds", "/somewhere/finches") == "mine.sets:Birds finches"
+    assert dataset_title("cremad", "/somewhere/finches") == "cremad"
 
 
 def test_tuples_are_the_same_settings_when_read_again(tmp_path: Path) -> None:

@@ -34,9 +34,10 @@ from mmpareto.training.epochs import EpochRecord, GradientLog, RecordedStep, sco
 from mmpareto.training.optimizer import make_optimizer
 from mmpareto.training.records import epoch_scalars
 from mmpareto.training.setup import make_method, make_step
+from mmpareto.training.signals import Interrupted, Signals
 from mmpareto.training.step import Step, TrainingStep
 from mmpareto.training.switches import check_switches, fastest
-from mmpareto.training.watch import FiniteWatch, Interrupted, Signals, TrainingError
+from mmpareto.training.watch import FiniteWatch, TrainingError
 
 ABOUT = {"x": ("vector", (6,)), "y": ("vector", (4,))}
 
@@ -513,7 +514,7 @@ def test_a_run_out_of_memory_says_what_to_try(monkeypatch: pytest.MonkeyPatch, t
     def full(*arguments: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    monkeypatch.setattr(entry, "run_training", full)
+    monkeypatch.setattr("mmpareto.training.run.run_training", full)
     printed = refused(entry.main, "--accumulate", "2", "--batch_size", "32", "--ckpt_path", tmp_path)
     assert "out of memory: try --accumulate 4" in printed
     assert "a --batch_size below 32; no checkpoint was written yet" in printed

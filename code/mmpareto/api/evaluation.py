@@ -24,6 +24,7 @@ from mmpareto.evaluation.shapley import imbalance, shapley
 from mmpareto.evaluation.synergy import synergy
 from mmpareto.models import MultimodalModel
 from mmpareto.runs import RunDirectory
+from mmpareto.selection import RATES
 from mmpareto.training.probing import collect_split, split_batches
 from mmpareto.training.restore import same_data, saved_config, trained_model
 from mmpareto.training.setup import choose_device
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SEED = 0  # of the samples that lose a modality: the same for all runs
-RATES = (0.25, 0.5, 0.75)
 _MEASURES = ("accuracy", "macro_f1", "mean_average_precision", "auroc", "calibration_error")
 
 

@@ -27,7 +27,6 @@ from mmpareto.models import MultimodalModel
 from mmpareto.writing import atomically, write_text
 
 Format = Literal["onnx", "torch_export"]
-SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch_export": ".pt2"}
 TOLERANCE = 1e-3  # greatest difference of logits, relative to the greatest logit
 _EXAMPLE, _CHECKED = 2, 3  # samples of a batch; PyTorch takes a batch of one for a constant
 

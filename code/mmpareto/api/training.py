@@ -17,7 +17,7 @@ from mmpareto.config import SECTIONS
 from mmpareto.runs import RunDirectory
 from mmpareto.startup import root
 from mmpareto.training.run import run_training
-from mmpareto.training.watch import Interrupted, Signals
+from mmpareto.training.signals import Interrupted, Signals
 
 if TYPE_CHECKING:
     import pandas as pd

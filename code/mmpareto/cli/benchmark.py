@@ -23,15 +23,12 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
-import torch
-
 from mmpareto import startup
-from mmpareto.benchmarks import engine, loader, steps
 from mmpareto.cli.common import run_command
 from mmpareto.command_line import Parser
 from mmpareto.errors import UsageError
 from mmpareto.flag_values import file_path, workers
-from mmpareto.methods import METHODS
+from mmpareto.registries import METHODS
 from mmpareto.startup import program
 
 
@@ -71,6 +68,10 @@ def benchmark(arguments: argparse.Namespace) -> int:
     """Measure and print; the result is the exit status."""
     if arguments.mnist is not None and not arguments.engine:
         raise UsageError("--mnist FOLDER belongs to --engine")
+    import torch  # takes seconds to import
+
+    from mmpareto.benchmarks import engine, loader, steps
+
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda: PyTorch sees no GPU here; leave the flag out")
     if arguments.output:

@@ -16,17 +16,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmpareto import runs
-from mmpareto.api.evaluation import RATES, evaluation_of
 from mmpareto.cli.common import run_command
 from mmpareto.command_line import Parser, add_allow
-from mmpareto.datasets import SPLITS
 from mmpareto.escape import counted
 from mmpareto.flag_values import count, file_path, fraction, path_text, workers
 from mmpareto.reporting.evaluation_tables import evaluation_text
 from mmpareto.runs import RunDirectory, RunError
+from mmpareto.selection import RATES, SPLITS
 from mmpareto.startup import program
-from mmpareto.training.restore import saved_config
-from mmpareto.training.setup import choose_device
 
 
 def parser() -> argparse.ArgumentParser:
@@ -61,6 +58,10 @@ def parser() -> argparse.ArgumentParser:
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """Scores a run from its flags to its figures."""
+    from mmpareto.api.evaluation import evaluation_of  # PyTorch takes seconds to import
+    from mmpareto.training.restore import saved_config
+    from mmpareto.training.setup import choose_device
+
     # the run
     run, split = RunDirectory(arguments.run), arguments.split
     changed = {key: getattr(arguments, key) for key in ("data_root", "batch_size", "num_workers")}

@@ -28,14 +28,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
-from mmpareto.api.evaluation import evaluation_of
 from mmpareto.cli.common import run_command
 from mmpareto.cli.evaluate import evaluation_json
 from mmpareto.command_line import Parser
 from mmpareto.config import DEFAULT_DATASET
-from mmpareto.datasets.workers import cores
+from mmpareto.cores import cores
 from mmpareto.errors import UsageError
 from mmpareto.escape import counted, on_one_line
 from mmpareto.experiments.grid import Grid, Run, expand, variation
@@ -50,7 +47,6 @@ from mmpareto.reporting.tables import text_table
 from mmpareto.runs import CODE, EVALUATION, RunDirectory, RunError
 from mmpareto.selection import RULES
 from mmpareto.startup import is_command, program, root
-from mmpareto.training.setup import choose_device
 from mmpareto.writing import atomically
 
 if TYPE_CHECKING:
@@ -175,6 +171,8 @@ def gpus_for(gpu_ids: str | None, launcher: str) -> list[str]:
         if gpu_ids is not None:
             raise UsageError("--gpu_ids: a Slurm job sees the GPUs that it was given; use --slurm gpus_per_node=1")
         return []
+    import torch  # takes seconds to import
+
     device_count = torch.cuda.device_count()
     if gpu_ids is None:
         return [str(number) for number in range(device_count)] or ["cpu"]
@@ -314,6 +312,9 @@ def measure_balance(run: Run) -> None:
     file = run.folder / EVALUATION.format("test")
     if file.exists():
         return
+    from mmpareto.api.evaluation import evaluation_of  # PyTorch takes seconds to import
+    from mmpareto.training.setup import choose_device
+
     directory, device = RunDirectory(run.folder), choose_device(None)
     content, _ = evaluation_of(directory, run.config, "test", device, probe=False, missing="zero", rates=())
     with atomically(file) as stream:

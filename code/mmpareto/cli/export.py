@@ -12,12 +12,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from mmpareto.api.export import SUFFIXES, export
-from mmpareto.api.prediction import load
 from mmpareto.cli.common import run_command
 from mmpareto.command_line import Parser, add_allow
 from mmpareto.errors import UsageError
 from mmpareto.flag_values import count, file_path
+from mmpareto.runs import EXPORTS
 from mmpareto.startup import program
 
 
@@ -26,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     flags = Parser(prog=program("export"), description=__doc__)
     add = flags.add_argument
     add("run", type=file_path, metavar="RUN", help="a run directory of train.py")
-    add("--format", choices=tuple(SUFFIXES), default="onnx", help="(default: onnx, which needs the extra onnx)")
+    add("--format", choices=tuple(EXPORTS), default="onnx", help="(default: onnx, which needs the extra onnx)")
     add("--output", type=file_path, metavar="FILE", help="(default: model.onnx or model.pt2 in the run directory)")
     add("--batch_size", type=count, metavar="N", help="fixed number of samples a batch (default: any number)")
     add_allow(flags)
@@ -35,9 +34,12 @@ def parser() -> argparse.ArgumentParser:
 
 def run_export(arguments: argparse.Namespace) -> None:
     """Export a model from the flags to the printed line."""
-    output = arguments.output or arguments.run / f"model{SUFFIXES[arguments.format]}"
+    output = arguments.output or arguments.run / f"model{EXPORTS[arguments.format]}"
     if not output.parent.is_dir():
         raise UsageError(f"--output {output}: there is no folder {output.parent}; make it, or name another one")
+    from mmpareto.api.export import export  # PyTorch takes seconds to import
+    from mmpareto.api.prediction import load
+
     model = load(arguments.run, device="cpu", allow=arguments.allow)
     exported = export(model, output, arguments.format, batch_size=arguments.batch_size)
     print(f"inputs   {', '.join(exported.inputs)}\noutputs  {', '.join(exported.outputs)}")

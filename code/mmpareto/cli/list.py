@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmpareto.arguments import LISTED
 from mmpareto.cli.common import run_command
 from mmpareto.command_line import Parser, listing
+from mmpareto.registries import LISTED
 from mmpareto.startup import program
 
 

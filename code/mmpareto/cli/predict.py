@@ -14,8 +14,8 @@ import argparse
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mmpareto.api.prediction import Prediction, load, prediction_table
 from mmpareto.cli.common import run_command
 from mmpareto.command_line import Parser, add_allow
 from mmpareto.errors import UsageError
@@ -24,6 +24,9 @@ from mmpareto.flag_values import assignment_text, count, file_path
 from mmpareto.reporting.tables import text_table
 from mmpareto.startup import program
 from mmpareto.writing import write_text
+
+if TYPE_CHECKING:
+    from mmpareto.api.prediction import Prediction
 
 _SHOWN = 10  # classes of a sample, samples of a manifest
 
@@ -53,6 +56,8 @@ def predict(arguments: argparse.Namespace) -> None:
     output: Path | None = arguments.output
     if output is not None and not output.parent.is_dir():
         raise UsageError(f"--output {output}: there is no folder {output.parent}; make it, or name another one")
+    from mmpareto.api.prediction import load, prediction_table  # PyTorch takes seconds to import
+
     model = load(arguments.run, device=arguments.gpu_ids, batch_size=arguments.batch_size, allow=arguments.allow)
     if arguments.manifest is None:
         predictions = model.predict_named({"the sample": inputs})

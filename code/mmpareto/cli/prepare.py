@@ -16,10 +16,10 @@ from collections.abc import Sequence
 
 from mmpareto.cli.common import run_command
 from mmpareto.command_line import Parser, listing
-from mmpareto.datasets import DATASETS, DatasetError
-from mmpareto.datasets.workers import cores
+from mmpareto.cores import cores
+from mmpareto.errors import DatasetError
 from mmpareto.flag_values import count, file_path, not_negative
-from mmpareto.preparation.common import PREPARATIONS
+from mmpareto.registries import DATASETS, PREPARATIONS
 from mmpareto.startup import program
 
 

@@ -18,8 +18,7 @@ from mmpareto.arguments import parse
 from mmpareto.cli.common import run_command
 from mmpareto.config import Config
 from mmpareto.startup import program, root
-from mmpareto.training.run import run_training
-from mmpareto.training.watch import Interrupted, Signals
+from mmpareto.training.signals import Interrupted, Signals
 
 
 def main(argv: Sequence[str]) -> int:
@@ -29,6 +28,8 @@ def main(argv: Sequence[str]) -> int:
     def train() -> None:
         nonlocal config
         config = parse(argv, Path(root()))
+        from mmpareto.training.run import run_training  # PyTorch takes seconds to import
+
         try:
             run_training(config, signals)
         except (RuntimeError, OSError) as error:

@@ -31,17 +31,6 @@ from mmpareto.datasets.base import (
 )
 
 
-def title(name: str, root: str | Path | None) -> str:
-    """What a dataset's samples are known by in tables.
-
-    Published sets are the same in any folder: their name. Where the folder says what the samples are (a manifest, a
-    class elsewhere), its name is added. No foreign class is imported.
-    """
-    named_by_folder = name not in DATASETS or getattr(DATASETS[name].make, "named_by_folder", False)
-    folder = Path(root).name if named_by_folder and isinstance(root, str | Path) else ""
-    return f"{name} {folder}" if folder not in ("", name) else name
-
-
 def build(
     name: str,
     root: str | Path | None,
@@ -108,7 +97,6 @@ __all__ = [
     "build",
     "collate",
     "modality_from",
-    "title",
     "to_device",
     "uncropped",
 ]

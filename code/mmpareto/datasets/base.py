@@ -11,24 +11,19 @@ import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, NotRequired, TypedDict, cast
+from typing import Any, ClassVar, NamedTuple, NotRequired, TypedDict, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
+from mmpareto import registries
 from mmpareto.datasets.crops import Crop, Crops, joined, resized
-from mmpareto.errors import UserError
+from mmpareto.errors import DatasetError
 from mmpareto.inputs import KINDS, VARIABLE, Input, Kind, Padded, map_tensors
 from mmpareto.registry import Registry
-
-Split = Literal["train", "val", "test"]
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
-
-
-class DatasetError(UserError):
-    """A dataset cannot be used as requested."""
+from mmpareto.selection import SPLITS, Split
 
 
 class UnusableError(DatasetError):
@@ -227,24 +222,7 @@ def draw_absent(before: np.ndarray, rates: Sequence[float], generator: np.random
     return before | drawn
 
 
-# Datasets by name: classes, or import paths, made of (root, split) and options.
-DATASETS: Registry[MultimodalDataset] = Registry(
-    "dataset",
-    __package__,
-    skip=("root", "split", "seed", "modalities", "download"),
-    aliases={
-        "cg-mnist": "cgmnist",
-        "crema-d": "cremad",
-        "modelnet": "modelnet40",
-        "kineticsound": "kinetics-sounds",
-        "kineticsounds": "kinetics-sounds",
-        "kineticssound": "kinetics-sounds",
-        "kineticssounds": "kinetics-sounds",
-        "ks": "kinetics-sounds",
-    },
-    error=DatasetError,
-)
-DATASETS.base(MultimodalDataset)
+DATASETS: Registry[MultimodalDataset] = registries.DATASETS
 
 
 def collate(samples: Sequence[Sample] | Batch, variable: Collection[str] = ()) -> Batch:

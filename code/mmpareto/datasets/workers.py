@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 import os
 import signal
@@ -14,7 +13,6 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any, TypeVar
 
 Job = TypeVar("Job")
@@ -24,43 +22,6 @@ Job = TypeVar("Job")
 _PRELOADED = ("torch", "torchaudio.compliance.kaldi", "av")
 # takes as long as all of those: only where this process has loaded it, as the readers of images do
 _PRELOADED_IF_LOADED = "torchvision.transforms.v2"
-
-
-def cores() -> int:
-    """CPU cores that this process may use: by its affinity, its control groups (containers), and Slurm."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    slurm = [os.environ.get(name, "") for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE")]
-    return max(1, min([affinity, *(int(number) for number in slurm if number.isdecimal()), *cpu_quotas()]))
-
-
-def cpu_quotas(proc: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys/fs/cgroup")) -> list[int]:
-    """Limits, in cores and rounded up, that the control groups of this process set by quota; versions 2 and 1.
-
-    In a container `mounted` may be the group of the container itself, below which its path does not exist.
-    """
-    quotas = []
-    try:
-        groups = [line.split(":", 2) for line in proc.read_text().splitlines()]
-    except OSError:  # not Linux
-        return []
-    for _, controllers, path in groups:
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        top = mounted / controllers if controllers else mounted
-        group = top / path.strip("/")
-        for folder in (group, *group.parents):
-            if not folder.is_relative_to(top):
-                break
-            try:
-                if controllers:
-                    quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-                else:
-                    quota, period = (folder / "cpu.max").read_text().split()
-                if int(quota) > 0:
-                    quotas.append(math.ceil(int(quota) / int(period)))
-            except (OSError, ValueError, ZeroDivisionError):  # the top has no limit; "max" is none
-                continue
-    return quotas
 
 
 def clean_context() -> BaseContext:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-RULES = {"logarithms": "all heads, logs", "probabilities": "all heads, mean"}  # with what tables call them
+from mmpareto.selection import COMBINATIONS
 
 
 def all_heads(
@@ -47,7 +47,7 @@ class AllHeads:
     """Accuracy of `all_heads` over a split, gathered on the device."""
 
     def __init__(self, device: torch.device) -> None:
-        self._right = torch.zeros(len(RULES), dtype=torch.float64, device=device)  # right answers
+        self._right = torch.zeros(len(COMBINATIONS), dtype=torch.float64, device=device)  # right answers
         self._samples = 0
 
     def update(
@@ -59,7 +59,7 @@ class AllHeads:
     ) -> None:
         """Add a batch: see `all_heads`; label [B]. Does not wait for the device."""
         combined = all_heads(joint, unimodal, present)
-        self._right += torch.stack([(combined[rule].argmax(-1) == label).sum() for rule in RULES])
+        self._right += torch.stack([(combined[rule].argmax(-1) == label).sum() for rule in COMBINATIONS])
         self._samples += len(label)
 
     def compute(self, total: Callable[[Tensor], Tensor] = lambda values: values) -> dict[str, dict[str, float]]:
@@ -70,4 +70,4 @@ class AllHeads:
         """
         samples = self._right.new_full((1,), self._samples)
         *right, samples = total(torch.cat([self._right, samples])).tolist()
-        return {rule: {"accuracy": 100 * count / samples} for rule, count in zip(RULES, right, strict=True)}
+        return {rule: {"accuracy": 100 * count / samples} for rule, count in zip(COMBINATIONS, right, strict=True)}

@@ -14,10 +14,8 @@ from pathlib import Path
 
 from mmpareto.arguments import flags_of, parse
 from mmpareto.config import Config
-from mmpareto.datasets import DATASETS
 from mmpareto.errors import UsageError, UserError
-from mmpareto.methods import METHODS
-from mmpareto.training.setup import make_method
+from mmpareto.registries import DATASETS, METHODS
 
 # flags of train.py that the grid sets itself, and what to use instead
 OWNED = {
@@ -229,6 +227,8 @@ def _parse(name: str, method: str, argv: Sequence[str], root: Path) -> Config:
 
 def check_methods(runs: Iterable[Run]) -> None:
     """Makes each method once, so that a value that it cannot use is found before the first run."""
+    from mmpareto.training.setup import make_method  # PyTorch takes seconds to import
+
     by_options = {
         json.dumps([run.argv[:4], run.config.method.method_options], sort_keys=True, default=str): run for run in runs
     }

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from mmpareto.datasets.workers import cores
+from mmpareto.cores import cores
 from mmpareto.errors import UsageError
 from mmpareto.experiments.grid import Run
 from mmpareto.experiments.process import Busy, Outcome, TrainingProcess

@@ -21,12 +21,11 @@ import numpy as np
 
 from mmpareto import runs
 from mmpareto.config import RUN_ONLY, Config
-from mmpareto.datasets import title
 from mmpareto.errors import UsageError
 from mmpareto.escape import csv_cell
 from mmpareto.experiments.grid import Run, check_methods, flags_in, make_run, refuse_owned
 from mmpareto.experiments.process import diverged
-from mmpareto.methods import METHODS
+from mmpareto.registries import METHODS, dataset_title
 from mmpareto.registry import Range, Space
 from mmpareto.reporting.finished import find
 from mmpareto.runs import RunDirectory
@@ -297,14 +296,14 @@ def diverged_trials(trials: Sequence[Trial]) -> dict[str, dict[str, int]]:
     for trial in trials:
         if trial.diverged:
             data = trial.runs[0].config.data
-            of_dataset = numbers.setdefault(title(data.dataset, data.data_root), {})
+            of_dataset = numbers.setdefault(dataset_title(data.dataset, data.data_root), {})
             of_dataset[trial.candidate.method] = of_dataset.get(trial.candidate.method, 0) + 1
     return numbers
 
 
 def shared_settings(config: Config) -> dict[str, Any]:
     """The settings that runs of all methods share: without the method's, and the architecture where it brings one."""
-    brings = getattr(METHODS[config.method.method].make, "architecture", None)
+    brings = METHODS[config.method.method].attributes.get("architecture")
     other = {*_OF_A_METHOD, *(("architecture", "architecture_options") if brings else ())}
     return {key: value for key, value in config.flat().items() if key not in other}
 

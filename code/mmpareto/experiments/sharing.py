@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import torch
 from tqdm import tqdm
 
 from mmpareto.escape import counted
@@ -55,6 +54,9 @@ def read_gpu(number: str) -> Reading | None:
 
     nvidia-smi leaves nothing on the GPU. PyTorch, which is asked where nvidia-smi is missing, keeps a CUDA context.
     """
+
+    import torch  # takes seconds to import
+
     gpu = int(number)
     try:
         identity = f"GPU-{torch.cuda.get_device_properties(gpu).uuid}"  # CUDA_VISIBLE_DEVICES numbers GPUs anew

@@ -17,33 +17,29 @@ from mmpareto.integration.integrator import Integrator
 
 class _Entry(NamedTuple):
     weighting: str  # module:class
-    paper: str
     defaults: dict[str, Any]  # options that TorchJD leaves to the caller, or that two objectives fix
 
 
 # Not here: Mean, Sum and Constant look at no gradient (Uniform is their case); Krum needs at least three gradients;
 # MoDo and SDMGrad need gradients of independent batches, ExcessMTL whole gradients.
 WEIGHTINGS: dict[str, _Entry] = {
-    "aligned_mtl": _Entry("torchjd.aggregation:AlignedMTLWeighting", "Senushkin et al., CVPR 2023", {}),
-    "cagrad": _Entry("torchjd.aggregation:CAGradWeighting", "Liu et al., NeurIPS 2021", {"c": 0.4}),
-    "cr_mogm": _Entry("torchjd.aggregation:CRMOGMWeighting", "Zhou et al., NeurIPS 2022; smooths MGDA", {}),
-    "dualproj": _Entry("torchjd.aggregation:DualProjWeighting", "Lopez-Paz & Ranzato, NeurIPS 2017 (GEM)", {}),
-    "fairgrad": _Entry("torchjd.aggregation:FairGradWeighting", "Ban & Ji, ICML 2024", {"alpha": 1.0}),
-    "gradvac": _Entry("torchjd.aggregation:GradVacWeighting", "Wang et al., ICLR 2021", {}),
-    "imtl_g": _Entry("torchjd.aggregation:IMTLGWeighting", "Liu et al., ICLR 2021", {}),
-    "mgda": _Entry("torchjd.aggregation:MGDAWeighting", "Sener & Koltun, NeurIPS 2018, Frank-Wolfe solver", {}),
+    "aligned_mtl": _Entry("torchjd.aggregation:AlignedMTLWeighting", {}),
+    "cagrad": _Entry("torchjd.aggregation:CAGradWeighting", {"c": 0.4}),
+    "cr_mogm": _Entry("torchjd.aggregation:CRMOGMWeighting", {}),
+    "dualproj": _Entry("torchjd.aggregation:DualProjWeighting", {}),
+    "fairgrad": _Entry("torchjd.aggregation:FairGradWeighting", {"alpha": 1.0}),
+    "gradvac": _Entry("torchjd.aggregation:GradVacWeighting", {}),
+    "imtl_g": _Entry("torchjd.aggregation:IMTLGWeighting", {}),
+    "mgda": _Entry("torchjd.aggregation:MGDAWeighting", {}),
     "nash_mtl": _Entry(
         # TorchJD offers only the aggregator; its weighting sees the gradients through their Gramian alone
         "torchjd.aggregation._nash_mtl:_NashMTLWeighting",
-        "Navon et al., ICML 2022",
         {"n_tasks": 2, "max_norm": 1.0, "update_weights_every": 1, "optim_niter": 20},
     ),
-    "pcd": _Entry(
-        "torchjd.aggregation:PCDWeighting", "see TorchJD's documentation; primary objective: the joint loss", {}
-    ),
-    "pcgrad": _Entry("torchjd.aggregation:PCGradWeighting", "Yu et al., NeurIPS 2020", {}),
-    "random": _Entry("torchjd.aggregation:RandomWeighting", "Lin et al., TMLR 2022", {}),
-    "upgrad": _Entry("torchjd.aggregation:UPGradWeighting", "Quinton & Rey, 2024", {}),
+    "pcd": _Entry("torchjd.aggregation:PCDWeighting", {}),
+    "pcgrad": _Entry("torchjd.aggregation:PCGradWeighting", {}),
+    "random": _Entry("torchjd.aggregation:RandomWeighting", {}),
+    "upgrad": _Entry("torchjd.aggregation:UPGradWeighting", {}),
 }
 _FACTORISED = ("nash_mtl",)  # takes the gradients, so it gets a square root of the Gramian
 _DRAWN = ("random",)  # every process draws its own weights, so that one of them must decide
@@ -63,7 +59,7 @@ class TorchJDWeighting(Integrator):
     encoder and step; none of them can be captured in a CUDA graph. Each encoder has a weighting and a state of its own.
 
     Args:
-        name: one of WEIGHTINGS; their papers stand there, their mathematics in TorchJD's documentation.
+        name: one of WEIGHTINGS; their papers stand in `methods.routines`, their mathematics in TorchJD's documentation.
         options: of the weighting's constructor.
 
     Raises:

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from mmpareto import registries
 from mmpareto.errors import UserError
 from mmpareto.inputs import Inputs
 from mmpareto.integration import Integrator
@@ -241,8 +242,7 @@ class Method:
 
 
 # Methods, and integrators that are wrapped in the plain Method, by name.
-METHODS: Registry[Method | Integrator] = Registry("method", __package__)
-METHODS.base(Method, Integrator)
+METHODS: Registry[Method | Integrator] = registries.METHODS
 
 
 def build_method(name: str, **options: Any) -> Method:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmpareto.integration import (
-    WEIGHTINGS,
     MetaBalance,
     MMPareto,
     OneJoint,
@@ -17,7 +16,7 @@ from mmpareto.integration import (
     weighting_options,
 )
 from mmpareto.methods.base import METHODS
-from mmpareto.registry import Option, Range, Space
+from mmpareto.registry import Option, Range
 
 METHODS.register("one_joint", summary="one joint loss; unimodal heads learn on detached features")(OneJoint)
 
@@ -69,16 +68,40 @@ class _Weighting:
 
 
 TORCHJD = "TorchJD"
-# options of weightings that a search varies
-SEARCH: dict[str, Space] = {
-    "cagrad": {"c": Range(0.1, 0.9)},
-    "cr_mogm": {"alpha": Range(0.5, 0.99)},
-    "fairgrad": {"alpha": Range(0.5, 4.0)},
-    "gradvac": {"beta": Range(0.1, 0.9)},
-    "nash_mtl": {"max_norm": Range(0.3, 3.0)},
-    "pcd": {"tau": Range(0.005, 0.1)},
-}
-for _name, _entry in WEIGHTINGS.items():
-    METHODS.register(_name, summary=f"TorchJD; {_entry.paper}", group=TORCHJD, search=SEARCH.get(_name))(
-        _Weighting(_name)
-    )
+METHODS.register("aligned_mtl", summary="TorchJD; Senushkin et al., CVPR 2023", group=TORCHJD)(
+    _Weighting("aligned_mtl")
+)
+METHODS.register("cagrad", summary="TorchJD; Liu et al., NeurIPS 2021", group=TORCHJD, search={"c": Range(0.1, 0.9)})(
+    _Weighting("cagrad")
+)
+METHODS.register(
+    "cr_mogm",
+    summary="TorchJD; Zhou et al., NeurIPS 2022; smooths MGDA",
+    group=TORCHJD,
+    search={"alpha": Range(0.5, 0.99)},
+)(_Weighting("cr_mogm"))
+METHODS.register("dualproj", summary="TorchJD; Lopez-Paz & Ranzato, NeurIPS 2017 (GEM)", group=TORCHJD)(
+    _Weighting("dualproj")
+)
+METHODS.register("fairgrad", summary="TorchJD; Ban & Ji, ICML 2024", group=TORCHJD, search={"alpha": Range(0.5, 4.0)})(
+    _Weighting("fairgrad")
+)
+METHODS.register("gradvac", summary="TorchJD; Wang et al., ICLR 2021", group=TORCHJD, search={"beta": Range(0.1, 0.9)})(
+    _Weighting("gradvac")
+)
+METHODS.register("imtl_g", summary="TorchJD; Liu et al., ICLR 2021", group=TORCHJD)(_Weighting("imtl_g"))
+METHODS.register("mgda", summary="TorchJD; Sener & Koltun, NeurIPS 2018, Frank-Wolfe solver", group=TORCHJD)(
+    _Weighting("mgda")
+)
+METHODS.register(
+    "nash_mtl", summary="TorchJD; Navon et al., ICML 2022", group=TORCHJD, search={"max_norm": Range(0.3, 3.0)}
+)(_Weighting("nash_mtl"))
+METHODS.register(
+    "pcd",
+    summary="TorchJD; see TorchJD's documentation; primary objective: the joint loss",
+    group=TORCHJD,
+    search={"tau": Range(0.005, 0.1)},
+)(_Weighting("pcd"))
+METHODS.register("pcgrad", summary="TorchJD; Yu et al., NeurIPS 2020", group=TORCHJD)(_Weighting("pcgrad"))
+METHODS.register("random", summary="TorchJD; Lin et al., TMLR 2022", group=TORCHJD)(_Weighting("random"))
+METHODS.register("upgrad", summary="TorchJD; Quinton & Rey, 2024", group=TORCHJD)(_Weighting("upgrad"))

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mmpareto import registries
 from mmpareto.inputs import Input, Inputs, map_tensors
-from mmpareto.models.encoders.base import ModelError
 from mmpareto.models.fusions import ConcatFusion, Present
 from mmpareto.registry import Registry
 
@@ -147,11 +147,7 @@ class MultimodalModel(nn.Module):
         return map_tensors(lambda tensor: tensor[index], value)
 
 
-# Architectures by name: subclasses of MultimodalModel, made of (encoders, classes, fusion) and options.
-ARCHITECTURES: Registry[MultimodalModel] = Registry(
-    "architecture", __package__, skip=("encoders", "classes", "fusion"), error=ModelError
-)
-ARCHITECTURES.base(MultimodalModel)
+ARCHITECTURES: Registry[MultimodalModel] = registries.ARCHITECTURES
 
 
 def blank(feature: Tensor, mask: Tensor | None) -> Tensor:

@@ -31,6 +31,7 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
+from mmpareto import registries
 from mmpareto.datasets.base import SPLITS, DatasetError, Split, UnusableError
 from mmpareto.datasets.files import refuse_special_file
 from mmpareto.datasets.lists import check_ids, check_modality
@@ -103,9 +104,7 @@ def add_cut_arguments(parser: argparse.ArgumentParser, fraction_help: str, defau
     parser.add_argument("--split_seed", type=count_or_zero, default=0, metavar="N", help="of the cut (default: 0)")
 
 
-# Preparations by name: functions `prepare(args) -> Outcome`. The function `add_arguments(parser)` of their module adds
-# their flags, and the docstring of their module is their help.
-PREPARATIONS: Registry[Outcome] = Registry("preparation", __package__, skip=("args",), error=DatasetError)
+PREPARATIONS: Registry[Outcome] = registries.PREPARATIONS
 
 
 def prepare(

@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 
 from mmpareto.escape import counted, markdown_text
-from mmpareto.evaluation.all_heads import RULES
 from mmpareto.reporting.finished import VARYING, FinishedRun
+from mmpareto.selection import COMBINATIONS
 
 LEAD = "joint - best single"
 SELECTED_ON_TEST = "SELECTED ON TEST"
@@ -76,7 +76,7 @@ class Row:
         """Cells of a table: the joint head against the best unimodal one, all heads together by each rule."""
         values = {
             label: [value for run in self.runs if (value := run.all_heads(rule)) is not None]
-            for rule, label in RULES.items()
+            for rule, label in COMBINATIONS.items()
         }
         return {LEAD: spread([run.lead for run in self.runs])} | {label: spread(part) for label, part in values.items()}
 

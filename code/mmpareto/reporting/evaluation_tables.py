@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmpareto.escape import on_one_line
-from mmpareto.evaluation.all_heads import RULES
 from mmpareto.reporting.tables import text_table
+from mmpareto.selection import COMBINATIONS
 
 MOST_CLASSES = 50  # in the table of classes
 MOST_SUBSETS = 32  # in the table of subsets; of more, only those of none, one, all but one and all modalities
@@ -34,7 +34,7 @@ def evaluation_text(evaluation: Mapping[str, Any]) -> str:
 def scores_table(evaluation: Mapping[str, Any]) -> str:
     """A row for the joint head, each modality's own and all heads together; below it what joint adds."""
     heads = {"joint": evaluation["joint"]} | {f"{name} alone": head for name, head in evaluation["unimodal"].items()}
-    heads |= {RULES[rule]: head for rule, head in evaluation["all_heads"].items()}
+    heads |= {COMBINATIONS[rule]: head for rule, head in evaluation["all_heads"].items()}
     rows = [[name, *_numbers(head, MEASURES)] for name, head in heads.items()]
     table = text_table([f"{evaluation['split']}, percent", *MEASURES.values()], rows)
     best = max(evaluation["unimodal"], key=lambda name: evaluation["unimodal"][name]["accuracy"])

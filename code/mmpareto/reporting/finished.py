@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmpareto import datasets, runs
+from mmpareto import runs
 from mmpareto.config import RUN_ONLY, completed
 from mmpareto.escape import shortened
-from mmpareto.evaluation.all_heads import RULES
+from mmpareto.registries import dataset_title
 from mmpareto.runs import RunDirectory, RunError
+from mmpareto.selection import COMBINATIONS
 
 # settings in which the runs of one row may differ
 VARYING = ("random_seed", "diagnose_interval", "classes", *RUN_ONLY)
@@ -54,7 +55,7 @@ class FinishedRun:
     @property
     def dataset(self) -> str:
         """The dataset's name; that of a manifest has its folder's name added."""
-        return datasets.title(self.results["dataset"], self.config.get("data_root"))
+        return dataset_title(self.results["dataset"], self.config.get("data_root"))
 
     @property
     def method(self) -> str:
@@ -229,7 +230,7 @@ def _check_scores(path: Path, results: dict[str, Any]) -> None:
     """Raises RunError if test scores or conflict rates are missing or no numbers."""
     try:
         scores = {"joint": results["test"]["joint"], **results["test"]["unimodal"]}
-        scores |= {RULES[rule]: score for rule, score in results["test"].get("all_heads", {}).items()}
+        scores |= {COMBINATIONS[rule]: score for rule, score in results["test"].get("all_heads", {}).items()}
         values = {f"accuracy of {name}": score["accuracy"] for name, score in scores.items()}
         rates = {f"conflict rate of {k}": (v or {}).get("conflict_rate") for k, v in results["integration"].items()}
     except (KeyError, TypeError, AttributeError, ValueError) as error:

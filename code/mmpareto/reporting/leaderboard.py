@@ -27,7 +27,6 @@ from scipy import stats
 
 from mmpareto.config import completed
 from mmpareto.escape import counted, markdown_text
-from mmpareto.evaluation.all_heads import RULES as HEADS
 from mmpareto.json_files import read_object
 from mmpareto.reporting.balance import MEASURES, balance
 from mmpareto.reporting.comparison import LEAD, markdown_table, spread
@@ -35,7 +34,7 @@ from mmpareto.reporting.finished import FinishedRun
 from mmpareto.reporting.ranking import Ranking
 from mmpareto.reporting.significance import DEFAULTS, LEVEL, holm
 from mmpareto.runs import RunError
-from mmpareto.selection import RULES
+from mmpareto.selection import COMBINATIONS, RULES
 from mmpareto.writing import write_text
 
 FILE, TABLES, SCHEMA = "leaderboard.json", "leaderboard.md", 1
@@ -56,7 +55,7 @@ _TYPES: dict[str, Any] = {
 def result(run: FinishedRun, *, tuned: bool, values: Mapping[str, str]) -> dict[str, Any]:
     """A row of `results` from a finished run."""
     scores = {JOINT: run.joint, SINGLE: run.joint - run.lead}
-    scores |= {label: value for rule, label in HEADS.items() if (value := run.all_heads(rule)) is not None}
+    scores |= {label: value for rule, label in COMBINATIONS.items() if (value := run.all_heads(rule)) is not None}
     scores |= {f"{name} alone": value for name in run.modalities if (value := run.accuracy(name)) is not None}
     scores |= balance(run)
     return {
@@ -223,7 +222,7 @@ def dataset_table(rows: pd.DataFrame) -> str:
             "joint": f"{spread(joint.tolist())} {interval(joint)}".strip(),
             LEAD: spread((runs[JOINT] - runs[SINGLE]).tolist()),
         }
-        line |= {label: spread(runs[label].dropna().tolist()) for label in HEADS.values() if label in runs}
+        line |= {label: spread(runs[label].dropna().tolist()) for label in COMBINATIONS.values() if label in runs}
         if method in recipe:
             line["effect of tuning"] = f"{(joint - recipe[method]).mean():+.1f}"
         if baseline is not None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mmpareto.escape import on_one_line, shortened
-from mmpareto.evaluation.all_heads import RULES
+from mmpareto.selection import COMBINATIONS
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -38,7 +38,7 @@ def result_table(results: Mapping[str, Any]) -> str:
         scores["joint"]["accuracy"] - max(head["accuracy"] for head in scores["unimodal"].values()) for scores in splits
     ]
     rows.append(["joint - best single", *cells(leads, "+.2f"), ""])
-    for rule, label in RULES.items():
+    for rule, label in COMBINATIONS.items():
         combined = [scores.get("all_heads", {}).get(rule, {}).get("accuracy") for scores in splits]
         rows.append([label, *cells(combined), ""])
     return text_table(["accuracy in percent", "val", "test", "conflict, % of steps"], rows)

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from mmpareto.cores import cores
 from mmpareto.datasets import Batch, Batches, DatasetError, Held, MultimodalDataset, Rows
-from mmpareto.datasets.workers import clean_context, cores, settle_in
+from mmpareto.datasets.workers import clean_context, settle_in
 
 T = TypeVar("T")
 

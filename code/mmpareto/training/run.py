@@ -68,10 +68,11 @@ from mmpareto.training.setup import (
     set_up,
     use_statistics,
 )
+from mmpareto.training.signals import Interrupted, Signals
 from mmpareto.training.state import TrainingState
 from mmpareto.training.step import Step
 from mmpareto.training.switches import autocast_type, check_shapes, check_switches, fastest
-from mmpareto.training.watch import FiniteWatch, Interrupted, Signals, TrainingError
+from mmpareto.training.watch import FiniteWatch, TrainingError
 
 T = TypeVar("T")
 

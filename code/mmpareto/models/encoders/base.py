@@ -16,16 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmpareto.errors import UserError
+from mmpareto import registries
+from mmpareto.errors import ModelError
 from mmpareto.flag_values import converter
 from mmpareto.inputs import KINDS, Input, values_of
 from mmpareto.registry import Option, Registry
 
 IMAGES = frozenset({"image", "spectrogram"})
-
-
-class ModelError(UserError, ValueError):
-    """A model cannot be built as requested."""
 
 
 # An encoder is a torch.nn.Module made of the kind and the shape of one sample of its modality, and options. It has
@@ -36,10 +33,7 @@ class ModelError(UserError, ValueError):
 #   configuration  optional: a JSON object with which the encoder is built again without the files that it came from;
 #                  it is passed as the argument of that name.
 # An encoder without an option `weights` takes a file of its state_dict.
-ENCODERS: Registry[nn.Module] = Registry(
-    "encoder", __package__, skip=("kind", "shape", "configuration"), error=ModelError
-)
-ENCODERS.base(nn.Module)
+ENCODERS: Registry[nn.Module] = registries.ENCODERS
 
 # What every encoder can be told, see `build_encoder`.
 COMMON: dict[str, Option] = {

@@ -59,7 +59,15 @@ class ResNetEncoder(ConvolutionalEncoder):
         return by_sample(self.network(images(x)), len(values_of(x)))
 
 
-for _layers in (18, 34, 50, 101):
-    ENCODERS.register(f"resnet{_layers}", summary=f"torchvision's ResNet-{_layers}, trained from scratch")(
-        partial(ResNetEncoder, f"resnet{_layers}")
-    )
+ENCODERS.register("resnet18", summary="torchvision's ResNet-18, trained from scratch")(
+    partial(ResNetEncoder, "resnet18")
+)
+ENCODERS.register("resnet34", summary="torchvision's ResNet-34, trained from scratch")(
+    partial(ResNetEncoder, "resnet34")
+)
+ENCODERS.register("resnet50", summary="torchvision's ResNet-50, trained from scratch")(
+    partial(ResNetEncoder, "resnet50")
+)
+ENCODERS.register("resnet101", summary="torchvision's ResNet-101, trained from scratch")(
+    partial(ResNetEncoder, "resnet101")
+)

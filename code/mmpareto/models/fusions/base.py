@@ -10,14 +10,14 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from mmpareto.models.encoders.base import ModelError
+from mmpareto import registries
+from mmpareto.errors import ModelError
 from mmpareto.registry import Registry
 
 # A fusion is made of the widths {modality: D} and the number of classes, in this order. `forward(features, present)`
 # maps {modality: [B, D]} to joint logits [B, C]. Where these are a sum of parts, one for each modality, the fusion has
 # `contributions(features)`: {modality: [B, C]}. See `ConcatFusion`.
-FUSIONS: Registry[nn.Module] = Registry("fusion", __package__, skip=("widths", "classes"), error=ModelError)
-FUSIONS.base(nn.Module)
+FUSIONS: Registry[nn.Module] = registries.FUSIONS
 
 # The modalities to use: names, or {name: bool [B]}, one value per sample.
 Present = Collection[str] | Mapping[str, Tensor]

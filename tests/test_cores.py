@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mmpareto.datasets import workers
-from mmpareto.datasets.workers import cores, cpu_quotas
+from mmpareto import cores as counting
+from mmpareto.cores import cores, cpu_quotas
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_the_smallest_limit_counts(
     for name, value in slurm.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(affinity)), raising=False)
-    monkeypatch.setattr(workers, "cpu_quotas", lambda: quotas)
+    monkeypatch.setattr(counting, "cpu_quotas", lambda: quotas)
     assert cores() == expected
 
 
