@@ -138,7 +138,7 @@ class Method:
     # what --architecture is unless it is given; None: the usual one
     architecture: ClassVar[str | None] = None
 
-    model: MultimodalModel  # since `setup`
+    model: MultimodalModel  # what `Method.setup` was given
 
     def __init__(self, integrator: Integrator) -> None:
         self.integrator = integrator
