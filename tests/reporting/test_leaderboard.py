@@ -55,6 +55,7 @@ def cells(text: str, dataset: str) -> list[list[str]]:
     ]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_table_has_means_intervals_tests_and_the_effect_of_tuning(tmp_path: Path) -> None:
     header, *rows = cells(leaderboard.write(tmp_path, board()), "twoview")
     lines = {line[0].removesuffix(" ="): dict(zip(header, line, strict=True)) for line in rows}
@@ -71,6 +72,7 @@ def test_a_table_has_means_intervals_tests_and_the_effect_of_tuning(tmp_path: Pa
     assert json.loads((tmp_path / "leaderboard.json").read_text())["schema"] == 1
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_row_that_cannot_be_told_from_the_first_is_marked(tmp_path: Path) -> None:
     content = board()
     content["results"] = [r for r in content["results"] if r["method"] != "mmpareto"]
@@ -94,6 +96,7 @@ def test_critical_differences_are_those_of_demsars_table(methods: int, quantile:
     assert Ranking(scores).critical_difference == pytest.approx(expected, rel=2e-3)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_ranks_over_datasets(tmp_path: Path) -> None:
     content = board()
     for dataset, less in (("b", 1.0), ("c", 2.0)):
@@ -105,8 +108,26 @@ def test_ranks_over_datasets(tmp_path: Path) -> None:
     assert [line[-1] for line in rows] == ["1.00", "2.00", "3.00"]
     ranks = np.array([[1, 1, 1], [2, 2, 2], [3, 3, 3]])
     assert f"p {scipy.stats.friedmanchisquare(*ranks).pvalue:.3f}" in text
+    assert (tmp_path / "figures" / "twoview-joint-accuracy.pdf").exists()
+    written = (tmp_path / "leaderboard.md").read_text()
+    assert "![c](figures/c-joint-accuracy.svg)" in written
+    assert "![All datasets](figures/All-datasets-critical-difference.svg)" in written
+    table = pd.DataFrame([{**row, **row["scores"]} for row in content["results"]])
+    fewer = table[(table["dataset"] != "b") | (table["method"] != "random")]
+    assert "Not on all datasets, and left out: random." in leaderboard.over_datasets(fewer)
 
 
+@pytest.mark.slow
+def test_figures_show_all_methods() -> None:
+    content = board() | {"diverged": {}}
+    content["results"] += board("b", 3.0)["results"]
+    drawn = leaderboard.figures(content)
+    assert list(drawn) == ["twoview", "b", "All datasets"]
+    for _, files in drawn.values():
+        assert all(method in files["svg"].decode() for method in JOINT)
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_files_of_one_protocol_are_merged_and_others_refused(tmp_path: Path) -> None:
     ours, theirs = board(), board("avmnist")
     for content in (ours, theirs):
@@ -164,6 +185,7 @@ def test_files_of_one_protocol_are_merged_and_others_refused(tmp_path: Path) -> 
     assert "give run directories, or --leaderboard with files" in refused(report.main)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_result_is_what_the_run_scored(tmp_path: Path) -> None:
     make_run(tmp_path / "run", joint=70.0, alone=(60.0, 40.0), seed=7)
     probe = {name: {"accuracy": value} for name, value in (("gray", 80.0), ("colour", 50.0))}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -65,16 +66,25 @@ def figures(dataset: str, curves: Sequence[Curves], modalities: Sequence[str]) -
 
 
 def accuracies(dataset: str, curves: Sequence[Curves]) -> Figure:
-    """Joint test accuracy: every seed a point, the mean and one standard deviation to either side."""
+    """Joint test accuracy of the rows."""
+    return joint_accuracies(
+        dataset, [(line.row.label, list(zip(line.described, line.row.joint, strict=True))) for line in curves]
+    )
+
+
+def joint_accuracies(dataset: str, rows: Sequence[tuple[str, Sequence[tuple[View, float]]]]) -> Figure:
+    """Joint test accuracy: every seed a point, the mean and one standard deviation to either side.
+
+    rows  (label, a run's name and seed with its accuracy in percent, for each run)
+    """
     means, single = [], []
-    for line in curves:
-        row, scores = line.row, pd.Series(line.row.joint, dtype=float)
-        deviation = scores.std()
-        edges = numbers([row.mean, deviation, row.mean - deviation, row.mean + deviation])
+    for place, (_, runs) in enumerate(rows):
+        scores = pd.Series([score for _, score in runs], dtype=float)
+        mean, deviation = scores.mean(), scores.std()
+        edges = numbers([mean, deviation, mean - deviation, mean + deviation])
         values = dict(zip(("mean", "deviation", "low", "high"), edges, strict=True))
-        means.append({"row": line.place, "runs": len(row.runs)} | values)
-        for described, score in zip(line.described, row.joint, strict=True):
-            single.append({"row": line.place, "value": score} | described)
+        means.append({"row": place, "runs": len(runs)} | values)
+        single += [{"row": place, "value": score} | described for described, score in runs]
     count = quantity("runs", "seeds", "d")
     of_mean = [METHOD, quantity("mean", "mean", ".2f"), quantity("deviation", "± deviation", ".2f"), count]
     of_run = [METHOD, *RUN, quantity("value", "joint accuracy", ".2f")]
@@ -92,9 +102,10 @@ def accuracies(dataset: str, curves: Sequence[Curves]) -> Figure:
             {"x": x | {"field": "value"}, "tooltip": of_run},
         ),
     ]
-    view = _by_row(len(curves), marks)
+    view = _by_row(len(rows), marks)
     said = "; ".join(
-        f"{line.row.label}: {line.row.mean:.1f} over {counted(len(line.row.runs), 'seed')}" for line in curves
+        f"{label}: {statistics.mean(score for _, score in runs):.1f} over {counted(len(runs), 'seed')}"
+        for label, runs in rows
     )
     return Figure(
         "joint-accuracy",

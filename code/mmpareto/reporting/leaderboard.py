@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,16 +29,22 @@ from scipy import stats
 from mmpareto.config import completed
 from mmpareto.escape import counted, markdown_text
 from mmpareto.json_files import read_object
+from mmpareto.reporting import charts
 from mmpareto.reporting.balance import MEASURES, balance
+from mmpareto.reporting.charts import Figure
 from mmpareto.reporting.comparison import LEAD, markdown_table, spread
+from mmpareto.reporting.comparison_figures import critical_difference, joint_accuracies
 from mmpareto.reporting.finished import FinishedRun
+from mmpareto.reporting.page import FIGURES, unique_identifiers
 from mmpareto.reporting.ranking import Ranking
 from mmpareto.reporting.significance import DEFAULTS, LEVEL, holm
+from mmpareto.reporting.summary import p_text
 from mmpareto.runs import RunError
 from mmpareto.selection import COMBINATIONS, RULES
-from mmpareto.writing import write_text
+from mmpareto.writing import atomically, write_text
 
 FILE, TABLES, SCHEMA = "leaderboard.json", "leaderboard.md", 1
+ALL = "All datasets"
 JOINT, SINGLE = "joint", "best single"
 PROTOCOL = {"sampler", "trials", "trial_seeds", "budget", "rule"}  # keys that every protocol has
 _RESAMPLES = 10_000
@@ -70,11 +77,38 @@ def result(run: FinishedRun, *, tuned: bool, values: Mapping[str, str]) -> dict[
 
 
 def write(folder: Path, content: Mapping[str, Any]) -> str:
-    """Write a leaderboard's file and its tables into a folder; the result are the tables."""
+    """Write a leaderboard's file, tables and figures into a folder; the result are the tables."""
     write_text(folder / FILE, json.dumps({"schema": SCHEMA, **content}, indent=1) + "\n")
-    text = tables(read(folder / FILE))
+    checked = read(folder / FILE)
+    drawn = figures(checked)
+    for path, files in drawn.values():
+        (folder / path).parent.mkdir(exist_ok=True)
+        for suffix, data in files.items():
+            with atomically(folder / f"{path}.{suffix}") as stream:
+                stream.write(data)
+    text = tables(checked, {dataset: f"{path}.svg" for dataset, (path, _) in drawn.items()})
     write_text(folder / TABLES, text)
-    return text
+    return re.sub(r"\n\n!\[.*\)", "", text)  # a terminal shows no pictures
+
+
+def figures(content: Mapping[str, Any]) -> dict[str, tuple[str, dict[str, bytes]]]:
+    """{dataset, or ALL: (path without suffix, {suffix: content})}: the joint accuracies; the critical difference."""
+    rows = _rows(content)
+    rows = rows[rows["tuned"]]
+    drawn: dict[str, tuple[Figure, list[str]]] = {}
+    for dataset in rows["dataset"].unique():
+        groups = rows[rows["dataset"] == dataset].groupby("method")
+        order = groups[JOINT].mean().sort_values(ascending=False, kind="stable").index
+        runs = {name: groups.get_group(name)[["seed", JOINT]].to_numpy().tolist() for name in order}
+        labelled = [(name, [({"run": name, "seed": int(seed)}, joint) for seed, joint in runs[name]]) for name in order]
+        drawn[dataset] = joint_accuracies(dataset, labelled), list(order)
+    if (ranking := ranked(rows)) is not None and len(ranking.ranks) > 2:
+        drawn[ALL] = critical_difference(ranking), []
+    names = unique_identifiers(list(drawn))
+    return {
+        dataset: (f"{FIGURES}/{names[dataset]}-{figure.name}", charts.files(figure.specification(methods, [])))
+        for dataset, (figure, methods) in drawn.items()
+    }
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -166,11 +200,19 @@ def _same(first: Mapping[str, Any], second: Mapping[str, Any], what: str) -> Non
         raise RunError(f"{what} ({key}: {second.get(key)!r:.100}, not {first.get(key)!r:.100}); they cannot be merged")
 
 
-def tables(content: Mapping[str, Any]) -> str:
-    """The leaderboard in Markdown: how it was made, a table per dataset, one over all of them."""
-    protocol, parts = content["protocol"], []
-    parts.append(worded(protocol))
-    rows = pd.DataFrame([{**row, **row["scores"]} for row in content["results"]])
+def _rows(content: Mapping[str, Any]) -> pd.DataFrame:
+    """A line per result, its scores in columns."""
+    return pd.DataFrame([{**row, **row["scores"]} for row in content["results"]])
+
+
+def tables(content: Mapping[str, Any], pictures: Mapping[str, str] | None = None) -> str:
+    """The leaderboard in Markdown: how it was made, a table per dataset, one over all of them.
+
+    pictures  {dataset, or ALL: path of its figure}
+    """
+    protocol, rows = content["protocol"], _rows(content)
+    parts = [worded(protocol)]
+    shown = {dataset: f"![{markdown_text(dataset)}]({path})" for dataset, path in (pictures or {}).items()}
     for dataset in dict.fromkeys(rows["dataset"][rows["tuned"]]):
         of_dataset = rows[rows["dataset"] == dataset]
         lost = content["diverged"].get(dataset, {})
@@ -178,11 +220,12 @@ def tables(content: Mapping[str, Any]) -> str:
             f"## {dataset}",
             dataset_table(of_dataset),
             diverged_trials(lost, protocol["trials"]),
+            shown.get(dataset, ""),
             balance_table(of_dataset[of_dataset["tuned"]]),
         ]
     tuned = rows[rows["tuned"]]
     if tuned["dataset"].nunique() > 1:
-        parts += ["## All datasets", over_datasets(tuned)]
+        parts += [f"## {ALL}", over_datasets(tuned), shown.get(ALL, "")]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -228,7 +271,7 @@ def dataset_table(rows: pd.DataFrame) -> str:
         if baseline is not None:
             p = from_baseline.get(method)
             line[f"less {baseline}"] = "-" if method == baseline else f"{(joint - tuned[baseline]).mean():+.1f}"
-            line["p"] = "-" if p is None else f"{p:.3f}"
+            line["p"] = "-" if p is None else p_text(p)
         lines.append(line | {"seconds a run": f"{runs['seconds'].mean():.0f}"})
     return markdown_table(pd.DataFrame(lines).fillna("n/a"))
 
@@ -252,16 +295,29 @@ def balance_table(rows: pd.DataFrame) -> str:
 
 def over_datasets(rows: pd.DataFrame) -> str:
     """Mean joint accuracy by dataset, mean rank over datasets, Friedman's test and Nemenyi's critical difference."""
-    table = rows.pivot_table(index="dataset", columns="method", values=JOINT, sort=False).dropna(axis=1)
-    ranking = Ranking(table)
-    shown = table.T.map(lambda value: f"{value:.1f}").assign(rank=ranking.ranks.map(lambda value: f"{value:.2f}"))
+    ranking = ranked(rows)
+    missing = [name for name in rows["method"].unique() if ranking is None or name not in ranking.ranks.index]
+    left_out = f"Not on all datasets, and left out: {', '.join(map(markdown_text, missing))}." if missing else ""
+    if ranking is None:
+        return left_out
+    shown = ranking.scores.T.map(lambda value: f"{value:.1f}").assign(
+        rank=ranking.ranks.map(lambda value: f"{value:.2f}")
+    )
     text = markdown_table(shown.loc[ranking.ranks.index].rename_axis("method").reset_index())
+    text = "\n\n".join(filter(None, [text, left_out]))
     if len(ranking.ranks) < 3:
         return text
+    verdict = markdown_text(ranking.verdict)
     return (
-        f"{text}\n\n{ranking.verdict} Ranks that differ by less than {ranking.critical_difference:.2f}, Nemenyi's "
+        f"{text}\n\n{verdict} Ranks that differ by less than {ranking.critical_difference:.2f}, Nemenyi's "
         f"critical difference at {LEVEL}, do not differ significantly."
     )
+
+
+def ranked(rows: pd.DataFrame) -> Ranking | None:
+    """The methods that all datasets have, by their mean joint accuracy; None for one dataset, or no such method."""
+    table = rows.pivot_table(index="dataset", columns="method", values=JOINT, sort=False).dropna(axis=1)
+    return Ranking(table) if len(table) > 1 and table.shape[1] else None
 
 
 def paired(accuracies: pd.DataFrame, baseline: str) -> dict[str, float]:

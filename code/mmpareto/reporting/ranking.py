@@ -5,13 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import pandas as pd
 from scipy import stats
 
 from mmpareto.reporting.significance import LEVEL
 from mmpareto.reporting.summary import Summary, p_text
+
+
+@cache
+def nemenyi_quantile(methods: int) -> float:
+    """The studentized range's quantile at LEVEL for so many methods, over the root of two; takes a second."""
+    return float(stats.studentized_range.ppf(1 - LEVEL, methods, math.inf)) / math.sqrt(2)
 
 
 @dataclass(frozen=True)
@@ -37,8 +43,7 @@ class Ranking:
     def critical_difference(self) -> float:
         """The least difference of two mean ranks that is significant by Nemenyi's test at LEVEL."""
         datasets, methods = self.scores.shape
-        quantile = stats.studentized_range.ppf(1 - LEVEL, methods, math.inf) / math.sqrt(2)
-        return float(quantile * math.sqrt(methods * (methods + 1) / (6 * datasets)))
+        return nemenyi_quantile(methods) * math.sqrt(methods * (methods + 1) / (6 * datasets))
 
     @cached_property
     def groups(self) -> list[tuple[int, int]]:
@@ -52,8 +57,11 @@ class Ranking:
     @property
     def verdict(self) -> str:
         """A sentence on the methods' ranks."""
-        best, differ = self.ranks.index[0], self.p < LEVEL
-        first = f"{best} has the best mean rank, {self.ranks.iloc[0]:.2f}, over {len(self.scores)} datasets"
+        best, differ = self.ranks.index[self.ranks == self.ranks.iloc[0]], self.p < LEVEL
+        first = (
+            f"{', '.join(best)} {'has' if len(best) == 1 else 'have'} the best mean rank, {self.ranks.iloc[0]:.2f}, "
+            f"over {len(self.scores)} datasets"
+        )
         numbers = "" if math.isnan(self.p) else f" (Friedman, p {p_text(self.p)})"
         if not differ:
             return f"{first}; the methods' ranks do not differ significantly{numbers}."
