@@ -157,7 +157,8 @@ def test_a_run_with_samples_on_the_device(data_on: str, fast: bool, tmp_path: Pa
     assert [(row["step"], row["encoder"]) for row in first] == [(row["step"], row["encoder"]) for row in second]
     first, second = (table.read_csv(runs.METRICS) for table in tables)
     for ours, theirs in zip(first, second, strict=True):
-        assert float(ours["train_loss_joint"]) == pytest.approx(float(theirs["train_loss_joint"]), rel=0.2)
+        # 0.81, 0.11 and 0.053 in float32; bf16 on a CPU gives 0.046 in the last epoch
+        assert float(ours["train_loss_joint"]) == pytest.approx(float(theirs["train_loss_joint"]), rel=0.05, abs=0.03)
 
 
 @pytest.mark.parametrize(
