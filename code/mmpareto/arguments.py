@@ -21,7 +21,7 @@ from mmpareto.config_files import flattened, read_sections
 from mmpareto.errors import DatasetError, ModelError, UsageError
 from mmpareto.escape import counted
 from mmpareto.flag_values import converter, positive, shown
-from mmpareto.registries import ARCHITECTURES, DATASETS, ENCODERS, FUSIONS, LISTED, METHODS
+from mmpareto.registries import ARCHITECTURES, DATASETS, ENCODERS, FUSIONS, LISTED, METHODS, architecture_of
 from mmpareto.registry import REQUIRED, Entry, Registry, require_allowed
 from mmpareto.runs import LAST, PREVIOUS
 from mmpareto.startup import program
@@ -56,7 +56,7 @@ class _Entries:
             self.chosen: dict[str, Entry[Any]] = {}
             for kind, (registry, default) in WITH_OPTIONS.items():
                 if kind == "architecture":  # some methods need one
-                    default = self.chosen["method"].attributes.get(kind) or default
+                    default = architecture_of(self.chosen["method"].name) or default
                 self.chosen[kind] = registry[_text(names, kind, default)]
         except (DatasetError, ModelError, ValueError, ImportError) as error:
             raise UsageError(str(error)) from error

@@ -76,3 +76,8 @@ def dataset_title(name: str, root: str | Path | None) -> str:
     named_by_folder = name not in DATASETS or DATASETS[name].attributes.get("named_by_folder", False)
     folder = Path(root).name if named_by_folder and isinstance(root, str | Path) else ""
     return f"{name} {folder}" if folder not in ("", name) else name
+
+
+def architecture_of(method: str) -> str | None:
+    """The architecture that a method brings; None where any may be chosen."""
+    return METHODS[method].attributes.get("architecture")

@@ -25,7 +25,7 @@ from mmpareto.errors import UsageError
 from mmpareto.escape import csv_cell
 from mmpareto.experiments.grid import Run, check_methods, flags_in, make_run, refuse_owned
 from mmpareto.experiments.process import diverged
-from mmpareto.registries import METHODS, dataset_title
+from mmpareto.registries import METHODS, architecture_of, dataset_title
 from mmpareto.registry import Range, Space
 from mmpareto.reporting.finished import find
 from mmpareto.runs import RunDirectory
@@ -303,7 +303,7 @@ def diverged_trials(trials: Sequence[Trial]) -> dict[str, dict[str, int]]:
 
 def shared_settings(config: Config) -> dict[str, Any]:
     """The settings that runs of all methods share: without the method's, and the architecture where it brings one."""
-    brings = METHODS[config.method.method].attributes.get("architecture")
+    brings = architecture_of(config.method.method)
     other = {*_OF_A_METHOD, *(("architecture", "architecture_options") if brings else ())}
     return {key: value for key, value in config.flat().items() if key not in other}
 

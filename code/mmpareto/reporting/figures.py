@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from mmpareto.escape import counted, figure_text
 from mmpareto.reporting.rendering import plt, png
-from mmpareto.runs import atomically
+from mmpareto.runs import GRADIENTS, RunDirectory
+from mmpareto.writing import atomically
 
 MOST = 24  # characters of a name
 
@@ -85,7 +86,23 @@ def gradient_figure(rows: Sequence[Mapping[str, Any]]) -> Figure | None:
     return figure
 
 
+def draw_run(
+    run: RunDirectory, history: Sequence[Mapping[str, Any]], modalities: Sequence[str], selected: int, split: str
+) -> dict[str, Path]:
+    """Draw a run's figures into its directory; the result are the files, by name. See `learning_curves`."""
+    drawn = {
+        "learning_curves": learning_curves(history, modalities, selected, split),
+        "gradients": gradient_figure(run.read_csv(GRADIENTS)),
+    }
+    paths = {}
+    for name, figure in drawn.items():
+        if figure is not None:
+            paths[name] = run / f"{name}.png"
+            save(figure, paths[name])
+    return paths
+
+
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure as PNG, whole or not at all, and frees it."""
+    """Write a figure as PNG, whole or not at all, and free it."""
     with atomically(path) as file:
         file.write(png(figure))

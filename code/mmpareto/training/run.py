@@ -7,10 +7,8 @@ data that differ among processes.
 from __future__ import annotations
 
 import functools
-import hashlib
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +17,7 @@ import torch
 
 from mmpareto import config_files, runs
 from mmpareto.config import Config
-from mmpareto.datasets import SPLITS, DatasetError, MultimodalDataset
+from mmpareto.datasets import SPLITS, MultimodalDataset
 from mmpareto.datasets.names import sample_warnings
 from mmpareto.errors import UsageError
 from mmpareto.escape import GREEN, coloured
@@ -66,11 +64,13 @@ from mmpareto.training.setup import (
     make_step,
     seed_everything,
     set_up,
+    settings_and_data,
     use_statistics,
 )
-from mmpareto.training.signals import Interrupted, Signals
+from mmpareto.training.signals import Signals
 from mmpareto.training.state import TrainingState
 from mmpareto.training.step import Step
+from mmpareto.training.stopping import Stopping
 from mmpareto.training.switches import autocast_type, check_shapes, check_switches, fastest
 from mmpareto.training.watch import FiniteWatch, TrainingError
 
@@ -127,6 +127,12 @@ class Run:
         self.config, self.device, self.processes, self.signals = config, device, processes, signals
         self.amp = autocast_type(config.engine)
         self.loaders = {}
+        self.stopping = Stopping(
+            processes,
+            signals,
+            save=lambda: self.state.save(self.directory),
+            check=lambda: self.watch.check(self.state.epoch),
+        )
 
     def main(self) -> None:
         """Run all phases."""
@@ -226,7 +232,7 @@ class Run:
         )  # fmt: skip
         differences = self.state.restore(self.directory, checkpoint) if checkpoint else []
         self.boundary_engine = BoundaryEngine(
-            self.model, self.data["train"], self.config, self.device, self.processes, self.stop_together,
+            self.model, self.data["train"], self.config, self.device, self.processes, self.stopping.stop_together,
             self.state.fits, self.data["val"],
         )  # fmt: skip
         self.table = EpochTable(self.config.optim.epochs, self.modalities)
@@ -274,7 +280,9 @@ class Run:
         layers = state.record.gradients.layer_rows(epoch, names)
         self.processes.average_buffers(self.model)
         selected_on = self.config.optim.selected_on
-        scores = self.saving(lambda: {split: self.scores(split) for split in dict.fromkeys((selected_on, "val"))})
+        scores = self.stopping.saving(
+            lambda: {split: self.scores(split) for split in dict.fromkeys((selected_on, "val"))}
+        )
         selection, validation = scores[selected_on], scores["val"]
         seconds = state.record.seconds
         state.seconds += seconds
@@ -380,12 +388,12 @@ class Run:
         )
         try:
             # whole epochs of an estimate are kept, as batches are
-            factors = self.saving(lambda: self.method.boundary(boundary))
+            factors = self.stopping.saving(lambda: self.method.boundary(boundary))
         finally:
             self.boundary_engine.release()
         set_rates(self.optimizer, self.schedule, factors)
         state.bounds = state.epoch
-        self.stop_if_requested()
+        self.stopping.stop_after_phase(save=True)
 
     def train_epoch(self, epoch: int) -> None:
         """Train on the batches of an epoch that are left."""
@@ -403,9 +411,9 @@ class Run:
                 loss_interval=1 if self.device.type == "cpu" else self.config.run.log_interval,
             )
 
-        if not self.saving(batches, interrupted=False):
-            raise Interrupted(self.signals.number or 15)  # another process may have received it
-        self.stop_if_requested()
+        if not self.stopping.saving(batches, interrupted=False):
+            self.stopping.stop()
+        self.stopping.stop_after_phase(save=True)
         self.watch.check(epoch)
 
     def after_batch(self, number: int, done: Step) -> bool:
@@ -417,7 +425,7 @@ class Run:
             self.board.scalars(step_scalars(done, float(self.schedule.get_last_lr()[-1]), speed), number)
         minutes = (time.monotonic() - state.saved_at) / 60
         due = config.checkpoint_minutes is not None and minutes >= config.checkpoint_minutes
-        due, stop = self.processes.any(due, self.signals.number is not None)
+        due, stop = self.processes.any(due, self.stopping.requested)
         if due or stop:
             self.watch.check(state.epoch)
             state.save(self.directory)
@@ -433,10 +441,9 @@ class Run:
         """Scores of the model as it is now on a split; `combined` gathers those of all heads together."""
         result = score(
             self.model, self.loaders[split], self.device, amp=self.amp, processes=self.processes,
-            between=self.stop_together, combined=combined,
+            between=self.stopping.stop_together, combined=combined,
         )  # fmt: skip
-        if self.processes.settle(2)[1]:  # of the last batch
-            raise Interrupted(self.signals.number or 15)
+        self.stopping.stop_after_phase(save=False)
         return result
 
     @property
@@ -447,50 +454,13 @@ class Run:
 
     def draw(self, selected: int) -> None:
         """Draw the run's figures."""
-        from mmpareto.reporting import figures  # matplotlib takes a second to import
+        from mmpareto.reporting.figures import draw_run  # matplotlib takes a second to import
 
         split = self.config.optim.selected_on
-        drawn = {
-            "learning_curves": figures.learning_curves(self.state.history, self.modalities, selected, split),
-            "gradients": figures.gradient_figure(self.directory.read_csv(runs.GRADIENTS)),
-        }
-        for name, figure in drawn.items():
-            if figure is not None:
-                figures.save(figure, self.directory / f"{name}.png")
-                self.board.picture(name, self.directory / f"{name}.png", self.state.epoch)
+        for name, path in draw_run(self.directory, self.state.history, self.modalities, selected, split).items():
+            self.board.picture(name, path, self.state.epoch)
 
-    # stopping and saving
-
-    def stop_together(self) -> None:
-        """Raise Interrupted on all processes where one of them was asked to stop."""
-        if self.processes.any(False, self.signals.number is not None)[1]:
-            raise Interrupted(self.signals.number or 15)
-
-    def stop_if_requested(self) -> None:
-        """Save and stop where a signal came in the last moment of a phase."""
-        if self.processes.settle(2)[1]:
-            self.state.save(self.directory)
-            raise Interrupted(self.signals.number or 15)
-
-    def saving(self, work: Callable[[], T], interrupted: bool = True) -> T:
-        """Do some work; where it ends by a batch that cannot be read, or an interruption, save what was learned.
-
-        Args:
-            work: the work.
-            interrupted: whether an interruption saves, too; False where the work does so itself.
-        """
-        try:
-            return work()
-        except Interrupted as order:
-            if interrupted and not order.again:
-                self.state.save(self.directory)
-            raise
-        except DatasetError:
-            if self.processes.size == 1:
-                if not interrupted:
-                    self.watch.check(self.state.epoch)
-                self.state.save(self.directory)
-            raise
+    # printing
 
     def say(self, text: str) -> None:
         """Print, on the main process."""
@@ -501,13 +471,3 @@ class Run:
         """Print a warning, on the main process."""
         if self.processes.main:
             print(f"warning: {text}", file=sys.stderr)
-
-
-def settings_and_data(config: Config, data: dict[str, MultimodalDataset]) -> dict[str, Any]:
-    """What all processes of a run must have alike, by name."""
-    differ = ("data_root", "data_on", "num_workers", "gpu_ids")
-    values = {f"--{key}": value for key, value in config.flat().items() if key not in differ}
-    for name, split in data.items():
-        labels = hashlib.sha256(split.labels.tobytes()).hexdigest()[:12]
-        values |= {f"samples of {name}": len(split), f"checksum of the labels of {name}": labels}
-    return values | {"classes": list(data["train"].classes)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
@@ -348,3 +349,13 @@ def make_step(
         accumulate=engine.accumulate,
         forward=forward,
     )
+
+
+def settings_and_data(config: Config, data: dict[str, MultimodalDataset]) -> dict[str, Any]:
+    """What all processes of a run must have alike, by name."""
+    differ = ("data_root", "data_on", "num_workers", "gpu_ids")
+    values = {f"--{key}": value for key, value in config.flat().items() if key not in differ}
+    for name, split in data.items():
+        labels = hashlib.sha256(split.labels.tobytes()).hexdigest()[:12]
+        values |= {f"samples of {name}": len(split), f"checksum of the labels of {name}": labels}
+    return values | {"classes": list(data["train"].classes)}
