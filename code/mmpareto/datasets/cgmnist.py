@@ -54,7 +54,7 @@ class CGMNIST(InMemoryImages):
         download: MNIST into the folder, where it has none
     """
 
-    recipe = {"epochs": 20, "learning_rate": 0.01, "model": "pmr"}
+    recipe = {"epochs": 20, "learning_rate": 0.1, "clip_grad": 1.0, "model": "pmr"}
 
     def __init__(
         self, root: Path | None, split: Split, *, variance: float = 0.03, seed: int = 0, download: bool = True
