@@ -70,6 +70,16 @@ def test_a_file_may_be_written_by_hand(tmp_path: Path) -> None:
     assert (config.model.model, config.model.encoder) == ("pmr", {"gray": "cnn"})  # the recipe's, and the file's
 
 
+def test_a_recipe_can_be_switched_off(tmp_path: Path) -> None:
+    """By 0, and by what a run without clipping saves."""
+    (tmp_path / "run.yaml").write_text("data: {dataset: cgmnist}\noptim: {clip_grad: null, learning_rate: null}\n")
+    in_file = parse(["--config", str(tmp_path / "run.yaml")], ROOT).optim
+    assert (in_file.clip_grad, in_file.learning_rate) == (None, 0.1)  # a rate must be, so it is the recipe's
+    assert parse(["--dataset", "cgmnist"], ROOT).optim.clip_grad == 1
+    assert parse(["--dataset", "cgmnist", "--clip_grad", "0"], ROOT).optim.clip_grad is None
+    assert parse(["--config", str(tmp_path / "run.yaml"), "--clip_grad", "3"], ROOT).optim.clip_grad == 3
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

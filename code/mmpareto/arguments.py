@@ -83,7 +83,7 @@ def parse(argv: Sequence[str], root: Path) -> Config:
     add_allow(first)
     early = {name: value for name, value in vars(first.parse_known_args(argv)[0]).items() if value is not None}
     path, allowed = early.pop("config", None), early.pop("allow")
-    in_file = {} if path is None else _read(path, allowed)
+    in_file, empty = ({}, set[str]()) if path is None else _read(path, allowed)
     if in_file.get("optimizer", "SGD") != "SGD":  # these two are saved, and mean nothing there
         in_file.pop("momentum", None)
     if in_file.get("lr_schedule", "step") != "step":
@@ -97,7 +97,9 @@ def parse(argv: Sequence[str], root: Path) -> Config:
 
     parser = _parser(entries)
     from_file = {} if path is None else _explicit(entries, in_file, path)
-    parser.set_defaults(**from_file)
+    # an empty setting of a file, as a run's without clipping is saved, is no recipe's value
+    optional = {item.name for kind in SECTIONS.values() for item in fields(kind) if "None" in str(item.type)}
+    parser.set_defaults(**dict.fromkeys(empty & optional), **from_file)
     given, unknown = parser.parse_known_args(argv)
     if unknown:
         _refuse_unknown(unknown, parser, entries.dataset.name)
@@ -153,8 +155,8 @@ def _text(names: Mapping[str, Any], name: str, default: str) -> str:
     return value
 
 
-def _read(path: str, allowed: Collection[str]) -> dict[str, Any]:
-    """The settings in a file of --config, by flag.
+def _read(path: str, allowed: Collection[str]) -> tuple[dict[str, Any], set[str]]:
+    """The settings in a file of --config, by flag, and the flags that it leaves empty.
 
     Raises:
         UsageError: for a file that cannot be read, one that imports code which is not allowed, and settings that only
@@ -173,7 +175,7 @@ def _read(path: str, allowed: Collection[str]) -> dict[str, Any]:
     for name in ("resume", "overwrite", "train"):
         if name in settings:
             raise UsageError(f"--config {path}: {name} cannot be set in a file; give --{name} on the command line")
-    return settings
+    return settings, {name for name, value in flat.items() if value is None}
 
 
 def _explicit(entries: _Entries, settings: Mapping[str, Any], path: str) -> dict[str, Any]:
@@ -252,6 +254,7 @@ def _resolve(values: dict[str, Any], entries: _Entries, root: Path) -> None:
         except ModelError as error:
             raise UsageError(str(error)) from error
     _resolve_schedule(values)
+    values["clip_grad"] = values["clip_grad"] or None
     if values["momentum"] is not None and values["optimizer"] != "SGD":
         raise UsageError(f"--momentum is SGD's; {values['optimizer']} has none")
     if values["momentum"] is None:

@@ -238,8 +238,8 @@ class OptimConfig:
     )
     clip_grad: float | None = flag(
         None,
-        "clip the integrated gradient to this norm; 1 where no number follows (default: no clipping)",
-        type=positive,
+        "clip the integrated gradient to this norm; 1 where no number follows, 0: no clipping (default: no clipping)",
+        type=not_negative,
         nargs="?",
         const=1.0,
         metavar="NORM",
