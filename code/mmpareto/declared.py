@@ -63,14 +63,14 @@ def declarations(
                 if not isinstance(value, ast.ClassDef | ast.FunctionDef):
                     yield Declaration(module, name, arguments)
                     continue
-                found = {key: _member(where, value, key) for key in attributes if isinstance(value, ast.ClassDef)}
+                members = {key: _member(where, value, key) for key in attributes if isinstance(value, ast.ClassDef)}
                 yield Declaration(
                     module,
                     name,
                     arguments,
                     ast.get_docstring(value) or "",
                     _parameters(where, value, {*skip, arguments.get("argument")}),
-                    {key: _value(*member) for key, member in found.items() if member is not None},
+                    {key: _value(*member) for key, member in members.items() if member is not None},
                 )
         if calls:
             raise LookupError(f"{path} calls {variable}.register within a statement")

@@ -145,9 +145,10 @@ def test_a_captured_step_keeps_the_same_records(name: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(("data_on", "fast"), [("device", True), ("host", True), ("device", False)])
 def test_a_run_with_samples_on_the_device(data_on: str, fast: bool, tmp_path: Path) -> None:
-    """Three epochs of digits, in a process of their own, against the plain path's."""
+    """Three epochs of digits, in a process of their own, against batches from the host in the same precision."""
     common = ("--dataset", "digits", "--epochs", "3", "--learning_rate", "0.05", "--ckpt_path")
-    plain = train(*common, tmp_path / "plain", "--data_on", "host")
+    precision = ["--amp", "bf16", "--channels_last", "--tf32"] if fast else []  # what --fast takes, but the graph
+    plain = train(*common, tmp_path / "plain", "--data_on", "host", *precision)
     flags = ["--data_on", data_on, *(["--fast"] if fast else [])]
     other = train(*common, tmp_path / "other", *flags)
     assert (plain.returncode, other.returncode) == (0, 0), plain.stderr + other.stderr
@@ -157,8 +158,7 @@ def test_a_run_with_samples_on_the_device(data_on: str, fast: bool, tmp_path: Pa
     assert [(row["step"], row["encoder"]) for row in first] == [(row["step"], row["encoder"]) for row in second]
     first, second = (table.read_csv(runs.METRICS) for table in tables)
     for ours, theirs in zip(first, second, strict=True):
-        # 0.81, 0.11 and 0.053 in float32; bf16 on a CPU gives 0.046 in the last epoch
-        assert float(ours["train_loss_joint"]) == pytest.approx(float(theirs["train_loss_joint"]), rel=0.05, abs=0.03)
+        assert float(ours["train_loss_joint"]) == pytest.approx(float(theirs["train_loss_joint"]), rel=0.2)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +29,10 @@ from mmpareto.training.setup import (
     make_model,
     make_step,
     set_up,
+    with_switches,
 )
 from mmpareto.training.state import TrainingState
 from mmpareto.training.step import Step
-from mmpareto.training.switches import check_switches, fastest
 from mmpareto.training.watch import FiniteWatch
 
 
@@ -54,14 +53,8 @@ def measure(
     """
     name = "digits" if mnist is None else "cgmnist"
     place = [] if mnist is None else ["--data_root", str(mnist)]
-    config = parse(["--dataset", name, *place, *flags], Path())
+    config = with_switches(parse(["--dataset", name, *place, *flags], Path()), device, 1)
     method = make_method(config.method, config.engine)
-    config = (
-        replace(config, engine=config.engine.filled(fastest(device, 1, method, config.engine)))
-        if config.engine.fast
-        else config
-    )
-    check_switches(config.data, config.engine, device, 1)
     data = build_split(config.data, 0, "train")
     hold_on_device(config.data.data_on, [data], device)
     loader = make_loader(data, config.data, 0, device, training=True)
@@ -83,7 +76,6 @@ def measure(
             inputs, label, _ = batch_to_device(batch, data.modalities, device)
             step(inputs, label)
 
-    taken: dict[str, list[float]] = {"loading and steps": [], "engine": []}
     with tempfile.TemporaryDirectory() as folder, Board(Path(folder), 0, {}) as board:
         run = RunDirectory(Path(folder))
 
@@ -107,24 +99,32 @@ def measure(
             run.write_csv("metrics.csv", state.history)
             state.save(run)
 
-        ways = {"loading and steps": bare_epoch, "engine": engine_epoch}
-        for epoch in range(1, repetitions + 2):  # the first warms up
-            for way in sorted(ways, reverse=epoch % 2 == 0):
-                started = time.perf_counter()
-                ways[way](epoch)
-                if device.type == "cuda":
-                    torch.cuda.synchronize(device)
-                taken[way].append(time.perf_counter() - started)
-    bare = taken["loading and steps"][1:]
+        taken = _in_turns({"loading and steps": bare_epoch, "engine": engine_epoch}, repetitions, device)
+    bare = taken["loading and steps"]
     return [
         {
             "dataset": name,
             "way": way,
-            "milliseconds": 1000 * statistics.median(seconds[1:]),
-            "over_bare": quartiles([value / base for value, base in zip(seconds[1:], bare, strict=True)]),
+            "milliseconds": 1000 * statistics.median(seconds),
+            "over_bare": quartiles([value / base for value, base in zip(seconds, bare, strict=True)]),
         }
         for way, seconds in taken.items()
     ]
+
+
+def _in_turns(
+    ways: Mapping[str, Callable[[int], None]], repetitions: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Seconds of each way's epochs, after one that warms up."""
+    taken: dict[str, list[float]] = {way: [] for way in ways}
+    for epoch in range(1, repetitions + 2):
+        for way in sorted(ways, reverse=epoch % 2 == 0):
+            started = time.perf_counter()
+            ways[way](epoch)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            taken[way].append(time.perf_counter() - started)
+    return {way: seconds[1:] for way, seconds in taken.items()}
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -68,9 +68,9 @@ def combine_all(
                 continue
             sizes = tuple(flat[t][0].numel() for t in members)  # type: ignore[union-attr]
             a, b = (_joined(flat, members, k) for k in (0, 1))
-            chosen = torch.stack([coefficients[t] for t in members])
-            each = chosen.repeat_interleave(_lengths(sizes, a.device), 0, output_size=len(a))
-            total = torch.addcmul(a * each[:, 0], b, each[:, 1])
+            weights = torch.stack([coefficients[t] for t in members])
+            weights = weights.repeat_interleave(_lengths(sizes, a.device), 0, output_size=len(a))  # of each element
+            total = torch.addcmul(a * weights[:, 0], b, weights[:, 1])
             forms: list[Any] = [joint[t] for t in members]
             for t, form, part in zip(members, forms, total.to(forms[0].dtype).split(sizes), strict=True):
                 results[t] = part.as_strided(form.shape, form.stride(), part.storage_offset())

@@ -294,7 +294,7 @@ class Integrator(ABC):
             for name, branch in branches.items():
                 parameters = part.encoders[name]
                 pieces = graph.pieces([joint_loss, *branch.losses], branch.nodes, joint_only)
-                joint, unimodal = _pass_by_pass(parameters, heads, part.heads, joint_loss, branch.losses, pieces)
+                joint, unimodal = _piece_by_piece(parameters, heads, part.heads, joint_loss, branch.losses, pieces)
                 heads = []
                 check_dense([*joint, *unimodal])
                 diagnostics[name] = self._integrate(name, parameters, joint, unimodal, loss_scale)
@@ -373,7 +373,7 @@ class Integrator(ABC):
             return diagnose(gram, coefficients)
 
 
-def _pass_by_pass(
+def _piece_by_piece(
     parameters: list[Tensor],
     joint_heads: list[Tensor],
     heads: list[Tensor],

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -66,12 +65,13 @@ from mmpareto.training.setup import (
     set_up,
     settings_and_data,
     use_statistics,
+    with_switches,
 )
 from mmpareto.training.signals import Signals
 from mmpareto.training.state import TrainingState
 from mmpareto.training.step import Step
 from mmpareto.training.stopping import Stopping
-from mmpareto.training.switches import autocast_type, check_shapes, check_switches, fastest
+from mmpareto.training.switches import autocast_type, check_shapes
 from mmpareto.training.watch import FiniteWatch, TrainingError
 
 T = TypeVar("T")
@@ -83,11 +83,7 @@ def run_training(config: Config, signals: Signals) -> None:
     device = choose_device(config.run.gpu_ids, processes)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    if config.engine.fast:
-        method = make_method(config.method, config.engine, processes.size)
-        fast = fastest(device, processes.size, method, config.engine)
-        config = replace(config, engine=config.engine.filled(fast))
-    check_switches(config.data, config.engine, device, processes.size)
+    config = with_switches(config, device, processes.size)
     if config.run.wandb is not None:
         import_wandb()
     with processes.connect(device):
@@ -95,8 +91,9 @@ def run_training(config: Config, signals: Signals) -> None:
         try:
             run.main()
         except TrainingError as error:
-            content = {"epoch": error.epoch, "step": error.step, "reason": str(error)}
-            run.directory.write_json(runs.DIVERGED, content)
+            if processes.main:
+                content = {"epoch": error.epoch, "step": error.step, "reason": str(error)}
+                run.directory.write_json(runs.DIVERGED, content)
             raise
         finally:
             run.close()

@@ -29,7 +29,7 @@ from mmpareto.models import (
 from mmpareto.training.data import Loader
 from mmpareto.training.processes import Processes
 from mmpareto.training.step import TrainingStep
-from mmpareto.training.switches import apply_switches, autocast_type, refusals
+from mmpareto.training.switches import apply_switches, autocast_type, check_switches, fastest, refusals
 
 
 def choose_device(gpu_ids: str | None, processes: Processes | None = None) -> torch.device:
@@ -123,6 +123,20 @@ def build_split(
                 "scores a run with any modality missing)"
             )
     return dataset
+
+
+def with_switches(config: Config, device: torch.device, processes: int) -> Config:
+    """The settings with what `--fast` switches on here.
+
+    Raises:
+        UsageError: for switches that cannot work here or together.
+    """
+    if config.engine.fast:
+        method = make_method(config.method, config.engine, processes)
+        fast = fastest(device, processes, method, config.engine)
+        config = replace(config, engine=config.engine.filled(fast))
+    check_switches(config.data, config.engine, device, processes)
+    return config
 
 
 def hold_on_device(data_on: str | None, splits: Collection[MultimodalDataset], device: torch.device) -> None:
