@@ -238,6 +238,26 @@ def test_layers_are_counted_over_an_epoch_as_from_the_gradients_themselves(monke
     assert any(0 < row["conflict_rate"] < 1 for row in rows)
 
 
+def test_a_record_that_begins_again_is_a_new_one() -> None:
+    """Broken off in the middle of a fold; what it has kept of the epoch before must not show."""
+    model = small()
+    names = {name: [tensor for tensor, _ in encoder.named_parameters()] for name, encoder in model.encoders.items()}
+    step = TrainingStep(model, Method(MMPareto()), torch.optim.SGD(model.parameters(), lr=0.3))
+    again, new = (EpochRecord(list(model.encoders), torch.device("cpu")) for _ in range(2))
+    for number in range(5):
+        done = step(*batch())
+        if number == 3:
+            again.reset()
+        for record in (again, new) if number >= 3 else (again,):
+            record.scores.update(*done.losses, done.joint, done.unimodal, batch()[1])
+            record.gradients.write(done.diagnostics)
+            record.gradients.count(number)
+    assert [row["step"] for row in again.gradients.rows(2)] == [3] * len(names) + [4] * len(names)
+    assert again.gradients.rows(2) == new.gradients.rows(2)
+    assert again.gradients.layer_rows(2, names) == new.gradients.layer_rows(2, names)
+    assert again.scores.compute() == new.scores.compute()
+
+
 @pytest.mark.parametrize("method", [Uniform(), MMPareto(), MMPareto(rescale="encoder")])
 @pytest.mark.parametrize("pieces", [2, 3, 5])
 def test_micro_batches_make_the_whole_batch_s_step(method: Integrator, pieces: int) -> None:
