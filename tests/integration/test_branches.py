@@ -13,14 +13,21 @@ from integration.problems import LateFusion
 from torch import Tensor, nn
 
 from mmpareto.integration import MMPareto, graph, integrator
-from mmpareto.integration.partition import partition, separate
+from mmpareto.integration.partition import Branch, separate
 
 Losses = tuple[Tensor, dict[str, Tensor]]
 
 
-def branches(model: LateFusion, losses: Losses) -> dict[str, Any] | None:
-    _, _, walks = MMPareto()._prepare([losses[0]], list(losses[1].values()), **model.arguments())
-    return separate(partition(**model.arguments()), list(losses[1].values()), walks)
+def branches(model: LateFusion, losses: Losses) -> dict[str, Branch] | None:
+    return walked(model, losses)[0]
+
+
+def walked(model: LateFusion, losses: Losses) -> tuple[dict[str, Branch] | None, set[graph.Node]]:
+    """The branches, and the nodes that the joint loss alone reaches."""
+    routine = MMPareto()
+    given = routine._given(*losses, **model.arguments(), model=None, features=None)
+    part, joint_only, walks = routine._prepare([given.joint], given.unimodal, given)
+    return separate(part, given.unimodal, walks), joint_only
 
 
 def shared_head(model: LateFusion) -> Losses:
@@ -117,8 +124,7 @@ class Residual(nn.Module):
 
 def number_of_pieces(model: LateFusion, losses: Losses) -> list[int]:
     """Of each encoder's graph."""
-    _, joint_only, walks = MMPareto()._prepare([losses[0]], list(losses[1].values()), **model.arguments())
-    parts = separate(partition(**model.arguments()), list(losses[1].values()), walks)
+    parts, joint_only = walked(model, losses)
     assert parts is not None
     return [len(graph.pieces([losses[0], *branch.losses], branch.nodes, joint_only)) for branch in parts.values()]
 

@@ -12,8 +12,9 @@ diagnostics = integrator.backward(
 optimizer.step()
 """
 
+from mmpareto.integration.diagnostics import EncoderDiagnostics, diagnose
 from mmpareto.integration.features import OnFeatures
-from mmpareto.integration.integrator import EncoderDiagnostics, Integrator, diagnose
+from mmpareto.integration.integrator import Integrator
 from mmpareto.integration.metabalance import MetaBalance
 from mmpareto.integration.mmpareto import MMPareto
 from mmpareto.integration.one_pass import OneJoint, OneUnimodal, Uniform

@@ -5,17 +5,19 @@ Shapes: B batch, D feature width.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmpareto.integration import graph
-from mmpareto.integration.gramian import gramians
-from mmpareto.integration.integrator import EncoderDiagnostics, Integrator, diagnose, without_autocast
-from mmpareto.integration.partition import Losses, Parameters, check_losses, losses_of, parameters_of
+from mmpareto.integration.diagnostics import EncoderDiagnostics, diagnose
+from mmpareto.integration.given import Given
+from mmpareto.integration.gramian import gramians, without_autocast
+from mmpareto.integration.integrator import Integrator
+from mmpareto.integration.partition import Parameters
 from mmpareto.integration.reduction import filled, gradients, set_gradients, start_average
 
 
@@ -33,7 +35,8 @@ class OnFeatures(Integrator):
     bound those of J^T d (|J^T d| <= |J| |d|). Signs may differ too: d_j . d_u < 0 does not mean that the gradients of
     the parameters conflict.
 
-    For late fusion, where the losses reach an encoder through its features alone.
+    For late fusion, where the losses reach an encoder through its features alone: give `backward` the features. An
+    encoder that learns and has none there, or that a loss reaches past them, is a ValueError, as is `accumulate`.
 
     Args:
         routine: whose `coefficients` are taken.
@@ -57,47 +60,23 @@ class OnFeatures(Integrator):
         """One entry: the diagnostics are those of the features."""
         return ["features"]
 
-    def backward(
-        self,
-        joint_loss: Losses,
-        unimodal_losses: Mapping[str, Tensor] | Iterable[Tensor],
-        *,
-        encoders: Mapping[str, Parameters],
-        heads: Parameters = (),
-        model: nn.Module | None = None,
-        diagnose: bool = False,
-        loss_scale: Tensor | float = 1.0,
-        features: Mapping[str, Tensor] | None = None,
-    ) -> dict[str, EncoderDiagnostics]:
-        """See `Integrator.backward`.
-
-        Args:
-            features: {encoder: [B, D]}, of these losses.
-
-        Raises:
-            ValueError: too where an encoder that learns has no features, or losses reach it past them.
-        """
-        del diagnose  # both gradients are there
-        features = features or {}
-        joint_loss, unimodal_losses = losses_of(joint_loss, unimodal_losses)
-        encoders, heads = parameters_of(encoders, heads, model)
-        check_losses(joint_loss, unimodal_losses)
-        part, first_only, _ = self._prepare([joint_loss], list(unimodal_losses.values()), encoders, heads)
+    def _backward(self, given: Given, diagnose: bool, loss_scale: Tensor | float) -> dict[str, EncoderDiagnostics]:
+        features = given.features
+        part, first_only, _ = self._prepare([given.joint], given.unimodal, given)
         names = [name for name, parameters in part.encoders.items() if parameters]
         missing = [name for name in names if name not in features or not features[name].requires_grad]
         if missing:
             raise ValueError(f"the encoder {missing[0]} learns and has no features to integrate at")
         outputs = [features[name] for name in names]
-        losses = [joint_loss, *unimodal_losses.values()]
-        past = graph.leaves(graph.walk(losses, {output.grad_fn for output in outputs}).nodes)
+        past = graph.leaves(graph.walk([given.joint, *given.unimodal], {output.grad_fn for output in outputs}).nodes)
         encoder_ids = {id(parameter) for parameter in part.encoder_parameters}
         if any(id(leaf) in encoder_ids for leaf in past):
             raise ValueError(
                 "a loss reaches an encoder past its features, as in dense fusion: integrate at the parameters"
             )
         inputs = [*outputs, *part.heads]
-        joint = torch.autograd.grad([joint_loss], inputs, retain_graph=True, allow_unused=True)
-        unimodal = torch.autograd.grad(list(unimodal_losses.values()), inputs, allow_unused=True)
+        joint = torch.autograd.grad([given.joint], inputs, retain_graph=True, allow_unused=True)
+        unimodal = torch.autograd.grad(given.unimodal, inputs, allow_unused=True)
         combined, diagnostics = self._combined(names, outputs, joint, unimodal, loss_scale) if names else ([], {})
         of_heads = [_sum(a, b) for a, b in zip(joint[len(names) :], unimodal[len(names) :], strict=True)]
         try:
@@ -113,21 +92,8 @@ class OnFeatures(Integrator):
         set_gradients(part.all_parameters, result)
         return diagnostics
 
-    def accumulate(
-        self,
-        joint_loss: Losses,
-        unimodal_losses: Mapping[str, Tensor] | Iterable[Tensor],
-        *,
-        encoders: Mapping[str, Parameters],
-        heads: Parameters = (),
-        model: nn.Module | None = None,
-        diagnose: bool = False,
-    ) -> None:
-        """Not offered: the coefficients are the whole batch's, and are needed before the first piece's backward pass.
-
-        Raises:
-            ValueError: always.
-        """
+    def _accumulate(self, given: Given, diagnose: bool) -> None:
+        # the coefficients are the whole batch's, and are needed before the first piece's backward pass
         raise ValueError("integration at the features needs the whole batch at once: leave micro-batches out")
 
     def state_dict(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ waits for the device, so float64 is always used.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -211,3 +212,9 @@ def _flat_pair(a: Tensor | None, b: Tensor | None) -> tuple[Tensor | None, Tenso
         return (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x).reshape(-1)
 
     return flat(a), flat(b)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Switch automatic mixed precision off for a region, on devices that have it."""
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()

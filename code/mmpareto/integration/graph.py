@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from mmpareto.integration.reduction import set_gradients
+
 Node = Any  # torch.autograd.graph.Node; its attributes are made for each operation
 SMALLEST_PIECE = 12  # nodes
 
@@ -141,6 +143,41 @@ def backward(front: Front, piece: Piece, inputs: Sequence[Tensor], retain_graph:
         if edge[0] is not None and gradient is not None
     ]
     return Front([edge for edge, _ in pairs], [gradient for _, gradient in pairs])
+
+
+def both_passes(
+    parameters: list[Tensor],
+    joint_heads: list[Tensor],
+    heads: list[Tensor],
+    joint_loss: Tensor,
+    unimodal_losses: Sequence[Tensor],
+    pieces: Sequence[Piece],
+) -> tuple[list[Tensor | None], list[Tensor | None]]:
+    """Both passes through one encoder, piece by piece: the second frees a piece before the first enters the next one.
+
+    Heads gather the sum of both gradients in `.grad`; the encoder's are taken from there.
+
+    Args:
+        parameters: of the encoder.
+        joint_heads: those that the joint pass gives a gradient.
+        heads: all heads.
+        pieces: of the graph, from the losses to the inputs.
+
+    Returns:
+        The joint and the unimodal gradient of each parameter.
+    """
+    sets: tuple[dict[int, Tensor | None], ...] = ({}, {})
+    fronts = [Front([joint_loss]), Front(unimodal_losses)]
+    later = set().union(*(piece.leaves for piece in pieces[1:]))
+    for number, piece in enumerate(pieces):
+        inside = [p for p in parameters if id(p) in piece.leaves]
+        for k, of_heads in enumerate((joint_heads, heads)):
+            reached = [p for p in of_heads if id(p) in piece.leaves or (not number and id(p) not in later)]
+            fronts[k] = backward(fronts[k], piece, [*inside, *reached], retain_graph=not k)
+            sets[k].update((id(p), p.grad) for p in inside)
+            set_gradients(inside, None)
+    joint, unimodal = ([of_set.get(id(p)) for p in parameters] for of_set in sets)
+    return joint, unimodal
 
 
 def release(graph: Iterable[Node]) -> None:

@@ -10,54 +10,29 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from mmpareto.integration import graph
-from mmpareto.integration.gramian import combine_all, gramians
+from mmpareto.integration.diagnostics import EncoderDiagnostics, diagnose
+from mmpareto.integration.given import Given, Losses, check_losses, losses_of, parameters_of
+from mmpareto.integration.gramian import combine_all, gramians, without_autocast
 from mmpareto.integration.partition import (
     Branch,
-    Losses,
     Parameters,
     Partition,
     check_dense,
-    check_losses,
     check_placement,
     check_reached,
-    losses_of,
     named_pairs,
-    parameters_of,
     partition,
     separate,
 )
 from mmpareto.integration.reduction import filled, gradients, set_gradients, several_processes, start_average
-
-
-class EncoderDiagnostics(NamedTuple):
-    """What one step measured in one encoder: float64 tensors on its device, so that nothing waits until they are read.
-
-    Attributes:
-        cosine: of the joint and the unimodal gradient over the whole encoder; 0 where one of them is zero
-        joint_norm: of the joint gradient, without `loss_scale`
-        unimodal_norm: of the unimodal gradient, likewise
-        joint_weight: share of the joint gradient's coefficients in all coefficients: 1/2 for a plain sum
-        conflict: bool: the cosine is negative
-        gramians: [T, 2, 2], in the order of `Integrator.parameter_names`
-        coefficients: [T, 2], likewise
-    """
-
-    cosine: Tensor
-    joint_norm: Tensor
-    unimodal_norm: Tensor
-    joint_weight: Tensor
-    conflict: Tensor
-    gramians: Tensor
-    coefficients: Tensor
 
 
 @dataclass
@@ -132,6 +107,7 @@ class Integrator(ABC):
         encoders: Mapping[str, Parameters],
         heads: Parameters = (),
         model: nn.Module | None = None,
+        features: Mapping[str, Tensor] | None = None,
         diagnose: bool = False,
         loss_scale: Tensor | float = 1.0,
     ) -> dict[str, EncoderDiagnostics]:
@@ -151,6 +127,7 @@ class Integrator(ABC):
             encoders: {name: module, parameters or named parameters}; modules and names make better messages.
             heads: all other parameters that the losses reach: unimodal heads, fusion, joint head.
             model: in the place of `heads`: all parameters of this module that belong to no encoder.
+            features: {encoder: [B, D]}, its outputs for these losses; needed by `OnFeatures` alone.
             loss_scale: factor of all losses that changes from step to step, such as a gradient scaler's: give
                 `scaler.scale(torch.ones((), device=...))`. Routines that remember norms (MetaBalance, pcd) and the
                 diagnostics need it; it stays in the gradients.
@@ -164,41 +141,10 @@ class Integrator(ABC):
                 micro-batches are forgotten.
         """
         try:
-            joint_loss, unimodal_losses = losses_of(joint_loss, unimodal_losses)
-            encoders, heads = parameters_of(encoders, heads, model)
-            check_losses(joint_loss, unimodal_losses)
-            unimodal = list(unimodal_losses.values())
-            part, first_only, walks = self._prepare([joint_loss], unimodal, encoders, heads)
-            if not (self._in_step or self._averages_over_processes()):
-                branches = separate(part, unimodal, walks)
-                if branches is not None:
-                    diagnostics = self._encoder_by_encoder(part, joint_loss, branches, first_only, loss_scale)
-                    graph.release(first_only)
-                    return diagnostics
-            averages = self._run_passes(part, joint_loss, unimodal, last=True)
-            graph.release(first_only)
-            sets = self._sets
-            assert sets is not None
-            check_dense([*sets.joint, *sets.unimodal])
-            if self._averages_over_processes():
-                sets = self._average(part, sets, averages)
+            given = self._given(joint_loss, unimodal_losses, encoders, heads, model, features)
+            return self._backward(given, diagnose, loss_scale)
         finally:
             self.reset()
-        try:
-            set_gradients(part.heads, sets.heads)
-            diagnostics = {}
-            start = 0
-            for name, parameters in part.encoders.items():
-                end = start + len(parameters)
-                if parameters:  # else it is frozen
-                    diagnostics[name] = self._integrate(
-                        name, parameters, sets.joint[start:end], sets.unimodal[start:end], loss_scale
-                    )
-                start = end
-        except BaseException:
-            set_gradients(part.all_parameters, None)
-            raise
-        return diagnostics
 
     def accumulate(
         self,
@@ -208,6 +154,7 @@ class Integrator(ABC):
         encoders: Mapping[str, Parameters],
         heads: Parameters = (),
         model: nn.Module | None = None,
+        features: Mapping[str, Tensor] | None = None,
         diagnose: bool = False,
     ) -> None:
         """Takes in a micro-batch that is not the step's last one; arguments and errors as for `backward`.
@@ -217,13 +164,8 @@ class Integrator(ABC):
         `.grad` is None, and zeroing it changes nothing.
         """
         try:
-            joint_loss, unimodal_losses = losses_of(joint_loss, unimodal_losses)
-            encoders, heads = parameters_of(encoders, heads, model)
-            check_losses(joint_loss, unimodal_losses)
-            unimodal = list(unimodal_losses.values())
-            part, first_only, _ = self._prepare([joint_loss], unimodal, encoders, heads)
-            self._run_passes(part, joint_loss, unimodal, last=False)
-            graph.release(first_only)
+            given = self._given(joint_loss, unimodal_losses, encoders, heads, model, features)
+            self._accumulate(given, diagnose)
         except BaseException:
             self.reset()
             raise
@@ -251,9 +193,62 @@ class Integrator(ABC):
 
     # -- the passes ----------------------------------------------------------------------------------------------------
 
-    def _run_passes(
-        self, part: Partition, joint_loss: Tensor, unimodal_losses: Sequence[Tensor], last: bool
-    ) -> Callable[[], list[Tensor]]:
+    def _given(
+        self,
+        joint_loss: Losses,
+        unimodal_losses: Mapping[str, Tensor] | Iterable[Tensor],
+        encoders: Mapping[str, Parameters],
+        heads: Parameters,
+        model: nn.Module | None,
+        features: Mapping[str, Tensor] | None,
+    ) -> Given:
+        joint, unimodal = losses_of(joint_loss, unimodal_losses)
+        encoders, heads = parameters_of(encoders, heads, model)
+        self._check(joint, unimodal)
+        return Given(joint, list(unimodal.values()), encoders, heads, features or {})
+
+    def _check(self, joint: Tensor, unimodal: Mapping[str, Tensor]) -> None:
+        check_losses(joint, unimodal)
+
+    def _backward(self, given: Given, diagnose: bool, loss_scale: Tensor | float) -> dict[str, EncoderDiagnostics]:
+        """See `backward`."""
+        part, first_only, walks = self._prepare([given.joint], given.unimodal, given)
+        if not (self._in_step or self._averages_over_processes()):
+            branches = separate(part, given.unimodal, walks)
+            if branches is not None:
+                diagnostics = self._encoder_by_encoder(part, given.joint, branches, first_only, loss_scale)
+                graph.release(first_only)
+                return diagnostics
+        averages = self._run_passes(part, given, last=True)
+        graph.release(first_only)
+        sets, self._sets = self._sets, None
+        assert sets is not None
+        check_dense([*sets.joint, *sets.unimodal])
+        if self._averages_over_processes():
+            sets = self._average(part, sets, averages)
+        try:
+            set_gradients(part.heads, sets.heads)
+            diagnostics = {}
+            start = 0
+            for name, parameters in part.encoders.items():
+                end = start + len(parameters)
+                if parameters:  # else it is frozen
+                    diagnostics[name] = self._integrate(
+                        name, parameters, sets.joint[start:end], sets.unimodal[start:end], loss_scale
+                    )
+                start = end
+        except BaseException:
+            set_gradients(part.all_parameters, None)
+            raise
+        return diagnostics
+
+    def _accumulate(self, given: Given, diagnose: bool) -> None:
+        """See `accumulate`."""
+        part, first_only, _ = self._prepare([given.joint], given.unimodal, given)
+        self._run_passes(part, given, last=False)
+        graph.release(first_only)
+
+    def _run_passes(self, part: Partition, given: Given, last: bool) -> Callable[[], list[Tensor]]:
         """Both passes of a micro-batch; on the last one the first set's all-reduce runs beside the second pass."""
         if self._sets is None:
             none: list[Tensor | None] = [None] * len(part.encoder_parameters)
@@ -264,12 +259,12 @@ class Integrator(ABC):
         try:
             set_gradients(part.heads, sets.heads)
             set_gradients(parameters, sets.joint)
-            torch.autograd.backward([joint_loss], inputs=inputs, retain_graph=True)
+            torch.autograd.backward([given.joint], inputs=inputs, retain_graph=True)
             sets.joint = gradients(parameters)
             if last and self._averages_over_processes():
                 averages = start_average(filled(parameters, sets.joint), self.process_group)
             set_gradients(parameters, sets.unimodal)
-            torch.autograd.backward(unimodal_losses, inputs=inputs)
+            torch.autograd.backward(given.unimodal, inputs=inputs)
             sets.unimodal, sets.heads = gradients(parameters), gradients(part.heads)
         except RuntimeError:
             check_placement(part)  # the model may have been wrapped after the first step
@@ -294,7 +289,7 @@ class Integrator(ABC):
             for name, branch in branches.items():
                 parameters = part.encoders[name]
                 pieces = graph.pieces([joint_loss, *branch.losses], branch.nodes, joint_only)
-                joint, unimodal = _piece_by_piece(parameters, heads, part.heads, joint_loss, branch.losses, pieces)
+                joint, unimodal = graph.both_passes(parameters, heads, part.heads, joint_loss, branch.losses, pieces)
                 heads = []
                 check_dense([*joint, *unimodal])
                 diagnostics[name] = self._integrate(name, parameters, joint, unimodal, loss_scale)
@@ -306,14 +301,14 @@ class Integrator(ABC):
         return diagnostics
 
     def _prepare(
-        self, first: Sequence[Tensor], second: Sequence[Tensor], encoders: Mapping[str, Parameters], heads: Parameters
+        self, first: Sequence[Tensor], second: Sequence[Tensor], given: Given
     ) -> tuple[Partition, set[graph.Node], list[graph.Walk]]:
         """The partition, checked.
 
         Returns also the nodes that the second pass's losses do not reach, to be freed after it; and the walk of each of
         those losses, beyond the walks before it.
         """
-        part = partition(encoders, heads)
+        part = partition(given.encoders, given.heads)
         key = (*(id(p) for p in part.encoder_parameters), -1, *(id(p) for p in part.heads))
         if self._partition is None or key != self._key or part.encoders.keys() != self._partition.encoders.keys():
             if self._in_step:
@@ -371,61 +366,3 @@ class Integrator(ABC):
             coefficients = coefficients.double()
             set_gradients(parameters, combine_all(joint, unimodal, coefficients))
             return diagnose(gram, coefficients)
-
-
-def _piece_by_piece(
-    parameters: list[Tensor],
-    joint_heads: list[Tensor],
-    heads: list[Tensor],
-    joint_loss: Tensor,
-    unimodal_losses: Sequence[Tensor],
-    pieces: Sequence[graph.Piece],
-) -> tuple[list[Tensor | None], list[Tensor | None]]:
-    """Both passes through one encoder, piece by piece: the second frees a piece before the first enters the next one.
-
-    Heads gather the sum of both gradients in `.grad`; the encoder's are taken from there.
-
-    Args:
-        parameters: of the encoder.
-        joint_heads: those that the joint pass gives a gradient.
-        heads: all heads.
-        pieces: of the graph, from the losses to the inputs.
-
-    Returns:
-        The joint and the unimodal gradient of each parameter.
-    """
-    sets: tuple[dict[int, Tensor | None], ...] = ({}, {})
-    fronts = [graph.Front([joint_loss]), graph.Front(unimodal_losses)]
-    later = set().union(*(piece.leaves for piece in pieces[1:]))
-    for number, piece in enumerate(pieces):
-        inside = [p for p in parameters if id(p) in piece.leaves]
-        for k, of_heads in enumerate((joint_heads, heads)):
-            reached = [p for p in of_heads if id(p) in piece.leaves or (not number and id(p) not in later)]
-            fronts[k] = graph.backward(fronts[k], piece, [*inside, *reached], retain_graph=not k)
-            sets[k].update((id(p), p.grad) for p in inside)
-            set_gradients(inside, None)
-    joint, unimodal = ([of_set.get(id(p)) for p in parameters] for of_set in sets)
-    return joint, unimodal
-
-
-def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Switch automatic mixed precision off for a region, on devices that have it."""
-    available = torch.amp.is_autocast_available(device.type)
-    return torch.autocast(device.type, enabled=False) if available else nullcontext()
-
-
-def diagnose(gramians: Tensor, coefficients: Tensor) -> EncoderDiagnostics:
-    """Diagnostics of one encoder from its Gramians [T, 2, 2] and coefficients [T, 2]."""
-    total = gramians.sum(0)
-    joint_norm, unimodal_norm = total[0, 0].sqrt(), total[1, 1].sqrt()
-    norms = joint_norm * unimodal_norm
-    weights = coefficients.sum(0)
-    return EncoderDiagnostics(
-        cosine=torch.where(norms == 0, 0.0, total[0, 1] / norms).clamp(-1, 1),
-        joint_norm=joint_norm,
-        unimodal_norm=unimodal_norm,
-        joint_weight=weights[0] / weights.sum(),
-        conflict=total[0, 1] < 0,
-        gramians=gramians,
-        coefficients=coefficients,
-    )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmpareto.integration import graph
-from mmpareto.integration.integrator import EncoderDiagnostics, Integrator
-from mmpareto.integration.partition import Losses, Parameters, check_losses, losses_of, parameters_of
+from mmpareto.integration.diagnostics import EncoderDiagnostics
+from mmpareto.integration.given import Given, check_losses
+from mmpareto.integration.integrator import Integrator
 from mmpareto.integration.reduction import filled, gradients, set_gradients, start_average
 
 
@@ -26,34 +27,16 @@ class OnePassIntegrator(Integrator):
     _sums: list[Tensor | None] | None = None  # gradients of the step's micro-batches, in the order of the partition
 
     @abstractmethod
-    def _losses(self, joint_loss: Tensor, unimodal_losses: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    def _losses(self, joint: Tensor, unimodal: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Losses that reach only the heads, and losses that reach the encoders too."""
 
-    def backward(
-        self,
-        joint_loss: Losses,
-        unimodal_losses: Mapping[str, Tensor] | Iterable[Tensor],
-        *,
-        encoders: Mapping[str, Parameters],
-        heads: Parameters = (),
-        model: nn.Module | None = None,
-        diagnose: bool = False,
-        loss_scale: Tensor | float = 1.0,
-    ) -> dict[str, EncoderDiagnostics]:
-        """See `Integrator.backward`; one pass and no diagnostics unless `diagnose`.
-
-        Raises:
-            ValueError: too where `diagnose` is not what it was for the step's other micro-batches.
-        """
-        joint_loss, unimodal_losses, encoders, heads = self._given(joint_loss, unimodal_losses, encoders, heads, model)
-        diagnose = self._diagnosed(joint_loss, unimodal_losses, diagnose)
-        if diagnose:
-            return super().backward(joint_loss, unimodal_losses, encoders=encoders, heads=heads, loss_scale=loss_scale)
-        self.accumulate(joint_loss, unimodal_losses, encoders=encoders, heads=heads)
+    def _backward(self, given: Given, diagnose: bool, loss_scale: Tensor | float) -> dict[str, EncoderDiagnostics]:
+        if self._diagnosed(given, diagnose):
+            return super()._backward(given, diagnose, loss_scale)
+        self._run_pass(given)
         part, sums = self._partition, self._sums
         assert part is not None
         assert sums is not None
-        self.reset()
         parameters = part.all_parameters
         if self._averages_over_processes():
             sums = list(start_average(filled(parameters, sums), self.process_group)())
@@ -64,27 +47,11 @@ class OnePassIntegrator(Integrator):
         set_gradients(parameters, sums)
         return {}
 
-    def accumulate(
-        self,
-        joint_loss: Losses,
-        unimodal_losses: Mapping[str, Tensor] | Iterable[Tensor],
-        *,
-        encoders: Mapping[str, Parameters],
-        heads: Parameters = (),
-        model: nn.Module | None = None,
-        diagnose: bool = False,
-    ) -> None:
-        """See `Integrator.accumulate`; `diagnose` as it will be in `backward`."""
-        joint_loss, unimodal_losses, encoders, heads = self._given(joint_loss, unimodal_losses, encoders, heads, model)
-        diagnose = self._diagnosed(joint_loss, unimodal_losses, diagnose)
-        if diagnose:
-            super().accumulate(joint_loss, unimodal_losses, encoders=encoders, heads=heads)
-            return
-        try:
-            self._run_pass(joint_loss, unimodal_losses, encoders, heads)
-        except BaseException:
-            self.reset()
-            raise
+    def _accumulate(self, given: Given, diagnose: bool) -> None:
+        if self._diagnosed(given, diagnose):
+            super()._accumulate(given, diagnose)
+        else:
+            self._run_pass(given)
 
     def reset(self) -> None:
         """Forget the micro-batches taken in since the last `backward`."""
@@ -95,49 +62,20 @@ class OnePassIntegrator(Integrator):
     def _in_step(self) -> bool:
         return super()._in_step or self._sums is not None
 
-    def _check(self, joint_loss: Tensor, unimodal_losses: Mapping[str, Tensor]) -> None:
-        check_losses(joint_loss, unimodal_losses)
-
-    def _given(
-        self,
-        joint_loss: Losses,
-        unimodal_losses: Mapping[str, Tensor] | Iterable[Tensor],
-        encoders: Mapping[str, Parameters],
-        heads: Parameters,
-        model: nn.Module | None,
-    ) -> tuple[Tensor, Mapping[str, Tensor], Mapping[str, Parameters], Parameters]:
-        """Losses and parameters in their plain form; after an error the micro-batches are forgotten."""
-        try:
-            return *losses_of(joint_loss, unimodal_losses), *parameters_of(encoders, heads, model)
-        except BaseException:
-            self.reset()
-            raise
-
-    def _diagnosed(self, joint_loss: Tensor, unimodal_losses: Mapping[str, Tensor], diagnose: bool) -> bool:
+    def _diagnosed(self, given: Given, diagnose: bool) -> bool:
         """Whether this micro-batch takes two passes: not for a joint loss that is a constant.
 
         The two ways gather in different places: a step goes one of them with all its micro-batches.
         """
-        try:
-            self._check(joint_loss, unimodal_losses)
-            diagnose = diagnose and joint_loss.requires_grad
-            if self._sums is not None if diagnose else self._sets is not None:
-                raise ValueError("diagnose must be the same for all micro-batches of a step")
-        except BaseException:
-            self.reset()
-            raise
+        diagnose = diagnose and given.joint.requires_grad
+        if self._sums is not None if diagnose else self._sets is not None:
+            raise ValueError("diagnose must be the same for all micro-batches of a step")
         return diagnose
 
-    def _run_pass(
-        self,
-        joint_loss: Tensor,
-        unimodal_losses: Mapping[str, Tensor],
-        encoders: Mapping[str, Parameters],
-        heads: Parameters,
-    ) -> None:
+    def _run_pass(self, given: Given) -> None:
         """Add one micro-batch's gradients to the sums."""
-        of_heads, of_all = self._losses(joint_loss, unimodal_losses)
-        part, of_heads_only, _ = self._prepare(of_heads, of_all, encoders, heads)
+        of_heads, of_all = self._losses(given.joint, given.unimodal)
+        part, of_heads_only, _ = self._prepare(of_heads, of_all, given)
         parameters = part.all_parameters
         if self._sums is None:
             self._sums = [None] * len(parameters)
@@ -163,8 +101,8 @@ class OneJoint(OnePassIntegrator):
         """(1, 0) for every tensor."""
         return torch.stack((gramians.new_ones(len(gramians)), gramians.new_zeros(len(gramians))), dim=1)
 
-    def _losses(self, joint_loss: Tensor, unimodal_losses: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        return list(unimodal_losses.values()), [joint_loss]
+    def _losses(self, joint: Tensor, unimodal: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        return unimodal, [joint]
 
 
 class OneUnimodal(OnePassIntegrator):
@@ -179,12 +117,12 @@ class OneUnimodal(OnePassIntegrator):
         """(0, 1) for every tensor."""
         return torch.stack((gramians.new_zeros(len(gramians)), gramians.new_ones(len(gramians))), dim=1)
 
-    def _check(self, joint_loss: Tensor, unimodal_losses: Mapping[str, Tensor]) -> None:
-        constant = isinstance(joint_loss, Tensor) and not joint_loss.requires_grad and unimodal_losses
-        check_losses(next(iter(unimodal_losses.values())) if constant else joint_loss, unimodal_losses)
+    def _check(self, joint: Tensor, unimodal: Mapping[str, Tensor]) -> None:
+        constant = isinstance(joint, Tensor) and not joint.requires_grad and unimodal
+        check_losses(next(iter(unimodal.values())) if constant else joint, unimodal)
 
-    def _losses(self, joint_loss: Tensor, unimodal_losses: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        return [joint_loss] if joint_loss.requires_grad else [], list(unimodal_losses.values())
+    def _losses(self, joint: Tensor, unimodal: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        return [joint] if joint.requires_grad else [], unimodal
 
 
 class Uniform(OnePassIntegrator):
@@ -205,8 +143,8 @@ class Uniform(OnePassIntegrator):
         """(gamma, gamma) for every tensor."""
         return gramians.new_full((len(gramians), 2), self.gamma)
 
-    def _losses(self, joint_loss: Tensor, unimodal_losses: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        return [], [joint_loss, *unimodal_losses.values()]
+    def _losses(self, joint: Tensor, unimodal: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        return [], [joint, *unimodal]
 
 
 def positive(value: float, name: str) -> float:

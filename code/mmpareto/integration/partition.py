@@ -30,10 +30,6 @@ _WRAPPED = (
 )
 
 
-# A scalar loss, or several, which count as their sum
-Losses = Tensor | Iterable[Tensor] | Mapping[str, Tensor]
-
-
 class PartitionError(ValueError):
     """A parameter is listed twice, or not at all although a loss reaches it, or cannot have a gradient."""
 
@@ -121,23 +117,6 @@ def separate(part: Partition, losses: Sequence[Tensor], walks: Sequence[graph.Wa
         branch.losses.append(loss)
         branch.nodes.update(walk.nodes)
     return branches or None
-
-
-def parameters_of(
-    encoders: Mapping[str, Parameters], heads: Parameters, model: nn.Module | None
-) -> tuple[Mapping[str, Parameters], Parameters]:
-    """Encoders and heads; with a model its heads are all parameters of it that belong to no encoder.
-
-    Raises:
-        PartitionError: where heads and a model are given, or the model is wrapped.
-    """
-    if model is None:
-        return encoders, heads
-    if isinstance(heads, nn.Module) or list(heads):
-        raise PartitionError("give heads or the model, not both: all other parameters of the model count as its heads")
-    named = {name: named_pairs(given, f"encoders[{name!r}]") for name, given in encoders.items()}
-    inside = {id(parameter) for pairs in named.values() for _, parameter in pairs}
-    return named, [(name, parameter) for name, parameter in named_pairs(model, "model") if id(parameter) not in inside]
 
 
 def check_reached(part: Partition, leaves: Iterable[Tensor]) -> None:
@@ -238,38 +217,3 @@ def _describe(parameter: Tensor) -> str:
         name, owner = max(holders, key=lambda pair: pair[0].count("."))
         return f"parameter {name} {shape} of the module {owner}"
     return f"a leaf tensor {shape} and type {str(parameter.dtype).removeprefix('torch.')}"
-
-
-def losses_of(joint: Losses, unimodal: Mapping[str, Tensor] | Iterable[Tensor]) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """One joint loss, the sum where several are given, and unimodal losses by name, or by number where a list is given.
-
-    Raises:
-        ValueError: where there is no joint loss.
-    """
-    total: Any = joint
-    if not isinstance(joint, Tensor) and isinstance(joint, Iterable):
-        parts = list(joint.values() if isinstance(joint, Mapping) else joint)
-        if not parts:
-            raise ValueError("joint_loss is empty: give a scalar loss, or several")
-        total = sum(parts[1:], start=parts[0])
-    if not isinstance(unimodal, Mapping):
-        unimodal = {str(number): loss for number, loss in enumerate(unimodal)}
-    return total, unimodal
-
-
-def check_losses(joint: Tensor, unimodal: Mapping[str, Tensor]) -> None:
-    """Raises ValueError where a loss is no scalar or needs no gradient, TypeError where it is no tensor."""
-    if not unimodal:
-        raise ValueError(
-            "unimodal_losses is empty: give {modality: scalar loss}; with none there is nothing to integrate"
-        )
-    for name, loss in [
-        ("joint_loss", joint),
-        *((f"unimodal_losses[{key!r}]", value) for key, value in unimodal.items()),
-    ]:
-        if not isinstance(loss, torch.Tensor):
-            raise TypeError(f"{name} is {type(loss).__name__}; expected a scalar tensor")
-        if loss.numel() != 1:
-            raise ValueError(f"{name} has shape {list(loss.shape)}; expected a scalar: take its mean or sum first")
-        if not loss.requires_grad:
-            raise ValueError(f"{name} needs no gradient: is the forward pass under torch.no_grad(), or detached?")

@@ -13,7 +13,7 @@ from torch import Tensor
 from mmpareto.evaluation.missing import subsets
 from mmpareto.evaluation.shapley import shapley
 from mmpareto.integration import OneJoint
-from mmpareto.integration.integrator import without_autocast
+from mmpareto.integration.gramian import without_autocast
 from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece
 from mmpareto.methods.shared import finite, modulated
 from mmpareto.models import MultimodalModel

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mmpareto.inputs import Inputs, chunks
-from mmpareto.integration import EncoderDiagnostics, OnFeatures
+from mmpareto.integration import EncoderDiagnostics
 from mmpareto.methods import Method, Piece, Turn
 from mmpareto.models import Losses, MultimodalModel, Output, cross_entropies
 
@@ -147,9 +147,12 @@ class TrainingStep:
 
         encoders, heads = self.model.partition()
         unimodal = {name: scaled(value) for name, value in loss.unimodal.items()}
-        arguments: dict[str, Any] = {"encoders": encoders, "heads": heads, "diagnose": diagnose}
-        if isinstance(self.method.integrator, OnFeatures):
-            arguments["features"] = output.features
+        arguments: dict[str, Any] = {
+            "encoders": encoders,
+            "heads": heads,
+            "features": output.features,
+            "diagnose": diagnose,
+        }
         if last:
             return self.method.integrator.backward(
                 scaled(loss.joint), unimodal, loss_scale=self._loss_scale(), **arguments
