@@ -73,6 +73,30 @@ def test_a_table_has_means_intervals_tests_and_the_effect_of_tuning(tmp_path: Pa
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_all_heads_are_compared_with_the_joint_head_of_the_baseline(tmp_path: Path) -> None:
+    gains = {"uniform": [1.0, 2.0, 1.0, 3.0], "mmpareto": [0.0, 1.0, 0.0, 0.0], "random": [2.0, 1.0, 0.0, 0.0]}
+    content = board()
+    for number, result in enumerate(content["results"]):
+        gain = gains[result["method"]][number % 4]
+        result["scores"]["all heads, logs"] = JOINT[result["method"]][number % 4] + gain
+    header, *rows = cells(leaderboard.write(tmp_path, content), "twoview")
+    lines = {line[0].removesuffix(" ="): dict(zip(header, line, strict=True)) for line in rows}
+    differences = {
+        name: [a + gain - b for a, gain, b in zip(JOINT[name], gains[name], JOINT["uniform"], strict=True)]
+        for name in gains
+    }
+    p_values = {name: scipy.stats.ttest_1samp(values, 0).pvalue for name, values in differences.items()}
+    first, second, third = sorted(p_values, key=p_values.__getitem__)
+    smallest = min(3 * p_values[first], 1)
+    middle = max(smallest, min(2 * p_values[second], 1))
+    corrected = {first: smallest, second: middle, third: max(middle, p_values[third])}
+    for name, values in differences.items():
+        assert lines[name]["all heads less uniform"] == f"{np.mean(values):+.1f}"
+        assert lines[name]["p, all heads"] == f"{corrected[name]:.3f}"
+    assert lines["uniform"]["p"] == "-"
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_a_row_that_cannot_be_told_from_the_first_is_marked(tmp_path: Path) -> None:
     content = board()
     content["results"] = [r for r in content["results"] if r["method"] != "mmpareto"]

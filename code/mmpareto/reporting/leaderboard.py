@@ -46,6 +46,7 @@ from mmpareto.writing import atomically, write_text
 FILE, TABLES, SCHEMA = "leaderboard.json", "leaderboard.md", 1
 ALL = "All datasets"
 JOINT, SINGLE = "joint", "best single"
+TOGETHER = COMBINATIONS["logarithms"]
 PROTOCOL = {"sampler", "trials", "trial_seeds", "budget", "rule"}  # keys that every protocol has
 _RESAMPLES = 10_000
 _TYPES: dict[str, Any] = {
@@ -240,7 +241,8 @@ def worded(protocol: Mapping[str, Any]) -> str:
         f"{seeds}; chosen by {RULES[protocol['rule']]}. Then fresh seeds.\n\n"
         "Test accuracy in percent, mean ± sample standard deviation; in brackets the 95 % bootstrap interval of the "
         "mean. Effect of tuning: chosen values less the recipe's, mean over seeds. p: two-sided paired t-test against "
-        "the baseline, corrected over the table after Holm. Rows are in the order of their means. A row marked = "
+        "the baseline's joint head, corrected over the column after Holm; of the joint head, and of all heads by the "
+        "sum of their log-probabilities. Rows are in the order of their means. A row marked = "
         "does not differ significantly from the first one: p of a paired test against it, corrected after Holm, is not "
         f"below {LEVEL}."
     )
@@ -251,9 +253,13 @@ def dataset_table(rows: pd.DataFrame) -> str:
     tuned = rows[rows["tuned"]].pivot_table(index="seed", columns="method", values=JOINT)
     recipe = rows[~rows["tuned"]].pivot_table(index="seed", columns="method", values=JOINT)
     order = tuned.mean().sort_values(ascending=False, kind="stable").index
-    from_first = paired(tuned, order[0])
+    from_first = paired(tuned, tuned[order[0]])
     baseline = next((method for method in DEFAULTS if method in order), None)
-    from_baseline = {} if baseline is None else paired(tuned, baseline)
+    columns = {} if baseline is None else {(f"less {baseline}", "p"): tuned.drop(columns=baseline)}
+    if baseline is not None and TOGETHER in rows:
+        together = rows[rows["tuned"]].pivot_table(index="seed", columns="method", values=TOGETHER)
+        columns[f"all heads less {baseline}", "p, all heads"] = together
+    tests = {names: paired(table, tuned[baseline]) for names, table in columns.items()}
     lines = []
     for method in order:
         runs = rows[rows["tuned"] & (rows["method"] == method)]
@@ -268,10 +274,10 @@ def dataset_table(rows: pd.DataFrame) -> str:
         line |= {label: spread(runs[label].dropna().tolist()) for label in COMBINATIONS.values() if label in runs}
         if method in recipe:
             line["effect of tuning"] = f"{(joint - recipe[method]).mean():+.1f}"
-        if baseline is not None:
-            p = from_baseline.get(method)
-            line[f"less {baseline}"] = "-" if method == baseline else f"{(joint - tuned[baseline]).mean():+.1f}"
-            line["p"] = "-" if p is None else p_text(p)
+        for (less, p), table in columns.items():
+            known = method in table and (table[method] - tuned[baseline]).notna().any()
+            line[less] = f"{(table[method] - tuned[baseline]).mean():+.1f}" if known else "-"
+            line[p] = p_text(tests[less, p][method]) if method in tests[less, p] else "-"
         lines.append(line | {"seconds a run": f"{runs['seconds'].mean():.0f}"})
     return markdown_table(pd.DataFrame(lines).fillna("n/a"))
 
@@ -320,12 +326,11 @@ def ranked(rows: pd.DataFrame) -> Ranking | None:
     return Ranking(table) if len(table) > 1 and table.shape[1] else None
 
 
-def paired(accuracies: pd.DataFrame, baseline: str) -> dict[str, float]:
-    """{method: p, corrected after Holm} of paired t-tests against a method, over the seeds that both have."""
+def paired(accuracies: pd.DataFrame, reference: pd.Series) -> dict[str, float]:
+    """{method: p, corrected after Holm} of paired t-tests of columns against other accuracies, over common seeds."""
     p_values: dict[str, float] = {}
-    for method in accuracies.columns.drop(baseline):
-        both = accuracies[[method, baseline]].dropna()
-        gains = (both[method] - both[baseline]).to_numpy()
+    for method in accuracies:
+        gains = (accuracies[method] - reference).dropna().to_numpy()
         if len(gains) > 1 and np.ptp(gains) > 1e-9:
             p_values[method] = float(stats.ttest_1samp(gains, 0).pvalue)
     return dict(zip(p_values, holm(list(p_values.values())), strict=True))
