@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -141,3 +142,12 @@ def test_quick(tmp_path: Path) -> None:
     assert "published / this" in done.stdout
     figures = json.loads(file.read_text())
     assert [row["way"] for row in figures["rows"]] == ["plain sum", "published", "mmpareto"]
+
+
+@pytest.mark.slow
+def test_the_loader_is_measured_without_pyav(tmp_path: Path) -> None:
+    (tmp_path / "av.py").write_text("raise ImportError('PyAV is missing')\n")
+    code = "import torch; from mmpareto.benchmarks.loader import measure; print(measure(2, 0, 1, torch.device('cpu')))"
+    done = run(sys.executable, "-c", code, PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT / 'code'}")
+    assert done.returncode == 0, done.stderr
+    assert "packed at 256" in done.stdout

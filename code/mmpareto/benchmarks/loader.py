@@ -28,9 +28,7 @@ from mmpareto.datasets.cremad import CLASSES as CREMAD_CLASSES
 from mmpareto.datasets.cremad import CREMAD
 from mmpareto.datasets.features import FBANK_FRAMES, FBANK_MEAN, FBANK_STD, MEL_BINS, audio_visual_readers
 from mmpareto.datasets.items import Item
-from mmpareto.datasets.media import JPEG_QUALITY
-from mmpareto.datasets.readers import IMAGENET_MEAN, IMAGENET_STD, PACKED, frame_files
-from mmpareto.preparation.audio_visual import write_packed
+from mmpareto.datasets.readers import IMAGENET_MEAN, IMAGENET_STD, JPEG_QUALITY, PACKED, frame_files, write_packed
 from mmpareto.reporting.tables import text_table
 from mmpareto.training.data import Loader
 

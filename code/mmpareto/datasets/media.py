@@ -21,8 +21,8 @@ from PIL import Image
 from mmpareto.datasets.base import UnusableError
 from mmpareto.datasets.containers import missing_part
 from mmpareto.datasets.files import refuse_pointer, refuse_special_file
+from mmpareto.datasets.readers import JPEG_QUALITY
 
-JPEG_QUALITY = 95
 # FFmpeg's formats that hold media themselves; playlists and lists of files, which name others, are not among them
 _FORMATS = (
     "aac,ac3,aiff,amr,asf,au,avi,caf,flac,flv,live_flv,matroska,mov,mp3,mpeg,mpegts,mpegvideo,ogg,w64,wav,webm,wv"

@@ -12,7 +12,7 @@ import mmap
 import os
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +21,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from mmpareto.datasets.base import DatasetError, Modality
+from mmpareto.datasets.base import DatasetError, Modality, UnusableError
 from mmpareto.datasets.crops import Crop, fit
 from mmpareto.datasets.files import (
     FETCH_POINTERS,
@@ -38,6 +38,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 ARRAY_SUFFIXES = (".npy", ".pt")
 PACKED = ".npy"  # suffix of decoded images
+JPEG_QUALITY = 95  # of frames that are stored
 # of Pillow's formats; one of the others starts Ghostscript
 _PICTURES = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 _LARGEST_VIEW = 2**28  # bytes
@@ -169,6 +170,20 @@ def packed_images(path: Path) -> np.ndarray:
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape:
             raise ValueError(f"expected uint8 [F, H, W, 3], found {images.dtype} {list(images.shape)}")
         return images
+
+
+def write_packed(files: Sequence[Path], place: Path) -> None:
+    """Write the images of a clip decoded, uint8 [F, H, W, 3].
+
+    Raises UnusableError where they differ in size.
+    """
+    images = [read_image(file).permute(1, 2, 0).numpy() for file in files]
+    sizes = sorted({image.shape[:2] for image in images})
+    if len(sizes) > 1:
+        raise UnusableError(
+            "frames of several sizes", f"{files[0].parent}: {sizes[0]} and {sizes[-1]} cannot be packed"
+        )
+    np.save(place, np.stack(images), allow_pickle=False)
 
 
 def _unpacked(image: np.ndarray) -> Tensor:

@@ -7,13 +7,11 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from mmpareto.datasets.base import DatasetError, UnusableError
+from mmpareto.datasets.base import DatasetError
 from mmpareto.datasets.features import AudioFeatures, write_features
 from mmpareto.datasets.files import is_lfs_pointer
 from mmpareto.datasets.media import read_sound, write_frames
-from mmpareto.datasets.readers import PACKED, frame_files, read_image
+from mmpareto.datasets.readers import PACKED, frame_files, write_packed
 from mmpareto.flag_values import count, positive
 from mmpareto.preparation.common import Clip, Outcome, add_cut_arguments, prepare
 
@@ -62,20 +60,6 @@ def make(
     write_frames(clip.source["visual"], folder / "visual", fps, frame_size)
     if pack:
         write_packed(frame_files(folder / "visual"), folder / f"visual{PACKED}")
-
-
-def write_packed(files: Sequence[Path], place: Path) -> None:
-    """Write the images of a clip decoded, uint8 [F, H, W, 3].
-
-    Raises UnusableError where they differ in size.
-    """
-    images = [read_image(file).permute(1, 2, 0).numpy() for file in files]
-    sizes = sorted({image.shape[:2] for image in images})
-    if len(sizes) > 1:
-        raise UnusableError(
-            "frames of several sizes", f"{files[0].parent}: {sizes[0]} and {sizes[-1]} cannot be packed"
-        )
-    np.save(place, np.stack(images), allow_pickle=False)
 
 
 def refuse_pointers(clips: Sequence[Clip], source: Path) -> None:

@@ -23,10 +23,10 @@ from mmpareto.datasets.features import write_features
 from mmpareto.datasets.files import refuse_pointer
 from mmpareto.datasets.manifest_file import VAL_FRACTION, Source, declarations, read_manifest
 from mmpareto.datasets.media import read_sound, write_frames
-from mmpareto.datasets.readers import PACKED, frame_files, load_array, read_image
+from mmpareto.datasets.readers import PACKED, frame_files, load_array, read_image, write_packed
 from mmpareto.datasets.text import text_of
 from mmpareto.flag_values import positive
-from mmpareto.preparation.audio_visual import TOOLS, add_frame_arguments, refuse_pointers, write_packed
+from mmpareto.preparation.audio_visual import TOOLS, add_frame_arguments, refuse_pointers
 from mmpareto.preparation.common import PREPARATIONS, Clip, Outcome, add_cut_arguments
 from mmpareto.preparation.common import prepare as prepare_clips
 
