@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,6 +58,15 @@ def test_the_image_copies_what_is_there() -> None:
     for source in sources:
         assert (ROOT / source).exists()
         assert f"!{source}\n" in ignored
+
+
+def test_the_dockerfile_passes_a_linter() -> None:
+    linter = shutil.which("tally", path=Path(sys.executable).parent)
+    if linter is None:
+        pytest.skip("needs tally-cli")
+    flags = ("--no-config", "--no-color", "--fail-level", "warning", "--context", ROOT)
+    done = subprocess.run([linter, "lint", *flags, ROOT / "Dockerfile"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_notebook_is_clean_and_names_what_the_package_has() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 import subprocess
 import sys
 import zipfile
@@ -16,6 +17,8 @@ from entries.command import ROOT, inside, run
 import mmpareto
 from mmpareto import startup
 from mmpareto.__main__ import COMMANDS, dispatch
+
+LINK = re.compile(r"\]\(([^)]+)\)")
 
 
 def test_help_version_and_unknown_commands() -> None:
@@ -76,7 +79,7 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dist")
     done = run(sys.executable, "-m", "build", "--outdir", folder, ROOT)
     if done.returncode and "Could not find a version" in done.stdout + done.stderr:
-        pytest.skip("no network to fetch setuptools")
+        pytest.skip("no network to fetch hatchling")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return folder
 
@@ -90,6 +93,13 @@ def test_wheel_and_source_distribution_are_whole(distributions: Path) -> None:
             assert str(path.relative_to(ROOT / "code")) in names
     assert not [name for name in names if name.startswith(("tests", "script"))]
     assert source.stat().st_size < 2**21
+    metadata = next(name for name in names if name.endswith("/METADATA"))
+    description = zipfile.ZipFile(wheel).read(metadata).decode().partition("\n\n")[2]
+    links = LINK.findall(description)
+    assert all(link.startswith("https://") for link in links), links
+    linked = [link for link in LINK.findall((ROOT / "README.md").read_text()) if not link.endswith(".svg")]
+    assert linked
+    assert all(link in description for link in linked)
     if importlib.util.find_spec("twine") is None:
         pytest.skip("twine check needs twine")
     done = run(sys.executable, "-m", "twine", "check", "--strict", wheel, source)
