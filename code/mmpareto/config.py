@@ -341,6 +341,9 @@ class RunConfig:
         type=path_text,
         metavar="RUN",
     )
+    figures: bool = switch(
+        True, "--no-figures draws none at the end, which takes a second or two (default: --figures)", saved=False
+    )
     train: bool = switch(
         True, "--no-train scores the selected checkpoint of a finished run again (default: --train)", saved=False
     )

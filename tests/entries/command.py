@@ -47,6 +47,7 @@ def refused(entry: Callable[[list[str]], int], *arguments: str | Path) -> str:
     return done.stderr
 
 
-def train(*flags: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs code/train.py with the given flags."""
-    return run(sys.executable, ROOT / "code" / "train.py", *flags, **environment)
+def train(*flags: str | Path, figures: bool = False, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs code/train.py with the given flags; it draws figures only where they are asked for."""
+    more = () if figures else ("--no-figures",)
+    return run(sys.executable, ROOT / "code" / "train.py", *flags, *more, **environment)

@@ -27,7 +27,7 @@ SHORT = ("--epochs", "2", "--batch_size", "64", "--pairs", "1")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A run of two epochs, and what it printed."""
     folder = tmp_path_factory.mktemp("runs") / "once"
-    done = train(*SHORT, "--ckpt_path", folder, OMP_NUM_THREADS="1")
+    done = train(*SHORT, "--ckpt_path", folder, figures=True, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 
@@ -139,6 +139,7 @@ def test_repeats_and_resumes_exactly(finished: tuple[Path, str], tmp_path: Path)
         mine, theirs = (torch.load(path / "last.pt", weights_only=True)["model"] for path in (folder, other))
         assert mine.keys() == theirs.keys()
         assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+        assert not list(other.glob("*.png"))  # --no-figures
 
 
 def test_a_finished_run_is_not_touched_unasked(finished: tuple[Path, str], tmp_path: Path) -> None:

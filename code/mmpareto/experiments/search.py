@@ -145,7 +145,12 @@ class Search:
         """
         texts = {key: str(value) for key, value in self.values(candidate, number).items()}
         name, method = candidate.dataset, candidate.method
-        passed = [*self.passed, *(() if self.budget is None else ("--epochs", str(self.budget))), "--no-probe"]
+        passed = [
+            *self.passed,
+            *(() if self.budget is None else ("--epochs", str(self.budget))),
+            "--no-probe",
+            "--no-figures",
+        ]
         planned = tuple(
             make_run(
                 *(name, method, passed, texts, seed),

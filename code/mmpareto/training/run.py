@@ -318,7 +318,8 @@ class Run:
         test, val = self.scores_by_head("test"), self.scores_by_head("val")
         if not self.processes.main:
             return {}
-        self.draw(selected["epoch"])
+        if self.config.run.figures:
+            self.draw(selected["epoch"])
         config = self.config
         results = {
             "dataset": config.data.dataset,
