@@ -289,7 +289,7 @@ class RunConfig:
     random_seed: int = flag(0, "of weights, order and augmentation (default: 0, as published)", type=seed, metavar="N")
     gpu_ids: str | None = flag(
         None,
-        "GPU to use, or one for each process, such as 0,1, or cpu (default: the first ones, where there are some)",
+        "GPU to use, or one for each process, such as 0,1; or cpu, mps (default: the first ones, where there are some)",
         metavar="ID",
     )
     ckpt_path: str = flag(

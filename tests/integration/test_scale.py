@@ -29,7 +29,7 @@ SHAPES = ((3, 4), (5,), (2, 3, 2))
 def _both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU values may be read; with `never` the arithmetic is that of a GPU."""
     if request.param == "never reads values":
-        monkeypatch.setattr(gramian, "_values_are_free", lambda device: False)
+        monkeypatch.setattr(gramian, "_values_are_read", lambda device: False)
 
 
 def step(

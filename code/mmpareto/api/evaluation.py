@@ -123,7 +123,7 @@ def evaluate(
         missing: what stands in the place of a missing modality, see docs/evaluation.md.
         missing_rates: fractions of the samples that lose a modality.
         data_root: folder of the data; None: the run's.
-        device: "cpu", or the number of a GPU; None: the first GPU where there is one.
+        device: "cpu", "mps" or the number of a GPU; None: the first GPU where there is one.
         allow: import paths, `package.module:Class`, that the run's settings may name.
 
     Raises:

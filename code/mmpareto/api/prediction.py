@@ -222,7 +222,7 @@ def load(
 
     Args:
         run: a run directory of train.py.
-        device: "cpu", or the number of a GPU; None: the first GPU where there is one.
+        device: "cpu", "mps" or the number of a GPU; None: the first GPU where there is one.
         batch_size: samples that go through the model at once; None: the run's.
         allow: import paths, `package.module:Class`, that the run's settings may name; importing them runs their code.
 

@@ -24,6 +24,7 @@ from mmpareto.evaluation.gradient_noise import gradient_noise
 from mmpareto.evaluation.landscape import hessian_product, surface
 from mmpareto.evaluation.sharpness import largest_eigenvalue
 from mmpareto.inputs import map_tensors
+from mmpareto.integration import float64_device
 from mmpareto.models import EnsembleFusion, MultimodalModel
 from mmpareto.reporting.tables import text_table
 from mmpareto.runs import RunDirectory, RunError
@@ -64,6 +65,8 @@ def study_runs(arguments: argparse.Namespace) -> None:
         arguments: the flags of `cli.study`.
     """
     device = choose_device(arguments.gpu_ids)
+    if float64_device(device) != device:
+        raise UsageError(f"--gpu_ids {arguments.gpu_ids}: it has no float64, in which gradients are studied; give cpu")
     subjects, data = load(arguments, device)
     modalities = dict(data.modalities)
     data.augmenting = False

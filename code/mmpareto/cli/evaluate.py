@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     add("run", type=file_path, metavar="RUN", help="a run directory of train.py")
     add("--split", choices=SPLITS, default="test", help="(default: test)")
     add("--data_root", type=path_text, metavar="FOLDER", help="folder of the prepared data (default: the run's)")
-    add("--gpu_ids", metavar="ID", help="GPU to use, or cpu (default: the first one, where there is one)")
+    add("--gpu_ids", metavar="ID", help="GPU to use, or cpu, or mps (default: the first one, where there is one)")
     add("--batch_size", type=count, metavar="N", help="(default: the run's)")
     add("--num_workers", type=workers, metavar="N", help="processes that load data (default: the run's)")
     add("--probe", action=argparse.BooleanOptionalAction, default=True, help="fit linear probes (default: --probe)")

@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     )
     source.add_argument("--manifest", type=file_path, metavar="FILE", help="a CSV file that lists samples")
     add("--output", type=file_path, metavar="FILE", help="write all probabilities to this CSV file (default: none)")
-    add("--gpu_ids", metavar="ID", help="GPU to use, or cpu (default: the first one, where there is one)")
+    add("--gpu_ids", metavar="ID", help="GPU to use, or cpu, or mps (default: the first one, where there is one)")
     add("--batch_size", type=count, metavar="N", help="(default: the run's)")
     add_allow(flags)
     return flags

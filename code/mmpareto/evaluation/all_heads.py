@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmpareto.integration import float64_device, to_float64
 from mmpareto.selection import COMBINATIONS
 
 
@@ -47,7 +48,7 @@ class AllHeads:
     """Accuracy of `all_heads` over a split, gathered on the device."""
 
     def __init__(self, device: torch.device) -> None:
-        self._right = torch.zeros(len(COMBINATIONS), dtype=torch.float64, device=device)  # right answers
+        self._right = torch.zeros(len(COMBINATIONS), dtype=torch.float64, device=float64_device(device))  # right
         self._samples = 0
 
     def update(
@@ -59,7 +60,7 @@ class AllHeads:
     ) -> None:
         """Add a batch: see `all_heads`; label [B]. Does not wait for the device."""
         combined = all_heads(joint, unimodal, present)
-        self._right += torch.stack([(combined[rule].argmax(-1) == label).sum() for rule in COMBINATIONS])
+        self._right += to_float64(torch.stack([(combined[rule].argmax(-1) == label).sum() for rule in COMBINATIONS]))
         self._samples += len(label)
 
     def compute(self, total: Callable[[Tensor], Tensor] = lambda values: values) -> dict[str, dict[str, float]]:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmpareto.integration import float64_device, to_float64
+
 
 class Scores:
     """Mean loss and top-1 accuracy of the joint head and of each modality's own.
@@ -24,7 +26,7 @@ class Scores:
     def __init__(self, modalities: Sequence[str], device: torch.device) -> None:
         self.heads = ["joint", *modalities]
         # losses, right answers, samples that count
-        self._sums = torch.zeros(3, len(self.heads), dtype=torch.float64, device=device)
+        self._sums = torch.zeros(3, len(self.heads), dtype=torch.float64, device=float64_device(device))
 
     def update(
         self,
@@ -43,11 +45,11 @@ class Scores:
         logits = torch.stack([joint_logits.detach(), *(unimodal_logits[name].detach() for name in self.heads[1:])])
         right = logits.argmax(-1) == label
         if present is None:
-            counts = losses.new_full((len(losses),), len(label), dtype=torch.float64)
+            counts = self._sums.new_full((len(losses),), len(label))
         else:
             masks = torch.stack([torch.ones_like(label, dtype=torch.bool), *(present[name] for name in self.heads[1:])])
-            right, counts = right & masks, masks.sum(-1).double()
-        self._sums += torch.stack([losses.double() * counts, right.sum(-1).double(), counts])
+            right, counts = right & masks, to_float64(masks.sum(-1))
+        self._sums += torch.stack([to_float64(losses) * counts, to_float64(right.sum(-1)), counts])
 
     def reset(self) -> None:
         """Begin anew."""

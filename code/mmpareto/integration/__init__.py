@@ -14,6 +14,7 @@ optimizer.step()
 
 from mmpareto.integration.diagnostics import EncoderDiagnostics, diagnose
 from mmpareto.integration.features import OnFeatures
+from mmpareto.integration.gramian import float64_device, to_float64
 from mmpareto.integration.integrator import Integrator
 from mmpareto.integration.metabalance import MetaBalance
 from mmpareto.integration.mmpareto import MMPareto
@@ -36,7 +37,9 @@ __all__ = [
     "TorchJDWeighting",
     "Uniform",
     "diagnose",
+    "float64_device",
     "minimum_norm_weight",
     "minimum_norm_weights",
+    "to_float64",
     "weighting_options",
 ]

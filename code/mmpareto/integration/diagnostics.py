@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class EncoderDiagnostics(NamedTuple):
-    """What one step measured in one encoder: float64 tensors on its device, so that nothing waits until they are read.
+    """What one step measured in one encoder: float64 tensors on its device (mps: on the CPU), so that nothing waits.
 
     Attributes:
         cosine: of the joint and the unimodal gradient over the whole encoder; 0 where one of them is zero

@@ -15,7 +15,7 @@ from torch import Tensor
 from mmpareto.integration import graph
 from mmpareto.integration.diagnostics import EncoderDiagnostics, diagnose
 from mmpareto.integration.given import Given
-from mmpareto.integration.gramian import gramians, without_autocast
+from mmpareto.integration.gramian import gramians, to_float64, without_autocast
 from mmpareto.integration.integrator import Integrator
 from mmpareto.integration.partition import Parameters
 from mmpareto.integration.reduction import filled, gradients, set_gradients, start_average
@@ -114,7 +114,7 @@ class OnFeatures(Integrator):
     ) -> tuple[list[Tensor], dict[str, EncoderDiagnostics]]:
         """c_j d_j + c_u d_u of every encoder, and what was measured."""
         device = outputs[0].device
-        scale = loss_scale.to(device, torch.float64) if isinstance(loss_scale, Tensor) else float(loss_scale)
+        scale = to_float64(loss_scale.to(device)) if isinstance(loss_scale, Tensor) else float(loss_scale)
         with torch.no_grad(), without_autocast(device):
             grams = torch.stack(
                 [gramians([joint[k]], [unimodal[k]], device) for k in range(len(names))]
@@ -127,11 +127,11 @@ class OnFeatures(Integrator):
             combined, diagnostics = [], {}
             for k, name in enumerate(names):
                 weights = self.encoder_coefficients(name, grams[k]).double()
-                total = torch.zeros_like(outputs[k], dtype=torch.float64)
+                total = torch.zeros_like(outputs[k], dtype=torch.float64, device=grams.device)
                 for weight, gradient in zip(weights[0], (joint[k], unimodal[k]), strict=True):
                     if gradient is not None:
-                        total = total + weight * gradient
-                combined.append(total.to(outputs[k].dtype))
+                        total = total + (weight.to(gradient) * gradient).to(total.device)
+                combined.append(total.to(outputs[k]))
                 diagnostics[name] = diagnose(grams[k], weights)
         return combined, diagnostics
 

@@ -5,7 +5,8 @@ T parameter tensors of one encoder; index 0 is the joint loss's gradient, index 
 Gramians and coefficients are float64. The square of a gradient of 1e-30 or 1e30 is outside float32, and so is the
 coefficient that brings one gradient to the size of a much larger one. The gradients themselves are large. On a CPU,
 where reading a value costs nothing, they stay in float32 as long as that is exact enough. Elsewhere reading a value
-waits for the device, so float64 is always used.
+waits for the device, so float64 is always used. Apple's GPU (mps) has no float64: Gramians and coefficients are on the
+CPU, and a step waits for the device once for each encoder.
 """
 
 from __future__ import annotations
@@ -20,12 +21,24 @@ from torch import Tensor
 
 _SMALL = 2**16  # elements of a vector that is joined with others
 _HALF = (torch.float16, torch.bfloat16)
+_WITHOUT_FLOAT64 = {"mps"}  # types of device
+
+
+def float64_device(device: torch.device) -> torch.device:
+    """Where float64 tensors of a device stand: the device itself, or the CPU where it has no float64 (mps)."""
+    return torch.device("cpu") if device.type in _WITHOUT_FLOAT64 else device
+
+
+def to_float64(x: Tensor) -> Tensor:
+    """A tensor as float64, on `float64_device`."""
+    return x.to(float64_device(x.device), torch.float64)
 
 
 def gramians(joint: Sequence[Tensor | None], unimodal: Sequence[Tensor | None], device: torch.device) -> Tensor:
     """Compute the Gramian of the two gradients of each parameter tensor, without waiting for the device.
 
-    Returns [T, 2, 2], float64, symmetric. A complex gradient counts as its real and imaginary parts.
+    Returns [T, 2, 2], float64, symmetric, on `float64_device`. A complex gradient counts as its real and imaginary
+    parts.
 
     Args:
         joint, unimodal: T gradients each; None stands for zero.
@@ -34,18 +47,18 @@ def gramians(joint: Sequence[Tensor | None], unimodal: Sequence[Tensor | None], 
     tensors = [gradient for gradient in (*joint, *unimodal) if gradient is not None]
     device = tensors[0].device if tensors else device
     pairs = list(zip(joint, unimodal, strict=True))
+    zero = torch.zeros((), dtype=torch.float64, device=float64_device(device))
     if not pairs:
-        return torch.zeros(0, 2, 2, dtype=torch.float64, device=device)
-    zero = torch.zeros((), dtype=torch.float64, device=device)
+        return zero.new_zeros(0, 2, 2)
     flat = [_flat_pair(*pair) for pair in pairs]
-    if not _values_are_free(device):
+    if not _values_are_read(device):
         return _stacked(_wide_products(flat, zero)).view(-1, 2, 2)
-    products = [_products(_single(a), _single(b), zero) for a, b in flat]
-    exact = [_exact(*values) for values in _stacked(products).tolist()]
-    products = [
-        p if exact[t] else _products(_double(flat[t][0]), _double(flat[t][1]), zero) for t, p in enumerate(products)
-    ]
-    return _stacked(products).view(-1, 2, 2)
+    nothing = torch.zeros((), device=device)
+    entries = _stacked([_products(_single(a), _single(b), nothing) for a, b in flat])
+    for t, values in enumerate(entries.tolist()):
+        if not _exact(*values):
+            entries[t] = _stacked([_products(_double(flat[t][0]), _double(flat[t][1]), zero)])[0]
+    return entries.view(-1, 2, 2)
 
 
 def combine_all(
@@ -57,11 +70,11 @@ def combine_all(
 
     Args:
         joint, unimodal: T gradients each; None stands for zero. The results may take their memory.
-        coefficients: [T, 2], float64, on the same device.
+        coefficients: [T, 2], float64, on their `float64_device`.
     """
     results: list[Tensor | None] = [None] * len(joint)
     rest = set(range(len(joint)))
-    if not _values_are_free(coefficients.device):
+    if not _values_are_read(coefficients.device):
         flat = [_flat_pair(*pair) for pair in zip(joint, unimodal, strict=True)]
         for members in _small_groups(flat):
             members = [t for t in members if _in_memory_order(joint[t])]
@@ -87,23 +100,27 @@ def combine(joint: Tensor | None, unimodal: Tensor | None, coefficients: Tensor)
     Args:
         joint, unimodal: gradients of one shape and type; None stands for zero. The result takes the memory of one of
             them.
-        coefficients: [2], float64, on the same device.
+        coefficients: [2], float64, on their `float64_device`.
     """
     first, second = coefficients.split(1)  # [1] each
     if joint is None:
         joint, first, second, unimodal = unimodal, second, first, None
     if joint is None:
         return None
-    if _values_are_free(joint.device) and joint.dtype not in _HALF and _ordinary(coefficients.tolist()):
-        joint.mul_(first[0])
-        return joint if unimodal is None else joint.addcmul_(unimodal, second[0])
+    if _values_are_read(joint.device) and joint.dtype not in _HALF and _ordinary(coefficients.tolist()):
+        joint.mul_(first[0].to(joint))
+        return joint if unimodal is None else joint.addcmul_(unimodal, second[0].to(joint))
+    if joint.device != coefficients.device:  # no float64 there
+        host = coefficients.device
+        whole = combine(joint.to(host), None if unimodal is None else unimodal.to(host), torch.cat((first, second)))
+        return None if whole is None else joint.copy_(whole)
     total = joint * first  # float64, since `first` has a dimension; one without would be rounded to the gradient's type
     return joint.copy_(total) if unimodal is None else torch.addcmul(total, unimodal, second, out=joint)
 
 
-def _values_are_free(device: torch.device) -> bool:
-    """Whether the host reads a value of a tensor without waiting for the device."""
-    return device.type == "cpu"
+def _values_are_read(device: torch.device) -> bool:
+    """Whether the host reads values of a device's Gramians: they are on the CPU."""
+    return float64_device(device).type == "cpu"
 
 
 def _wide_products(
@@ -159,7 +176,7 @@ def _single(x: Tensor | None) -> Tensor | None:
 
 
 def _double(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.double()
+    return None if x is None else to_float64(x)
 
 
 def _products(a: Tensor | None, b: Tensor | None, zero: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -173,7 +190,7 @@ def _products(a: Tensor | None, b: Tensor | None, zero: Tensor) -> tuple[Tensor,
 
 def _stacked(products: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
     """[T, 4], float64: the Gramians' entries in order. One kernel for all."""
-    return torch.stack([entry for a, cross, b in products for entry in (a, cross, cross, b)]).double().view(-1, 4)
+    return to_float64(torch.stack([entry for a, cross, b in products for entry in (a, cross, cross, b)])).view(-1, 4)
 
 
 def _exact(joint_square: float, cross: float, _: float, unimodal_square: float) -> bool:

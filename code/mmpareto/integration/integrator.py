@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mmpareto.integration import graph
 from mmpareto.integration.diagnostics import EncoderDiagnostics, diagnose
 from mmpareto.integration.given import Given, Losses, check_losses, losses_of, parameters_of
-from mmpareto.integration.gramian import combine_all, gramians, without_autocast
+from mmpareto.integration.gramian import combine_all, gramians, to_float64, without_autocast
 from mmpareto.integration.partition import (
     Branch,
     Parameters,
@@ -354,7 +354,7 @@ class Integrator(ABC):
     ) -> EncoderDiagnostics:
         """Gramians, coefficients and `.grad` of one encoder."""
         device = parameters[0].device
-        scale = loss_scale.to(device, torch.float64) if isinstance(loss_scale, Tensor) else float(loss_scale)
+        scale = to_float64(loss_scale.to(device)) if isinstance(loss_scale, Tensor) else float(loss_scale)
         with torch.no_grad(), without_autocast(device):  # an autocast region around `backward` would refuse float64
             gram = gramians(joint, unimodal, device) / scale**2
             coefficients = self.encoder_coefficients(encoder, gram)

@@ -8,7 +8,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from mmpareto.integration import OneUnimodal
+from mmpareto.integration import OneUnimodal, float64_device, to_float64
 from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece, Turn
 from mmpareto.methods.shared import one_of, share_head
 from mmpareto.models import EnsembleFusion, MultimodalModel
@@ -64,7 +64,7 @@ class MLA(Method):
         self.names = list(model.encoders)
         self.head = cast(nn.Linear, model.heads[self.names[0]])
         if self.project:
-            device, width = next(model.parameters()).device, model.widths[self.names[0]]
+            device, width = float64_device(next(model.parameters()).device), model.widths[self.names[0]]
             # in float64: rounding must not make P r oppose r
             self.state["projection"] = torch.eye(width, dtype=torch.float64, device=device)
             self.state["progress"] = torch.zeros((), dtype=torch.float64, device=device)  # in the epoch, 0 .. 1
@@ -86,8 +86,9 @@ class MLA(Method):
         """The loss of the modality whose turn it is; takes down the mean of its features."""
         name = self.names[piece.turn]
         if self.project:
-            features = wide(piece.output.features[name].detach()).double()
-            rows = features.new_ones(len(features)) if piece.output.present is None else piece.output.present[name]
+            features = to_float64(wide(piece.output.features[name].detach()))
+            present = piece.output.present
+            rows = features.new_ones(len(features)) if present is None else present[name].to(features.device)
             totals = torch.cat((features.sum(0), torch.stack((rows.sum(), torch.ones_like(rows).sum()))))
             totals = self.average(totals * (piece.share > 0))  # a process without samples has a stand-in
             self._mean = totals[:-2] / totals[-2].clamp(min=1e-9)  # features of absent modalities are zero
@@ -103,7 +104,7 @@ class MLA(Method):
         assert self._samples is not None
         projection, gradient = self.state["projection"], self.head.weight.grad
         assert gradient is not None
-        gradient.copy_(gradient @ projection.to(gradient.dtype))
+        gradient.copy_(gradient @ projection.to(gradient))
         changed = without(projection, self._mean, 0.1 ** (1 + self.state["progress"]), self.normalise)
         projection.copy_(torch.where(changed.isfinite().all(), changed, projection))
         self.state["progress"] += self._samples * self.state["per_sample"]

@@ -50,7 +50,7 @@ def cross_entropies(output: Output, label: Tensor, factors: Mapping[str, Tensor]
     unimodal = {}
     for name, logits in output.unimodal.items():
         mask = output.present[name]
-        factor = len(label) / mask.sum().clamp(min=1).double() if factors is None else factors[name]
         mean = torch.where(mask, F.cross_entropy(logits, label, reduction="none"), 0.0).mean()
-        unimodal[name] = mean * factor.to(mean.dtype)
+        factor = len(label) / mask.sum().clamp(min=1).to(mean.dtype) if factors is None else factors[name]
+        unimodal[name] = mean * factor.to(mean)
     return Losses(joint, unimodal)

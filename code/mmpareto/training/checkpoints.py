@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mmpareto.integration import float64_device
 from mmpareto.json_files import require_regular
 from mmpareto.pickles import is_dense, require_only
 from mmpareto.runs import BEST, LAST, PREVIOUS, RunDirectory, RunError, atomically
@@ -208,7 +209,7 @@ def load_checkpoint(path: Path, device: torch.device, keys: Sequence[str]) -> di
         require_regular(path)
         with open(path, "rb") as file:
             verify(file)
-            content = load(file, map_location=device, weights_only=True)
+            content = load(file, map_location=float64_device(device), weights_only=True)
     except FileNotFoundError as error:
         raise RunError(f"there is no checkpoint {path}{_other(path, keys)}") from error
     except Exception as error:  # zipfile, pickletools and torch.load raise whatever the broken bytes happen to hit

@@ -16,7 +16,7 @@ from mmpareto.datasets import Batch, Modality, Rows, batch_to_device, uncropped
 from mmpareto.evaluation.all_heads import AllHeads
 from mmpareto.evaluation.passes import outputs
 from mmpareto.evaluation.scores import Scores
-from mmpareto.integration import EncoderDiagnostics
+from mmpareto.integration import EncoderDiagnostics, float64_device
 from mmpareto.models import MultimodalModel, cross_entropies
 from mmpareto.training.capture import Captured
 from mmpareto.training.data import Loader
@@ -213,7 +213,7 @@ class EpochRecord:
         """Restore `state_dict()`."""
         self.batches, self._before = state["batches"], state["seconds"]
         self.scores.load_state_dict(state["scores"])
-        self.gradients.load_state_dict(state["gradients"], device)
+        self.gradients.load_state_dict(state["gradients"], float64_device(device))
         self.begin()
 
 

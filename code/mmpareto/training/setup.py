@@ -35,11 +35,19 @@ from mmpareto.training.switches import apply_switches, autocast_type, check_swit
 def choose_device(gpu_ids: str | None, processes: Processes | None = None) -> torch.device:
     """The device that --gpu_ids asks for; by default the first GPU where there is one, or this process's own.
 
+    Apple's GPU (mps) is taken where it is asked for, never by default: no run of this project was made there.
+
     Raises UsageError where it cannot be had.
     """
     processes = processes or Processes()
     if gpu_ids is not None and gpu_ids.lower() == "cpu":
         return torch.device("cpu")
+    if gpu_ids is not None and gpu_ids.lower() == "mps":
+        if not torch.backends.mps.is_available():
+            raise UsageError("--gpu_ids mps: PyTorch sees no GPU of Apple's here; leave the flag out")
+        if processes.size > 1:
+            raise UsageError("--gpu_ids mps: one process can use Apple's GPU; start one, or give --gpu_ids cpu")
+        return torch.device("mps")
     count = torch.cuda.device_count()
     if gpu_ids is None:
         if count == 0:
@@ -50,7 +58,7 @@ def choose_device(gpu_ids: str | None, processes: Processes | None = None) -> to
     else:
         parts = gpu_ids.split(",")
         if not all(part.strip().isdecimal() for part in parts):
-            raise UsageError(f"--gpu_ids: expected numbers of GPUs, such as 0 or 0,1, or cpu; found {gpu_ids!r}")
+            raise UsageError(f"--gpu_ids: expected numbers of GPUs, such as 0 or 0,1, cpu or mps; found {gpu_ids!r}")
         chosen = [int(part) for part in parts]
         if len(set(chosen)) < len(chosen):
             raise UsageError(f"--gpu_ids {gpu_ids}: a GPU is named twice; name one for each process")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mmpareto.inputs import Inputs, chunks
-from mmpareto.integration import EncoderDiagnostics
+from mmpareto.integration import EncoderDiagnostics, to_float64
 from mmpareto.methods import Method, Piece, Turn
 from mmpareto.models import Losses, MultimodalModel, Output, cross_entropies
 
@@ -110,7 +110,7 @@ class TrainingStep:
         """{modality: samples / samples that have it} of the whole batch, over all processes."""
         masks = torch.stack(list(present.values()))
         counts = torch.cat((torch.ones_like(masks[:1]), masks)).sum(1)
-        total, *having = self.method.average(counts.double() * (weight > 0)).unbind()
+        total, *having = self.method.average(to_float64(counts) * (weight > 0)).unbind()
         return {name: total / count.clamp(min=1e-9) for name, count in zip(present, having, strict=True)}
 
     def _forward(

@@ -49,9 +49,10 @@ def check_switches(data: DataConfig, engine: EngineConfig, device: torch.device,
             f"--num_workers {data.num_workers} needs {needed_files} open files or so, the limit is {open_files}: "
             "raise it (ulimit -n 4096), or give fewer --num_workers (0 needs none)",
         ),
-        (engine.tf32 and not cuda, "--tf32 is a mode of NVIDIA GPUs; this run is on a CPU"),
-        (engine.cuda_graph and not cuda, "--cuda_graph needs a GPU; this run is on a CPU"),
+        (engine.tf32 and not cuda, f"--tf32 is a mode of NVIDIA GPUs; this run is on {device.type}"),
+        (engine.cuda_graph and not cuda, f"--cuda_graph needs an NVIDIA GPU; this run is on {device.type}"),
         (engine.sync_batchnorm and not cuda, "--sync_batchnorm: PyTorch synchronises batch norm on GPUs only"),
+        (engine.amp == "fp16" and device.type == "mps", "--amp fp16 is not supported on mps; leave it out"),
         (
             engine.sync_batchnorm and processes == 1,
             "--sync_batchnorm means nothing to one process; script/distributed.sh starts several",
@@ -93,6 +94,8 @@ def fastest(device: torch.device, processes: int, method: Method, engine: Engine
         whole = processes == engine.accumulate == 1 and not engine.compile
         if whole and (engine.amp or chosen["amp"]) == "bf16":
             chosen["cuda_graph"] = True
+    elif device.type == "mps":
+        chosen = {}
     else:
         # without such instructions bfloat16 is emulated, and slower than float32
         fast_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
