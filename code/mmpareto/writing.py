@@ -1,17 +1,20 @@
-"""Write files that are there whole or not at all, and lock files between processes."""
+"""Write files that are there whole or not at all, one by one or together, and lock files between processes."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
+import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
+_STAGED = ".new-files-"
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # what asks a process to end
 
 
@@ -68,3 +71,57 @@ def signals_noted() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def write_together(folder: Path, content: Mapping[str, bytes], outdated: Iterable[Path] = ()) -> None:
+    """Write files, {path below the folder: bytes}, and then delete the outdated ones.
+
+    All of them are on the disk before the first one takes the place of an older file, and signals that end the process
+    wait until the last one has. A kill before leaves the folder as it was; a kill within these few milliseconds leaves
+    whole files, some of them old.
+    """
+    for name in content:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(folder)
+    with _staging(folder) as staged:
+        for number, data in enumerate(content.values()):
+            with open(staged / str(number), "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        with signals_noted() as received:
+            for number, name in enumerate(content):
+                os.replace(staged / str(number), folder / name)
+            for path in outdated:
+                path.unlink(missing_ok=True)
+        for number in received:
+            signal.raise_signal(number)
+
+
+@contextmanager
+def _staging(folder: Path) -> Iterator[Path]:
+    """A folder for files that are not complete; locked, so that others know that its process is alive."""
+    staged = Path(tempfile.mkdtemp(prefix=_STAGED, dir=folder))
+    lock = os.open(staged, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield staged
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+        os.close(lock)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Removes what processes left behind that were killed."""
+    for staged in folder.glob(f"{_STAGED}*"):
+        try:
+            lock = os.open(staged, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(staged, ignore_errors=True)
+        except OSError:  # another process is writing
+            pass
+        finally:
+            os.close(lock)

@@ -1,78 +1,11 @@
-"""Files that replace older ones together: a kill at any time leaves the old ones or the new ones, all of them whole."""
+"""Figures of matplotlib, whatever a matplotlibrc in the working directory says."""
 
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
-
-import pytest
-
-from mmpareto.reporting import rendering
-from mmpareto.reporting.rendering import write_together
-
-NAMES = [f"{number}.txt" for number in range(9)] + ["below/10.txt"]
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def content(text: str) -> dict[str, bytes]:
-    return {name: text.encode() for name in NAMES}
-
-
-def test_files_are_replaced_outdated_ones_go_and_others_stay(tmp_path: Path) -> None:
-    write_together(tmp_path / "new", content("old"))
-    (tmp_path / "new" / "mine").write_text("mine")
-    (tmp_path / "new" / "gone").touch()
-    write_together(tmp_path / "new", content("new"), [tmp_path / "new" / "gone"])
-    assert files(tmp_path / "new") == content("new") | {"mine": b"mine"}
-
-
-WAITING = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]  # nothing can hold back SIGKILL between two files
-
-
-@pytest.mark.parametrize(
-    ("order", "place"),
-    [(signal.SIGKILL, "fsync"), *((order, place) for order in WAITING for place in ("fsync", "replace"))],
-)
-def test_a_signal_leaves_the_old_files_or_the_new_ones(order: signal.Signals, place: str, tmp_path: Path) -> None:
-    """Sent while the fourth file is written, and, if the process can wait for it, while the fourth is replaced."""
-    write_together(tmp_path, content("old"))
-    child = os.fork()
-    if child == 0:
-        signal.signal(order, signal.SIG_DFL) if order != signal.SIGKILL else None
-        # as a library's: it takes what the main thread alone blocks
-        threading.Thread(target=threading.Event().wait, daemon=True).start()
-        calls, real = [], getattr(os, place)
-
-        def interrupted(*arguments: object) -> None:
-            calls.append(1)
-            if len(calls) == 4:
-                os.kill(os.getpid(), order)
-            real(*arguments)
-
-        setattr(rendering.os, place, interrupted)
-        write_together(tmp_path, content("new"))
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    assert os.WTERMSIG(status) == order
-    left = {name: data for name, data in files(tmp_path).items() if not name.startswith(".")}
-    assert left == content("old" if place == "fsync" else "new")
-    write_together(tmp_path, content("again"))  # removes what the killed one left
-    assert files(tmp_path) == content("again")
-    assert {path.name for path in tmp_path.iterdir()} == {*NAMES[:-1], "below"}
-
-
-def test_what_another_process_writes_is_not_removed(tmp_path: Path) -> None:
-    with rendering._staging(tmp_path) as staged:
-        write_together(tmp_path, content("new"))
-        assert staged.is_dir()
-    assert files(tmp_path) == content("new")
 
 
 def test_settings_of_matplotlib_in_the_working_directory_run_no_code(tmp_path: Path) -> None:

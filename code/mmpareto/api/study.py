@@ -31,6 +31,7 @@ from mmpareto.runs import RunDirectory, RunError
 from mmpareto.training.data import Loader
 from mmpareto.training.restore import same_data, saved_config, trained_model
 from mmpareto.training.setup import choose_device
+from mmpareto.writing import write_together
 
 STUDY = "study.json"
 TOLERANCE = 1e-3  # of the eigenvalue, relative
@@ -267,7 +268,7 @@ def text(study: dict[str, Any]) -> str:
 def write(folder: Path, study: dict[str, Any]) -> None:
     """study.json and the figures."""
     from mmpareto.reporting import study_figures as made  # matplotlib takes a second to load
-    from mmpareto.reporting.rendering import png, write_together
+    from mmpareto.reporting.rendering import png
 
     content = {
         STUDY: (json.dumps(study, indent=2, default=str) + "\n").encode(),

@@ -24,6 +24,7 @@ from mmpareto.reporting.evaluation_tables import evaluation_text
 from mmpareto.runs import RunDirectory, RunError
 from mmpareto.selection import RATES, SPLITS
 from mmpareto.startup import program
+from mmpareto.writing import write_together
 
 
 def parser() -> argparse.ArgumentParser:
@@ -101,7 +102,7 @@ def evaluation_json(evaluation: dict[str, Any]) -> bytes:
 def write(run: RunDirectory, evaluation: dict[str, Any], classes: list[str]) -> None:
     """evaluation_<split>.json and the figures."""
     from mmpareto.reporting import evaluation_figures as made  # matplotlib takes a second to load
-    from mmpareto.reporting.rendering import png, write_together
+    from mmpareto.reporting.rendering import png
 
     split, joint = evaluation["split"], evaluation["joint"]
     mark = ", SELECTED ON TEST" if evaluation["selected_on"] == "test" else ""

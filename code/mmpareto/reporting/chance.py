@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pandas as pd
 
@@ -31,12 +32,11 @@ def at_chance(run: FinishedRun) -> dict[str, float]:
     return {name: value for name, value in accuracies.items() if value <= 100 / len(classes) + MARGIN}
 
 
-def notes(rows: Sequence[Row]) -> list[str]:
-    """A sentence for each row and modality of which some runs learned nothing."""
+def notes(rows: Sequence[Row], guesses: Mapping[Path, dict[str, float]]) -> list[str]:
+    """A sentence for each row and modality of which some runs learned nothing. guesses: see `at_chance`, by folder."""
     sentences = []
     for row in rows:
-        guesses = pd.DataFrame([at_chance(run) for run in row.runs])
-        for name, column in guesses.items():
+        for name, column in pd.DataFrame([guesses[run.path] for run in row.runs]).items():
             low, high, count = column.min(), column.max(), column.count()
             span = f"{low:.1f}" + (f" to {high:.1f}" if count > 1 else "")
             sentences.append(

@@ -25,9 +25,9 @@ from mmpareto.reporting.comparison_figures import critical_difference, figures, 
 from mmpareto.reporting.finished import FinishedRun
 from mmpareto.reporting.histories import history
 from mmpareto.reporting.ranking import Ranking, ranking
-from mmpareto.reporting.rendering import write_together
 from mmpareto.reporting.summary import JOINT, Summary, as_csv, as_latex, as_markdown, marks, p_text
 from mmpareto.runs import RunError
+from mmpareto.writing import write_together
 
 PAGE, TABLE, MISSING, RANKS, FIGURES = "index.html", "table.csv", "missing.csv", "ranks.csv", "figures"
 TITLE = "Methods compared"

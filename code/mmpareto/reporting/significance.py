@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from mmpareto.reporting.comparison import Row, method_options, settings
 from mmpareto.reporting.finished import FinishedRun
@@ -77,7 +76,11 @@ def mean_ranks(rows: Sequence[Row]) -> list[float | None]:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """P-values corrected for their number (Holm, 1979)."""
-    return multipletests(p_values, method="holm")[1].tolist() if p_values else []
+    order = np.argsort(p_values)
+    multiplied = np.take(p_values, order) * np.arange(len(p_values), 0, -1)
+    corrected = np.empty(len(p_values))
+    corrected[order] = np.minimum(np.maximum.accumulate(multiplied), 1.0)
+    return corrected.tolist()
 
 
 def _test(row: Row, baselines: Sequence[Row], tuned: Sequence[str]) -> PairedTest:

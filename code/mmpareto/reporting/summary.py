@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -223,7 +224,12 @@ class Summary:
                 notes.append(row.repetition)
             if row.selected_on_test:
                 notes.append(f"{row.label}: checkpoints selected on the test split, so the accuracy is too favourable")
-        return [*notes, *chance.notes(self.rows), *circumstances(self._averaged)]
+        return [*notes, *chance.notes(self.rows, self.at_chance), *circumstances(self._averaged)]
+
+    @cached_property
+    def at_chance(self) -> dict[Path, dict[str, float]]:
+        """See `chance.at_chance`; by the runs' folders."""
+        return {run.path: chance.at_chance(run) for run in self.runs}
 
     @property
     def origin(self) -> str:
@@ -271,7 +277,7 @@ def marks(run: FinishedRun, summary: Summary) -> list[str]:
     differing = differences(run, [other for other in summary.runs if other.method == run.method])
     if differing:
         remarks.append(f"differs from others of its method: {', '.join(differing)}")
-    remarks += [f"{name} learned nothing" for name in chance.at_chance(run)]
+    remarks += [f"{name} learned nothing" for name in summary.at_chance[run.path]]
     if any(run is repeated for row in summary.rows for repeated in row.repeated):
         remarks.append("its seed is counted already: in no mean")
     return remarks
