@@ -14,8 +14,8 @@ sys.path.insert(0, str(ROOT / "code"))
 
 from mmpareto.arguments import parse  # noqa: E402
 from mmpareto.cli.common import run_command  # noqa: E402
-from mmpareto.datasets import SPLITS  # noqa: E402
-from mmpareto.training.setup import build_split, make_method  # noqa: E402
+from mmpareto.registries import require_data  # noqa: E402
+from mmpareto.selection import SPLITS  # noqa: E402
 
 
 def main(argv: Sequence[str]) -> int:
@@ -23,6 +23,9 @@ def main(argv: Sequence[str]) -> int:
 
     def check() -> None:
         config = parse(argv, ROOT)
+        require_data(config.data.dataset, config.data.data_root)
+        from mmpareto.training.setup import build_split, make_method  # PyTorch takes seconds to import
+
         make_method(config.method)
         for split in SPLITS:
             build_split(config.data, config.run.random_seed, split)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mmpareto.arguments import saved_config
 from mmpareto.datasets import DatasetError
 from mmpareto.datasets.base import UnusableError
 from mmpareto.datasets.features import fbank
@@ -28,7 +29,6 @@ from mmpareto.datasets.media import read_frames, read_sound
 from mmpareto.datasets.readers import ArrayReader, load_array, read_image
 from mmpareto.runs import RunDirectory, RunError
 from mmpareto.training.checkpoints import load_checkpoint
-from mmpareto.training.restore import saved_config
 
 
 def sound(path: Path) -> Any:

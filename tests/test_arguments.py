@@ -126,10 +126,12 @@ def test_another_spelling_is_the_same_dataset(tmp_path: Path) -> None:
     assert (config.data.data_root, config.data.dataset_options["frames"]) == ("/data", 1)
 
 
-def test_a_run_imports_no_dataset_but_the_one_that_is_named() -> None:
+def test_a_run_imports_no_dataset_but_the_one_that_is_named_and_no_library_that_it_does_not_need() -> None:
+    """The embedded datasets read scikit-learn's digits without importing it."""
     program = (
-        "import sys; from pathlib import Path; import mmpareto.training.run; from mmpareto.arguments import parse; "
-        "parse([], Path('/')); print(*sys.modules)"
+        "import sys; from pathlib import Path; from mmpareto import datasets; datasets.build('twoview', None, 'val'); "
+        "datasets.build('digits', None, 'train'); print(*sys.modules); import mmpareto.training.run; "
+        "from mmpareto.arguments import parse; parse([], Path('/')); print(*sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -138,9 +140,10 @@ def test_a_run_imports_no_dataset_but_the_one_that_is_named() -> None:
         text=True,
         check=True,
     )
-    modules = done.stdout.split()
-    assert "mmpareto.datasets.twoview" in modules
-    assert not {"av", "pandas", "tabulate", "torchvision", "sklearn", "mmpareto.datasets.manifest"} & set(modules)
+    of_data, of_run = (set(line.split()) for line in done.stdout.splitlines())
+    assert {"mmpareto.datasets.twoview", "mmpareto.datasets.digits"} <= of_data
+    assert not {"sklearn", "scipy", "torchvision", "av"} & of_data
+    assert not {"av", "pandas", "tabulate", "torchvision", "sklearn", "mmpareto.datasets.manifest"} & of_run
 
 
 def test_every_field_is_one_flag_with_help() -> None:

@@ -21,9 +21,18 @@ from mmpareto.config_files import flattened, read_sections
 from mmpareto.errors import DatasetError, ModelError, UsageError
 from mmpareto.escape import counted
 from mmpareto.flag_values import converter, positive, shown
-from mmpareto.registries import ARCHITECTURES, DATASETS, ENCODERS, FUSIONS, LISTED, METHODS, architecture_of
+from mmpareto.registries import (
+    ARCHITECTURES,
+    DATASETS,
+    ENCODERS,
+    FUSIONS,
+    LISTED,
+    METHODS,
+    architecture_of,
+    is_embedded,
+)
 from mmpareto.registry import REQUIRED, Entry, Registry, require_allowed
-from mmpareto.runs import LAST, PREVIOUS
+from mmpareto.runs import CONFIG, LAST, PREVIOUS, RESOLVED, RunDirectory, RunError
 from mmpareto.startup import program
 
 # options of methods that have flags of their own
@@ -140,6 +149,47 @@ def parse_settings(
     flags = [] if file is None else [f"--config={file}"]
     flags += [f"--allow={path}" for path in allowed]
     return parse([*flags, *_as_flags(settings, _parser(_Entries({})))], root)
+
+
+def saved_config(run: RunDirectory, allowed: Collection[str] = (), **changed: Any) -> Config:
+    """The settings that a run was trained with, its encoders by name.
+
+    Args:
+        run: the run.
+        allowed: import paths that the command line allows; any other that the run names is refused, not imported.
+        changed: settings that take the place of the run's, where they are not None.
+
+    Raises:
+        RunError: where the folder holds no run, one of another version of the program, or one that imports code.
+    """
+    if not run.path.is_dir():
+        raise RunError(f"{run.path} is no folder; give a run directory of train.py")
+    settings = run.read_config()
+    encoders = saved_encoders(run)
+    names = [name for name in (str(settings.get("model")), *encoders.values()) if ENCODERS.is_path(name)]
+    names += [str(settings.get(name)) for name in ("dataset", *WITH_OPTIONS)]
+    try:
+        require_allowed(names, allowed)
+    except ValueError as error:
+        raise RunError(f"{run.path} {error}") from error
+    try:
+        flags = ["--config", str(run / CONFIG), "--ckpt_path", str(run.path)]
+        config = parse([*flags, *(f"--allow={path}" for path in allowed)], run.path)
+    except UsageError as error:
+        raise RunError(f"{run / CONFIG} holds values that train.py does not write: {error}") from error
+    return config.changed(encoder=encoders, **{key: value for key, value in changed.items() if value is not None})
+
+
+def saved_encoders(run: RunDirectory) -> dict[str, str]:
+    """The name of each modality's encoder.
+
+    Raises:
+        RunError: where the run has none.
+    """
+    encoders = run.read_json(RESOLVED).get("encoders")
+    if not isinstance(encoders, dict) or not all(isinstance(name, str) for name in encoders.values()):
+        raise RunError(f"{run / RESOLVED} holds encoders {encoders!r:.100}, which train.py does not write")
+    return encoders
 
 
 def flags_of(dataset: str) -> set[str]:
@@ -266,8 +316,7 @@ def _resolve(values: dict[str, Any], entries: _Entries, root: Path) -> None:
     dataset = entries.dataset.name
     if values["data_root"] == "":
         raise UsageError("--data_root is empty; name a folder, or leave the flag out")
-    reads_folder = getattr(entries.dataset.make, "reads_folder", None)
-    if reads_folder is not None and not reads_folder(values["dataset_options"]):
+    if is_embedded(dataset, values["dataset_options"]):
         if values["data_root"] is not None:
             raise UsageError(f"--data_root: the dataset {dataset} is embedded and reads no folder; leave the flag out")
     else:

@@ -19,6 +19,7 @@ from PIL import Image
 
 import mmpareto
 from mmpareto.api.prediction import load, prediction_table
+from mmpareto.arguments import saved_config
 from mmpareto.cli import evaluate as evaluation
 from mmpareto.cli import predict as entry
 from mmpareto.cli import prepare as preparation
@@ -28,7 +29,7 @@ from mmpareto.evaluation.collected import Collected, collect
 from mmpareto.reporting import figures
 from mmpareto.reporting.rendering import plt
 from mmpareto.runs import RunDirectory, RunError
-from mmpareto.training.restore import same_data, saved_config, trained_model
+from mmpareto.training.restore import same_data, trained_model
 from mmpareto.training.setup import make_loader
 
 CPU = torch.device("cpu")

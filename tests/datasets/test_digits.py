@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -35,17 +33,3 @@ def test_splits_are_those_of_scikit_learn() -> None:
         dataset = datasets.build("digits", None, split)
         assert list(dataset.sample_ids()) == [f"digit_{index:04d}" for index in sorted(indices)]
         assert np.array_equal(dataset.labels, labels[np.sort(indices)])
-
-
-def test_scikit_learn_is_not_imported() -> None:
-    program = "import sys; from mmpareto import datasets; datasets.build('digits', None, 'train'); print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env={"PYTHONPATH": ":".join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    modules = done.stdout.split()
-    assert "mmpareto.datasets.digits" in modules
-    assert not {"sklearn", "scipy", "torchvision", "av"} & set(modules)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from mmpareto.datasets import DatasetError
-from mmpareto.datasets.files import hint, load_npy, refuse_special_file, special_file
+from mmpareto.datasets.files import load_npy, refuse_special_file
+from mmpareto.special_files import hint, special_file
 
 
 def test_only_regular_files_and_links_to_them_pass(tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -123,15 +121,3 @@ def test_real_mnist() -> None:
     dataset = two_views("test", real("mnist"), source="mnist", pairs=1)
     assert len(dataset) == 10000
     assert dataset.labels[:5].tolist() == [7, 2, 1, 0, 4]  # the well-known beginning of the test part
-
-
-def test_scikit_learn_is_not_imported() -> None:
-    program = "import sys; from mmpareto import datasets; datasets.build('twoview', None, 'val'); print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env={"PYTHONPATH": ":".join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert not {"sklearn", "scipy", "torchvision", "av"} & set(done.stdout.split())

@@ -78,20 +78,28 @@ def test_a_reader_that_leaves_ends_nothing() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+FOLDERS = ["avmnist", "cremad", "kinetics-sounds", "manifest", "modelnet40", "utd-mhad"]
+
+
 def test_command_lines_are_helped_and_refused_without_pytorch() -> None:
     program = f"""
-import importlib, sys
+import contextlib, importlib, io, sys
 train = [["--epoch", "3"], ["--epochs", "x"], ["--method", "mmparto"], ["--dataset", "cremadd"], ["--fusion", "x"],
-         ["--method", "ogm", "--method_options", "alpah=1"], ["--model", "resnet"], ["--config", "no.yaml"]]
+         ["--method", "ogm", "--method_options", "alpah=1"], ["--model", "resnet"], ["--config", "no.yaml"],
+         ["--data_root", "data"], *(["--dataset", name, "--data_root", "/no/data"] for name in {FOLDERS})]
+runs = {{"predict": [["/no/run", "--manifest", "new.csv"]], **dict.fromkeys(["evaluate", "export", "study", "report"],
+        [["/no/run"]])}}
 for name in {[name for name in COMMANDS if name != "list"]}:
     command = importlib.import_module(f"mmpareto.cli.{{name}}")
-    for argv in [["--help"], ["--no_such_flag"], *(train if name == "train" else [])]:
-        try:
-            status = command.main(argv)
-        except SystemExit as ending:  # after --help
-            status = ending.code
+    for argv in [["--help"], ["--no_such_flag"], *(train if name == "train" else runs.get(name, []))]:
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            try:
+                status = command.main(argv)
+            except SystemExit as ending:  # after --help
+                status = ending.code
         assert status == (0 if argv == ["--help"] else 2), (name, argv, status)
         assert "torch" not in sys.modules, (name, argv)
+        assert "/no/" not in str(argv) or "/no/" in said.getvalue().splitlines()[-1], (name, argv)
 """
     done = run(sys.executable, "-c", program, cwd=CODE)
     assert done.returncode == 0, done.stderr

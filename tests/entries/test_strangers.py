@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from settings import change_settings, read_settings, write_settings
 
 from mmpareto.api import evaluation
-from mmpareto.arguments import parse
+from mmpareto.arguments import parse, saved_config
 from mmpareto.cli import evaluate, study, train
 from mmpareto.datasets import DatasetError
 from mmpareto.datasets.prepared import read_description
@@ -25,7 +25,6 @@ from mmpareto.evaluation import EvaluationError
 from mmpareto.reporting.figures import save
 from mmpareto.runs import RunDirectory
 from mmpareto.training.checkpoints import save_best
-from mmpareto.training.restore import saved_config
 from mmpareto.training.setup import build_split, make_model
 from mmpareto.writing import write_text
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from mmpareto.arguments import saved_config
 from mmpareto.config import Config
 from mmpareto.datasets import MultimodalDataset, Split
 from mmpareto.errors import UsageError
@@ -23,10 +24,11 @@ from mmpareto.evaluation.probe import probes
 from mmpareto.evaluation.shapley import imbalance, shapley
 from mmpareto.evaluation.synergy import synergy
 from mmpareto.models import MultimodalModel
+from mmpareto.registries import is_embedded
 from mmpareto.runs import RunDirectory
 from mmpareto.selection import RATES
 from mmpareto.training.probing import collect_split, split_batches
-from mmpareto.training.restore import same_data, saved_config, trained_model
+from mmpareto.training.restore import same_data, trained_model
 from mmpareto.training.setup import choose_device
 from mmpareto.training.switches import autocast_type
 
@@ -164,7 +166,7 @@ def evaluation_of(
         UserError: where the run or its data cannot be used.
     """
     data = same_data(run, config, split)
-    if moved and not data.reads_folder(config.data.dataset_options):
+    if moved and is_embedded(config.data.dataset, config.data.dataset_options):
         raise UsageError(f"--data_root: the dataset {config.data.dataset} is embedded and reads no folder")
     model, epoch = trained_model(run, config, data, device)
     if missing == "mean" and not model.late:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, overload
 import torch
 from torch import Tensor
 
+from mmpareto.arguments import saved_config
 from mmpareto.config import Config
 from mmpareto.datasets import Batch, DatasetError, Modality, collate
 from mmpareto.datasets.lists import check_ids, check_inside, read_table
@@ -26,7 +27,7 @@ from mmpareto.evaluation.collected import collect
 from mmpareto.inputs import VARIABLE
 from mmpareto.models import MultimodalModel
 from mmpareto.runs import RunDirectory
-from mmpareto.training.restore import saved_config, saved_readers, trained_model, without_samples
+from mmpareto.training.restore import saved_readers, trained_model, without_samples
 from mmpareto.training.setup import choose_device
 from mmpareto.training.switches import autocast_type
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from mmpareto import runs
+from mmpareto.arguments import saved_config
 from mmpareto.config import Config
 from mmpareto.datasets import Batch, DeviceBatch, Modality, MultimodalDataset, batch_to_device
 from mmpareto.errors import UsageError
@@ -26,10 +27,11 @@ from mmpareto.evaluation.sharpness import largest_eigenvalue
 from mmpareto.inputs import map_tensors
 from mmpareto.integration import float64_device
 from mmpareto.models import EnsembleFusion, MultimodalModel
+from mmpareto.registries import is_embedded
 from mmpareto.reporting.tables import text_table
 from mmpareto.runs import RunDirectory, RunError
 from mmpareto.training.data import Loader
-from mmpareto.training.restore import same_data, saved_config, trained_model
+from mmpareto.training.restore import same_data, trained_model
 from mmpareto.training.setup import choose_device
 from mmpareto.writing import write_together
 
@@ -163,7 +165,7 @@ def load(arguments: argparse.Namespace, device: torch.device) -> tuple[list[Subj
         config = config.changed(amp=None, tf32=False)
         if first is None:
             first, data = config, same_data(run, config, arguments.split)
-            if arguments.data_root is not None and not data.reads_folder(config.data.dataset_options):
+            if arguments.data_root is not None and is_embedded(config.data.dataset, config.data.dataset_options):
                 raise UsageError(f"--data_root: the dataset {config.data.dataset} is embedded and reads no folder")
         for what in ("dataset", "dataset_options", "data_root"):
             mine, others = getattr(config.data, what), getattr(first.data, what)

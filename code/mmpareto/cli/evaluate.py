@@ -16,10 +16,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmpareto import runs
+from mmpareto.arguments import saved_config
 from mmpareto.cli.common import run_command
 from mmpareto.command_line import Parser, add_allow
 from mmpareto.escape import counted
 from mmpareto.flag_values import count, file_path, fraction, path_text, workers
+from mmpareto.registries import require_data
 from mmpareto.reporting.evaluation_tables import evaluation_text
 from mmpareto.runs import RunDirectory, RunError
 from mmpareto.selection import RATES, SPLITS
@@ -59,16 +61,16 @@ def parser() -> argparse.ArgumentParser:
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """Scores a run from its flags to its figures."""
-    from mmpareto.api.evaluation import evaluation_of  # PyTorch takes seconds to import
-    from mmpareto.training.restore import saved_config
-    from mmpareto.training.setup import choose_device
-
     # the run
     run, split = RunDirectory(arguments.run), arguments.split
     changed = {key: getattr(arguments, key) for key in ("data_root", "batch_size", "num_workers")}
     config = saved_config(run, arguments.allow, **changed)
     if not os.access(run.path, os.W_OK | os.X_OK):
         raise RunError(f"cannot write to {run.path}, where the evaluation goes: copy the run, and give the copy's path")
+    require_data(config.data.dataset, config.data.data_root)
+    from mmpareto.api.evaluation import evaluation_of  # PyTorch takes seconds to import
+    from mmpareto.training.setup import choose_device
+
     evaluation, classes = evaluation_of(
         run,
         config,

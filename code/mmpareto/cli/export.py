@@ -12,11 +12,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from mmpareto.arguments import saved_config
 from mmpareto.cli.common import run_command
 from mmpareto.command_line import Parser, add_allow
 from mmpareto.errors import UsageError
 from mmpareto.flag_values import count, file_path
-from mmpareto.runs import EXPORTS
+from mmpareto.runs import EXPORTS, RunDirectory
 from mmpareto.startup import program
 
 
@@ -37,6 +38,7 @@ def run_export(arguments: argparse.Namespace) -> None:
     output = arguments.output or arguments.run / f"model{EXPORTS[arguments.format]}"
     if not output.parent.is_dir():
         raise UsageError(f"--output {output}: there is no folder {output.parent}; make it, or name another one")
+    saved_config(RunDirectory(arguments.run), arguments.allow)  # refuses a folder that holds no run
     from mmpareto.api.export import export  # PyTorch takes seconds to import
     from mmpareto.api.prediction import load
 

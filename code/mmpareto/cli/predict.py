@@ -16,12 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmpareto.arguments import saved_config
 from mmpareto.cli.common import run_command
 from mmpareto.command_line import Parser, add_allow
 from mmpareto.errors import UsageError
 from mmpareto.escape import counted, write_csv_rows
 from mmpareto.flag_values import assignment_text, count, file_path
 from mmpareto.reporting.tables import text_table
+from mmpareto.runs import RunDirectory
 from mmpareto.startup import program
 from mmpareto.writing import write_text
 
@@ -56,6 +58,7 @@ def predict(arguments: argparse.Namespace) -> None:
     output: Path | None = arguments.output
     if output is not None and not output.parent.is_dir():
         raise UsageError(f"--output {output}: there is no folder {output.parent}; make it, or name another one")
+    saved_config(RunDirectory(arguments.run), arguments.allow)  # refuses a folder that holds no run
     from mmpareto.api.prediction import load, prediction_table  # PyTorch takes seconds to import
 
     model = load(arguments.run, device=arguments.gpu_ids, batch_size=arguments.batch_size, allow=arguments.allow)

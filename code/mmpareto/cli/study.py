@@ -16,10 +16,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmpareto.arguments import saved_config
 from mmpareto.cli.common import run_command
 from mmpareto.command_line import Parser, add_allow
 from mmpareto.errors import UsageError
 from mmpareto.flag_values import count, count_or_zero, file_path, path_text, positive, workers
+from mmpareto.registries import require_data
+from mmpareto.runs import RunDirectory
 from mmpareto.selection import SPLITS
 from mmpareto.startup import program
 
@@ -63,6 +66,9 @@ def study(arguments: argparse.Namespace) -> None:
     ):  # fmt: skip
         if refused:
             raise UsageError(reason)
+    root = arguments.data_root
+    configs = [saved_config(RunDirectory(path), arguments.allow, data_root=root) for path in arguments.runs]
+    require_data(configs[0].data.dataset, configs[0].data.data_root)  # that of the others must be the same
     from mmpareto.api.study import study_runs  # PyTorch takes seconds to import
 
     study_runs(arguments)

@@ -17,6 +17,7 @@ from mmpareto import runs
 from mmpareto.arguments import parse
 from mmpareto.cli.common import run_command
 from mmpareto.config import Config
+from mmpareto.registries import require_data
 from mmpareto.startup import program, root
 from mmpareto.training.signals import Interrupted, Signals
 
@@ -28,6 +29,7 @@ def main(argv: Sequence[str]) -> int:
     def train() -> None:
         nonlocal config
         config = parse(argv, Path(root()))
+        require_data(config.data.dataset, config.data.data_root)
         from mmpareto.training.run import run_training  # PyTorch takes seconds to import
 
         try:

@@ -14,7 +14,8 @@ import torch
 from mmpareto.datasets.base import DATASETS, DatasetError, Modality, Split
 from mmpareto.datasets.files import load_npy
 from mmpareto.datasets.in_memory import InMemoryImages
-from mmpareto.datasets.prepared import read_description, require_root
+from mmpareto.datasets.prepared import read_description
+from mmpareto.registries import DESCRIPTION, require_root
 
 CLASSES = [str(digit) for digit in range(10)]
 FRAMES, BINS = 48, 32  # of a sound's log-mel spectrogram
@@ -31,6 +32,7 @@ class AVMNIST(InMemoryImages):
     """
 
     recipe = {"epochs": 10, "learning_rate": 0.1, "model": "cnn"}
+    must_hold = (DESCRIPTION,)
 
     def __init__(self, root: Path | None, split: Split, *, seed: int = 0) -> None:
         root = require_root(root, "avmnist")

@@ -124,12 +124,15 @@ class MultimodalDataset(Dataset[Sample]):
     # defaults of train.py's flags for this dataset, where they differ from the published CREMA-D run
     recipe: ClassVar[Mapping[str, Any]] = {}
     named_by_folder: ClassVar[bool] = False  # whether the folder, not the name, says what the samples are
+    # comes with an installed library, always or with these options: there is no folder to read
+    embedded: ClassVar[bool | Mapping[str, Any]] = False
+    # files of which the folder holds one, empty: the folder must be there; None: it may be missing, and is downloaded
+    must_hold: ClassVar[tuple[str, ...] | None] = None
 
     name: str
     modalities: dict[str, Modality]
     classes: list[str]
     labels: np.ndarray  # int64, one per sample, without reading any media
-    embedded: bool = False  # comes with an installed library: there is no folder to read
     augmenting: bool = True  # in training; to be set before a loader starts its workers
     absent: Mapping[str, np.ndarray] = {}  # {modality: bool [N], True where the sample lacks it}; all have the others
     lengths: np.ndarray | None = None  # int64 [N], where lengths vary and are known: batches of similar length are made
@@ -140,12 +143,6 @@ class MultimodalDataset(Dataset[Sample]):
         self.seed = seed
         # in shared memory, so that persistent workers see the epoch that the training process sets
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-
-    @classmethod
-    def reads_folder(cls, options: Mapping[str, Any]) -> bool:
-        """Whether it reads `root` under these options."""
-        del options
-        return not cls.embedded
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -29,7 +29,8 @@ from mmpareto.datasets.files import load_npy, refuse_special_file
 from mmpareto.datasets.in_memory import InMemoryImages
 from mmpareto.datasets.lists import cut
 from mmpareto.datasets.pickled_arrays import read_pickled_arrays
-from mmpareto.datasets.prepared import DESCRIPTION, read_description
+from mmpareto.datasets.prepared import read_description
+from mmpareto.registries import DESCRIPTION
 
 CLASSES = [str(digit) for digit in range(10)]
 VAL_FRACTION = 0.1  # of the 60,000 training digits

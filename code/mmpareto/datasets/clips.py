@@ -20,11 +20,11 @@ from torch import Tensor
 
 from mmpareto.datasets.base import DatasetError, MultimodalDataset, Sample, Split
 from mmpareto.datasets.crops import Crop, black
-from mmpareto.datasets.files import hint
 from mmpareto.datasets.items import Item, Items
 from mmpareto.datasets.readers import ImageReader, Reader
 from mmpareto.inputs import VARIABLE
 from mmpareto.json_files import read_object
+from mmpareto.special_files import hint
 from mmpareto.writing import write_text
 
 _STAMP = ".checked.json"

@@ -26,14 +26,16 @@ from mmpareto.datasets.features import (
 from mmpareto.datasets.files import is_hidden
 from mmpareto.datasets.items import Item, Items
 from mmpareto.datasets.lists import check_classes, check_unique, cut, read_rows
-from mmpareto.datasets.prepared import DESCRIPTION, UNFINISHED, read_split, require_root
+from mmpareto.datasets.prepared import read_split
 from mmpareto.datasets.readers import ArrayReader, Reader, load_array
 from mmpareto.escape import counted
+from mmpareto.registries import DESCRIPTION, UNFINISHED, require_root
 
 CLASSES = ["ANG", "DIS", "FEA", "HAP", "NEU", "SAD"]
 CLIP_NAME = re.compile(r"(\d{4})_([A-Z]{3})_(ANG|DIS|FEA|HAP|NEU|SAD)_([A-Z]{2}|X)")
 VAL_FRACTION, SPLIT_SEED = 0.1, 0
 # The least value of features that are normalised already: log of float32's epsilon, normalised, is -1.11
+VISUAL = ("visual", "Image-01-FPS")  # folders of frames, in layouts that circulate
 _NORMALISED = (-1.2, 6.0)
 
 
@@ -50,6 +52,8 @@ class CREMAD(ClipDataset):
         modalities: as the first run resolved them; None: a file tells whether features are normalised already
     """
 
+    must_hold = (DESCRIPTION, *VISUAL)
+
     def __init__(
         self,
         root: Path | None,
@@ -63,7 +67,7 @@ class CREMAD(ClipDataset):
     ) -> None:
         root = require_root(root, "cremad")
         readers = audio_visual_readers(audio_features, frames, image_size)
-        visual = next((root / name for name in ("visual", "Image-01-FPS") if (root / name).is_dir()), None)
+        visual = next((root / name for name in VISUAL if (root / name).is_dir()), None)
         prepared = any((root / name).exists() for name in (DESCRIPTION, UNFINISHED))
         if prepared or visual is None:
             items: Items | list[Item] = read_split(root, "cremad", split, {"audio_features": audio_features}, CLASSES)

@@ -8,7 +8,6 @@ import gc
 import io
 import math
 import os
-import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -118,32 +117,6 @@ def _checked_npy(path: Path) -> Iterator[tuple[IO[bytes], tuple[int, ...], bool,
         if size < announced or min(shape, default=0) < 0:
             raise ValueError(f"{size} bytes of data, the header announces {dtype} {list(shape)}; the file is cut off")
         yield file, shape, fortran, dtype
-
-
-def hint(path: Path) -> str:
-    """The end of a sentence where a missing path is on disk with names that differ in Unicode form or case; else "".
-
-    Programs and disks write é as one character (NFC) or as e and an accent (NFD): both look alike.
-    """
-    place, difference = Path(path.anchor), ""
-    for part in path.parts[1 if path.anchor else 0 :]:
-        if os.path.lexists(place / part):
-            place /= part
-            continue
-        try:
-            names = {name: unicodedata.normalize("NFC", name) for name in os.listdir(place)}
-        except OSError:
-            return ""
-        composed = unicodedata.normalize("NFC", part)
-        same_form = [name for name, form in names.items() if form == composed]
-        same_but_case = [name for name, form in names.items() if form.casefold() == composed.casefold()]
-        if not same_but_case:
-            return ""
-        difference = "Unicode form (NFC or NFD)" if same_form and "case" not in difference else "upper or lower case"
-        place /= (same_form or same_but_case)[0]
-    if not difference:
-        return ""
-    return f" (on disk it is {str(place)!a}: the names differ in {difference} alone; rename one of the two)"
 
 
 @contextlib.contextmanager

@@ -10,7 +10,8 @@ from pathlib import Path
 from mmpareto.datasets.base import DATASETS, Split
 from mmpareto.datasets.clips import ClipDataset
 from mmpareto.datasets.features import AudioFeatures, audio_visual_readers
-from mmpareto.datasets.prepared import read_split, require_root
+from mmpareto.datasets.prepared import read_split
+from mmpareto.registries import DESCRIPTION, require_root
 
 # in the order of the published lists' labels, 0 to 30
 # fmt: off
@@ -35,6 +36,8 @@ class KineticsSounds(ClipDataset):
         frames: frames per clip, one of each equal part of it
         image_size: side of the square that frames are brought to, in pixels
     """
+
+    must_hold = (DESCRIPTION,)
 
     def __init__(
         self,

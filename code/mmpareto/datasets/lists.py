@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from mmpareto.datasets.base import DatasetError
-from mmpareto.datasets.files import hint, refuse_special_file
+from mmpareto.datasets.files import refuse_special_file
 from mmpareto.escape import counted
+from mmpareto.special_files import hint
 
 if TYPE_CHECKING:
     import pandas as pd

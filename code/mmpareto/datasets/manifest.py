@@ -22,10 +22,11 @@ from mmpareto.datasets.features import FBANK_FRAMES, SoundReader, audio_reader, 
 from mmpareto.datasets.files import npy_shape
 from mmpareto.datasets.items import Items
 from mmpareto.datasets.manifest_file import MANIFEST, Source, declarations, read_manifest
-from mmpareto.datasets.prepared import DESCRIPTION, read_description, read_split, require_root
+from mmpareto.datasets.prepared import read_description, read_split
 from mmpareto.datasets.readers import ArrayReader, FramesReader, ImageReader, Reader, load_array
 from mmpareto.datasets.sequences import SequenceReader, TokensReader, sequence_modality, tokens_modality
 from mmpareto.datasets.text import TextReader, text_modality
+from mmpareto.registries import DESCRIPTION, require_root
 from mmpareto.startup import shell_command
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Manifest(ClipDataset):
     """
 
     named_by_folder = True
+    must_hold = ()
 
     def __init__(
         self,

@@ -14,13 +14,13 @@ from mmpareto.datasets.files import (
     SOUND_SUFFIXES,
     VIDEO_SUFFIXES,
     file_kinds,
-    hint,
     version,
     without_collection,
 )
 from mmpareto.datasets.items import Items
 from mmpareto.datasets.lists import are_plain, check_ids, check_inside, check_modality, cut, read_table
 from mmpareto.escape import counted
+from mmpareto.special_files import hint
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,8 +19,9 @@ from mmpareto.datasets.clips import ClipDataset
 from mmpareto.datasets.files import is_hidden
 from mmpareto.datasets.items import Item, Items
 from mmpareto.datasets.lists import check_ids, cut
-from mmpareto.datasets.prepared import DESCRIPTION, read_description, read_split, require_root
+from mmpareto.datasets.prepared import read_description, read_split
 from mmpareto.datasets.readers import ImageReader
+from mmpareto.registries import DESCRIPTION, require_root
 
 # fmt: off
 CLASSES = [
@@ -51,6 +52,7 @@ class ModelNet40(ClipDataset):
 
     recipe = {"augment": "none"}
     augmenting = False
+    must_hold = ()
 
     def __init__(
         self,

@@ -9,25 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from mmpareto.datasets.base import DatasetError, Split
-from mmpareto.datasets.files import hint, refuse_special_file, version
+from mmpareto.datasets.files import refuse_special_file, version
 from mmpareto.datasets.items import Items
 from mmpareto.datasets.lists import CONTROL, check_classes, check_ids, check_modality, read_table
 from mmpareto.json_files import read_object
-from mmpareto.startup import shell_command
-
-DESCRIPTION = "dataset.json"
-UNFINISHED = ".preparation.json"  # parameters of a preparation that has not ended
-
-
-def require_root(root: Path | None, name: str) -> Path:
-    """`root`; DatasetError where it is None or no folder."""
-    if root is None:
-        raise DatasetError(f"{name}: give the folder of the data with --data_root")
-    if not root.is_dir():
-        raise DatasetError(
-            f"{name}: the folder {root} is missing{hint(root)}; data/{name}/README.md says how to make it"
-        )
-    return root
+from mmpareto.registries import require_prepared
 
 
 def read_description(root: Path, name: str, parameters: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -37,13 +23,7 @@ def read_description(root: Path, name: str, parameters: Mapping[str, Any] | None
 
     Raises DatasetError where the folder is missing, not prepared, of another dataset or made with other parameters.
     """
-    file = require_root(root, name) / DESCRIPTION
-    if not file.exists():
-        state = "its preparation has not ended: run it again" if (root / UNFINISHED).exists() else "it is not prepared"
-        raise DatasetError(
-            f"{name}: {root} has no {DESCRIPTION}, {state}; "
-            f"{shell_command('prepare')} {name} --source RAW --output {root}"
-        )
+    file = require_prepared(root, name)
     refuse_special_file(file)
     try:
         description = read_object(file)

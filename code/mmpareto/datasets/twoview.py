@@ -7,9 +7,8 @@ of `digits`, enlarged to 12 x 12, or MNIST in the splits of `cgmnist`. Both imag
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -45,6 +44,7 @@ class TwoView(InMemoryImages):
     """
 
     recipe = {"epochs": 10, "learning_rate": 0.1}
+    embedded = {"source": "digits"}
 
     def __init__(
         self,
@@ -89,11 +89,6 @@ class TwoView(InMemoryImages):
             ids=[f"{name}_{number}" for number in range(pairs) for name in ids],
             seed=seed,
         )
-
-    @classmethod
-    def reads_folder(cls, options: Mapping[str, Any]) -> bool:
-        """For MNIST alone: the digits are part of scikit-learn."""
-        return options["source"] == "mnist"
 
 
 def partners(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from mmpareto.datasets.base import DATASETS, DatasetError, Modality, MultimodalDataset, Sample, Split
 from mmpareto.datasets.files import load_npy
-from mmpareto.datasets.prepared import read_description, read_split, require_root
+from mmpareto.datasets.prepared import read_description, read_split
+from mmpareto.registries import DESCRIPTION, require_root
 
 # action 1, 2, ...
 # fmt: off
@@ -41,6 +42,7 @@ class UTDMHAD(MultimodalDataset):
     """
 
     recipe = {"epochs": 25, "batch_size": 32, "learning_rate": 0.001, "optimizer": "Adam"}
+    must_hold = (DESCRIPTION,)
 
     def __init__(self, root: Path | None, split: Split, *, seed: int = 0) -> None:
         super().__init__(seed)

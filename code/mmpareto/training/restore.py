@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,61 +10,19 @@ from typing import Any
 import torch
 
 from mmpareto import runs
-from mmpareto.arguments import WITH_OPTIONS, parse
+from mmpareto.arguments import saved_encoders
 from mmpareto.config import Config, differing
 from mmpareto.datasets import Modality, MultimodalDataset, Split, modality_from
 from mmpareto.datasets.readers import Reader
 from mmpareto.datasets.reading import reader_from
 from mmpareto.errors import UsageError
 from mmpareto.methods import Method
-from mmpareto.models import ENCODERS, MultimodalModel
-from mmpareto.registry import require_allowed
+from mmpareto.models import MultimodalModel
 from mmpareto.runs import RunDirectory, RunError
 from mmpareto.training.checkpoints import has_best, load_checkpoint
 from mmpareto.training.setup import build_split, make_model
 
 _CHECKPOINTS = (runs.LAST, runs.PREVIOUS, runs.BEST)
-
-
-def saved_config(run: RunDirectory, allowed: Collection[str] = (), **changed: Any) -> Config:
-    """The settings that a run was trained with, its encoders by name.
-
-    Args:
-        run: the run.
-        allowed: import paths that the command line allows; any other that the run names is refused, not imported.
-        changed: settings that take the place of the run's, where they are not None.
-
-    Raises:
-        RunError: where the folder holds no run, one of another version of the program, or one that imports code.
-    """
-    if not run.path.is_dir():
-        raise RunError(f"{run.path} is no folder; give a run directory of train.py")
-    settings = run.read_config()
-    encoders = _encoders(run)
-    names = [name for name in (str(settings.get("model")), *encoders.values()) if ENCODERS.is_path(name)]
-    names += [str(settings.get(name)) for name in ("dataset", *WITH_OPTIONS)]
-    try:
-        require_allowed(names, allowed)
-    except ValueError as error:
-        raise RunError(f"{run.path} {error}") from error
-    try:
-        flags = ["--config", str(run / runs.CONFIG), "--ckpt_path", str(run.path)]
-        config = parse([*flags, *(f"--allow={path}" for path in allowed)], run.path)
-    except UsageError as error:
-        raise RunError(f"{run / runs.CONFIG} holds values that train.py does not write: {error}") from error
-    return config.changed(encoder=encoders, **{key: value for key, value in changed.items() if value is not None})
-
-
-def _encoders(run: RunDirectory) -> dict[str, str]:
-    """The name of each modality's encoder.
-
-    Raises:
-        RunError: where the run has none.
-    """
-    encoders = run.read_json(runs.RESOLVED).get("encoders")
-    if not isinstance(encoders, dict) or not all(isinstance(name, str) for name in encoders.values()):
-        raise RunError(f"{run / runs.RESOLVED} holds encoders {encoders!r:.100}, which train.py does not write")
-    return encoders
 
 
 def resolved(dataset: MultimodalDataset, model: MultimodalModel, encoders: Mapping[str, str]) -> dict[str, Any]:
@@ -215,7 +173,7 @@ def check_same_data(run: RunDirectory, config: Config, dataset: MultimodalDatase
     """
     source = f"the {config.data.dataset} in {config.data.data_root}"
     for what, trained, present in (
-        ("modalities", list(_encoders(run)), list(dataset.modalities)),
+        ("modalities", list(saved_encoders(run)), list(dataset.modalities)),
         ("classes", run.read_json(runs.RESOLVED).get("classes"), list(dataset.classes)),
     ):
         if trained != present:
