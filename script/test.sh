@@ -9,5 +9,5 @@ cd "$ROOT"
 "$PYTHON" -m mypy
 PYTHONPATH=code "$PYTHON" -c 'from importlinter.cli import lint_imports_command as lint; lint(["--no-cache"])'
 unset PYTHONDONTWRITEBYTECODE # else each process that tests start compiles the package again
-# two processes of one thread each: a file's tests stay in one of them, and the entries', the longest, come first
+# two processes of one thread each: a file's tests stay in one of them, and long files come first (tests/conftest.py)
 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} "$PYTHON" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

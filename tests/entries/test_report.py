@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from entries.command import ROOT, refused, run
+from entries.command import ROOT, inside, refused, run
 from reporting.synthetic import make_run
 from settings import write_settings
 
@@ -48,10 +47,6 @@ def single_spaced(text: str) -> str:
     return re.sub(" +", " ", text)
 
 
-def report(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return run(sys.executable, ROOT / "code" / "report.py", *arguments)
-
-
 def test_means_and_deviations_over_seeds(tmp_path: Path) -> None:
     for seed, joint in enumerate((40.0, 42.0, 44.0)):  # mean 42, sample deviation 2
         make(tmp_path / "runs" / f"a{seed}", "mmpareto", seed, joint, 99.0)
@@ -59,7 +54,7 @@ def test_means_and_deviations_over_seeds(tmp_path: Path) -> None:
     make(tmp_path / "runs" / "b1", "uniform", 1, 30.0, 98.0, selected_on="test")
     make(tmp_path / "runs" / "b2", "uniform", 2, 31.0, 98.0, epochs=7)
     make(tmp_path / "runs" / "c", "pareto", 0, 0.0, 0.0, finished=False)
-    done = report(tmp_path / "runs", tmp_path / "runs" / "b0")
+    done = inside(entry.main, tmp_path / "runs", tmp_path / "runs" / "b0")
     assert done.returncode == 0, done.stderr
     lines = single_spaced(done.stdout).splitlines()
     assert lines[0] == "| dataset | method | seeds | joint | gray alone | joint - best single | conflict, gray |"
@@ -83,7 +78,7 @@ def test_a_written_report(tmp_path: Path) -> None:
     (output / "figures").mkdir()
     for name in ("digits-cosine-2.png", "digits-over-gamma.png", "digits-mine.png"):
         (output / "figures" / name).touch()
-    done = report(tmp_path / "runs", "--output", output)
+    done = run(sys.executable, ROOT / "code" / "report.py", tmp_path / "runs", "--output", output)
     assert done.returncode == 0, done.stderr
     assert f"report: {output / 'index.html'}" in done.stdout
     assert str(tmp_path / "runs" / "half") in done.stderr

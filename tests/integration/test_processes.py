@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from integration.problems import ROUTINES, LateFusion
 from integration.test_interface import SOLVED, same
 from torch import Tensor
+from two_processes import run_in_two
 
 from mmpareto.integration import MMPareto
 from mmpareto.methods import METHODS
@@ -28,7 +28,6 @@ def half(inputs: dict[str, Tensor], label: Tensor, part: int, parts: int) -> tup
 
 def work(rank: int, folder: Path) -> None:
     """One of two processes: every method, plainly and accumulated; the gradients go to a file."""
-    torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     torch.manual_seed(100 + rank)  # processes that differ in their random numbers
     reductions: list[int] = []
@@ -78,7 +77,7 @@ def work(rank: int, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(work, (folder,), nprocs=2)
+    run_in_two(work, folder)
     return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
 
 

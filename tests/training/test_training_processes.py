@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from methods.small import Row
 from torch import Tensor, nn
 from training.test_training import ABOUT
+from two_processes import run_in_two
 
 from mmpareto.arguments import parse
 from mmpareto.datasets import Modality, MultimodalDataset
@@ -32,7 +32,7 @@ from mmpareto.training.step import TrainingStep
 from mmpareto.training.watch import FiniteWatch
 
 CPU = torch.device("cpu")
-SAMPLES, BATCH = 29, 8  # the last batch holds 5: three on one process and two on the other
+SAMPLES, BATCH = 21, 8  # the last batch holds 5: three on one process and two on the other
 # TorchJD's weightings have a test of their own; every other method is here
 REFUSING = ("mcr",)
 # what they draw for a sample is another thing on each process: see `test_processes_that_draw_apart_stay_together`
@@ -57,19 +57,19 @@ CASES: dict[str, tuple[Any, ...]] = {
     **{method: (method, SAMPLES, 1) for method in METHODS},
     "accumulated": ("mmpareto", SAMPLES, 2),
     # the last batch holds one sample: the other process counts nothing
-    "uneven": ("mmpareto", 3 * BATCH + 1, 1),
+    "uneven": ("mmpareto", 2 * BATCH + 1, 1),
     **{
-        f"{method}, accumulated, uneven": (method, 3 * BATCH + 1, 2)
+        f"{method}, accumulated, uneven": (method, 2 * BATCH + 1, 2)
         for method in ("ogm", "gradnorm", "metabalance", "gblending")
     },
     **{
-        f"{method}, uneven": (method, 3 * BATCH + 1, 1)
+        f"{method}, uneven": (method, 2 * BATCH + 1, 1)
         for method in ("agm", "pmr", "mlb", "inforeg", "stch", "mla", "greedy")
     },
-    "missing": ("mmpareto", 3 * BATCH + 1, 1, {"x": 0.4, "y": 0.3}),
+    "missing": ("mmpareto", 2 * BATCH + 1, 1, {"x": 0.4, "y": 0.3}),
     "missing, accumulated": ("uniform", SAMPLES, 2, {"x": 0.4}),
-    "mla, missing": ("mla", 3 * BATCH + 1, 1, {"x": 0.4, "y": 0.3}),
-    **{f"{method}, on features": (method, 3 * BATCH + 1, 1, None, True) for method in ("mmpareto", "metabalance")},
+    "mla, missing": ("mla", 2 * BATCH + 1, 1, {"x": 0.4, "y": 0.3}),
+    **{f"{method}, on features": (method, 2 * BATCH + 1, 1, None, True) for method in ("mmpareto", "metabalance")},
 }
 
 
@@ -196,7 +196,6 @@ def trained(
 
 
 def work(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     processes = Processes()
     processes.rank, processes.size = rank, 2
@@ -217,7 +216,7 @@ def everything(processes: Processes) -> dict[str, Any]:
 def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes finds, {case or function: result}; one start for all tests, which takes seconds."""
     folder = tmp_path_factory.mktemp("two")
-    mp.spawn(work, (str(folder),), nprocs=2)
+    run_in_two(work, str(folder))
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
 
