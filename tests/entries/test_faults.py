@@ -30,6 +30,7 @@ from mmpareto.training.state import KEYS
 
 TRAIN = (sys.executable, ROOT / "code" / "train.py")
 OFTEN = ("--checkpoint_minutes", "0.00001")  # after every batch
+pytestmark = pytest.mark.usefixtures("one_thread")
 METHODS = [*REGISTERED.names(group=""), "gradvac", "pcgrad", "nash_mtl"]
 
 
@@ -102,15 +103,6 @@ def whole(short: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """In this process as in those that it starts, for the same sums to the last bit."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def trained(*flags: str | Path) -> subprocess.CompletedProcess[str]:
     """A run that ends well, in this process; it keeps its folder locked."""
     done = inside(entry.main, *flags)
@@ -132,8 +124,7 @@ def test_a_killed_run_goes_on_at_the_very_batch(short: tuple[str, ...], whole: P
     epoch, batches = batches_done(folder)
     assert epoch <= 6
     assert epoch > 1 or batches > 0
-    resumed = train(*short, "--ckpt_path", folder, "--resume", OMP_NUM_THREADS="1")
-    assert resumed.returncode == 0, resumed.stderr
+    trained(*short, "--ckpt_path", folder, "--resume")
     assert_same(folder, whole)
     assert not list(folder.glob(".*"))
 
@@ -241,15 +232,20 @@ def test_a_damaged_best_checkpoint_is_written_again_from_the_model_that_was_sele
 
 
 def test_previous_becomes_last_when_a_run_goes_on_from_it(whole: Path, short: tuple[str, ...], tmp_path: Path) -> None:
-    """A kill in the first epoch after it must not leave a damaged last.pt alone, or move it to previous.pt."""
+    """A kill in the first epoch after it must not leave a damaged last.pt alone, or move it to previous.pt.
+
+    Before it, no other process trains there.
+    """
     folder = Path(shutil.copytree(whole, tmp_path / "run"))
     (folder / "last.pt").write_bytes(b"damaged")
     (folder / "results.json").unlink()
     flags = (*short[:-1], "100000", "--ckpt_path", folder)
     process = start(*flags, "--resume", "previous.pt")
     wait_for(lambda: list(folder.glob("events.*")) and (folder / "last.pt").read_bytes() != b"damaged", process)
+    said = refused(entry.main, *short, "--ckpt_path", folder, "--overwrite")
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    assert f"another process is training in {folder}" in said
     assert b"damaged" not in ((folder / "last.pt").read_bytes(), (folder / "previous.pt").read_bytes())
 
 
@@ -312,16 +308,6 @@ def test_a_run_killed_between_last_and_best_heals_and_auto_goes_on(
     assert renewed["epoch"] == selected
     if selected == 1:
         assert all(torch.equal(best["model"][key], renewed["model"][key]) for key in best["model"])
-
-
-def test_two_processes_in_one_run_directory_are_refused(short: tuple[str, ...], tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    process = start(*short[:-1], "100000", "--ckpt_path", folder)
-    wait_for(lambda: list(folder.glob("events.*")), process)
-    said = refused(entry.main, *short, "--ckpt_path", folder, "--overwrite")
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert "another process is training in" in said
 
 
 @pytest.mark.slow

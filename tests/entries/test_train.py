@@ -122,14 +122,14 @@ def test_results_are_those_of_the_selected_checkpoint(finished: tuple[Path, str]
             )
 
 
-def test_repeats_and_resumes_exactly(finished: tuple[Path, str], tmp_path: Path) -> None:
+def test_repeats_and_resumes_exactly(finished: tuple[Path, str], one_thread: None, tmp_path: Path) -> None:
+    """In this process, what another one has made."""
     folder, _ = finished
     again, parted = tmp_path / "again", tmp_path / "parted"
-    with ThreadPoolExecutor(2) as pool:
-        one = pool.submit(train, *SHORT, "--ckpt_path", again, OMP_NUM_THREADS="1")
-        two = pool.submit(train, "--epochs", "1", *SHORT[2:], "--ckpt_path", parted, OMP_NUM_THREADS="1")
-        assert (one.result().returncode, two.result().returncode) == (0, 0)
-    resumed = train(*SHORT, "--ckpt_path", parted, "--resume", OMP_NUM_THREADS="1")
+    flags = (*SHORT[2:], "--no-figures", "--ckpt_path")
+    assert inside(entry.main, *SHORT[:2], *flags, again).returncode == 0
+    assert inside(entry.main, "--epochs", "1", *flags, parted).returncode == 0
+    resumed = inside(entry.main, *SHORT[:2], *flags, parted, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert "1/2 |" not in resumed.stdout
     for other in (again, parted):
@@ -143,9 +143,8 @@ def test_repeats_and_resumes_exactly(finished: tuple[Path, str], tmp_path: Path)
 
 
 def test_a_finished_run_is_not_touched_unasked(finished: tuple[Path, str], tmp_path: Path) -> None:
-    """In this process but for the first one."""
     before = (finished[0] / "results.json").read_bytes()
-    plain = train(*SHORT, "--ckpt_path", finished[0])
+    plain = inside(entry.main, *SHORT, "--ckpt_path", finished[0])
     assert plain.returncode == 2
     assert "holds a finished run" in plain.stderr
     assert "--resume" in plain.stderr
@@ -252,7 +251,7 @@ def test_bad_input_ends_before_training_with_a_message(
 
 def test_an_unwritable_run_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    done = train("--ckpt_path", tmp_path / "file" / "run")
+    done = inside(entry.main, "--ckpt_path", tmp_path / "file" / "run")
     assert done.returncode == 2
     assert "cannot write to" in done.stderr
     assert "Traceback" not in done.stderr
