@@ -176,6 +176,18 @@ def test_what_is_of_one_start_is_not_saved() -> None:
     assert differing(config.flat(), replace(config, run=replace(config.run, wandb="x")).flat()) == {}
 
 
+def test_an_option_that_was_not_saved_has_its_default() -> None:
+    wanted = parse(["--method", "lfm", "--dataset", "twoview"], ROOT).flat()
+    options = wanted["method_options"]
+    assert "learned" in options
+    older = wanted | {"method_options": {key: value for key, value in options.items() if key != "learned"}}
+    assert not differing(older, wanted)
+    assert not differing(wanted, older)
+    other = wanted | {"method_options": options | {"learned": True}}
+    assert list(differing(older, other)) == ["method_options"]
+    assert list(differing(wanted | {"method_options": options | {"unknown": 1}}, wanted)) == ["method_options"]
+
+
 def test_a_field_that_was_not_saved_has_its_default_and_an_unknown_one_differs() -> None:
     config = parse(["--dataset", "digits", "--learning_rate", "0.5"], ROOT)
     before = {key: value for key, value in config.flat().items() if key not in ("augment", "accumulate")}

@@ -26,7 +26,8 @@ from mmpareto.flag_values import (
     seed,
     workers,
 )
-from mmpareto.registries import dataset_title
+from mmpareto.registries import ARCHITECTURES, DATASETS, FUSIONS, METHODS, dataset_title
+from mmpareto.registry import REQUIRED
 from mmpareto.runs import LAST, PREVIOUS
 
 DEFAULT_DATASET = "twoview"
@@ -409,23 +410,36 @@ _DEFAULTS: dict[str, Any] = {
     for item in fields(section)
     if item.metadata.get("saved", True)
 }
+# options of what the field before them names
+_OPTIONS = {
+    "dataset_options": ("dataset", DATASETS),
+    "method_options": ("method", METHODS),
+    "fusion_options": ("fusion", FUSIONS),
+    "architecture_options": ("architecture", ARCHITECTURES),
+}
 
 
 def completed(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Saved settings without sections, with the default of each field that they lack.
+    """Saved settings without sections, with the default of each field, and of each option, that they lack.
 
-    They were saved by a version without that field; its default is what that version did.
+    They were saved by a version without it; its default is what that version did.
     """
-    return {**_DEFAULTS, **saved}
+    whole = {**_DEFAULTS, **saved}
+    for key, (chosen, registry) in _OPTIONS.items():
+        if whole[chosen] in registry:
+            options = registry[whole[chosen]].options.items()
+            defaults = {name: option.default for name, option in options if option.default is not REQUIRED}
+            whole[key] = {**json.loads(json.dumps(defaults)), **whole[key]}
+    return whole
 
 
 def differing(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """{flag: (saved value, wanted value)} where a run's saved settings are others, without those of RUN_ONLY.
 
     data_root is among them where it names other data, see `dataset_title`. Both arguments are without sections. A
-    field that the saved settings lack has its default; one that is unknown differs.
+    field or option that one of them lacks has its default; one that is unknown differs.
     """
-    saved = completed(saved)
+    saved, wanted = completed(saved), completed(wanted)
     titles = [dataset_title(str(values.get("dataset")), values.get("data_root")) for values in (saved, wanted)]
     keys = [key for key in {**wanted, **saved} if key not in RUN_ONLY and saved.get(key) != wanted.get(key)]
     keys += ["data_root"] * (titles[0] != titles[1] and "dataset" not in keys)

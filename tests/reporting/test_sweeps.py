@@ -166,7 +166,7 @@ def test_what_only_one_dataset_has_can_be_tuned(tmp_path: Path) -> None:
     for gamma, val in ((1.0, 50.0), (2.0, 60.0)):
         make_run(tmp_path / f"{gamma}", "mmpareto", val=val, dataset="cgmnist", method_options={"gamma": gamma})
     cgmnist, digits = summaries(find([tmp_path])[0], tune=["gamma"])
-    assert [run.config["method_options"] for run in cgmnist.runs] == [{"gamma": 2}]
+    assert [run.config["method_options"]["gamma"] for run in cgmnist.runs] == [2]
     assert len(digits.rows) == 1
     lines = list(csv.DictReader(io.StringIO(as_csv([cgmnist, digits]))))
     assert [(line["method"], line["chosen_gamma"]) for line in lines] == [("mmpareto", "2"), ("uniform", "")]
