@@ -43,6 +43,7 @@ METHODS: Registry[Any] = Registry(
     bases=("mmpareto.methods.base:Method", "mmpareto.integration:Integrator"),
     attributes=("architecture",),
 )
+ALONE = "unimodal"  # the method that trains each encoder by the loss of its own head
 # see the comment in models/encoders/base.py
 ENCODERS: Registry[Any] = Registry(
     "encoder",

@@ -104,6 +104,22 @@ def test_a_row_that_cannot_be_told_from_the_first_is_marked(tmp_path: Path) -> N
     assert [line[0] for line in rows] == ["uniform", "random ="]
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_probes_are_compared_with_those_of_the_encoders_trained_alone_in_any_file(tmp_path: Path) -> None:
+    probes = {"unimodal": {10: 70.0, 11: 80.0}, "uniform": {10: 68.0, 11: 79.0}, "transformer": {10: 60.0}}
+    content = board()
+    content["results"] = [
+        row("twoview", method, seed, 90.0) | {"scores": {"joint": 90.0, "best single": 85.0, "probe, gray": value}}
+        for method, values in probes.items()
+        for seed, value in values.items()
+    ]
+    text = leaderboard.write(tmp_path, content).split("\n\n")[-1]
+    header, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    gaps = {line[0]: dict(zip(header, line, strict=True))["probe less alone, gray"] for line in rows}
+    assert (gaps["uniform"], gaps["unimodal"]) == ("-1.5", "n/a")  # the means of -2 and -1; the reference itself
+    assert gaps["transformer"] == "n/a"  # an architecture of its own
+
+
 def test_the_interval_is_that_of_the_bootstrap() -> None:
     values = pd.Series([80.0, 82.0, 84.0, 81.0])
     draws = np.random.default_rng(1).choice(values, (200_000, 4)).mean(1)
@@ -238,7 +254,9 @@ def test_a_result_is_what_the_run_scored(tmp_path: Path) -> None:
         "gray alone": 60.0,
         "colour alone": 40.0,
         "conflict, gray": 25.0,
+        "probe, gray": 80.0,
         "probe less alone, gray": -4.0,
+        "probe, colour": 50.0,
         "probe less alone, colour": 1.0,
         "Shapley share, gray": 75.0,
         "Shapley share, colour": 25.0,

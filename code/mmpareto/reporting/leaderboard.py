@@ -30,7 +30,7 @@ from mmpareto.config import completed
 from mmpareto.escape import counted, markdown_text
 from mmpareto.json_files import read_object
 from mmpareto.reporting import charts
-from mmpareto.reporting.balance import MEASURES, balance
+from mmpareto.reporting.balance import MEASURES, balance, place, with_gaps
 from mmpareto.reporting.charts import Figure
 from mmpareto.reporting.comparison import LEAD, markdown_table, spread
 from mmpareto.reporting.comparison_figures import critical_difference, joint_accuracies
@@ -292,7 +292,8 @@ def diverged_trials(lost: Mapping[str, int], trials: int) -> str:
 
 def balance_table(rows: pd.DataFrame) -> str:
     """A row per method in the order of `dataset_table`: means of the measures of balance."""
-    names = [name for name in rows if name.startswith(MEASURES) and rows[name].notna().any()]
+    rows = with_gaps(rows)
+    names = sorted((name for name in rows if name.startswith(MEASURES) and rows[name].notna().any()), key=place)
     means = rows.groupby("method")[[JOINT, *names]].mean().sort_values(JOINT, ascending=False, kind="stable")
     table = means[names].map(lambda value: "n/a" if pd.isna(value) else f"{value:.1f}").reset_index()
     table["method"] = table["method"].map(markdown_text)

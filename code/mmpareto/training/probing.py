@@ -18,12 +18,11 @@ from mmpareto.evaluation import EvaluationError
 from mmpareto.evaluation.collected import Collected, collect
 from mmpareto.evaluation.probe import probes
 from mmpareto.models import MultimodalModel
+from mmpareto.registries import ALONE
 from mmpareto.runs import RunDirectory
 from mmpareto.training.checkpoints import load_checkpoint
 from mmpareto.training.data import Loader
 from mmpareto.training.switches import autocast_type
-
-ALONE = "unimodal"  # the method that trains each encoder by the loss of its own head
 
 
 def alone_run(config: Config, encoders: dict[str, str]) -> RunDirectory | None:
