@@ -29,7 +29,7 @@ def flags(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     data = tmp_path_factory.mktemp("data")
     vectors(data, 401)  # 201 to train on: the last of 26 batches holds one sample, the other process has none
     flags = ("--dataset", "manifest", "--data_root", str(data), "--batch_size", "8", "--gpu_ids", "cpu")
-    return (*flags, "--num_workers", "0", "--epochs", "4")
+    return (*flags, "--num_workers", "0", "--no-figures", "--epochs", "4")
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from mmpareto.experiments.grid import expand
 from mmpareto.reporting.finished import find
 from mmpareto.reporting.summary import summaries
 
-SHORT = ("--batch_size", "256", "--pairs", "1", "--methods", "one_joint")
+SHORT = ("--batch_size", "256", "--pairs", "1", "--no-figures", "--methods", "one_joint")
 
 
 def running() -> str:
