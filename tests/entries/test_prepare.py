@@ -66,8 +66,7 @@ def crema(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prepared(crema: Path) -> Path:
     out = crema.parent / "prepared"
     lists = ("--train_list", crema.parent / "train.csv", "--test_list", crema.parent / "test.csv")
-    command = (sys.executable, ROOT / "code" / "prepare.py", "cremad", "--source", crema, "--output", out)
-    done = run(*command, *lists, "--workers", "2")
+    done = prepare("cremad", "--source", crema, "--output", out, *lists, "--workers", "2")
     assert done.returncode == 0, done.stderr
     assert f"prepared: {out}" in done.stdout
     return out
