@@ -122,9 +122,9 @@ def require_prepared(root: Path | None, name: str) -> Path:
     if not file.exists():
         folder = file.parent
         unfinished = (folder / UNFINISHED).exists()
-        state = "its preparation has not ended: run it again" if unfinished else "it is not prepared"
+        state = "its preparation has not ended; run it again" if unfinished else "prepare it"
         raise DatasetError(
-            f"{name}: {folder} has no {DESCRIPTION}, {state}; "
+            f"{name}: {folder} has no {DESCRIPTION}, {state}: "
             f"{shell_command('prepare')} {name} --source RAW --output {folder}"
         )
     return file

@@ -138,7 +138,7 @@ def test_after_a_kill_the_same_command_goes_on(tmp_path: Path, progress: int) ->
     process.wait()
     time.sleep(0.2)
     assert not (out / "dataset.json").exists()
-    with pytest.raises(DatasetError, match="its preparation has not ended: run it again"):
+    with pytest.raises(DatasetError, match="its preparation has not ended; run it again"):
         read_description(out, "made")
     finished = {path: path.stat().st_mtime_ns for path in (out / "text").glob("*.txt")} if progress else {}
     assert len(finished) >= progress - 1

@@ -139,7 +139,7 @@ def test_a_folder_whose_splits_are_half_renewed_is_not_prepared(
         patch.setattr(preparation, "write_text", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "out", other)
-    with pytest.raises(DatasetError, match="its preparation has not ended: run it again"):
+    with pytest.raises(DatasetError, match="its preparation has not ended; run it again"):
         read_description(tmp_path / "out", "made")
     run(tmp_path / "out", other)
     assert (tmp_path / "out" / "splits" / "test.csv").read_text() == "id,label\nc2,x\nc3,y\n"

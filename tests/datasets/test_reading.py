@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets.make_manifest import write_manifest
+from datasets.make_manifest import write_manifest, write_rows
+from datasets.make_media import write_video
 from datasets.test_manifest_variable import OPTIONS, write
+from entries.command import inside
 
+from mmpareto.cli import prepare
 from mmpareto.datasets import DatasetError, MultimodalDataset, build, modality_from
 from mmpareto.datasets.reading import is_file_of, read_input, reader_from
 
@@ -21,7 +24,7 @@ def check_alike(data: MultimodalDataset) -> None:
     for name, reader in data.readers.items():  # type: ignore[attr-defined]
         modality = modality_from(json.loads(json.dumps(asdict(data.modalities[name]))))
         again = reader_from(saved[name], modality)
-        assert type(again) is type(reader)
+        assert isinstance(again, type(reader))
         assert again.modality == reader.modality
         for source in data.items.sources(name):  # type: ignore[attr-defined]
             expected = reader.read(source, None)
@@ -32,6 +35,32 @@ def check_alike(data: MultimodalDataset) -> None:
 def test_media(tmp_path: Path) -> None:
     write_manifest(tmp_path, 12)
     check_alike(build("manifest", tmp_path, "test", image_size=8, frames=2))
+
+
+@pytest.mark.parametrize("flags", [(), ("--fps", "3", "--frame_size", "32"), ("--pack",)])
+def test_a_video_stands_for_the_frames_that_were_taken_from_it(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    rows = []
+    for number in range(6):
+        picture = np.random.default_rng(number).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+        write_video(tmp_path / f"{number}.mp4", 15 + number, picture=picture if number % 2 else None)
+        np.save(tmp_path / f"{number}.npy", np.ones(3, np.float32))
+        split = ("train", "val", "test")[number // 2]
+        rows.append({"id": f"c{number}", "split": split, "label": "ab"[number % 2], "face": f"{number}.mp4"})
+        rows[-1]["sense"] = f"{number}.npy"
+    write_rows(tmp_path, rows)
+    prepared = tmp_path / "prepared"
+    arguments = ("manifest", "--source", tmp_path, "--output", prepared, "--workers", "1", *flags)
+    assert inside(prepare.main, *arguments).returncode == 0
+    data = build("manifest", prepared, "test", image_size=16, frames=2)
+    saved = json.loads(json.dumps(data.saved_readers()))["face"]
+    reader = reader_from(saved, data.modalities["face"])
+    for number in (4, 5):
+        assert torch.equal(reader.read(tmp_path / f"{number}.mp4", None), data[number - 4]["inputs"]["face"])
+    of_folders = reader_from({"reader": "frames"}, data.modalities["face"])
+    with pytest.raises(DatasetError, match="does not say how many frames a second"):
+        of_folders.read(tmp_path / "4.mp4", None)
+    with pytest.raises(ValueError, match="no positive numbers"):
+        reader_from(saved | {"fps": -1}, data.modalities["face"])
 
 
 def test_text_sequences_and_tokens(tmp_path: Path) -> None:

@@ -48,7 +48,9 @@ def test_lists() -> None:
     assert "concat" in both
     wrong = inside(dispatch, "list", "colours")
     assert wrong.returncode == 2
-    assert "datasets" in wrong.stderr
+    assert wrong.stderr.endswith(
+        "expected one of datasets, methods, encoders, fusions, architectures; found 'colours'\n"
+    )
 
 
 @pytest.mark.slow

@@ -21,9 +21,11 @@ from torch import Tensor
 from mmpareto.datasets.base import DatasetError, MultimodalDataset, Sample, Split
 from mmpareto.datasets.crops import Crop, black
 from mmpareto.datasets.items import Item, Items
+from mmpareto.datasets.prepared import read_description
 from mmpareto.datasets.readers import ImageReader, Reader
 from mmpareto.inputs import VARIABLE
 from mmpareto.json_files import read_object
+from mmpareto.registries import DESCRIPTION
 from mmpareto.special_files import hint
 from mmpareto.writing import write_text
 
@@ -104,8 +106,16 @@ class ClipDataset(MultimodalDataset):
         return self.items.ids
 
     def saved_readers(self) -> dict[str, dict[str, Any]]:
-        """See MultimodalDataset."""
-        return {modality: reader.saved() for modality, reader in self.readers.items()}
+        """See MultimodalDataset; frames that were taken from videos say how."""
+        saved = {modality: reader.saved() for modality, reader in self.readers.items()}
+        root = self.items.root
+        if root != Path() and (root / DESCRIPTION).exists():
+            parameters = read_description(root, self.name)["parameters"]
+            sources = parameters.get("sources", {})  # of a manifest
+            for modality, reader in saved.items():
+                if reader["reader"] == "frames" and sources.get(modality, "video") == "video":
+                    reader |= {key: parameters.get(key) for key in ("fps", "frame_size")}
+        return saved
 
     def __getitem__(self, index: int) -> Sample:
         item = self.items[index]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from mmpareto.datasets.base import DatasetError, Modality
 from mmpareto.datasets.features import SoundReader
-from mmpareto.datasets.files import IMAGE_SUFFIXES
+from mmpareto.datasets.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from mmpareto.datasets.readers import ARRAY_SUFFIXES, ArrayReader, FramesReader, ImageReader, Reader, opened_image
 from mmpareto.datasets.sequences import SequenceReader, TokensReader
 from mmpareto.datasets.text import TextReader
@@ -46,6 +47,35 @@ class FileReader(ArrayReader):
         return torch.from_numpy(pixels).reshape(height, width, -1).permute(2, 0, 1)
 
 
+class VideoReader(FramesReader):
+    """Reader of frames that were taken from videos: a folder of frames, or a video.
+
+    fps, frame_size  what `prepare.py` took frames with; fps None: the run was not trained on frames of videos.
+    """
+
+    def __init__(self, frames: int, size: int, fps: float | None, frame_size: int | None) -> None:
+        super().__init__(frames, size)
+        if (fps is not None and not 0 < fps < float("inf")) or (frame_size is not None and not 0 < frame_size < 2**16):
+            raise ValueError(f"fps {fps!r:.50} and frame_size {frame_size!r:.50} are no positive numbers")
+        self.fps, self.frame_size = fps, frame_size
+
+    def images(self, path: Path, generator: torch.Generator | None) -> Iterator[Tensor]:
+        """See `FramesReader`; of a video the frames that `prepare.py` stores, to the bit."""
+        if path.suffix.lower() not in VIDEO_SUFFIXES:
+            yield from super().images(path, generator)
+            return
+        if self.fps is None:
+            raise DatasetError(
+                f"{path}: expected a folder of frames: the run was trained on such folders, and does not say how many "
+                "frames a second to take from a video"
+            )
+        from mmpareto.datasets.media import write_frames  # PyAV takes 0.2 s to import
+
+        with tempfile.TemporaryDirectory() as folder:
+            write_frames(path, Path(folder) / "frames", self.fps, self.frame_size)
+            yield from super().images(Path(folder) / "frames", generator)
+
+
 def reader_from(saved: Mapping[str, Any] | None, modality: Modality) -> Reader:
     """The reader of `Reader.saved()`; None: of a dataset whose samples are no files.
 
@@ -58,7 +88,7 @@ def reader_from(saved: Mapping[str, Any] | None, modality: Modality) -> Reader:
     if kind == "image":
         return ImageReader(shape[-1])
     if kind == "frames":
-        return FramesReader(shape[0], shape[-1])
+        return VideoReader(shape[0], shape[-1], saved.get("fps"), saved.get("frame_size"))
     if kind == "sound":
         return SoundReader(saved["features"], shape[1], saved["stored"] is True)
     if kind == "array":
