@@ -171,7 +171,10 @@ class RunDirectory:
         """
         if not (self / CONFIG).exists():
             older = "made by an older version of the program" if (self / "config.json").exists() else "no run directory"
-            raise RunError(f"{self.path} is {older}: it has no {CONFIG}; give a run directory of this train.py")
+            inside = (path.parent for depth in ("*", "*/*", "*/*/*") for path in self.path.glob(f"{depth}/{CONFIG}"))
+            such = min(inside, default=None)
+            hint = " of this train.py" if such is None else f", such as {such}"
+            raise RunError(f"{self.path} is {older}: it has no {CONFIG}; give a run directory{hint}")
         try:
             return config_files.flattened(config_files.read_sections(self / CONFIG))
         except (OSError, ValueError) as error:

@@ -145,7 +145,7 @@ def _require_environment() -> None:
     advice = (
         f"Set up with sh {setup}, then start with {python}, or with the scripts in script/, which find the right Python"
         if os.path.exists(setup)
-        else "Install the package with all that it needs: pip install mmpareto"
+        else "Install the package again with pip, without --no-deps"
     )
     print(f"{_name()}: this Python ({sys.executable}, {sys.version.split()[0]}) {problem}. {advice}", file=sys.stderr)
     sys.exit(2)

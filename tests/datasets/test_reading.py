@@ -84,3 +84,10 @@ def test_text_sequences_and_tokens(tmp_path: Path) -> None:
             read_input(value, readers[name], modalities[name])
     with pytest.raises(DatasetError, match="expected a path, an array or a tensor, found object"):
         read_input(object(), readers["sensor"], modalities["sensor"])
+
+
+def test_a_missing_file_is_named_once() -> None:
+    modality = modality_from({"kind": "vector", "shape": [3], "mean": None, "std": None})
+    for suffix in (".npy", ".pt"):
+        with pytest.raises(DatasetError, match=rf"^nowhere{suffix}: there is no such file$"):
+            read_input(f"nowhere{suffix}", reader_from(None, modality), modality)

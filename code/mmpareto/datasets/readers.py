@@ -120,6 +120,8 @@ def _reading(path: Path, what: str) -> Iterator[None]:
     refuse_special_file(path)
     try:
         yield
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path}: there is no such file") from error
     except Exception as error:  # Pillow, torch and NumPy raise a dozen kinds
         if is_lfs_pointer(path):
             raise DatasetError(f"{path}: is a git-lfs pointer; {FETCH_POINTERS}") from error

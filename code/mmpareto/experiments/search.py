@@ -178,7 +178,7 @@ class Search:
         try:
             import optuna
         except ImportError as error:
-            raise UsageError("--search tpe needs Optuna: pip install 'mmpareto[search]', or --search random") from error
+            raise UsageError("--search tpe needs Optuna: pip install optuna, or --search random") from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         distributions = {key: _distribution(space) for key, space in candidate.space.items()}
         study = optuna.create_study(
