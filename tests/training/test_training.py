@@ -388,7 +388,7 @@ def test_schedules(flags: list[str], expected: list[float], tmp_path: Path) -> N
     ("device", "flags", "message"),
     [
         ("cpu", ["--tf32"], "--tf32 is a mode of NVIDIA GPUs"),
-        ("cpu", ["--cuda_graph"], "--cuda_graph needs a GPU"),
+        ("cpu", ["--cuda_graph"], "--cuda_graph needs an NVIDIA GPU"),
         ("cpu", ["--sync_batchnorm"], "GPUs only"),
         ("cuda", ["--sync_batchnorm"], "means nothing to one process"),
         ("cpu", ["--accumulate", "65", "--batch_size", "64"], "every one needs a sample"),
