@@ -120,3 +120,11 @@ def test_links_lead_somewhere(page: Path) -> None:
     prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", prose):
         assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    """MkDocs ends with an error where one is not; it is not installed here."""
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = [path.relative_to(ROOT / "docs") for path in (ROOT / "docs").rglob("*.md")]
+    pages += [path.relative_to(ROOT) for path in (ROOT / "data").glob("*/README.md")]
+    assert [str(page) for page in pages if f": {page}\n" not in navigation] == []

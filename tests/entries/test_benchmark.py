@@ -141,7 +141,7 @@ def test_quick(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "published / this" in done.stdout
     figures = json.loads(file.read_text())
-    assert [row["way"] for row in figures["rows"]] == ["plain sum", "published", "mmpareto"]
+    assert [row["way"] for row in figures["rows"]] == ["plain sum", "published", "mmpareto", "mmpareto on features"]
 
 
 @pytest.mark.slow
