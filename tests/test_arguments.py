@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -186,6 +187,12 @@ def test_an_option_that_was_not_saved_has_its_default() -> None:
     other = wanted | {"method_options": options | {"learned": True}}
     assert list(differing(older, other)) == ["method_options"]
     assert list(differing(wanted | {"method_options": options | {"unknown": 1}}, wanted)) == ["method_options"]
+
+
+@pytest.mark.parametrize("damage", [{"dataset": 5}, {"method": None}, {"method_options": 3}, {"fusion": {"a": 1}}])
+def test_damaged_settings_differ_and_end_nothing(damage: dict[str, Any]) -> None:
+    wanted = parse(["--dataset", "twoview"], ROOT).flat()
+    assert damage.keys() <= differing(wanted | damage, wanted).keys()
 
 
 def test_a_field_that_was_not_saved_has_its_default_and_an_unknown_one_differs() -> None:

@@ -422,14 +422,15 @@ _OPTIONS = {
 def completed(saved: Mapping[str, Any]) -> dict[str, Any]:
     """Saved settings without sections, with the default of each field, and of each option, that they lack.
 
-    They were saved by a version without it; its default is what that version did.
+    They were saved by a version without it; its default is what that version did. What is damaged stays as it is.
     """
     whole = {**_DEFAULTS, **saved}
     for key, (chosen, registry) in _OPTIONS.items():
-        if whole[chosen] in registry:
-            options = registry[whole[chosen]].options.items()
-            defaults = {name: option.default for name, option in options if option.default is not REQUIRED}
-            whole[key] = {**json.loads(json.dumps(defaults)), **whole[key]}
+        name, options = whole[chosen], whole[key]
+        if isinstance(name, str) and isinstance(options, Mapping) and name in registry:
+            known = registry[name].options.items()
+            defaults = {option: about.default for option, about in known if about.default is not REQUIRED}
+            whole[key] = {**json.loads(json.dumps(defaults)), **options}
     return whole
 
 

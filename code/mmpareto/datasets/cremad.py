@@ -34,8 +34,8 @@ from mmpareto.registries import DESCRIPTION, UNFINISHED, require_root
 CLASSES = ["ANG", "DIS", "FEA", "HAP", "NEU", "SAD"]
 CLIP_NAME = re.compile(r"(\d{4})_([A-Z]{3})_(ANG|DIS|FEA|HAP|NEU|SAD)_([A-Z]{2}|X)")
 VAL_FRACTION, SPLIT_SEED = 0.1, 0
-# The least value of features that are normalised already: log of float32's epsilon, normalised, is -1.11
 VISUAL = ("visual", "Image-01-FPS")  # folders of frames, in layouts that circulate
+# The least value of features that are normalised already: log of float32's epsilon, normalised, is -1.11
 _NORMALISED = (-1.2, 6.0)
 
 
