@@ -13,7 +13,7 @@ from mmpareto.command_line import listing
 from mmpareto.datasets import DATASETS, DatasetError
 from mmpareto.methods import METHODS
 from mmpareto.models import ENCODERS, FUSIONS
-from mmpareto.registries import LISTED, PREPARATIONS
+from mmpareto.registries import LISTED, PREPARATIONS, require_data
 from mmpareto.registry import REQUIRED, Entry, Registry, _source
 
 
@@ -135,3 +135,15 @@ def test_names_that_other_code_uses_are_known() -> None:
     assert {"concat", "cosine"} <= set(FUSIONS)
     with pytest.raises(DatasetError, match="did you mean cgmnist"):
         DATASETS.canonical("cgmnis")
+
+
+def test_a_folder_in_which_a_dataset_finds_nothing_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    for name in ("avmnist", "utd-mhad", "kinetics-sounds", "cremad"):
+        with pytest.raises(DatasetError, match=r"has no dataset\.json, prepare it"):
+            require_data(name, tmp_path)
+        with pytest.raises(DatasetError, match="is missing"):
+            require_data(name, tmp_path / "nowhere")
+    (tmp_path / "visual").mkdir()
+    require_data("cremad", tmp_path)  # as it is downloaded
+    require_data("manifest", tmp_path)  # reads its table itself
+    require_data("cgmnist", tmp_path / "nowhere")  # is downloaded there
