@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT / "code"))
 
 from mmpareto.arguments import parse  # noqa: E402
 from mmpareto.cli.common import run_command  # noqa: E402
-from mmpareto.registries import require_data  # noqa: E402
+from mmpareto.data_folders import require_data  # noqa: E402
 from mmpareto.selection import SPLITS  # noqa: E402
 
 

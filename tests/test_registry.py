@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from mmpareto.command_line import listing
+from mmpareto.data_folders import require_data
 from mmpareto.datasets import DATASETS, DatasetError
 from mmpareto.methods import METHODS
 from mmpareto.models import ENCODERS, FUSIONS
-from mmpareto.registries import LISTED, PREPARATIONS, require_data
+from mmpareto.registries import LISTED, PREPARATIONS
 from mmpareto.registry import REQUIRED, Entry, Registry, _source
 
 

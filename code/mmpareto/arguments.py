@@ -18,19 +18,11 @@ from typing import Any, NoReturn
 from mmpareto.command_line import Parser, add_allow, listing
 from mmpareto.config import DEFAULT_DATASET, SECTIONS, Config
 from mmpareto.config_files import flattened, read_sections
+from mmpareto.data_folders import is_embedded
 from mmpareto.errors import DatasetError, ModelError, UsageError
 from mmpareto.escape import counted
 from mmpareto.flag_values import converter, positive, shown
-from mmpareto.registries import (
-    ARCHITECTURES,
-    DATASETS,
-    ENCODERS,
-    FUSIONS,
-    LISTED,
-    METHODS,
-    architecture_of,
-    is_embedded,
-)
+from mmpareto.registries import ARCHITECTURES, DATASETS, ENCODERS, FUSIONS, LISTED, METHODS, architecture_of
 from mmpareto.registry import REQUIRED, Entry, Registry, require_allowed
 from mmpareto.runs import CONFIG, LAST, PREVIOUS, RESOLVED, RunDirectory, RunError
 from mmpareto.startup import program

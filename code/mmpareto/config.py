@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from mmpareto import config_files
+from mmpareto.data_folders import dataset_title
 from mmpareto.flag_values import (
     assigned_fraction,
     assignment_text,
@@ -26,7 +27,7 @@ from mmpareto.flag_values import (
     seed,
     workers,
 )
-from mmpareto.registries import ARCHITECTURES, DATASETS, FUSIONS, METHODS, dataset_title
+from mmpareto.registries import ARCHITECTURES, DATASETS, FUSIONS, METHODS
 from mmpareto.registry import REQUIRED
 from mmpareto.runs import LAST, PREVIOUS
 

@@ -173,19 +173,29 @@ def test_no_mnist_and_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     from torchvision.datasets import MNIST
 
     monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])
-    with pytest.raises(DatasetError, match="holds no MNIST, and it could not be downloaded") as caught:
-        dataset(tmp_path, "train")
+    with pytest.raises(DatasetError, match=r"holds no MNIST, and it could not be downloaded.*refused") as caught:
+        dataset(tmp_path / "new", "train")
     assert "t10k-labels-idx1-ubyte.gz" in str(caught.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_download_is_torchvisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision.datasets import MNIST
 
-    def fetched(self: object, root: str, train: bool, download: bool) -> None:
+    def fetched(self: MNIST, root: str, train: bool, download: bool) -> None:
         assert download
+        self.root = root
         write_mnist(Path(root) / "MNIST" / "raw")
+        if broken_off:
+            raise KeyboardInterrupt
 
     monkeypatch.setattr(MNIST, "__init__", fetched)
+    (tmp_path / "MNIST" / "raw").mkdir(parents=True)  # what an older version left
+    broken_off = True
+    with pytest.raises(KeyboardInterrupt):
+        dataset(tmp_path, "train")
+    assert [path.name for path in tmp_path.rglob("*")] == ["MNIST", "raw"]
+    broken_off = False
     assert len(dataset(tmp_path, "train")) == 360
 
 

@@ -89,6 +89,8 @@ train = [["--epoch", "3"], ["--epochs", "x"], ["--method", "mmparto"], ["--datas
          ["--data_root", "data"], *(["--dataset", name, "--data_root", "/no/data"] for name in {FOLDERS})]
 runs = {{"predict": [["/no/run", "--manifest", "new.csv"]], **dict.fromkeys(["evaluate", "export", "study", "report"],
         [["/no/run"]])}}
+grid = ["--methods", "uniform", "--datasets", "cremad", "--seeds", "1", "--data_root", "/no/data"]
+runs["experiment"] = [grid, [*grid, "--search", "random"]]
 for name in {[name for name in COMMANDS if name != "list"]}:
     command = importlib.import_module(f"mmpareto.cli.{{name}}")
     for argv in [["--help"], ["--no_such_flag"], *(train if name == "train" else runs.get(name, []))]:

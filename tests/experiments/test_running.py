@@ -17,13 +17,13 @@ import pytest
 from alive import alive, gone
 from settings import write_settings
 
+from mmpareto.data_folders import dataset_title
 from mmpareto.errors import UsageError
 from mmpareto.experiments import schedule
 from mmpareto.experiments.grid import Run, expand
 from mmpareto.experiments.launchers import Local, Submitit, slurm_executor, stop
 from mmpareto.experiments.process import State, TrainingProcess, state
 from mmpareto.experiments.schedule import Interrupted, run_all
-from mmpareto.registries import dataset_title
 from mmpareto.runs import RunError
 
 STAND_IN = Path(__file__).with_name("stand_in.py")

@@ -12,6 +12,7 @@ import torch
 
 from mmpareto.arguments import saved_config
 from mmpareto.config import Config
+from mmpareto.data_folders import is_embedded
 from mmpareto.datasets import MultimodalDataset, Split
 from mmpareto.errors import UsageError
 from mmpareto.escape import counted
@@ -24,7 +25,6 @@ from mmpareto.evaluation.probe import probes
 from mmpareto.evaluation.shapley import imbalance, shapley
 from mmpareto.evaluation.synergy import synergy
 from mmpareto.models import MultimodalModel
-from mmpareto.registries import is_embedded
 from mmpareto.runs import RunDirectory
 from mmpareto.selection import RATES
 from mmpareto.training.probing import collect_split, split_batches

@@ -17,6 +17,7 @@ import torch
 from mmpareto import runs
 from mmpareto.arguments import saved_config
 from mmpareto.config import Config
+from mmpareto.data_folders import is_embedded
 from mmpareto.datasets import Batch, DeviceBatch, Modality, MultimodalDataset, batch_to_device
 from mmpareto.errors import UsageError
 from mmpareto.escape import counted
@@ -27,7 +28,6 @@ from mmpareto.evaluation.sharpness import largest_eigenvalue
 from mmpareto.inputs import map_tensors
 from mmpareto.integration import float64_device
 from mmpareto.models import EnsembleFusion, MultimodalModel
-from mmpareto.registries import is_embedded
 from mmpareto.reporting.tables import text_table
 from mmpareto.runs import RunDirectory, RunError
 from mmpareto.training.data import Loader

@@ -19,9 +19,9 @@ from mmpareto import runs
 from mmpareto.arguments import saved_config
 from mmpareto.cli.common import run_command
 from mmpareto.command_line import Parser, add_allow
+from mmpareto.data_folders import require_data
 from mmpareto.escape import counted
 from mmpareto.flag_values import count, file_path, fraction, path_text, workers
-from mmpareto.registries import require_data
 from mmpareto.reporting.evaluation_tables import evaluation_text
 from mmpareto.runs import RunDirectory, RunError
 from mmpareto.selection import RATES, SPLITS

@@ -35,7 +35,7 @@ from mmpareto.config import DEFAULT_DATASET
 from mmpareto.cores import cores
 from mmpareto.errors import UsageError
 from mmpareto.escape import counted, on_one_line
-from mmpareto.experiments.grid import Grid, Run, expand, variation
+from mmpareto.experiments.grid import Grid, Run, check_runs, expand, variation
 from mmpareto.experiments.launchers import Launcher, Local, Submitit, slurm_executor
 from mmpareto.experiments.process import State, diverged, state
 from mmpareto.experiments.schedule import Interrupted, run_all
@@ -198,6 +198,7 @@ def experiment(argv: Sequence[str]) -> int:
         grid = expand(
             arguments.methods, arguments.datasets, arguments.seeds, arguments.vary, passed, output, Path(root())
         )
+        check_runs(grid.runs)
     except UsageError as error:
         hint = _meant(passed) if "unknown flag" in str(error) else ""
         raise UsageError(f"{error}{hint}") from error
@@ -274,6 +275,8 @@ def search(arguments: argparse.Namespace, passed: Sequence[str]) -> int:
         root=Path(root()),
     )
     candidates = plan.candidates(arguments.datasets, arguments.methods)
+    for candidate in candidates:
+        plan.trial(candidate, 0)  # refuses what its runs would refuse, before PyTorch is imported to count GPUs
     launcher, where = make_launcher(arguments, len(candidates) * arguments.trials, output)
     failures: dict[Run, str] = {}
     trials: list[Trial] = []

@@ -19,9 +19,9 @@ from pathlib import Path
 from mmpareto.arguments import saved_config
 from mmpareto.cli.common import run_command
 from mmpareto.command_line import Parser, add_allow
+from mmpareto.data_folders import require_data
 from mmpareto.errors import UsageError
 from mmpareto.flag_values import count, count_or_zero, file_path, path_text, positive, workers
-from mmpareto.registries import require_data
 from mmpareto.runs import RunDirectory
 from mmpareto.selection import SPLITS
 from mmpareto.startup import program

@@ -17,7 +17,7 @@ from mmpareto import runs
 from mmpareto.arguments import parse
 from mmpareto.cli.common import run_command
 from mmpareto.config import Config
-from mmpareto.registries import require_data
+from mmpareto.data_folders import require_data
 from mmpareto.startup import program, root
 from mmpareto.training.signals import Interrupted, Signals
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mmpareto.data_folders import DESCRIPTION, require_root
 from mmpareto.datasets.base import DATASETS, DatasetError, Modality, Split
 from mmpareto.datasets.files import load_npy
 from mmpareto.datasets.in_memory import InMemoryImages
 from mmpareto.datasets.prepared import read_description
-from mmpareto.registries import DESCRIPTION, require_root
 
 CLASSES = [str(digit) for digit in range(10)]
 FRAMES, BINS = 48, 32  # of a sound's log-mel spectrogram

@@ -18,11 +18,12 @@ import gzip
 import io
 import zlib
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import NamedTemporaryFile, TemporaryDirectory
 
 import numpy as np
 import torch
 
+from mmpareto.data_folders import DESCRIPTION
 from mmpareto.datasets.base import DATASETS, DatasetError, Modality, Split
 from mmpareto.datasets.colouring import colours, paint
 from mmpareto.datasets.files import load_npy, refuse_special_file
@@ -30,7 +31,6 @@ from mmpareto.datasets.in_memory import InMemoryImages
 from mmpareto.datasets.lists import cut
 from mmpareto.datasets.pickled_arrays import read_pickled_arrays
 from mmpareto.datasets.prepared import read_description
-from mmpareto.registries import DESCRIPTION
 
 CLASSES = [str(digit) for digit in range(10)]
 VAL_FRACTION = 0.1  # of the 60,000 training digits
@@ -205,13 +205,23 @@ def _find(root: Path, name: str) -> Path | None:
 def _download(root: Path) -> None:
     from torchvision.datasets import MNIST
 
+    missing = not root.exists()
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            MNIST(str(root), train=True, download=True)
+        root.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=root, prefix=".download") as folder:
+            with contextlib.redirect_stdout(io.StringIO()):
+                downloaded = Path(MNIST(folder, train=True, download=True).raw_folder)
+            raw = root / downloaded.relative_to(folder)
+            raw.mkdir(parents=True, exist_ok=True)
+            for file in downloaded.iterdir():
+                file.replace(raw / file.name)
     except Exception as error:  # urllib, ssl and torchvision raise a dozen kinds
+        if missing:
+            with contextlib.suppress(OSError):
+                root.rmdir()
         raise DatasetError(
-            f"cgmnist: {root} holds no MNIST, and it could not be downloaded ({str(error).splitlines()[0][:120]}); put "
-            "train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz and "
+            f"cgmnist: {root} holds no MNIST, and it could not be downloaded ({' '.join(str(error).split())[:250]}); "
+            "put train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz and "
             "t10k-labels-idx1-ubyte.gz there"
         ) from error
 

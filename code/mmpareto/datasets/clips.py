@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmpareto.data_folders import DESCRIPTION
 from mmpareto.datasets.base import DatasetError, MultimodalDataset, Sample, Split
 from mmpareto.datasets.crops import Crop, black
 from mmpareto.datasets.items import Item, Items
@@ -25,7 +26,6 @@ from mmpareto.datasets.prepared import read_description
 from mmpareto.datasets.readers import ImageReader, Reader
 from mmpareto.inputs import VARIABLE
 from mmpareto.json_files import read_object
-from mmpareto.registries import DESCRIPTION
 from mmpareto.special_files import hint
 from mmpareto.writing import write_text
 

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from mmpareto.data_folders import DESCRIPTION, UNFINISHED, require_root
 from mmpareto.datasets.base import DATASETS, DatasetError, Modality, Split, say
 from mmpareto.datasets.clips import ClipDataset
 from mmpareto.datasets.features import (
@@ -29,7 +30,6 @@ from mmpareto.datasets.lists import check_classes, check_unique, cut, read_rows
 from mmpareto.datasets.prepared import read_split
 from mmpareto.datasets.readers import ArrayReader, Reader, load_array
 from mmpareto.escape import counted
-from mmpareto.registries import DESCRIPTION, UNFINISHED, require_root
 
 CLASSES = ["ANG", "DIS", "FEA", "HAP", "NEU", "SAD"]
 CLIP_NAME = re.compile(r"(\d{4})_([A-Z]{3})_(ANG|DIS|FEA|HAP|NEU|SAD)_([A-Z]{2}|X)")

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mmpareto.data_folders import DESCRIPTION, require_root
 from mmpareto.datasets.base import DATASETS, Split
 from mmpareto.datasets.clips import ClipDataset
 from mmpareto.datasets.features import AudioFeatures, audio_visual_readers
 from mmpareto.datasets.prepared import read_split
-from mmpareto.registries import DESCRIPTION, require_root
 
 # in the order of the published lists' labels, 0 to 30
 # fmt: off

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from mmpareto.data_folders import DESCRIPTION, require_root
 from mmpareto.datasets.base import DATASETS, DatasetError, Kind, Modality, Split, UnusableError
 from mmpareto.datasets.clips import ClipDataset
 from mmpareto.datasets.features import FBANK_FRAMES, SoundReader, audio_reader, fbank_frames
@@ -26,7 +27,6 @@ from mmpareto.datasets.prepared import read_description, read_split
 from mmpareto.datasets.readers import ArrayReader, FramesReader, ImageReader, Reader, load_array
 from mmpareto.datasets.sequences import SequenceReader, TokensReader, sequence_modality, tokens_modality
 from mmpareto.datasets.text import TextReader, text_modality
-from mmpareto.registries import DESCRIPTION, require_root
 from mmpareto.startup import shell_command
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
+from mmpareto.data_folders import DESCRIPTION, require_root
 from mmpareto.datasets.base import DATASETS, DatasetError, Split
 from mmpareto.datasets.clips import ClipDataset
 from mmpareto.datasets.files import is_hidden
@@ -21,7 +22,6 @@ from mmpareto.datasets.items import Item, Items
 from mmpareto.datasets.lists import check_ids, cut
 from mmpareto.datasets.prepared import read_description, read_split
 from mmpareto.datasets.readers import ImageReader
-from mmpareto.registries import DESCRIPTION, require_root
 
 # fmt: off
 CLASSES = [

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmpareto.data_folders import require_prepared
 from mmpareto.datasets.base import DatasetError, Split
 from mmpareto.datasets.files import refuse_special_file, version
 from mmpareto.datasets.items import Items
 from mmpareto.datasets.lists import CONTROL, check_classes, check_ids, check_modality, read_table
 from mmpareto.json_files import read_object
-from mmpareto.registries import require_prepared
 
 
 def read_description(root: Path, name: str, parameters: Mapping[str, Any] | None = None) -> dict[str, Any]:

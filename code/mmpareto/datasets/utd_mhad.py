@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmpareto.data_folders import DESCRIPTION, require_root
 from mmpareto.datasets.base import DATASETS, DatasetError, Modality, MultimodalDataset, Sample, Split
 from mmpareto.datasets.files import load_npy
 from mmpareto.datasets.prepared import read_description, read_split
-from mmpareto.registries import DESCRIPTION, require_root
 
 # action 1, 2, ...
 # fmt: off

@@ -14,8 +14,10 @@ from pathlib import Path
 
 from mmpareto.arguments import flags_of, parse
 from mmpareto.config import Config
+from mmpareto.data_folders import require_data
 from mmpareto.errors import UsageError, UserError
 from mmpareto.registries import DATASETS, METHODS
+from mmpareto.runs import RunDirectory
 
 # flags of train.py that the grid sets itself, and what to use instead
 OWNED = {
@@ -83,8 +85,7 @@ def expand(
     output  runs are in <output>/<dataset>/<method>[/<flag>=<value>...]/seed<k>.
     root    folder under which train.py looks for data/.
 
-    Raises UsageError where train.py would refuse a command line or an option of a method, with its message, or where
-    flags contradict the grid.
+    Raises UsageError where train.py would refuse a command line, with its message, or where flags contradict the grid.
     """
     flags = [f"--{flag}" for flag, _ in varied]
     given = flags_in(passed)
@@ -125,7 +126,6 @@ def expand(
                         f"{twin} and {run.name} are the same run, with every setting alike; give one of them"
                     )
                 runs[run.folder] = run
-    check_methods(runs.values())
     return Grid(list(runs.values()), notes)
 
 
@@ -225,8 +225,11 @@ def _parse(name: str, method: str, argv: Sequence[str], root: Path) -> Config:
         raise UsageError(f"{error} [{method} on {name}]") from error
 
 
-def check_methods(runs: Iterable[Run]) -> None:
-    """Makes each method once, so that a value that it cannot use is found before the first run."""
+def check_runs(runs: Sequence[Run]) -> None:
+    """Looks for what a run would refuse, before the first one is begun: its data's folder, its method's options."""
+    for run in runs:
+        if not RunDirectory(run.folder).finished:  # whose data may be gone
+            require_data(run.config.data.dataset, run.config.data.data_root)
     from mmpareto.training.setup import make_method  # PyTorch takes seconds to import
 
     by_options = {

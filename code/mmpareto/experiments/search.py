@@ -21,11 +21,12 @@ import numpy as np
 
 from mmpareto import runs
 from mmpareto.config import RUN_ONLY, Config
+from mmpareto.data_folders import dataset_title
 from mmpareto.errors import UsageError
 from mmpareto.escape import csv_cell
-from mmpareto.experiments.grid import Run, check_methods, flags_in, make_run, refuse_owned
+from mmpareto.experiments.grid import Run, check_runs, flags_in, make_run, refuse_owned
 from mmpareto.experiments.process import diverged
-from mmpareto.registries import METHODS, architecture_of, dataset_title
+from mmpareto.registries import METHODS, architecture_of
 from mmpareto.registry import Range, Space
 from mmpareto.reporting.finished import find
 from mmpareto.runs import RunDirectory
@@ -159,7 +160,7 @@ class Search:
             )
             for seed in self.trial_seeds
         )
-        check_methods(planned[:1])
+        check_runs(planned)
         return Trial(candidate, number, texts, planned)
 
     def values(self, candidate: Candidate, number: int) -> dict[str, Any]:

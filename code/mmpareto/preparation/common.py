@@ -32,6 +32,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from mmpareto import registries
+from mmpareto.data_folders import DESCRIPTION, UNFINISHED
 from mmpareto.datasets.base import SPLITS, DatasetError, Split, UnusableError
 from mmpareto.datasets.files import refuse_special_file
 from mmpareto.datasets.lists import check_ids, check_modality
@@ -40,7 +41,6 @@ from mmpareto.datasets.workers import Died, run_in_processes
 from mmpareto.escape import counted
 from mmpareto.flag_values import count_or_zero, fraction
 from mmpareto.json_files import read_object
-from mmpareto.registries import DESCRIPTION, UNFINISHED
 from mmpareto.registry import Registry
 from mmpareto.writing import lock, write_text
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from mmpareto import runs
 from mmpareto.config import RUN_ONLY, completed
+from mmpareto.data_folders import dataset_title
 from mmpareto.escape import shortened
-from mmpareto.registries import dataset_title
 from mmpareto.runs import RunDirectory, RunError
 from mmpareto.selection import COMBINATIONS
 
