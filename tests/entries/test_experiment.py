@@ -19,6 +19,7 @@ from mmpareto.cli import experiment, train
 from mmpareto.experiments.grid import expand
 from mmpareto.reporting.finished import find
 from mmpareto.reporting.summary import summaries
+from mmpareto.reporting.tables import comparison_text
 
 SHORT = ("--batch_size", "256", "--pairs", "1", "--no-figures", "--methods", "one_joint")
 
@@ -130,14 +131,20 @@ def test_the_table_of_two_modalities_fits_a_terminal(tmp_path: Path) -> None:
     (fewer,) = summaries(find([tmp_path])[0])
     (tmp_path / "more" / "results.json").unlink()
     (summary,) = summaries(find([tmp_path])[0])
-    lines = experiment.comparison_text(summary).splitlines()
+    lines = comparison_text(summary).splitlines()
     assert lines[:2] == [
         "digits, test accuracy in percent, joint and each modality alone, 4 seeds;",
         "difference from uniform",
     ]
     assert lines[3].split() == ["method", "joint", "rotated", "noisy", "difference", "p", "(Holm)"]
     assert max(map(len, lines)) <= 80
-    assert "method           seeds" in experiment.comparison_text(fewer)
+    assert "method           seeds" in comparison_text(fewer)
+    for seed in range(4):  # a label of several lines
+        values = {"learning_rate": 0.00123, "weight_decay": 0.000688}
+        make_run(tmp_path / f"o{seed}", "one_joint", seed, 50.0, modalities=("rotated", "noisy"), **values)
+    lines = comparison_text(summaries(find([tmp_path])[0])[0]).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert re.search(r"one_joint,.* 50\.0 ± 0\.0.*\n *learning_rate", "\n".join(lines))
 
 
 @pytest.mark.parametrize(

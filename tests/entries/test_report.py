@@ -47,6 +47,19 @@ def single_spaced(text: str) -> str:
     return re.sub(" +", " ", text)
 
 
+def test_a_terminal_shows_the_main_columns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(2):
+        make(tmp_path / "runs" / f"a{seed}", "uniform", seed, 42.0, 99.0)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert entry.main([str(tmp_path / "runs")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "digits, test accuracy in percent, joint and each modality alone, 2 seeds"
+    assert lines[2].split() == ["method", "joint", "gray"]
+    assert max(map(len, lines)) <= 80
+
+
 def test_means_and_deviations_over_seeds(tmp_path: Path) -> None:
     for seed, joint in enumerate((40.0, 42.0, 44.0)):  # mean 42, sample deviation 2
         make(tmp_path / "runs" / f"a{seed}", "mmpareto", seed, joint, 99.0)

@@ -22,11 +22,9 @@ import difflib
 import os
 import shlex
 import sys
-import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mmpareto.cli.common import run_command
 from mmpareto.cli.evaluate import evaluation_json
@@ -34,7 +32,7 @@ from mmpareto.command_line import Parser
 from mmpareto.config import DEFAULT_DATASET
 from mmpareto.cores import cores
 from mmpareto.errors import UsageError
-from mmpareto.escape import counted, on_one_line
+from mmpareto.escape import counted
 from mmpareto.experiments.grid import Grid, Run, check_runs, expand, variation
 from mmpareto.experiments.launchers import Launcher, Local, Submitit, slurm_executor
 from mmpareto.experiments.process import State, diverged, state
@@ -43,14 +41,11 @@ from mmpareto.experiments.search import TUNED, Search, Trial, write_leaderboard
 from mmpareto.experiments.sharing import read_gpu
 from mmpareto.flag_values import assignment, count, file_path, seed
 from mmpareto.reporting.finished import find
-from mmpareto.reporting.tables import text_table
+from mmpareto.reporting.tables import comparison_text
 from mmpareto.runs import CODE, EVALUATION, RunDirectory, RunError
 from mmpareto.selection import RULES
 from mmpareto.startup import is_command, program, root
 from mmpareto.writing import atomically
-
-if TYPE_CHECKING:
-    from mmpareto.reporting.summary import Summary
 
 # flags of a search, by their names
 OF_SEARCH = ("trials", "trial_seeds", "budget", "select", "recipe")
@@ -339,21 +334,6 @@ def compare(grid: Grid, failures: dict[Run, str]) -> None:
     start = ["mmpareto", "report"] if TRAIN is None else ["sh", launcher]
     command: list[str | Path] = [*start, *methods]
     print(f"\nagain, with all runs of these folders: {shlex.join(_short(part) for part in command)}")
-
-
-def comparison_text(summary: Summary) -> str:
-    """The table of a dataset, and a sentence on the best row."""
-    alone = {f"{name} alone": name for name in summary.modalities}
-    kept = {"method", "seeds", "joint", *alone, "difference", "p (Holm)"}
-    table = summary.table[[column for column in summary.table if column in kept]].rename(columns=alone)
-    over = ""
-    if table["seeds"].nunique() == 1:
-        over = f", {counted(int(table['seeds'].iloc[0]), 'seed')}"
-        table = table.drop(columns="seeds")
-    against = f"; difference from {summary.baseline}" if "difference" in table else ""
-    heading = f"{on_one_line(summary.dataset)}, test accuracy in percent, joint and each modality alone{over}{against}"
-    heading, verdict = (textwrap.fill(part, 80) for part in (heading, on_one_line(summary.verdict)))
-    return f"{heading}\n\n{text_table(list(table), table.to_numpy().tolist())}\n\n{verdict}"
 
 
 def _meant(passed: Sequence[str]) -> str:

@@ -5,9 +5,10 @@
     python code/report.py runs/twoview --output report --baseline one_joint --tune learning_rate
     python code/report.py --leaderboard ours/leaderboard.json theirs/leaderboard.json
 
-Test accuracy in percent. Runs that differ in any setting but the seed are never averaged; runs selected on the test
-split are marked; unfinished runs are listed and left out. With --output a folder is written: index.html, which holds
-all the rest, table.md, table.csv, table.tex and figures/. Exit status: 0 done; 2 cannot be done.
+Test accuracy in percent: a terminal shows the main columns, a file or pipe gets all of them, as Markdown. Runs that
+differ in any setting but the seed are never averaged; runs selected on the test split are marked; unfinished runs are
+listed and left out. With --output a folder is written: index.html, which holds all the rest, table.md, table.csv,
+table.tex and figures/. Exit status: 0 done; 2 cannot be done.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ def report(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{output} is a file; name a folder with --output")
     from mmpareto.reporting.comparison import printed  # PyTorch and pandas take seconds to import
     from mmpareto.reporting.finished import find
+    from mmpareto.reporting.tables import comparison_text
 
     finished, unfinished = find(arguments.runs)
     if not finished:
@@ -85,12 +87,13 @@ def report(arguments: argparse.Namespace) -> int:
             f"found no finished run and {counted(len(unfinished), 'unfinished one')}; finish one with train.py --resume"
         )
     summaries = []
-    if output is not None:
+    on_terminal = sys.stdout.isatty()
+    if output is not None or on_terminal:
         from mmpareto.reporting import summary  # scipy takes a second to import
 
         summaries = summary.summaries(finished, arguments.baseline, arguments.tune, arguments.tune_seeds)
         finished = [run for part in summaries for run in part.runs]  # of tuned flags the chosen values alone
-    print(printed(finished, arguments.tune))
+    print("\n\n".join(map(comparison_text, summaries)) if on_terminal else printed(finished, arguments.tune))
     for choice in (choice for part in summaries for choice in part.choices):
         print(f"\n{on_one_line(choice)}")
     if unfinished:

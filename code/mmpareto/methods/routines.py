@@ -18,7 +18,7 @@ from mmpareto.integration import (
 from mmpareto.methods.base import METHODS
 from mmpareto.registry import Option, Range
 
-METHODS.register("one_joint", summary="one joint loss; unimodal heads learn on detached features")(OneJoint)
+METHODS.register("one_joint", summary="One joint loss; unimodal heads learn on detached features")(OneJoint)
 
 
 @METHODS.register("uniform")
@@ -37,10 +37,10 @@ def uniform_gamma(gamma: float = 1.5) -> Uniform:
     return Uniform(gamma)
 
 
-METHODS.register("unimodal", summary="each encoder by its own head; the joint head learns on detached features")(
+METHODS.register("unimodal", summary="Each encoder by its own head; the joint head learns on detached features")(
     OneUnimodal
 )
-METHODS.register("pareto", summary="conventional Pareto (MGDA): the minimum-norm point, always")(Pareto)
+METHODS.register("pareto", summary="Conventional Pareto (MGDA): the minimum-norm point, always")(Pareto)
 METHODS.register(
     "mmpareto",
     summary="MMPareto: Pareto direction in conflict, magnitude restored, times gamma",

@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mmpareto.escape import on_one_line, shortened
+from mmpareto.escape import counted, on_one_line, shortened
 from mmpareto.selection import COMBINATIONS
 
+if TYPE_CHECKING:
+    from mmpareto.reporting.summary import Summary
 
-def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns of equal width; the first is aligned left, the others right."""
+_WIDTH = 80  # characters of a terminal
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], label_width: int | None = None) -> str:
+    """Columns of equal width; the first is aligned left, the others right.
+
+    Args:
+        header: names of the columns.
+        rows: their cells.
+        label_width: characters of the first column, in which longer cells take several lines; None: any number.
+    """
     from tabulate import tabulate
 
     cells = [[on_one_line(cell) for cell in row] for row in rows]
-    alignment = ["left", *["right"] * (len(header) - 1)]
-    return tabulate(cells, [on_one_line(name) for name in header], colalign=alignment, disable_numparse=True)
+    others = len(header) - 1
+    return tabulate(
+        cells,
+        [on_one_line(name) for name in header],
+        colalign=["left", *["right"] * others],
+        maxcolwidths=[label_width, *[None] * others],
+        disable_numparse=True,
+    )
 
 
 def result_table(results: Mapping[str, Any]) -> str:
@@ -61,3 +79,20 @@ def run_probe_table(probe: Mapping[str, Any]) -> str:
         else "no finished run of --method unimodal with this seed to compare with; --probe_alone names one"
     )
     return f"{text_table(header, rows)}\n{source}"
+
+
+def comparison_text(summary: Summary) -> str:
+    """The table of a dataset, and a sentence on the best row."""
+    alone = {f"{name} alone": name for name in summary.modalities}
+    kept = {"method", "seeds", "joint", *alone, "difference", "p (Holm)"}
+    table = summary.table[[column for column in summary.table if column in kept]].rename(columns=alone)
+    over = ""
+    if table["seeds"].nunique() == 1:
+        over = f", {counted(int(table['seeds'].iloc[0]), 'seed')}"
+        table = table.drop(columns="seeds")
+    against = f"; difference from {summary.baseline}" if "difference" in table else ""
+    heading = f"{on_one_line(summary.dataset)}, test accuracy in percent, joint and each modality alone{over}{against}"
+    heading, verdict = (textwrap.fill(part, _WIDTH) for part in (heading, on_one_line(summary.verdict)))
+    widths = [2 + max(2 + len(name), *map(len, table[name])) for name in table]  # as tabulate sets them
+    label_width = max(16, _WIDTH - sum(widths[1:]))
+    return f"{heading}\n\n{text_table(list(table), table.to_numpy().tolist(), label_width)}\n\n{verdict}"
