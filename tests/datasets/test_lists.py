@@ -85,8 +85,8 @@ def test_line_ends_quotes_and_marks_do_not_change_what_is_read(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("id,name\n", "expected the columns id,label, found id,name"),
-        ("id,label,label\n", "expected the columns id,label, found id,label,label"),
+        ("id,name\n", "the first line must name label; found id,name"),
+        ("id,label,label\n", "the first line names the column 'label' twice; found id,label,label"),
         ("id,label\n\na,x\nb\n", "line 4 has 1 value, the header 2; expected id,label, found 'b'"),
         ("id,label\na,x,y\n", "line 2 has 3 values, the header 2"),
     ],

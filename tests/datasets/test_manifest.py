@@ -159,8 +159,8 @@ BAD: dict[str, tuple[Callable[[Path, Rows], None], str]] = {
     "missing file": (change(photo="photo/99.png"), "1 of 24 files of the modality photo are not there"),
     "unknown kind of file": (change(photo="manifest.csv"), "cannot tell what manifest.csv is"),
     "two kinds in a column": (change(photo="sensor/4.npy"), "photo holds several kinds of files"),
-    "no id column": (drop("id"), "expected the columns id,split,label"),
-    "no split column": (drop("split"), "expected the columns id,split,label"),
+    "no id column": (drop("id"), "the first line must name id; found"),
+    "no split column": (drop("split"), "the first line must name split; found"),
     "no test clips": (
         lambda root, rows: write_rows(root, [r for r in rows if r["split"] == "train"]),
         "has the split test",

@@ -57,8 +57,12 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 
     rows = _rows(path)
     _, header = next(rows)
-    if not set(columns) <= set(header) or len(set(header)) < len(header):
-        raise DatasetError(f"{path}: expected the columns {','.join(columns)}, found {','.join(header)}")
+    lacking = ", ".join(name for name in columns if name not in header)
+    if lacking:
+        raise DatasetError(f"{path}: the first line must name {lacking}; found {','.join(header)}")
+    repeated = next((name for name in header if header.count(name) > 1), None)
+    if repeated is not None:
+        raise DatasetError(f"{path}: the first line names the column {repeated!r} twice; found {','.join(header)}")
     lines: list[int] = []
     values: list[str] = []  # flat: the garbage collector would walk through a list of rows again and again
     for line, row in rows:
