@@ -45,6 +45,16 @@ def test_issue_templates_have_what_the_form_needs(path: Path) -> None:
         assert field["attributes"]["label"]
 
 
+@pytest.mark.skipif(not (ROOT / ".git").exists() or shutil.which("git") is None, reason="needs a git checkout")
+def test_git_ignores_what_documented_commands_write() -> None:
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("data/*/README.md")]
+    named = re.findall(r"(?:--output|--ckpt_path) ([a-z][\w./]*)", "\n".join(page.read_text() for page in pages))
+    files = {name if Path(name).suffix else f"{name}/file" for name in (*named, "runs/twoview/mmpareto/seed0", "site")}
+    done = subprocess.run(["git", "check-ignore", *files], cwd=ROOT, capture_output=True, text=True)
+    assert len(files) > 20
+    assert files - set(done.stdout.split()) == set()
+
+
 def test_the_conda_environment_installs_the_requirements() -> None:
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     assert environment["dependencies"][-1] == {"pip": ["-r requirements.txt"]}
