@@ -72,7 +72,7 @@ def _run(operation: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     args, kwargs = tree_map_only(OnDevice, lambda x: x.inner, (args, kwargs))
     result = operation(*args, **kwargs)
     if operation._schema.name.endswith("_"):  # in place
-        return tensors[0]
+        return tensors[0] if operation._schema.returns else None
     if target is not None and torch.device(target).type == "cpu":
         return result
     return tree_map_only(Tensor, OnDevice, result)

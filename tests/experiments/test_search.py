@@ -100,6 +100,13 @@ def test_probes_are_of_the_reported_runs_alone(tmp_path: Path) -> None:
     assert all(run.config.run.probe for run in search.finals([trial], recipe=False))
 
 
+def test_another_choice_runs_beside_the_one_before(tmp_path: Path) -> None:
+    search = plan(tmp_path)
+    (candidate,) = search.candidates(["twoview"], ["uniform"])
+    names = [run.name for k in (3, 12) for run in search.finals([search.trial(candidate, k)], recipe=False)]
+    assert names == ["tuned/twoview/uniform/trial3/seed10", "tuned/twoview/uniform/trial12/seed10"]
+
+
 def test_an_architecture_that_a_method_brings_is_no_setting_that_all_share(tmp_path: Path) -> None:
     search = plan(tmp_path)
     configs = [search.trial(c, 0).runs[0].config for c in search.candidates(["twoview"], ["uniform", "transformer"])]
@@ -252,3 +259,12 @@ def test_a_search_that_was_killed_goes_on_and_ends_with_the_same_tables(tmp_path
         mine = [(float(t[4]), -float(t[5]), t[6]) for t in trials if t[1] == method]
         assert [chosen for *_, chosen in sorted(mine)] == ["0", "1"]  # the best by accuracy, then loss
     assert (whole / "report" / "index.html").exists()
+
+    flags[flags.index("--trials") + 1] = "6"
+    done = inside(experiment.main, *flags, whole)
+    assert done.returncode == 0, done.stderr
+    runs = {path.parent.name for path in whole.glob("tuned/*/*/*/seed10")}
+    assert len(runs) > 1  # another trial was chosen for a method, which has both now
+    rows = content(whole)["rows"]
+    assert len(rows) == 8  # of the new choice alone
+    assert content(whole)["protocol"]["trials"] == 6

@@ -300,7 +300,8 @@ def search(arguments: argparse.Namespace, passed: Sequence[str]) -> int:
     flags = dict.fromkeys(name for trial in chosen for name in trial.values)
     from mmpareto.api import comparison  # pandas takes a second to import
 
-    page = comparison.compare(output / TUNED, tune=list(flags)).report(output / "report")
+    tuned = [run.folder for run in finals if run not in failures and run.name.startswith(TUNED)]
+    page = comparison.compare(tuned, tune=list(flags)).report(output / "report")
     print(f"\nreport: {page}")
     return status
 

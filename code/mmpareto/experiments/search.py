@@ -217,16 +217,20 @@ class Search:
         return [list(range(first)), *([number] for number in range(first, self.trials))]
 
     def finals(self, chosen: Sequence[Trial], *, recipe: bool) -> list[Run]:
-        """Runs of the chosen values, or of the recipe's, with the reported seeds; seed by seed."""
-        return [
-            make_run(
-                *(trial.candidate.dataset, trial.candidate.method, self.passed, {} if recipe else trial.values, seed),
-                (RECIPE if recipe else TUNED, trial.candidate.dataset, trial.candidate.method, f"seed{seed}"),
-                *(self.output, self.root),
-            )
-            for seed in self.seeds
-            for trial in chosen
-        ]
+        """Runs of the chosen values, or of the recipe's, with the reported seeds; seed by seed.
+
+        A folder names the trial: with more trials another one may be chosen, and what was run before stays.
+        """
+        planned = []
+        for seed in self.seeds:
+            for trial in chosen:
+                dataset, method = trial.candidate.dataset, trial.candidate.method
+                parts = (RECIPE, dataset, method) if recipe else (TUNED, dataset, method, f"trial{trial.number}")
+                values = {} if recipe else trial.values
+                planned.append(
+                    make_run(dataset, method, self.passed, values, seed, (*parts, f"seed{seed}"), self.output, self.root)
+                )
+        return planned
 
     @property
     def protocol(self) -> dict[str, Any]:
