@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,23 +13,33 @@ from methods.small import batch, make
 from torch import Tensor
 from without_float64 import DEVICE, device_without_float64
 
+from mmpareto.arguments import parse
 from mmpareto.errors import UsageError
 from mmpareto.evaluation.all_heads import AllHeads
+from mmpareto.training import run
 from mmpareto.training.epochs import EpochRecord
 from mmpareto.training.processes import Processes
 from mmpareto.training.setup import choose_device
+from mmpareto.training.signals import Signals
 from mmpareto.training.step import TrainingStep
 from mmpareto.training.watch import FiniteWatch
 
 
-@pytest.mark.parametrize("missing", [False, True])
-@pytest.mark.parametrize("name", ["mmpareto", "mla"])
-def test_steps_and_records_are_those_of_a_cpu(name: str, missing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def mixed_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None on the made-up device, for whose type PyTorch has none."""
     autocast = torch.autocast
 
-    def without_meta(kind: str, *args: Any, **options: Any) -> Any:  # PyTorch has no mixed precision for this type
+    def without_meta(kind: str, *args: Any, **options: Any) -> Any:
         return contextlib.nullcontext() if kind == DEVICE.type else autocast(kind, *args, **options)
 
+    monkeypatch.setattr(torch, "autocast", without_meta)
+
+
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("name", ["mmpareto", "mla"])
+@pytest.mark.usefixtures("mixed_precision")
+def test_steps_and_records_are_those_of_a_cpu(name: str, missing: bool) -> None:
     def train(device: torch.device) -> tuple[list[Tensor], Any]:
         method, model = make(name)
         model = model.float().to(device)
@@ -54,11 +66,31 @@ def test_steps_and_records_are_those_of_a_cpu(name: str, missing: bool, monkeypa
         return [parameter.detach().cpu() for parameter in model.parameters()], records
 
     weights, records = train(torch.device("cpu"))
-    monkeypatch.setattr(torch, "autocast", without_meta)
     with device_without_float64() as device:
         other_weights, other_records = train(device)
     assert all(map(torch.equal, weights, other_weights))
     assert records == other_records
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")  # of the type; the values are copied
+@pytest.mark.usefixtures("mixed_precision")
+@pytest.mark.parametrize("name", ["mmpareto", "metabalance", "agm"])
+def test_a_whole_run_is_that_of_a_cpu(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(folder: Path, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        flags = ["--dataset", "digits", "--method", name, "--epochs", "2", "--batch_size", "200", "--num_workers", "0"]
+        monkeypatch.setattr(run, "choose_device", lambda *_: device)
+        with Signals() as signals:
+            run.run_training(parse([*flags, "--no-figures", "--ckpt_path", str(folder)], tmp_path), signals)
+        results = json.loads((folder / "results.json").read_text())
+        del results["seconds"], results["peak_memory_mib"]
+        return torch.load(folder / "last.pt", weights_only=False)["model"], results
+
+    weights, results = train(tmp_path / "cpu", torch.device("cpu"))
+    with device_without_float64() as device:
+        other_weights, other_results = train(tmp_path / "device", device)
+    assert all(torch.equal(value, other_weights[key]) for key, value in weights.items())
+    assert results == other_results
 
 
 def test_mps_is_taken_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
