@@ -136,6 +136,15 @@ def test_metabalance_s_first_step() -> None:
     assert second[0].tolist() == pytest.approx([1, 0.7 * (1.75 / 1.25) + 0.3])
 
 
+def test_a_step_that_overflows_leaves_metabalance_s_averages_alone() -> None:
+    """Here only the unimodal gradient of one tensor does: the averages of the others would be one step ahead."""
+    overflowed = torch.tensor([[[4.0, 0.0], [0.0, torch.inf]], [[1.0, 0.0], [0.0, 1.0]]])
+    step = torch.tensor([[[4.0, 0.0], [0.0, 1.0]], [[9.0, 0.0], [0.0, 1.0]]])
+    balanced = MetaBalance(relax=1.0)
+    balanced.coefficients(overflowed)
+    assert balanced.coefficients(step).flatten().tolist() == pytest.approx([1, 2, 1, 3])  # the norms' ratios
+
+
 def test_ensembles_of_probabilities_and_of_logarithms() -> None:
     heads = nn.ModuleDict({name: nn.Identity() for name in ("a", "v")})
     given = {"a": torch.tensor([[0.7, 0.3]]).log(), "v": torch.tensor([[0.2, 0.8]]).log()}

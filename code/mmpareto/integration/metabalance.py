@@ -52,7 +52,7 @@ class MetaBalance(Integrator):
         if norms is None or norms.shape != now.shape:
             norms = self._norms[encoder] = torch.zeros_like(now)
         # in place: a CUDA graph keeps using the same memory
-        norms.copy_(torch.where(now.isfinite(), self.beta * norms + (1 - self.beta) * now, norms))
+        norms.copy_(torch.where(now.isfinite().all(), self.beta * norms + (1 - self.beta) * now, norms))
         joint, unimodal = norms.unbind(1)
         ratio = torch.where((joint > 0) & (unimodal > 0), joint / unimodal, 1.0)
         # an average that fades to nothing, since no unimodal gradient comes any more, is no reason for inf * 0
