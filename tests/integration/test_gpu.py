@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from integration.test_cost import ROUTINES, Convolutional
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from mmpareto.integration import Integrator, MMPareto
+from mmpareto.methods import METHODS
 
 pytestmark = [
     pytest.mark.gpu,
@@ -83,6 +85,18 @@ def test_a_captured_step_equals_an_eager_one(routine: Integrator, problem) -> No
     step()
     for p, other in zip(model.parameters(), captured, strict=True):
         assert torch.allclose(p, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["gradvac", "pcd", "cr_mogm", "nash_mtl"])
+def test_a_state_that_was_loaded_to_the_gpu_goes_on_alike(name: str) -> None:
+    whole, parted = METHODS.build(name), METHODS.build(name)
+    gramians = torch.tensor([[[2.0, -1.0], [-1.0, 1.0]]], dtype=torch.float64, device="cuda")
+    for routine in (whole, parted):
+        routine.coefficients(gramians)
+    state = pytree.tree_map_only(Tensor, Tensor.cuda, parted.state_dict())
+    parted = METHODS.build(name)
+    parted.load_state_dict(state)
+    assert torch.equal(parted.coefficients(3 * gramians), whole.coefficients(3 * gramians))
 
 
 def test_gpu_and_cpu_agree(problem) -> None:  # type: ignore[no-untyped-def]

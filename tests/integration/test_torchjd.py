@@ -11,6 +11,7 @@ import torch
 import torchjd.aggregation as aggregation
 from integration.problems import LateFusion
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mmpareto.integration import TorchJDWeighting, weighting_options
 from mmpareto.integration.torchjd_weighting import WEIGHTINGS
@@ -99,6 +100,17 @@ def test_a_saved_state_goes_on_identically(name: str, tmp_path: Path) -> None:
             integrator.backward(*model.losses(*model.batch(step)), **model.arguments())
             results.append(model.gradients())
         assert all(torch.equal(results[0][n], results[1][n]) for n in results[0]), step
+
+
+@pytest.mark.parametrize(("name", "state"), [("gradvac", "_phi_t"), ("pcd", "_sq_norm_ema")])
+def test_a_state_that_was_loaded_to_a_gpu_goes_back_to_the_cpu_where_torchjd_computes(name: str, state: str) -> None:
+    routine = METHODS.build(name)
+    routine.coefficients(torch.eye(2, dtype=torch.float64)[None])
+    saved = routine.state_dict()
+    with FakeTensorMode():  # knows tensors of a GPU where there is none
+        saved[""][f"|{state}"] = torch.ones(2, 2, device="cuda")
+        routine.load_state_dict(saved)
+    assert routine.state_dict()[""][f"|{state}"].device.type == "cpu"
 
 
 def test_states_of_other_methods_are_refused() -> None:

@@ -170,6 +170,8 @@ def _restore(weighting: Any, state: Mapping[str, Any], name: str) -> None:
     modules = dict(weighting.named_modules())
     for full, value in state.items():
         path, _, key = full.partition("|")
+        if isinstance(value, Tensor) and key != "_lambda":  # CR-MOGM's are where the weights are, all others on the CPU
+            value = value.cpu()
         setattr(modules[path], key, value.numpy().copy() if key == "prvs_alpha" else value)
     if state.get("|prvs_alpha") is not None and state["|step"] > 0:
         weighting._init_optim_problem()  # otherwise made at step 0
