@@ -32,7 +32,7 @@ from mmpareto.training.board import Board
 from mmpareto.training.data import Loader, SharedBatches
 from mmpareto.training.epochs import EpochRecord, GradientLog, RecordedStep, score, train_epoch
 from mmpareto.training.optimizer import make_optimizer
-from mmpareto.training.records import epoch_scalars
+from mmpareto.training.records import epoch_scalars, integration_summary
 from mmpareto.training.setup import make_method, make_step
 from mmpareto.training.signals import Interrupted, Signals
 from mmpareto.training.step import Step, TrainingStep
@@ -236,6 +236,26 @@ def test_layers_are_counted_over_an_epoch_as_from_the_gradients_themselves(monke
     assert [row["cosine"] for row in rows] == pytest.approx([np.mean(c) for c in cosines.values()], abs=1e-6)
     assert [row["conflict_rate"] for row in rows] == pytest.approx([np.mean(np.array(c) < 0) for c in cosines.values()])
     assert any(0 < row["conflict_rate"] < 1 for row in rows)
+
+
+def test_steps_that_a_scaler_leaves_out_are_in_no_mean_of_cosines() -> None:
+    model = small().float()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, backoff_factor=2.0**-100)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    step = TrainingStep(model, Method(MMPareto()), optimizer, scaler=scaler)
+    log, cosines = GradientLog(), []
+    inputs, label = batch()
+    for number in range(3):
+        done = step({name: 1e3 * value.float() for name, value in inputs.items()}, label)
+        log.write(done.diagnostics)
+        log.count(number)
+        cosines += [float(done.diagnostics[name].cosine) for name in model.encoders]
+    assert int(step.overflows) == 1
+    rows, count = log.rows(1), len(model.encoders)
+    assert [row["step"] for row in rows] == [1] * count + [2] * count
+    summary = integration_summary(rows, list(model.encoders))
+    means = [(cosines[count + k] + cosines[2 * count + k]) / 2 for k in range(count)]
+    assert [of_encoder["mean_cosine"] for of_encoder in summary.values()] == pytest.approx(means, abs=1e-6)
 
 
 def test_a_record_that_begins_again_is_a_new_one() -> None:

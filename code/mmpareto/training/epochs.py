@@ -71,13 +71,17 @@ class GradientLog:
         self._slot.zero_()
 
     def rows(self, epoch: int) -> list[dict[str, Any]]:
-        """A row per step and encoder: epoch, step, encoder and the values of PER_STEP."""
+        """A row per step and encoder: epoch, step, encoder and the values of PER_STEP.
+
+        Without gradients that are not finite: their cosine is NaN, and a gradient scaler leaves the step out.
+        """
         fetched = {encoder: values.tolist() for encoder, values in self._all_values().items()}
-        return [
+        rows = [
             {"epoch": epoch, "step": step, "encoder": encoder, **dict(zip(PER_STEP, values[position], strict=True))}
             for position, step in enumerate(self._steps)
             for encoder, values in fetched.items()
         ]
+        return [row for row in rows if not math.isnan(row["cosine"])]
 
     def layer_rows(self, epoch: int, names: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
         """A row per encoder and parameter tensor: epoch, encoder, layer, steps, conflict_rate in 0 .. 1, cosine.
