@@ -18,7 +18,7 @@ from training.test_training_processes import model as classifier
 from mmpareto.arguments import parse
 from mmpareto.integration import OneJoint
 from mmpareto.methods import Boundary, Method, MethodError, build_method
-from mmpareto.models import MultimodalModel
+from mmpareto.models import MultimodalModel, fusion_maker
 from mmpareto.training import boundary_engine
 from mmpareto.training.boundary_engine import BoundaryEngine
 from mmpareto.training.optimizer import make_optimizer, set_rates
@@ -256,6 +256,18 @@ def test_fine_tuning_turns_once_draws_a_new_head_and_may_freeze(frozen: bool) ->
     assert [p.requires_grad for p in again.model.encoders.parameters()] == [not frozen] * 8
     with pytest.raises(MethodError, match="give more --epochs"):
         Run("finetune", epochs=1)
+
+
+@pytest.mark.parametrize("fusion", ["concat", "sum", "cosine", "mlp", "lmf", "attention"])
+def test_fine_tuning_keeps_nothing_of_a_fusion(fusion: str) -> None:
+    run = Run("finetune", epochs=4)
+    run.model.fusion = fusion_maker(fusion, {})(run.model.widths, run.model.classes, run.model.heads)
+    run.method.setup(run.model, 0, 4)
+    with torch.no_grad():
+        for parameter in run.model.fusion.parameters():
+            parameter.fill_(7.0)
+    run.boundary(3)
+    assert [name for name, p in run.model.fusion.named_parameters() if (p == 7).any()] == []
 
 
 def test_g_blending_s_estimate_is_that_of_networks_trained_alone() -> None:

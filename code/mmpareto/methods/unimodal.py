@@ -40,8 +40,8 @@ class Ensemble(Method):
 class FineTune(Method):
     """Unimodal pre-training, then fine-tuning: encoders learn alone, then together from one joint loss.
 
-    At the turn the joint head is drawn anew and the optimiser forgets its momentum. The checkpoint is selected among
-    the epochs after it. The learning-rate schedule runs on.
+    At the turn the joint head is drawn anew, by `reset_parameters` of the fusion and its layers, and the optimiser
+    forgets its momentum. The checkpoint is selected among the epochs after it. The learning-rate schedule runs on.
 
     The published code of several methods loads unimodal encoders so that a name that does not match passes silently
     (`strict=False`); here the encoders never leave the model.
@@ -90,10 +90,7 @@ class FineTune(Method):
     def boundary(self, now: Boundary) -> dict[str, float]:
         """Makes the turn when its epoch has come."""
         if now.epoch > self.state["before"] and not self.state["turned"]:
-            for module in now.model.fusion.modules():
-                reset = getattr(module, "reset_parameters", None)  # PyTorch's layers have one
-                if callable(reset):
-                    reset()
+            now.model.fusion.apply(_draw_anew)
             now.engine.alike()
             now.optimizer.state.clear()
             self.state["turned"].fill_(True)
@@ -116,3 +113,10 @@ class FineTune(Method):
             for parameter in self.model.encoders.parameters():
                 parameter.requires_grad_(False)
                 parameter.grad = None
+
+
+def _draw_anew(module: nn.Module) -> None:
+    """Draw a module's own parameters anew."""
+    reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)  # attention's
+    if callable(reset):
+        reset()

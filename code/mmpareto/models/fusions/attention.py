@@ -38,9 +38,15 @@ class AttentionFusion(nn.Module):
         super().__init__()
         check_counts(width=width, layers=layers, heads=heads)
         self.maps = nn.ModuleDict({name: nn.Linear(size, width) for name, size in widths.items()})
-        self.token = nn.Parameter(0.02 * torch.randn(width))
+        self.token = nn.Parameter(torch.empty(width))
+        self.reset_parameters()
         self.layers = nn.ModuleList(TransformerLayer(width, heads) for _ in range(layers))
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, classes))
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the class token; the layers draw their own parameters."""
+        self.token.copy_(0.02 * torch.randn(len(self.token)))
 
     def forward(self, features: Mapping[str, Tensor], present: Present | None = None) -> Tensor:
         """{modality: [B, D]} -> [B, C]."""

@@ -37,8 +37,14 @@ class LowRankFusion(nn.Module):
         super().__init__()
         check_counts(rank=rank)
         self.factors = nn.ModuleDict({name: nn.Linear(width, rank * classes) for name, width in widths.items()})
-        self.weight = nn.Parameter(torch.full((rank,), rank**-0.5))
-        self.bias = nn.Parameter(torch.zeros(classes))
+        self.weight = nn.Parameter(torch.empty(rank))
+        self.bias = nn.Parameter(torch.empty(classes))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Give weight and bias their first values; the linear maps have their own."""
+        nn.init.constant_(self.weight, len(self.weight) ** -0.5)
+        nn.init.zeros_(self.bias)
 
     def forward(self, features: Mapping[str, Tensor], present: Present | None = None) -> Tensor:
         """{modality: [B, D]} -> [B, C]; absent features count as zero."""
