@@ -78,6 +78,26 @@ def test_the_highest_mean_is_bold_only_if_its_difference_is_significant(tmp_path
     assert with_lower.bold == [False, False, False]  # uniform does not differ from pareto, the baseline
 
 
+def test_a_baseline_with_the_highest_mean_is_compared_only_with_what_was_tested(tmp_path: Path) -> None:
+    def verdict() -> str:
+        return summaries_of(tmp_path)[0].verdict.partition("baseline; ")[2]
+
+    for seed in range(3):
+        make_run(tmp_path / f"u{seed}", "uniform", seed, 90.0 + seed)
+    assert verdict() == "there is no other row."
+    make_run(tmp_path / "o", "one_joint", 0, 30.0)
+    assert verdict() == "no other row could be tested."
+    for seed in range(3):
+        make_run(tmp_path / f"m{seed}", "mmpareto", seed, 40.0 + (0.0, 2.1, 3.9)[seed])
+    assert verdict() == "all rows that could be tested differ significantly."
+    for seed in (1, 2):
+        make_run(tmp_path / f"o{seed}", "one_joint", seed, 30.0 + 1.5 * seed)
+    assert verdict() == "all rows differ significantly."
+    for seed in range(3):
+        make_run(tmp_path / f"p{seed}", "pareto", seed, (90.0, 92.0, 90.0)[seed])
+    assert verdict() == "no significant difference from pareto."
+
+
 def test_columns_without_values_are_left_out(tmp_path: Path) -> None:
     make_run(tmp_path / "o", "one_joint", 0, 30.0)
     make_run(tmp_path / "m", "mmpareto", 1, 30.0)

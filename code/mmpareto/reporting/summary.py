@@ -76,8 +76,13 @@ class Summary:
         """Whether row i differs significantly from the baseline or, being the baseline, from all rows tested."""
         if self.tests[i].reason != BASELINE:
             return self.tests[i].significant
-        others = [test.significant for test in self.tests if test.baseline is self.rows[i] and test.p is not None]
+        others = self._tested_against(self.rows[i]).values()
         return bool(others) and all(others)
+
+    def _tested_against(self, baseline: Row) -> dict[str, bool]:
+        """For each row that could be tested against this one, by its label, whether it differs significantly."""
+        pairs = zip(self.rows, self.tests, strict=True)
+        return {row.label: test.significant for row, test in pairs if test.baseline is baseline and test.p is not None}
 
     @property
     def verdict(self) -> str:
@@ -86,10 +91,13 @@ class Summary:
         row, test = self.rows[i], self.tests[i]
         highest = f"{row.label} has the highest joint mean, {spread(row.joint)} %"
         if test.reason == BASELINE:
-            tests = zip(self.rows, self.tests, strict=True)
-            alike = [other.label for other, test in tests if test.baseline is row and not test.significant]
-            said = f"no significant difference from {', '.join(alike)}" if alike else "all rows differ significantly"
-            return f"{highest}, and is the baseline; {said if len(self.rows) > 1 else 'there is no other row'}."
+            tested = self._tested_against(row)
+            alike = [label for label, significant in tested.items() if not significant]
+            which = "all rows" if len(tested) == len(self.rows) - 1 else "all rows that could be tested"
+            said = f"no significant difference from {', '.join(alike)}" if alike else f"{which} differ significantly"
+            if not tested:
+                said = "no other row could be tested" if len(self.rows) > 1 else "there is no other row"
+            return f"{highest}, and is the baseline; {said}."
         if test.baseline is None or test.p is None or test.corrected is None:
             return f"{highest}; no difference from a baseline could be tested."
         amount = f"{test.difference:+.1f} points from {test.baseline.label}"
