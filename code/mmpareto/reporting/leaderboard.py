@@ -272,8 +272,8 @@ def dataset_table(rows: pd.DataFrame) -> str:
             LEAD: spread((runs[JOINT] - runs[SINGLE]).tolist()),
         }
         line |= {label: spread(runs[label].dropna().tolist()) for label in COMBINATIONS.values() if label in runs}
-        if method in recipe:
-            line["effect of tuning"] = f"{(joint - recipe[method]).mean():+.1f}"
+        if method in recipe and (effect := (joint - recipe[method]).dropna()).size:
+            line["effect of tuning"] = f"{effect.mean():+.1f}"
         for (less, p), table in columns.items():
             known = method in table and (table[method] - tuned[baseline]).notna().any()
             line[less] = f"{(table[method] - tuned[baseline]).mean():+.1f}" if known else "-"
