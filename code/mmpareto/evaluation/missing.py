@@ -44,7 +44,7 @@ def rate_cases(having: Case, rates: Sequence[float], seed: int) -> dict[tuple[st
     """A case for every modality (or ANY) and rate: the modality is dropped in this fraction of the samples.
 
     Every sample keeps one modality at least. The samples are drawn from the seed; a greater rate drops those of a
-    smaller one, and more.
+    smaller one, and more. Of ANY, a sample that would lose all keeps one, maybe one that it lacks at a smaller rate.
     """
     names = list(having)
     before = ~torch.stack(list(having.values())).numpy()
