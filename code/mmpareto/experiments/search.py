@@ -225,11 +225,9 @@ class Search:
         for seed in self.seeds:
             for trial in chosen:
                 dataset, method = trial.candidate.dataset, trial.candidate.method
-                parts = (RECIPE, dataset, method) if recipe else (TUNED, dataset, method, f"trial{trial.number}")
-                values = {} if recipe else trial.values
-                planned.append(
-                    make_run(dataset, method, self.passed, values, seed, (*parts, f"seed{seed}"), self.output, self.root)
-                )
+                folder = (RECIPE, dataset, method) if recipe else (TUNED, dataset, method, f"trial{trial.number}")
+                values, parts = {} if recipe else trial.values, (*folder, f"seed{seed}")
+                planned.append(make_run(dataset, method, self.passed, values, seed, parts, self.output, self.root))
         return planned
 
     @property
