@@ -24,22 +24,22 @@ import numpy as np
 import torch
 
 from mmpareto.data_folders import DESCRIPTION
-from mmpareto.datasets.base import DATASETS, DatasetError, Modality, Split
+from mmpareto.datasets.base import DATASETS, SPLITS, DatasetError, Modality, Split
 from mmpareto.datasets.colouring import colours, paint
-from mmpareto.datasets.files import load_npy, refuse_special_file
-from mmpareto.datasets.in_memory import InMemoryImages
+from mmpareto.datasets.files import refuse_special_file
+from mmpareto.datasets.in_memory import DIGITS, InMemoryImages, check_digits, numbered_ids, prepared_arrays
 from mmpareto.datasets.lists import cut
 from mmpareto.datasets.pickled_arrays import read_pickled_arrays
 from mmpareto.datasets.prepared import read_description
 
-CLASSES = [str(digit) for digit in range(10)]
 VAL_FRACTION = 0.1  # of the 60,000 training digits
 PUBLISHED = "mnist_10color_jitter_var_*.npy"
 _SEED = 0  # splits and colours are part of the dataset: they do not move with a run's seed
-_STREAMS = {"train": 0, "val": 1, "test": 2}
 _MOST_BYTES = 2**28  # of an idx file; MNIST's largest has 47 MB
-_GRAY = Modality("image", (1, 28, 28), (0.1307,), (0.3081,))
-_COLOUR = Modality("image", (3, 28, 28))
+_MODALITIES = {
+    "gray": Modality("image", (1, 28, 28), (0.1307,), (0.3081,)),
+    "colour": Modality("image", (3, 28, 28)),
+}
 
 
 @DATASETS.register("cgmnist")
@@ -65,23 +65,21 @@ class CGMNIST(InMemoryImages):
         if root is None:
             raise DatasetError("cgmnist: give the folder of the data with --data_root")
         if (root / DESCRIPTION).exists():
-            images, labels = _prepared(root, split, variance)
+            read_description(root, "cgmnist", {"variance": variance})
+            forms = {name: (np.uint8, modality.shape) for name, modality in _MODALITIES.items()}
+            images, labels = prepared_arrays(root, split, forms)
         else:
-            images, labels = load(root, split, variance, download)
+            arrays, labels = load(root, split, variance, download)
+            images = {name: torch.from_numpy(array) for name, array in arrays.items()}
         super().__init__(
             name="cgmnist",
-            images={name: torch.from_numpy(array) for name, array in images.items()},
-            modalities={"gray": _GRAY, "colour": _COLOUR},
+            images=images,
+            modalities=_MODALITIES,
             labels=labels,
-            classes=CLASSES,
-            ids=digit_ids(split, len(labels)),
+            classes=DIGITS,
+            ids=numbered_ids(split, len(labels)),
             seed=seed,
         )
-
-
-def digit_ids(split: Split, count: int) -> list[str]:
-    """Names of a split's digits, in their order."""
-    return [f"{split}_{index:05d}" for index in range(count)]
 
 
 def load(root: Path, split: Split, variance: float, download: bool = True) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -115,11 +113,11 @@ def mnist_split(root: Path, split: Split, download: bool = True) -> tuple[np.nda
     """
     images, labels = read_mnist(root, download)["test" if split == "test" else "train"]
     chosen = _chosen(labels, split)
-    return images[chosen], labels[chosen], digit_ids(split, len(chosen))
+    return images[chosen], labels[chosen], numbered_ids(split, len(chosen))
 
 
 def _generator(split: Split) -> np.random.Generator:
-    return np.random.default_rng([_SEED, _STREAMS[split]])
+    return np.random.default_rng([_SEED, SPLITS.index(split)])
 
 
 def _chosen(labels: np.ndarray, split: Split) -> np.ndarray:
@@ -127,36 +125,6 @@ def _chosen(labels: np.ndarray, split: Split) -> np.ndarray:
         return np.arange(len(labels))
     train, val = cut(range(len(labels)), labels.tolist(), VAL_FRACTION, _SEED, "cgmnist: validation")
     return np.array(train if split == "train" else val)
-
-
-def _prepared(root: Path, split: Split, variance: float) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    read_description(root, "cgmnist", {"variance": variance})
-    arrays = {}
-    for name in ("gray", "colour", "label"):
-        file = root / name / f"{split}.npy"
-        try:
-            arrays[name] = load_npy(file)
-        except (OSError, ValueError) as error:
-            raise DatasetError(f"{file}: cannot be read ({error}); prepare the dataset again") from error
-    labels = arrays.pop("label")
-    _check_labels(labels, root / "label" / f"{split}.npy")
-    for name, modality in (("gray", _GRAY), ("colour", _COLOUR)):
-        array, expected = arrays[name], (len(labels), *modality.shape)
-        if array.shape != expected or array.dtype != np.uint8:
-            raise DatasetError(
-                f"{root / name / f'{split}.npy'}: expected uint8 {list(expected)}, found {array.dtype} "
-                f"{list(array.shape)}; prepare the dataset again"
-            )
-    return arrays, labels
-
-
-def _check_labels(labels: np.ndarray, source: object) -> None:
-    """Raise DatasetError unless these are labels int64 [N], 0 to 9."""
-    if labels.dtype != np.int64 or labels.ndim != 1 or not len(labels) or labels.min() < 0 or labels.max() > 9:
-        raise DatasetError(
-            f"{source}: expected labels 0 to 9, int64 [N], found {labels.dtype} {list(labels.shape)} or other labels; "
-            "make the file again"
-        )
 
 
 # MNIST's own files
@@ -190,7 +158,7 @@ def read_mnist(root: Path, download: bool = True) -> dict[str, tuple[np.ndarray,
             raise DatasetError(f"{images_file}: expected images of 28 x 28, found {list(images.shape)}")
         if len(images) != len(labels):
             raise DatasetError(f"{images_file}: {len(images)} images, but {len(labels)} labels in {labels_file}")
-        _check_labels(labels, labels_file)
+        check_digits(labels, labels_file)
         parts[part] = (images, labels)
     return parts
 
@@ -265,7 +233,7 @@ def read_published(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         parts = {}
         for part in ("train", "test"):
             images, labels = arrays[f"{part}_image"], arrays[f"{part}_label"].astype(np.int64)
-            _check_labels(labels, f"{part}_label")
+            check_digits(labels, f"{part}_label")
             if images.dtype != np.uint8 or images.shape != (len(labels), 28, 28, 3):
                 raise ValueError(f"{part}_image: expected uint8 [N, 28, 28, 3], found {images.dtype} {images.shape}")
             parts[part] = (images, labels)

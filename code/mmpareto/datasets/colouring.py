@@ -7,23 +7,12 @@ one drawn around the mean of a class picked at random. Used here for scikit-lear
 
 from __future__ import annotations
 
+import colorsys
+
 import numpy as np
 
 # Mean colour of each class, RGB in 0 .. 1: ten hues at equal distances round the colour wheel.
-MEAN_COLOURS = np.array(
-    [
-        [1.0, 0.0, 0.0],
-        [1.0, 0.6, 0.0],
-        [0.8, 1.0, 0.0],
-        [0.2, 1.0, 0.0],
-        [0.0, 1.0, 0.4],
-        [0.0, 1.0, 1.0],
-        [0.0, 0.4, 1.0],
-        [0.2, 0.0, 1.0],
-        [0.8, 0.0, 1.0],
-        [1.0, 0.0, 0.6],
-    ]
-)
+MEAN_COLOURS = np.array([colorsys.hsv_to_rgb(digit / 10, 1, 1) for digit in range(10)]).round(1)
 
 
 def colours(

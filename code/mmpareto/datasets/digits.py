@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmpareto.datasets.base import DATASETS, DatasetError, Modality, Split
+from mmpareto.datasets.base import DATASETS, SPLITS, DatasetError, Modality, Split
 from mmpareto.datasets.colouring import colours, paint
-from mmpareto.datasets.in_memory import InMemoryImages
+from mmpareto.datasets.in_memory import DIGITS, InMemoryImages
 
 _COLOUR_SEED = 0  # colours are part of the dataset: they do not move with a run's seed
 # the split of each image, a letter each (r: train, v: val, t: test): scikit-learn's `train_test_split` with stratified
@@ -86,14 +86,14 @@ class Digits(InMemoryImages):
         small, labels, ids = digits_split(split)
         gray = torch.nn.functional.interpolate(small, size=(28, 28), mode="bilinear", align_corners=False)
         gray = gray.round().to(torch.uint8)
-        generator = np.random.default_rng([_COLOUR_SEED, ("train", "val", "test").index(split)])
+        generator = np.random.default_rng([_COLOUR_SEED, SPLITS.index(split)])
         colour = colours(labels, variance, split == "train", generator)
         super().__init__(
             name="digits",
             images={"gray": gray, "colour": torch.from_numpy(paint(gray.squeeze(1).numpy(), colour))},
             modalities={"gray": Modality("image", (1, 28, 28)), "colour": Modality("image", (3, 28, 28))},
             labels=labels,
-            classes=[str(digit) for digit in range(10)],
+            classes=DIGITS,
             ids=ids,
             seed=seed,
         )

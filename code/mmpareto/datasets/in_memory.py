@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mmpareto.datasets.base import Batch, Modality, MultimodalDataset, Sample
+from mmpareto.datasets.base import Batch, DatasetError, Modality, MultimodalDataset, Sample, Split
+from mmpareto.datasets.files import load_npy
+
+DIGITS = [str(digit) for digit in range(10)]  # the classes
 
 
 class InMemoryImages(MultimodalDataset):
@@ -58,3 +62,48 @@ class InMemoryImages(MultimodalDataset):
             "label": self._label[index],
             "id": self.ids[indices].tolist(),
         }
+
+
+def numbered_ids(split: Split, count: int) -> list[str]:
+    """Names of a split's samples, in their order."""
+    return [f"{split}_{index:05d}" for index in range(count)]
+
+
+def prepared_arrays(
+    root: Path, split: Split, forms: Mapping[str, tuple[type[np.generic], tuple[int, ...]]]
+) -> tuple[dict[str, Tensor], np.ndarray]:
+    """{modality: [N, ...]} of a split and its labels, digits int64 [N], as `prepare.py` writes them.
+
+    forms  {modality: type and shape of a sample}.
+
+    Raises DatasetError where a file is missing, damaged, or of another form.
+    """
+    files = {name: root / name / f"{split}.npy" for name in (*forms, "label")}
+    arrays = {name: read_array(file) for name, file in files.items()}
+    labels = arrays.pop("label")
+    check_digits(labels, files["label"])
+    for name, (kind, shape) in forms.items():
+        array, expected = arrays[name], (len(labels), *shape)
+        if array.dtype != kind or array.shape != expected:
+            raise DatasetError(
+                f"{files[name]}: expected {kind.__name__} {list(expected)}, found {array.dtype} {list(array.shape)}; "
+                "prepare the dataset again"
+            )
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}, labels
+
+
+def read_array(file: Path) -> np.ndarray:
+    """An array of a prepared dataset; raises DatasetError where it is missing or damaged."""
+    try:
+        return load_npy(file)
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{file}: cannot be read ({error}); prepare the dataset again") from error
+
+
+def check_digits(labels: np.ndarray, source: object) -> None:
+    """Raise DatasetError unless these are labels int64 [N], 0 to 9."""
+    if labels.dtype != np.int64 or labels.ndim != 1 or not len(labels) or labels.min() < 0 or labels.max() > 9:
+        raise DatasetError(
+            f"{source}: expected labels 0 to 9, int64 [N], found {labels.dtype} {list(labels.shape)} or other labels; "
+            "make the file again"
+        )

@@ -15,12 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmpareto.datasets.base import DATASETS, DatasetError, Modality, Split
+from mmpareto.datasets.base import DATASETS, SPLITS, DatasetError, Modality, Split
 from mmpareto.datasets.digits import digits_split
-from mmpareto.datasets.in_memory import InMemoryImages
+from mmpareto.datasets.in_memory import DIGITS, InMemoryImages
 
 _SEED = 0  # pairs, angles and noise are part of the dataset: they do not move with a run's seed
-_STREAMS = {"train": 0, "val": 1, "test": 2}
 _SIDE = 12  # pixels of an enlarged scikit-learn digit
 _BLOCK = 4096  # images that are drawn at once
 
@@ -74,7 +73,7 @@ class TwoView(InMemoryImages):
 
             scanned, labels, ids = mnist_split(root, split, download)
             images = torch.from_numpy(scanned)[:, None]
-        random = np.random.default_rng([_SEED, _STREAMS[split]])
+        random = np.random.default_rng([_SEED, SPLITS.index(split)])
         rounds = [_views(images, labels, rotation, noise, random) for _ in range(pairs)]
         modality = Modality("image", tuple(images.shape[1:]))
         super().__init__(
@@ -85,7 +84,7 @@ class TwoView(InMemoryImages):
             },
             modalities={"rotated": modality, "noisy": modality},
             labels=np.tile(labels, pairs),
-            classes=[str(digit) for digit in range(10)],
+            classes=DIGITS,
             ids=[f"{name}_{number}" for number in range(pairs) for name in ids],
             seed=seed,
         )

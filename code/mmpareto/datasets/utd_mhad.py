@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmpareto.data_folders import DESCRIPTION, require_root
 from mmpareto.datasets.base import DATASETS, DatasetError, Modality, MultimodalDataset, Sample, Split
-from mmpareto.datasets.files import load_npy
+from mmpareto.datasets.in_memory import read_array
 from mmpareto.datasets.prepared import read_description, read_split
 
 # action 1, 2, ...
@@ -87,10 +87,7 @@ def block(modality: str, rate: float) -> int:
 
 def _read(path: Path, modality: Modality) -> Tensor:
     """float32 [l, D], cut to the greatest length, or uint8 [3, 64, 64]."""
-    try:
-        array = load_npy(path)
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path}: cannot be read ({error}); prepare the dataset again") from error
+    array = read_array(path)
     if modality.kind == "image":
         fits, expected = array.shape == modality.shape and array.dtype == np.uint8, f"uint8 {list(modality.shape)}"
     else:

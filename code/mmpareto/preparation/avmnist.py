@@ -21,13 +21,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mmpareto.datasets.avmnist import BINS, CLASSES, FRAMES, pair_ids, read_array
+from mmpareto.datasets.avmnist import BINS, FRAMES
 from mmpareto.datasets.base import SPLITS, DatasetError, Split, UnusableError
 from mmpareto.datasets.cgmnist import mnist_split
+from mmpareto.datasets.in_memory import DIGITS
 from mmpareto.datasets.lists import cut
 from mmpareto.datasets.media import read_sound
 from mmpareto.flag_values import count, decibels, fraction
-from mmpareto.preparation.common import PREPARATIONS, Clip, Outcome, add_cut_arguments
+from mmpareto.preparation.common import PREPARATIONS, Clip, Outcome, add_cut_arguments, samples_of
 from mmpareto.preparation.common import prepare as prepare_clips
 
 SOURCES = {"sound": "a clone of the Free Spoken Digit Dataset", "image": "MNIST's idx files"}
@@ -87,13 +88,13 @@ def prepare(args: argparse.Namespace) -> Outcome:
         args.output,
         name="avmnist",
         clips=clips,
-        classes=CLASSES,
+        classes=DIGITS,
         modalities={"sound": ".npy", "image": ".npy", "label": ".npy"},
         make=functools.partial(make, splits=splits, snr=args.snr, removed_energy=args.removed_energy, pairs=args.pairs),
         parameters=parameters,
         workers=min(args.workers, len(clips)),
         tools=("av", "numpy", "scikit-learn", "torchaudio"),
-        members=functools.partial(members, output=args.output),
+        members=functools.partial(samples_of, output=args.output),
     )
 
 
@@ -149,13 +150,6 @@ def make(
     np.save(folder / "sound.npy", sounds[:, None].astype(np.float16), allow_pickle=False)
     np.save(folder / "image.npy", hard[:, None].astype(np.float16), allow_pickle=False)
     np.save(folder / "label.npy", labels, allow_pickle=False)
-
-
-def members(whole: Clip, output: Path) -> list[Clip]:
-    """The pairs of a prepared split."""
-    labels = read_array(output, "label", whole.split)
-    ids = pair_ids(whole.split, len(labels))
-    return [Clip(i, whole.split, str(label), whole.source) for i, label in zip(ids, labels, strict=True)]
 
 
 def _images_of(labels: np.ndarray, digits: np.ndarray, random: np.random.Generator) -> np.ndarray:

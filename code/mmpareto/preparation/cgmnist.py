@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from mmpareto.datasets.base import SPLITS
-from mmpareto.datasets.cgmnist import CLASSES, digit_ids, load
-from mmpareto.datasets.files import load_npy
+from mmpareto.datasets.cgmnist import load
+from mmpareto.datasets.in_memory import DIGITS
 from mmpareto.flag_values import fraction
-from mmpareto.preparation.common import PREPARATIONS, Clip, Outcome
+from mmpareto.preparation.common import PREPARATIONS, Clip, Outcome, samples_of
 from mmpareto.preparation.common import prepare as prepare_clips
 
 
@@ -36,13 +36,13 @@ def prepare(args: argparse.Namespace) -> Outcome:
         args.output,
         name="cgmnist",
         clips=clips,
-        classes=CLASSES,
+        classes=DIGITS,
         modalities={"gray": ".npy", "colour": ".npy", "label": ".npy"},
         make=functools.partial(make, variance=args.variance),
         parameters={"variance": args.variance},
         workers=min(args.workers, len(clips)),
         tools=("numpy", "scikit-learn"),
-        members=functools.partial(digits, output=args.output),
+        members=functools.partial(samples_of, output=args.output),
     )
 
 
@@ -51,10 +51,3 @@ def make(clip: Clip, folder: Path, *, variance: float) -> None:
     images, labels = load(clip.source["mnist"], clip.split, variance)
     for name, array in {**images, "label": labels}.items():
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
-
-
-def digits(whole: Clip, output: Path) -> list[Clip]:
-    """The digits of a prepared split."""
-    labels = load_npy(output / "label" / f"{whole.split}.npy")
-    ids = digit_ids(whole.split, len(labels))
-    return [Clip(i, whole.split, str(label), whole.source) for i, label in zip(ids, labels, strict=True)]

@@ -35,6 +35,7 @@ from mmpareto import registries
 from mmpareto.data_folders import DESCRIPTION, UNFINISHED
 from mmpareto.datasets.base import SPLITS, DatasetError, Split, UnusableError
 from mmpareto.datasets.files import refuse_special_file
+from mmpareto.datasets.in_memory import numbered_ids, read_array
 from mmpareto.datasets.lists import check_ids, check_modality
 from mmpareto.datasets.names import class_warnings, name_warnings
 from mmpareto.datasets.workers import Died, run_in_processes
@@ -170,6 +171,13 @@ def prepare(
         }
         write_text(output / DESCRIPTION, json.dumps(description, indent=2, ensure_ascii=False) + "\n")
     return outcome
+
+
+def samples_of(whole: Clip, output: Path) -> list[Clip]:
+    """The samples of a prepared split whose arrays hold all of them; see `prepare`."""
+    labels = read_array(output / "label" / f"{whole.split}.npy")
+    ids = numbered_ids(whole.split, len(labels))
+    return [Clip(i, whole.split, str(label), whole.source) for i, label in zip(ids, labels, strict=True)]
 
 
 def _make_all(
