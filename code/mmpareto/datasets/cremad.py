@@ -20,8 +20,8 @@ from mmpareto.datasets.features import (
     FBANK_FRAMES,
     MEL_BINS,
     AudioFeatures,
+    FeatureReader,
     SoundReader,
-    audio_reader,
     audio_visual_readers,
 )
 from mmpareto.datasets.files import is_hidden
@@ -151,7 +151,7 @@ def _array_reader(first: Path, audio_features: AudioFeatures, resolved: Modality
     Args:
         resolved: what an earlier run found; None: the file `first` decides.
     """
-    stored = audio_reader(audio_features)
+    stored = FeatureReader(audio_features)
     if audio_features != "fbank":
         return stored
     normalised = float(load_array(first).min()) >= _NORMALISED[0] if resolved is None else resolved.mean is None

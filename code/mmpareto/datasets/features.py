@@ -105,14 +105,7 @@ def write_features(sound: Sound, kind: AudioFeatures, path: Path, frames: int | 
 
 def audio_visual_readers(audio_features: AudioFeatures, frames: int, image_size: int) -> dict[str, Reader]:
     """Readers of `audio` ([1, 1024, 128] for fbank, [1, 257, 188] for stft) and `visual` [frames, 3, size, size]."""
-    return {"audio": audio_reader(audio_features), "visual": FramesReader(frames, image_size)}
-
-
-def audio_reader(audio_features: AudioFeatures, frames: int = FBANK_FRAMES) -> ArrayReader:
-    """The reader of features that `write_features` stored; `frames` is the L of fbank."""
-    if audio_features not in ("fbank", "stft"):
-        raise DatasetError(f"audio_features must be fbank or stft, found {audio_features!r}")
-    return FeatureReader(audio_features, frames)
+    return {"audio": FeatureReader(audio_features), "visual": FramesReader(frames, image_size)}
 
 
 class FeatureReader(ArrayReader):
@@ -124,6 +117,8 @@ class FeatureReader(ArrayReader):
 
     def __init__(self, features: AudioFeatures, frames: int = FBANK_FRAMES) -> None:
         self.features = features
+        if features not in ("fbank", "stft"):
+            raise DatasetError(f"audio_features must be fbank or stft, found {features!r}")
         if features == "fbank":
             modality = Modality("spectrogram", (1, frames, MEL_BINS), (FBANK_MEAN,), (FBANK_STD,))
             super().__init__(modality, padded=True, limits=LOG_RANGE)
@@ -147,7 +142,7 @@ class SoundReader:
 
     def __init__(self, features: AudioFeatures, frames: int = FBANK_FRAMES, stored: bool = False) -> None:
         self.features, self.stored = features, stored
-        self._arrays = audio_reader(features, frames)
+        self._arrays = FeatureReader(features, frames)
         self.modality = self._arrays.modality
 
     def read(self, path: Path, generator: torch.Generator | None) -> Tensor:

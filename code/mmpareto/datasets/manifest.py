@@ -14,23 +14,28 @@ import functools
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 from mmpareto.data_folders import DESCRIPTION, require_root
 from mmpareto.datasets.base import DATASETS, DatasetError, Kind, Modality, Split, UnusableError
 from mmpareto.datasets.clips import ClipDataset
-from mmpareto.datasets.features import FBANK_FRAMES, SoundReader, audio_reader, fbank_frames
-from mmpareto.datasets.files import npy_shape
-from mmpareto.datasets.items import Items
+from mmpareto.datasets.features import FBANK_FRAMES, FeatureReader, SoundReader, fbank_frames
 from mmpareto.datasets.manifest_file import MANIFEST, Source, declarations, read_manifest
 from mmpareto.datasets.prepared import read_description, read_split
 from mmpareto.datasets.readers import ArrayReader, FramesReader, ImageReader, Reader, load_array
-from mmpareto.datasets.sequences import SequenceReader, TokensReader, sequence_modality, tokens_modality
+from mmpareto.datasets.sequences import SequenceReader, TokensReader, array_length, sequence_modality, tokens_modality
 from mmpareto.datasets.text import TextReader, text_modality
 from mmpareto.startup import shell_command
 
-if TYPE_CHECKING:
-    pass
+# the sources that options of `Manifest` are for
+_KINDS = {
+    "image_size": ("image", "frames"),
+    "frames": ("frames",),
+    "audio_frames": ("sound", "features"),
+    "longest": ("text", "words", "sequence", "tokens"),
+    "vocabulary": ("text", "words"),
+    "tokenizer": ("text", "words"),
+}
 
 
 @DATASETS.register("manifest")
@@ -103,15 +108,16 @@ class Manifest(ClipDataset):
                     "PREPARED"
                 )
             items, train = listed.clips[split], listed.clips["train"]
-        for option, choice, kinds in (
-            ("image_size", image_size, ("image", "frames")),
-            ("frames", frames, ("frames",)),
-            ("audio_frames", audio_frames, ("sound", "features")),
-            ("longest", longest, ("text", "words", "sequence", "tokens")),
-            ("vocabulary", vocabulary, ("text", "words")),
-            ("tokenizer", tokenizer, ("text", "words")),
-        ):
-            if choice is not None and not set(kinds) & set(sources.values()):
+        options: dict[str, Any] = {
+            "image_size": image_size,
+            "frames": frames,
+            "audio_frames": audio_frames,
+            "longest": longest,
+            "vocabulary": vocabulary,
+            "tokenizer": tokenizer,
+        }
+        for option, kinds in _KINDS.items():
+            if options[option] is not None and not set(kinds) & set(sources.values()):
                 content = ", ".join(f"{name} ({source})" for name, source in sources.items())
                 raise DatasetError(f"{option} is for {' or '.join(kinds)}, and {root} holds {content}; leave it out")
         for name in sources:
@@ -119,9 +125,7 @@ class Manifest(ClipDataset):
                 raise DatasetError(f"{root}: no training clip has the modality {name}; take its column out")
         resolved = modalities or {}
         readers = {
-            name: _variable_reader(name, source, train, longest, vocabulary, tokenizer, resolved.get(name))
-            if source in ("text", "words", "sequence", "tokens")
-            else _reader(name, source, train, image_size, frames, audio_frames, resolved.get(name))
+            name: _reader(source, tuple(train.sources(name)), resolved.get(name), options)
             for name, source in sources.items()
         }
         super().__init__("manifest", split, items, readers, classes, seed)
@@ -146,45 +150,27 @@ def _prepared_sources(root: Path, description: Mapping[str, Any]) -> dict[str, s
     return sources
 
 
-def _reader(
-    name: str,
-    source: str,
-    train: Items,
-    image_size: int | None,
-    frames: int | None,
-    audio_frames: int | None,
-    resolved: Modality | None,
-) -> Reader:
-    """The reader of a modality whose training clips are `train`; `resolved`: the modality of an earlier run."""
-    size = 224 if image_size is None else image_size
+def _reader(source: str, train: tuple[Any, ...], resolved: Modality | None, options: Mapping[str, Any]) -> Reader:
+    """The reader of a modality with these training sources; `resolved`: the modality of an earlier run."""
+    size = 224 if options["image_size"] is None else options["image_size"]
     if source == "image":
         return ImageReader(size)
     if source == "frames":
-        return FramesReader(3 if frames is None else frames, size)
+        return FramesReader(3 if options["frames"] is None else options["frames"], size)
     if source == "array":
-        return ArrayReader(resolved or array_modality(train.sources(name)[0]))
-    if resolved is not None and resolved.kind == "spectrogram":
-        audio_frames = resolved.shape[1]
-    length = audio_frames or _longest(tuple(train.sources(name)))
-    return SoundReader("fbank", length) if source == "sound" else audio_reader("fbank", length)
-
-
-def _variable_reader(
-    name: str,
-    source: str,
-    train: Items,
-    longest: int | None,
-    vocabulary: int | None,
-    tokenizer: str | None,
-    resolved: Modality | None,
-) -> Reader:
-    """The reader of a modality whose samples differ in length; see `_reader`."""
-    sources = tuple(train.sources(name))
+        return ArrayReader(resolved or array_modality(train[0]))
     if source == "sequence":
-        return SequenceReader(resolved or _sequence_modality(sources, longest))
+        return SequenceReader(resolved or _sequence_modality(train, options["longest"]))
     if source == "tokens":
-        return TokensReader(resolved or _tokens_modality(sources, longest))
-    return TextReader(resolved or _text_modality(sources, longest, vocabulary, tokenizer))
+        return TokensReader(resolved or _tokens_modality(train, options["longest"]))
+    if source in ("text", "words"):
+        words = (options[name] for name in ("longest", "vocabulary", "tokenizer"))
+        return TextReader(resolved or _text_modality(train, *words))
+    if resolved is not None and resolved.kind == "spectrogram":
+        length = resolved.shape[1]
+    else:
+        length = options["audio_frames"] or _longest(train)
+    return SoundReader("fbank", length) if source == "sound" else FeatureReader("fbank", length)
 
 
 # a run asks for its three splits
@@ -212,11 +198,7 @@ def _audio_frames(path: Path) -> int:
     0 for a sound that cannot be used: the check of all clips names it.
     """
     if path.suffix == ".npy":
-        try:
-            shape = npy_shape(path)
-        except (OSError, ValueError) as error:
-            raise DatasetError(f"{path}: cannot be read as an array: {error}") from error
-        return shape[0] if shape else 0
+        return array_length(path)
     from mmpareto.datasets.media import read_sound  # PyAV takes 0.2 s to import
 
     try:

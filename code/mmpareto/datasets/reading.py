@@ -100,9 +100,9 @@ def reader_from(saved: Mapping[str, Any] | None, modality: Modality) -> Reader:
     raise ValueError(f"an unknown reader {kind!r:.50}")
 
 
-def _array_reader(modality: Modality) -> FileReader | SequenceReader | TokensReader:
+def _array_reader(modality: Modality) -> ArrayReader:
     """The reader of arrays, or of samples in memory."""
-    readers: dict[str, type[SequenceReader | TokensReader]] = {"sequence": SequenceReader, "tokens": TokensReader}
+    readers: dict[str, type[ArrayReader]] = {"sequence": SequenceReader, "tokens": TokensReader}
     return readers.get(modality.kind, FileReader)(modality)
 
 

@@ -10,29 +10,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mmpareto.datasets.base import DatasetError, Modality
 from mmpareto.datasets.files import npy_shape
-from mmpareto.datasets.readers import load_array
+from mmpareto.datasets.readers import ArrayReader, load_array
 
 LONGEST = 1024  # steps that a sample is cut to, unless another number is given
 
 
-class SequenceReader:
-    """A sequence [l, D] in a .npy or .pt file: sensors, features, landmarks.
+class SequenceReader(ArrayReader):
+    """A sequence [l, D] in a .npy or .pt file: sensors, features, landmarks; it is read as float32.
 
     modality  of kind "sequence" and shape (L, D); longer samples are cut to L steps.
     """
-
-    def __init__(self, modality: Modality) -> None:
-        self.modality = modality
-
-    def read(self, path: Path, generator: torch.Generator | None) -> Tensor:
-        """float32 [l, D]."""
-        del generator  # nothing is augmented
-        return self.fitted(load_array(path), path)
 
     def fitted(self, array: Tensor, source: object) -> Tensor:
         """An array in the form of `read`; `source` names it in messages."""
@@ -41,33 +32,20 @@ class SequenceReader:
             raise DatasetError(f"{source}: expected a sequence of shape [length, {width}], found {list(array.shape)}")
         return array[:longest].float()
 
-    def check(self, path: Path) -> None:
-        """Check shape and finite values."""
-        if not self.read(path, None).isfinite().all():
-            raise DatasetError(f"{path}: has values that are not finite; make the file again")
-
     def saved(self) -> dict[str, Any]:
         """See `Reader`."""
-        return {"reader": "sequence"}
+        return {"reader": self.modality.kind}
 
     def length(self, path: Path) -> int:
-        """Steps of a sample."""
+        """Steps, or tokens, of a sample."""
         return min(array_length(path), self.modality.shape[0])
 
 
-class TokensReader:
-    """Token ids [l] in a .npy or .pt file.
+class TokensReader(SequenceReader):
+    """Token ids [l] in a .npy or .pt file; they are read as int64.
 
     modality  of kind "tokens" and shape (L, V); longer samples are cut to L tokens.
     """
-
-    def __init__(self, modality: Modality) -> None:
-        self.modality = modality
-
-    def read(self, path: Path, generator: torch.Generator | None) -> Tensor:
-        """int64 [l]."""
-        del generator
-        return self.fitted(load_array(path), path)
 
     def fitted(self, array: Tensor, source: object) -> Tensor:
         """An array in the form of `read`; `source` names it in messages."""
@@ -81,18 +59,6 @@ class TokensReader:
                 f"{vocabulary - 1}, the vocabulary of the training split"
             )
         return ids
-
-    def check(self, path: Path) -> None:
-        """Check shape and range."""
-        self.read(path, None)
-
-    def saved(self) -> dict[str, Any]:
-        """See `Reader`."""
-        return {"reader": "tokens"}
-
-    def length(self, path: Path) -> int:
-        """Tokens of a sample."""
-        return min(array_length(path), self.modality.shape[0])
 
 
 def array_length(path: Path) -> int:

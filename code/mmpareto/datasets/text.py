@@ -86,18 +86,23 @@ def text_of(source: Path | str) -> str:
         raise DatasetError(f"{source}: is not text in UTF-8 (byte {error.start}); save it in UTF-8") from error
 
 
+def _library() -> Any:
+    try:
+        import tokenizers  # an extra of the package
+    except ImportError as error:
+        raise DatasetError("text needs the library tokenizers: pip install tokenizers") from error
+    return tokenizers
+
+
 def tokenizer_from(text: str) -> Tokenizer:
     """A tokenizer of the `tokenizers` library from its JSON text.
 
     Raises:
         DatasetError: where the library is missing, or the text is something else.
     """
+    tokenizers = _library()
     try:
-        from tokenizers import Tokenizer  # an extra of the package
-    except ImportError as error:
-        raise DatasetError("text needs the library tokenizers: pip install tokenizers") from error
-    try:
-        return Tokenizer.from_str(text)
+        return tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises plain Exception
         raise DatasetError(f"no tokenizer of the library tokenizers: {error}") from error
 
@@ -114,11 +119,9 @@ def load_tokenizer(where: str) -> str:
         return tokenizer_from(text_of(file)).to_str()
     if path.exists() or path.is_absolute() or where.startswith("."):
         raise DatasetError(f"--tokenizer {where}: there is no {file}; give a tokenizer.json or a folder that has one")
-    tokenizer_from(train_tokenizer(["a"], 10))  # says where the library is missing
-    from tokenizers import Tokenizer
-
+    tokenizers = _library()
     try:
-        return Tokenizer.from_pretrained(where).to_str()
+        return tokenizers.Tokenizer.from_pretrained(where).to_str()
     except Exception as error:
         raise DatasetError(
             f"--tokenizer {where}: no such file or folder, and the tokenizer of that name could not be downloaded "
@@ -135,14 +138,12 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> str:
     Raises:
         DatasetError: where the library is missing.
     """
-    try:
-        from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-    except ImportError as error:
-        raise DatasetError("text needs the library tokenizers: pip install tokenizers") from error
-    tokenizer = Tokenizer(models.BPE(unk_token=_UNKNOWN))
+    library = _library()
+    normalizers, special = library.normalizers, ["[PAD]", _UNKNOWN]
+    tokenizer = library.Tokenizer(library.models.BPE(unk_token=_UNKNOWN))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=["[PAD]", _UNKNOWN], show_progress=False)
+    tokenizer.pre_tokenizer = library.pre_tokenizers.Whitespace()
+    trainer = library.trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=special, show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer.to_str()
 
