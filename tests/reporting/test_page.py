@@ -321,7 +321,7 @@ def test_a_logarithmic_axis_has_plain_numbers(limits: tuple[float, float]) -> No
     values = pd.DataFrame({"panel": "norm", "place": 0, "run": 0, "x": [0.0, 1.0], "value": limits})
     axes = Axes(["norm"], "step", "norm", logarithmic=True)
     runs = {(0, 0): {"run": "a", "seed": 0}}
-    drawn = curve_figure("n", "n", "n", "n", runs, values, axes, rows=1)
+    drawn = curve_figure("n", "n", "n", "n", runs, values, axes)
     svg = vl_convert.vegalite_to_svg(drawn.specification(["one"], []))
     labels = re.findall(r"Y-axis.*?</g></g></g>", svg, re.DOTALL)
     shown = [float(text) for text in re.findall(r">([^<>]+)</text>", labels[0]) if re.fullmatch(r"[\d.]+", text)]

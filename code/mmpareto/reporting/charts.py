@@ -272,14 +272,12 @@ def curve_figure(
     runs: Mapping[tuple[int, int], View],
     values: pd.DataFrame,
     axes: Axes,
-    rows: int,
     names: Sequence[str] = (),
 ) -> Figure:
     """Lines of means with a band of one standard deviation to either side.
 
     runs    {(place, number of the run): its name and its seed}
     values  see `averaged`
-    rows    number of places
     names   see `Figure`
     """
     if axes.logarithmic:
@@ -298,6 +296,7 @@ def curve_figure(
     for (panel, place, run), table in of_runs.groupby(["panel", "place", "run"], sort=False):
         series = {column: numbers(table[column]) for column in table}
         single.append({"panel": axes.names.index(panel), "row": place} | runs[place, run] | series)
+    rows = len({place for place, _ in runs})
     floor = min(-0.1, over_runs["low"].min(), over_runs["mean"].min()) if axes.conflict else 0.0
     ticks = 8 if axes.logarithmic and over_runs["mean"].max() < 50 * over_runs["mean"].min() else 3
     panels = [

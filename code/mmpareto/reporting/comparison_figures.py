@@ -180,7 +180,6 @@ def accuracy_over_values(dataset: str, flag: str, sweep: Sweep, modalities: Sequ
             points=True,
             logarithmic_x=low > 0 and high / low >= 10,
         ),
-        rows=len(sweep),
         names=list(sweep),
     )
 
@@ -198,7 +197,6 @@ def learning_curves(dataset: str, curves: Sequence[Curves], modalities: Sequence
         described_runs(curves),
         _over_epochs(curves, columns),
         Axes(names, "epoch", "validation accuracy in percent", columns=3 if len(names) == 3 else 2, limits=PERCENT),
-        rows=len(curves),
     )
 
 
@@ -215,7 +213,6 @@ def method_figures(dataset: str, curves: Sequence[Curves], recorded: Sequence[st
         described_runs(curves),
         _over_epochs(curves, columns),
         Axes(names, "epoch", "value", columns=min(3, len(names))),
-        rows=len(curves),
     )
 
 
@@ -285,7 +282,6 @@ def missing_modalities(dataset: str, curves: Sequence[Curves], values: pd.DataFr
             limits=PERCENT,
             points=True,
         ),
-        rows=len(curves),
     )
 
 

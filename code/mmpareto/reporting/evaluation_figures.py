@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 
 from mmpareto.escape import figure_text
 from mmpareto.reporting.evaluation_tables import missing_curves, shown_subsets, subset_name
@@ -20,44 +18,27 @@ MOST_CLASSES = 60  # names along an axis
 MOST_NUMBERS = 12  # classes up to which a confusion matrix shows its numbers
 
 
-def draw_confusion(
-    axes: Axes,
-    counts: np.ndarray,
-    classes: Sequence[str],
-    *,
-    most_names: int = MOST_CLASSES,
-    most_numbers: int = 0,
-    fontsize: float = 7,
-    length: int = MOST,
-) -> AxesImage:
-    """Draw a confusion matrix normalised by row: of each class's samples, the percentage predicted as each class.
-
-    counts        [C, C]; row the class, column the prediction. Rows without samples stay empty.
-    most_names    names along an axis at most; length: characters of a name at most
-    most_numbers  classes up to which cells show their numbers
-    """
-    totals = counts.sum(1, keepdims=True)
-    share = np.divide(100 * counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
-    every = math.ceil(len(classes) / most_names)
-    image = axes.imshow(share, vmin=0, vmax=100, cmap="Blues")
-    names = [figure_text(name, length) for name in classes[::every]]
-    ticks = np.arange(0, len(classes), every)
-    axes.set_xticks(ticks, names, rotation=90 if max(map(len, names)) > 3 else 0, fontsize=fontsize)
-    axes.set_yticks(ticks, names, fontsize=fontsize)
-    if len(classes) <= most_numbers:
-        for row, column in np.argwhere(share > 0):
-            colour = "white" if share[row, column] > 60 else "black"
-            axes.text(column, row, f"{share[row, column]:.0f}", ha="center", va="center", color=colour, fontsize=8)
-    return image
-
-
 def confusion_figure(confusion: Sequence[Sequence[int]], classes: Sequence[str], title: str) -> Figure:
-    """A confusion matrix, see `draw_confusion`; of few classes with its numbers."""
+    """A confusion matrix normalised by row: of each class's samples, the percentage predicted as each class.
+
+    confusion  [C, C] counts; row the class, column the prediction. Rows without samples stay empty.
+    """
     size = min(12.0, 3.5 + 0.3 * len(classes))
     figure, axes = plt.subplots(figsize=(size + 0.8, size), layout="constrained")
     fontsize = max(4, min(9, 200 // min(len(classes), MOST_CLASSES)))
     counts = np.array(confusion, dtype=float)
-    image = draw_confusion(axes, counts, classes, most_numbers=MOST_NUMBERS, fontsize=fontsize)
+    totals = counts.sum(1, keepdims=True)
+    share = np.divide(100 * counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
+    every = math.ceil(len(classes) / MOST_CLASSES)
+    image = axes.imshow(share, vmin=0, vmax=100, cmap="Blues")
+    names = [figure_text(name, MOST) for name in classes[::every]]
+    ticks = np.arange(0, len(classes), every)
+    axes.set_xticks(ticks, names, rotation=90 if max(map(len, names)) > 3 else 0, fontsize=fontsize)
+    axes.set_yticks(ticks, names, fontsize=fontsize)
+    if len(classes) <= MOST_NUMBERS:
+        for row, column in np.argwhere(share > 0):
+            colour = "white" if share[row, column] > 60 else "black"
+            axes.text(column, row, f"{share[row, column]:.0f}", ha="center", va="center", color=colour, fontsize=8)
     figure.colorbar(image, ax=axes, shrink=0.8, label="percent of the class")
     axes.set(xlabel="predicted", ylabel="class", title=figure_text(title))
     return figure

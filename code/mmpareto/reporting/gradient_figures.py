@@ -67,7 +67,6 @@ def cosine(dataset: str, curves: Sequence[Curves], steps: pd.DataFrame) -> Figur
         described_runs(curves),
         steps.rename(columns={"step": "x", "cosine": "value"}),
         Axes(names, "step", "cosine", limits=(-1, 1), most=_most(curves), conflict=True),
-        rows=len(curves),
     )
 
 
@@ -95,7 +94,6 @@ def norms(dataset: str, curves: Sequence[Curves], steps: pd.DataFrame) -> Figure
         described_runs(curves),
         values,
         Axes(names, "step", "Euclidean norm, or ratio", columns=3, most=_most(curves), logarithmic=True),
-        rows=len(curves),
     )
 
 
@@ -114,7 +112,6 @@ def joint_weight(dataset: str, curves: Sequence[Curves], steps: pd.DataFrame) ->
         described_runs(curves),
         steps[steps["conflict"] > 0].rename(columns={"step": "x", "joint_weight": "value"}),
         Axes(names, "step", "share of the joint gradient", limits=(0, 1), most=_most(curves), joined=False),
-        rows=len(curves),
     )
 
 
@@ -130,7 +127,6 @@ def conflict_rate(dataset: str, curves: Sequence[Curves], steps: pd.DataFrame) -
         described_runs(curves),
         steps.assign(x=steps["epoch"], value=100.0 * (steps["conflict"] > 0)),
         Axes(names, "epoch", "steps in conflict in percent", limits=(0, 100)),
-        rows=len(curves),
     )
 
 
