@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mmpareto.arguments import parse
-from mmpareto.benchmarks.quartiles import quartiles, ratio_text
+from mmpareto.benchmarks.quartiles import in_turns, quartiles, ratio_text
 from mmpareto.datasets import batch_to_device
 from mmpareto.reporting.tables import text_table
 from mmpareto.runs import RunDirectory
@@ -99,7 +98,7 @@ def measure(
             run.write_csv("metrics.csv", state.history)
             state.save(run)
 
-        taken = _in_turns({"loading and steps": bare_epoch, "engine": engine_epoch}, repetitions, device)
+        taken = in_turns({"loading and steps": bare_epoch, "engine": engine_epoch}, repetitions, device)
     bare = taken["loading and steps"]
     return [
         {
@@ -110,21 +109,6 @@ def measure(
         }
         for way, seconds in taken.items()
     ]
-
-
-def _in_turns(
-    ways: Mapping[str, Callable[[int], None]], repetitions: int, device: torch.device
-) -> dict[str, list[float]]:
-    """Seconds of each way's epochs, after one that warms up."""
-    taken: dict[str, list[float]] = {way: [] for way in ways}
-    for epoch in range(1, repetitions + 2):
-        for way in sorted(ways, reverse=epoch % 2 == 0):
-            started = time.perf_counter()
-            ways[way](epoch)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            taken[way].append(time.perf_counter() - started)
-    return {way: seconds[1:] for way, seconds in taken.items()}
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

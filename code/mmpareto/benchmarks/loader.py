@@ -9,7 +9,6 @@ import os
 import shutil
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from mmpareto.benchmarks.quartiles import quartiles, ratio_text
+from mmpareto.benchmarks.quartiles import in_turns, quartiles, ratio_text
 from mmpareto.datasets import to_device
 from mmpareto.datasets.clips import ClipDataset
 from mmpareto.datasets.cremad import CLASSES as CREMAD_CLASSES
@@ -144,22 +143,13 @@ def measure(clips: int, workers: int, repetitions: int, device: torch.device) ->
         ways: dict[str, Callable[[int], None]] = {"plain": plain_epoch}
         ways |= {name: functools.partial(ours_epoch, loader) for name, loader in loaders.items()}
         ways |= {f"{name}, handed over": functools.partial(bytes_epoch, loader) for name, loader in loaders.items()}
-        taken: dict[str, list[float]] = {way: [] for way in ways}
-        for epoch in range(repetitions + 1):  # the first starts the workers
-            for way, run in ways.items():
-                started = time.perf_counter()
-                run(epoch)
-                if device.type == "cuda":
-                    torch.cuda.synchronize(device)
-                taken[way].append(time.perf_counter() - started)
+        taken = in_turns(ways, repetitions, device)  # the epoch before these starts the workers
     return [
         {
             "way": way,
             "workers": workers,
-            "samples_per_second": clips / statistics.median(seconds[1:]),
-            "over_plain": quartiles(
-                [plain / value for plain, value in zip(taken["plain"][1:], seconds[1:], strict=True)]
-            ),
+            "samples_per_second": clips / statistics.median(seconds),
+            "over_plain": quartiles([plain / value for plain, value in zip(taken["plain"], seconds, strict=True)]),
         }
         for way, seconds in taken.items()
     ]
