@@ -153,6 +153,7 @@ def saved_config(run: RunDirectory, allowed: Collection[str] = (), **changed: An
 
     Raises:
         RunError: where the folder holds no run, one of another version of the program, or one that imports code.
+        UsageError: for a `data_root` of a dataset that reads no folder.
     """
     if not run.path.is_dir():
         raise RunError(f"{run.path} is no folder; give a run directory of train.py")
@@ -169,6 +170,8 @@ def saved_config(run: RunDirectory, allowed: Collection[str] = (), **changed: An
         config = parse([*flags, *(f"--allow={path}" for path in allowed)], run.path)
     except UsageError as error:
         raise RunError(f"{run / CONFIG} holds values that train.py does not write: {error}") from error
+    if changed.get("data_root") is not None and is_embedded(config.data.dataset, config.data.dataset_options):
+        raise UsageError(f"--data_root: the dataset {config.data.dataset} is embedded and reads no folder")
     return config.changed(encoder=encoders, **{key: value for key, value in changed.items() if value is not None})
 
 

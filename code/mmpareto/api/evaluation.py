@@ -12,7 +12,6 @@ import torch
 
 from mmpareto.arguments import saved_config
 from mmpareto.config import Config
-from mmpareto.data_folders import is_embedded
 from mmpareto.datasets import MultimodalDataset, Split
 from mmpareto.errors import UsageError
 from mmpareto.escape import counted
@@ -141,7 +140,6 @@ def evaluate(
         probe=probe,
         missing=missing,
         rates=missing_rates,
-        moved=data_root is not None,
     )
     return Evaluation(content, classes)
 
@@ -155,19 +153,13 @@ def evaluation_of(
     probe: bool,
     missing: str,
     rates: Sequence[float],
-    moved: bool = False,
 ) -> tuple[dict[str, Any], list[str]]:
     """The content of evaluation_<split>.json, and the names of the classes.
-
-    Args:
-        moved: whether a person named the folder of the data.
 
     Raises:
         UserError: where the run or its data cannot be used.
     """
     data = same_data(run, config, split)
-    if moved and is_embedded(config.data.dataset, config.data.dataset_options):
-        raise UsageError(f"--data_root: the dataset {config.data.dataset} is embedded and reads no folder")
     model, epoch = trained_model(run, config, data, device)
     if missing == "mean" and not model.late:
         raise UsageError(

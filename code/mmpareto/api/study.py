@@ -17,7 +17,6 @@ import torch
 from mmpareto import runs
 from mmpareto.arguments import saved_config
 from mmpareto.config import Config
-from mmpareto.data_folders import is_embedded
 from mmpareto.datasets import Batch, DeviceBatch, Modality, MultimodalDataset, batch_to_device
 from mmpareto.errors import UsageError
 from mmpareto.escape import counted
@@ -165,8 +164,6 @@ def load(arguments: argparse.Namespace, device: torch.device) -> tuple[list[Subj
         config = config.changed(amp=None, tf32=False)
         if first is None:
             first, data = config, same_data(run, config, arguments.split)
-            if arguments.data_root is not None and is_embedded(config.data.dataset, config.data.dataset_options):
-                raise UsageError(f"--data_root: the dataset {config.data.dataset} is embedded and reads no folder")
         for what in ("dataset", "dataset_options", "data_root"):
             mine, others = getattr(config.data, what), getattr(first.data, what)
             if mine != others:

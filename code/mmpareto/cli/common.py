@@ -13,7 +13,7 @@ def run_command(
     name: str,
     work: Callable[[], int | None],
     *,
-    interrupted: str,
+    interrupted: str = "interrupted; nothing half-written is left behind",
     memory: Callable[[], str] = lambda: "a smaller --batch_size",
     then: Callable[[], str] = lambda: "run the same command again",
 ) -> int:

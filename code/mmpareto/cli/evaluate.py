@@ -79,7 +79,6 @@ def evaluate(arguments: argparse.Namespace) -> None:
         probe=arguments.probe,
         missing=arguments.missing,
         rates=arguments.missing_rates,
-        moved=arguments.data_root is not None,
     )
 
     # what is left behind
@@ -130,6 +129,5 @@ def main(argv: Sequence[str]) -> int:
     return run_command(
         program("evaluate"),
         lambda: evaluate(parser().parse_args(argv)),
-        interrupted="interrupted; nothing half-written is left behind",
         memory=lambda: "a smaller --batch_size, or --no-probe",
     )

@@ -54,8 +54,4 @@ def run_export(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Run a command line; the result is the exit status."""
-    return run_command(
-        program("export"),
-        lambda: run_export(parser().parse_args(argv)),
-        interrupted="interrupted; nothing half-written is left behind",
-    )
+    return run_command(program("export"), lambda: run_export(parser().parse_args(argv)))

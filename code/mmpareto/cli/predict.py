@@ -97,8 +97,4 @@ def samples_text(predictions: Sequence[Prediction]) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Run a command line; the result is the exit status."""
-    return run_command(
-        program("predict"),
-        lambda: predict(parser().parse_args(argv)),
-        interrupted="interrupted; nothing half-written is left behind",
-    )
+    return run_command(program("predict"), lambda: predict(parser().parse_args(argv)))

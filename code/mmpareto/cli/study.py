@@ -82,5 +82,4 @@ def can_hold(folder: Path) -> bool:
 
 def main(argv: Sequence[str]) -> int:
     """Run a command line; the result is the exit status."""
-    ended = "interrupted; nothing half-written is left behind"
-    return run_command(program("study"), lambda: study(parser().parse_args(argv)), interrupted=ended)
+    return run_command(program("study"), lambda: study(parser().parse_args(argv)))
