@@ -683,7 +683,7 @@ def test_weights_and_biases_keeps_an_offline_run(tmp_path: Path, monkeypatch: py
     run = tmp_path / "run"
     run.mkdir()
     Image.new("RGB", (4, 3)).save(tmp_path / "x.png")
-    with Board.of(run, 0, {"dataset": "twoview", "method": "uniform", "random_seed": 3}, "balance", True) as board:
+    with Board(run, 0, {"dataset": "twoview", "method": "uniform", "random_seed": 3}, "balance") as board:
         board.scalars({"val/accuracy/joint": 71.0}, 7)
         board.picture("gradients", tmp_path / "x.png", 7)
     (file,) = run.glob("wandb/offline-run-*/run-*.wandb")  # records of protocol buffers, names in plain text

@@ -65,7 +65,7 @@ class _Positional(nn.Module):
         super().__init__()
         self.model, self.modalities = model, modalities
         for name, modality in modalities.items():
-            mean, std = statistics(modality, 1.0, torch.device("cpu"), torch.float32)
+            mean, std = statistics(modality, 1.0, torch.device("cpu"))
             self.register_buffer(f"mean_{name}", mean)
             self.register_buffer(f"std_{name}", std)
 

@@ -316,14 +316,13 @@ def to_device(
     inputs: Mapping[str, Input | Crops],
     modalities: Mapping[str, Modality],
     device: torch.device | str,
-    dtype: torch.dtype = torch.float32,
 ) -> dict[str, Input]:
     """Move a batch's inputs to `device` and bring them into the form that the model takes.
 
     Crops are resized and flipped. uint8 is scaled to 0 .. 1; then each channel's mean is subtracted and the result
     divided by its std. Tokens stay integers; padding stays zero.
 
-    Returns {modality: [B, ...] of `dtype`, or Padded}.
+    Returns {modality: float32 [B, ...], or Padded}.
 
     Args:
         inputs: {modality: [B, ...]}, uint8 or floating point, or Padded or Crops; pinned memory moves without waiting.
@@ -332,13 +331,13 @@ def to_device(
     for name, stored in uncropped(inputs, modalities, device).items():
         modality = modalities[name]
         if isinstance(stored, Tensor):
-            moved[name] = _brought(stored, modality, device, dtype)
+            moved[name] = _brought(stored, modality, device)
             continue
         mask = stored.mask.to(device, non_blocking=True)
         if modality.kind == "tokens":
             moved[name] = Padded(stored.values.to(device, torch.int64, non_blocking=True), mask)
             continue
-        values = _brought(stored.values, modality, device, dtype)
+        values = _brought(stored.values, modality, device)
         if modality.mean is not None or modality.std is not None:
             values.mul_(mask.view(*mask.shape, *[1] * (values.dim() - 2)))
         moved[name] = Padded(values, mask)
@@ -382,17 +381,17 @@ def batch_to_device(batch: Batch | Rows, modalities: Mapping[str, Modality], dev
     return DeviceBatch(inputs, batch["label"].to(device, non_blocking=True), present)
 
 
-def _brought(stored: Tensor, modality: Modality, device: torch.device | str, dtype: torch.dtype) -> Tensor:
+def _brought(stored: Tensor, modality: Modality, device: torch.device | str) -> Tensor:
     value = stored.to(device, non_blocking=True)
     scale = 255.0 if value.dtype == torch.uint8 else 1.0
     plain = modality.mean is None and modality.std is None
-    if value.dtype != dtype:
-        value = value.to(dtype)
+    if value.dtype != torch.float32:
+        value = value.float()
     elif not plain:
         value = value.clone()  # never the caller's tensor
     # in place: on a CPU a new tensor of this size costs more than the arithmetic
     if not plain:
-        mean, std = statistics(modality, scale, value.device, dtype)
+        mean, std = statistics(modality, scale, value.device)
         value.sub_(mean).div_(std)
     elif scale != 1.0:
         value.div_(scale)
@@ -402,14 +401,14 @@ def _brought(stored: Tensor, modality: Modality, device: torch.device | str, dty
 _cache: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
 
 
-def statistics(modality: Modality, scale: float, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def statistics(modality: Modality, scale: float, device: torch.device) -> tuple[Tensor, Tensor]:
     """Mean and std times `scale`, broadcastable to [B, *shape]; kept on the device, where an upload would wait."""
-    key = (modality.mean, modality.std, modality.kind, len(modality.shape), scale, device, dtype)
+    key = (modality.mean, modality.std, modality.kind, len(modality.shape), scale, device)
     if key not in _cache:
         channel = 1 if modality.kind in ("frames", "sequence") else 0
         shape = [1] * len(modality.shape)
         shape[channel] = -1
         mean = torch.tensor(modality.mean or (0.0,), dtype=torch.float64).mul(scale).view(shape)
         std = torch.tensor(modality.std or (1.0,), dtype=torch.float64).mul(scale).view(shape)
-        _cache[key] = (mean.to(device, dtype), std.to(device, dtype))
+        _cache[key] = (mean.to(device, torch.float32), std.to(device, torch.float32))
     return _cache[key]

@@ -5,6 +5,7 @@ Shapes: D directions, K points along each.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -69,7 +70,7 @@ def surface(
     kept = [p.detach().clone() for p in parameters]
     generator = torch.Generator().manual_seed(seed)
     here = mean_loss(model, batches)
-    if not _finite(here[0]):
+    if not math.isfinite(here[0]):
         raise EvaluationError("the joint loss is not finite: the model diverged, or the split holds such values")
     rows: list[list[tuple[float, float]]] = []
     try:
@@ -82,7 +83,7 @@ def surface(
                     continue
                 _move(parameters, kept, direction, alpha)
                 rows[-1].append(mean_loss(model, batches))
-                if not _finite(rows[-1][-1][0]):
+                if not math.isfinite(rows[-1][-1][0]):
                     raise EvaluationError(
                         f"the joint loss is not finite at {alpha:g} of a random direction; give a smaller --distance"
                     )
@@ -150,7 +151,3 @@ def _move(
     """Weights kept + alpha * direction; without a direction the kept ones themselves."""
     for place, parameter in enumerate(parameters):
         parameter.copy_(kept[place] if direction is None else kept[place] + alpha * direction[place])
-
-
-def _finite(value: float) -> bool:
-    return abs(value) < float("inf")

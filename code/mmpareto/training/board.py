@@ -27,15 +27,20 @@ class Board:
     begun   first step that will be written: later ones of an earlier process are forgotten.
     config  the run's settings.
     wandb   project at Weights & Biases; None: not used. WANDB_MODE=offline keeps everything on this machine.
+    main    False: nothing is kept, for the processes beside the main one.
 
     Raises UsageError where wandb is not installed or cannot begin.
     """
 
-    def __init__(self, folder: Path, begun: int, config: Mapping[str, Any], wandb: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, begun: int, config: Mapping[str, Any], wandb: str | None = None, main: bool = True
+    ) -> None:
+        self._silent = set() if main else {TENSORBOARD}  # writers that keep nothing, or nothing more
+        self._wandb: Any = None
+        if not main:
+            return
         from torch.utils.tensorboard import SummaryWriter  # takes a second to load
 
-        self._failed: set[str] = set()
-        self._wandb: Any = None
         if wandb is not None:
             try:
                 self._wandb = import_wandb().init(
@@ -56,11 +61,6 @@ class Board:
                 ) from error
         _silence_writer_threads()
         self._writer = SummaryWriter(str(folder), purge_step=begun)
-
-    @classmethod
-    def of(cls, folder: Path, begun: int, config: Mapping[str, Any], wandb: str | None, main: bool) -> Board:
-        """A board on the main process, one that keeps nothing on the others."""
-        return cls(folder, begun, config, wandb) if main else NoBoard()
 
     def scalars(self, values: Mapping[str, float | None], step: int) -> None:
         """Adds a point to each curve; None is left out."""
@@ -83,13 +83,13 @@ class Board:
             self._try(WANDB, lambda: self._wandb.log({name: import_wandb().Image(str(file)), "trainer/step": step}))
 
     def _try(self, writer: str, write: Callable[[], object]) -> None:
-        """Call `write`, unless this writer has failed before."""
-        if writer in self._failed:
+        """Call `write`, unless this writer keeps nothing."""
+        if writer in self._silent:
             return
         try:
             write()
         except Exception as error:  # of whatever kind
-            self._failed.add(writer)
+            self._silent.add(writer)
             print(
                 f"train.py: curves for {writer} cannot be written ({_reason(error)}); training continues without them, "
                 "metrics.csv has every epoch",
@@ -100,7 +100,7 @@ class Board:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._try(TENSORBOARD, self._writer.close)
+        self._try(TENSORBOARD, lambda: self._writer.close())
         if self._wandb is not None:
             self._try(WANDB, lambda: self._wandb.finish(exit_code=0 if error is None else 1))
 
@@ -141,19 +141,3 @@ def _silence_writer_threads() -> None:
             before(arguments)
 
     threading.excepthook = hook
-
-
-class NoBoard(Board):
-    """Keeps nothing: for the processes beside the main one."""
-
-    def __init__(self) -> None:
-        pass
-
-    def scalars(self, values: Mapping[str, float | None], step: int) -> None:
-        """Does nothing."""
-
-    def picture(self, name: str, file: Path, step: int) -> None:
-        """Does nothing."""
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        pass

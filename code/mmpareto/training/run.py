@@ -147,7 +147,7 @@ class Run:
         self.signals.defer()
         first_step = (self.state.epoch - 1) * len(self.loaders["train"]) + self.state.record.batches
         settings, project = self.config.flat(), self.config.run.wandb
-        with Board.of(self.directory.path, first_step, settings, project, self.processes.main) as self.board:
+        with Board(self.directory.path, first_step, settings, project, self.processes.main) as self.board:
             while self.state.epoch <= self.config.optim.epochs and not self.stopped_early:
                 self.run_epoch()
             if self.stopped_early:

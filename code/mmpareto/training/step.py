@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mmpareto.inputs import Inputs, chunks
+from mmpareto.inputs import Inputs, chunks, map_tensors
 from mmpareto.integration import EncoderDiagnostics, to_float64
 from mmpareto.methods import Method, Piece, Turn
 from mmpareto.models import Losses, MultimodalModel, Output, cross_entropies
@@ -77,8 +77,8 @@ class TrainingStep:
             piece, minimised = self._forward(piece_inputs, piece_label, piece_present, share * weight, factors)
             last = k == len(parts) - 1
             # detached at once: the next piece needs this one's memory
-            loss = Losses(piece.losses.joint.detach(), _detach(piece.losses.unimodal))
-            pieces.append((_detached(piece.output), loss, share))
+            logits, loss = map_tensors(Tensor.detach, (piece.output._replace(features={}), piece.losses))
+            pieces.append((logits, loss, share))
             for turn, learning in enumerate(self.method.turns):
                 if turn:
                     piece, minimised = self._next_turn(piece, factors)
@@ -189,17 +189,9 @@ class TrainingStep:
         return norm
 
 
-def _detach(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach() for name, value in values.items()}
-
-
 def _joined(outputs: Sequence[Output], present: Present = None) -> Output:
     """Logits of the pieces of a batch, in one."""
     if len(outputs) == 1:
         return outputs[0]._replace(present=present)
     unimodal = {name: torch.cat([output.unimodal[name] for output in outputs]) for name in outputs[0].unimodal}
     return Output({}, unimodal, torch.cat([output.joint for output in outputs]), present)
-
-
-def _detached(output: Output) -> Output:
-    return Output({}, _detach(output.unimodal), output.joint.detach())
