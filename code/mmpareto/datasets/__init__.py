@@ -10,25 +10,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmpareto.datasets.base import (
-    DATASETS,
-    SPLITS,
-    Batch,
-    Batches,
-    DatasetError,
-    DeviceBatch,
-    Held,
-    Modality,
-    MultimodalDataset,
-    Rows,
-    Sample,
-    Split,
-    batch_to_device,
-    collate,
-    modality_from,
-    to_device,
-    uncropped,
-)
+from mmpareto.datasets.base import DATASETS as DATASETS
+from mmpareto.datasets.base import SPLITS as SPLITS
+from mmpareto.datasets.base import Batch as Batch
+from mmpareto.datasets.base import Batches as Batches
+from mmpareto.datasets.base import DatasetError as DatasetError
+from mmpareto.datasets.base import DeviceBatch as DeviceBatch
+from mmpareto.datasets.base import Held as Held
+from mmpareto.datasets.base import Modality as Modality
+from mmpareto.datasets.base import MultimodalDataset as MultimodalDataset
+from mmpareto.datasets.base import Rows as Rows
+from mmpareto.datasets.base import Sample as Sample
+from mmpareto.datasets.base import Split as Split
+from mmpareto.datasets.base import batch_to_device as batch_to_device
+from mmpareto.datasets.base import collate as collate
+from mmpareto.datasets.base import modality_from as modality_from
+from mmpareto.datasets.base import to_device as to_device
+from mmpareto.datasets.base import uncropped as uncropped
 
 
 def build(
@@ -78,25 +76,3 @@ def build(
             )
     dataset.modalities = {key: modalities.get(key, modality) for key, modality in dataset.modalities.items()}
     return dataset
-
-
-__all__ = [
-    "DATASETS",
-    "SPLITS",
-    "Batch",
-    "Batches",
-    "DatasetError",
-    "DeviceBatch",
-    "Held",
-    "Modality",
-    "MultimodalDataset",
-    "Rows",
-    "Sample",
-    "Split",
-    "batch_to_device",
-    "build",
-    "collate",
-    "modality_from",
-    "to_device",
-    "uncropped",
-]

@@ -6,11 +6,22 @@ import difflib
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from mmpareto.models.base import ARCHITECTURES, MakeFusion, MultimodalModel, Output, Present
-from mmpareto.models.encoders import ENCODERS, ModelError, build_encoder, default_encoder
-from mmpareto.models.fusions import FUSIONS, BoostedSum, ConcatFusion, CosineFusion, EnsembleFusion
-from mmpareto.models.late_fusion import LateFusion
-from mmpareto.models.losses import Losses, cross_entropies
+from mmpareto.models.base import ARCHITECTURES as ARCHITECTURES
+from mmpareto.models.base import MakeFusion as MakeFusion
+from mmpareto.models.base import MultimodalModel as MultimodalModel
+from mmpareto.models.base import Output as Output
+from mmpareto.models.encoders import ENCODERS as ENCODERS
+from mmpareto.models.encoders import ModelError as ModelError
+from mmpareto.models.encoders import build_encoder as build_encoder
+from mmpareto.models.encoders import default_encoder as default_encoder
+from mmpareto.models.fusions import FUSIONS as FUSIONS
+from mmpareto.models.fusions import BoostedSum as BoostedSum
+from mmpareto.models.fusions import ConcatFusion as ConcatFusion
+from mmpareto.models.fusions import CosineFusion as CosineFusion
+from mmpareto.models.fusions import EnsembleFusion as EnsembleFusion
+from mmpareto.models.late_fusion import LateFusion as LateFusion
+from mmpareto.models.losses import Losses as Losses
+from mmpareto.models.losses import cross_entropies as cross_entropies
 
 
 def encoder_names(
@@ -103,28 +114,3 @@ def build_model(
         return ARCHITECTURES.build(architecture, built, classes, fusion, **(options or {}))
     except ValueError as error:
         raise ModelError(str(error)) from error
-
-
-__all__ = [
-    "ARCHITECTURES",
-    "ENCODERS",
-    "FUSIONS",
-    "BoostedSum",
-    "ConcatFusion",
-    "CosineFusion",
-    "EnsembleFusion",
-    "LateFusion",
-    "Losses",
-    "MakeFusion",
-    "ModelError",
-    "MultimodalModel",
-    "Output",
-    "Present",
-    "build_encoder",
-    "build_model",
-    "cross_entropies",
-    "default_encoder",
-    "encoder_names",
-    "fusion_maker",
-    "options_by_modality",
-]
