@@ -64,7 +64,6 @@ def run(output: Path, clips: Sequence[Clip], workers: int = 2, seconds: float = 
         parameters=parameters,
         workers=workers,
         tools=("numpy",),
-        progress=False,
     )
 
 

@@ -100,7 +100,6 @@ def test_a_full_disk_stops_the_preparation_and_blames_no_clip(tmp_path: Path, wa
             make=functools.partial(make_on_a_full_disk, way=how),
             parameters={},
             workers=1,
-            progress=False,
         )
 
     with pytest.raises(DatasetError, match=r"out: .*make room, then run the same command again"):

@@ -88,11 +88,6 @@ class Modality:
     std: tuple[float, ...] | None = None
     tokenizer: str | None = None
 
-    @property
-    def channels(self) -> int:
-        """Number of channels (of features, for a vector)."""
-        return self.shape[1] if self.kind == "frames" else self.shape[0]
-
 
 def modality_from(saved: Mapping[str, Any]) -> Modality:
     """The modality that `dataclasses.asdict` and JSON saved.

@@ -120,7 +120,6 @@ def prepare(
     workers: int,
     tools: Sequence[str] = (),
     members: Callable[[Clip], Sequence[Clip]] | None = None,
-    progress: bool = True,
 ) -> Outcome:
     """Prepare a dataset into the folder `output`, or continue a preparation that was cut short.
 
@@ -144,7 +143,7 @@ def prepare(
     _refuse_links(output, modalities)
     identity = {"name": name, "parameters": dict(parameters)}
     with _exclusive(output, identity):
-        reasons = _make_all(output, name, clips, modalities, make, workers, progress)
+        reasons = _make_all(output, name, clips, modalities, make, workers)
         if members is not None:
             within = {clip.id: members(clip) for clip in clips}
             reasons = {member.id: reasons[whole] for whole in reasons for member in within[whole]}
@@ -187,7 +186,6 @@ def _make_all(
     modalities: Mapping[str, str],
     make: Make,
     workers: int,
-    progress: bool,
 ) -> dict[str, Reason]:
     """Make the files of all clips that lack some; return {id: reason} of those that are left out."""
     beside = _fresh_beside(output / _BESIDE)
@@ -201,7 +199,7 @@ def _make_all(
         and not all((output / m / (clip.id + modalities[m])).exists() for m in modalities if m not in clip.absent)
     ]
     work = functools.partial(_make_one, beside=beside, output=output, modalities=dict(modalities), make=make)
-    with tqdm(total=len(waiting), desc=name, unit="clip", disable=not progress, file=sys.stderr) as bar:
+    with tqdm(total=len(waiting), desc=name, unit="clip", file=sys.stderr) as bar:
         for clip, result in run_in_processes(work, waiting, workers):
             bar.update()
             if isinstance(result, _NoRoom):
