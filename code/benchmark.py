@@ -1,7 +1,5 @@
 """Measure what a training step costs: `python code/benchmark.py --help`; see mmpareto.cli.benchmark."""
 
-from __future__ import annotations
-
 from mmpareto import startup  # first: it checks the environment
 
 # isort: split

@@ -1,7 +1,5 @@
 """Score a trained run: `python code/evaluate.py --help`; see mmpareto.cli.evaluate."""
 
-from __future__ import annotations
-
 from mmpareto import startup  # first: it checks the environment
 
 # isort: split

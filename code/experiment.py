@@ -1,7 +1,5 @@
 """Run a grid of training runs: `python code/experiment.py --help`; see mmpareto.cli.experiment."""
 
-from __future__ import annotations
-
 from mmpareto import startup  # first: it checks the environment
 
 # isort: split

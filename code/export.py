@@ -1,7 +1,5 @@
 """Export the model of a trained run: `python code/export.py --help`; see mmpareto.cli.export."""
 
-from __future__ import annotations
-
 from mmpareto import startup  # first: it checks the environment
 
 # isort: split

@@ -1,7 +1,5 @@
 """Classify new samples: `python code/predict.py --help`; see mmpareto.cli.predict."""
 
-from __future__ import annotations
-
 from mmpareto import startup  # first: it checks the environment
 
 # isort: split

@@ -1,7 +1,5 @@
 """Prepare a dataset: `python code/prepare.py --help`; see mmpareto.cli.prepare."""
 
-from __future__ import annotations
-
 from mmpareto import startup  # first: it checks the environment
 
 # isort: split

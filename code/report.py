@@ -1,7 +1,5 @@
 """Compare finished runs: `python code/report.py --help`; see mmpareto.cli.report."""
 
-from __future__ import annotations
-
 from mmpareto import startup  # first: it checks the environment
 
 # isort: split

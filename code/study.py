@@ -1,7 +1,5 @@
 """Study the gradients and the loss around trained runs: `python code/study.py --help`; see mmpareto.cli.study."""
 
-from __future__ import annotations
-
 from mmpareto import startup  # first: it checks the environment
 
 # isort: split

@@ -1,7 +1,5 @@
 """Train a multimodal classifier: `python code/train.py --help`; see mmpareto.cli.train."""
 
-from __future__ import annotations
-
 from mmpareto import startup  # first: it checks the environment
 
 # isort: split

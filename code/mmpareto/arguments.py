@@ -4,8 +4,6 @@ The flags come from the fields of `mmpareto.config`, the options of dataset, met
 registry entries. A file of --config is read as flags that stand before those of the command line.
 """
 
-from __future__ import annotations
-
 import argparse
 import difflib
 import os

@@ -1,7 +1,5 @@
 """config.yaml: the settings of a run by section, written by train.py, or by hand for `train.py --config`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

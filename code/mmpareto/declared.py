@@ -1,7 +1,5 @@
 """What the modules of a package register, read from their source: to import them, and PyTorch, takes seconds."""
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import functools

@@ -3,8 +3,6 @@
 Methods, modalities, classes, datasets, folders and values of flags may hold any character. HTML is escaped by jinja2.
 """
 
-from __future__ import annotations
-
 import csv
 import math
 import os

@@ -1,7 +1,5 @@
 """Errors of PyTorch and of the system in the user's words: the one place that knows their signs."""
 
-from __future__ import annotations
-
 import errno
 import resource
 import shutil

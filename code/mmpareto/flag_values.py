@@ -1,7 +1,5 @@
 """Text of the command line to values, with messages that say what was expected."""
 
-from __future__ import annotations
-
 import argparse
 import math
 import re

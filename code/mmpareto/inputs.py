@@ -6,8 +6,6 @@ a function over their tensors.
 Shapes: B batch, L length of the longest sample of a batch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple, TypeVar, get_args
 

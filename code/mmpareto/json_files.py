@@ -1,7 +1,5 @@
 """The reader of every JSON file: small limits, and one kind of error for whatever a file may hold."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 `torch.load(weights_only=True)` runs no code, but it makes what it is asked for: `bytearray(8 * 2**30)` takes 8 GiB.
 """
 
-from __future__ import annotations
-
 import pickletools
 from collections.abc import Callable
 from typing import Any

@@ -21,8 +21,6 @@ Names, options and help are read from the source (see `declared`) where no modul
 parsed, and refused, without PyTorch. The variable that holds a registry is called as its kind, `METHODS`.
 """
 
-from __future__ import annotations
-
 import difflib
 import functools
 import importlib

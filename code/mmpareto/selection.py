@@ -7,8 +7,6 @@ The rule, the same for checkpoints, early stopping and `report.py --tune`:
 3. on a tie of both the first: the earlier epoch, the smaller values of the settings.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """What is at a path. Only regular files are read: reading a pipe or a device could wait for ever."""
 
-from __future__ import annotations
-
 import os
 import stat
 import unicodedata

@@ -1,7 +1,5 @@
 """Write files that are there whole or not at all, one by one or together, and lock files between processes."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import shutil

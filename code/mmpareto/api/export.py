@@ -5,8 +5,6 @@ The exported model takes float32 inputs [B, ...] of the modalities, as the run's
 It gives the logits of the joint head and of each modality's own, [B, C]; softmax makes probabilities of them.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import warnings

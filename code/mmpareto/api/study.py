@@ -1,7 +1,5 @@
 """What study.py measures of finished runs: noise of their gradients, the loss around their weights, its sharpness."""
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import json

@@ -1,7 +1,5 @@
 """Operators and waits of a piece of code."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The engine: what an epoch costs beyond loading and steps."""
 
-from __future__ import annotations
-
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence

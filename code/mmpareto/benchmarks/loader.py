@@ -1,7 +1,5 @@
 """The loader: samples a second, against one that does everything sample by sample."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import io

@@ -1,7 +1,5 @@
 """Measurements that take turns, and their quartiles."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence

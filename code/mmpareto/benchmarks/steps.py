@@ -1,7 +1,5 @@
 """A training step: each method over the plain sum of the losses, and the published procedure over ours."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence

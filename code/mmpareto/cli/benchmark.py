@@ -12,8 +12,6 @@ forward pass, backward passes and optimiser are in; loading is not. On a GPU the
 of 64, on a CPU they are scaled down.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import multiprocessing

@@ -1,7 +1,5 @@
 """What all commands share: printing of errors that a user can mend."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 

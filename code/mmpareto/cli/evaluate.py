@@ -7,8 +7,6 @@ Prints tables, and leaves evaluation_<split>.json and figures in the run directo
 figure means.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

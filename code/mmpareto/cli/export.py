@@ -7,8 +7,6 @@ The exported model takes float32 inputs [B, ...] of all modalities (bytes scaled
 the logits of the joint head and of each modality's own; <output>.json lists inputs, outputs and classes.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 

@@ -4,8 +4,6 @@ mmpareto list
 mmpareto list methods
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 

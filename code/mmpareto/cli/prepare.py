@@ -9,8 +9,6 @@ The same command continues where it was cut short. Exit status: 0 done; 1 done, 
 percent are unusable; 2 cannot be done; 130 interrupted.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 

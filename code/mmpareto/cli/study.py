@@ -9,8 +9,6 @@ filter-normalised directions; the largest eigenvalue of its Hessian. Prints tabl
 docs/gradient_study.md says what each figure means.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 from collections.abc import Sequence

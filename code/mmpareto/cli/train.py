@@ -7,8 +7,6 @@ python code/train.py --config run.yaml                          # settings from 
 torchrun --nproc_per_node 4 code/train.py --dataset cremad      # a process per GPU; see script/distributed.sh
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from pathlib import Path

@@ -3,8 +3,6 @@
 A dataset knows its modalities and its classes and gives samples {"inputs": {modality: Tensor}, "label", "id"}.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
 from pathlib import Path

@@ -4,8 +4,6 @@ After AV-MNIST (Vielzeuf, Lechervy, Pateux & Jurie, "CentralNet", ECCV workshops
 2021): MNIST without its leading principal components, and spoken digits of FSDD under noise.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

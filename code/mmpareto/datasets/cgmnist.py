@@ -11,8 +11,6 @@ Reads, in this order:
 and downloads MNIST through torchvision where the folder has none of them.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 import io

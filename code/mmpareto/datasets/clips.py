@@ -3,8 +3,6 @@
 Everything is checked once per dataset (see `ClipDataset.check`).
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import hashlib

@@ -5,8 +5,6 @@ colour; a training digit is painted in a colour drawn around the mean of its own
 one drawn around the mean of a class picked at random. Used here for scikit-learn's digits and for MNIST alike.
 """
 
-from __future__ import annotations
-
 import colorsys
 
 import numpy as np

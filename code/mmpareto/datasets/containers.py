@@ -3,8 +3,6 @@
 Only the structure is read: RIFF (.wav, .avi), MP4, Matroska (.mkv, .webm), Flash, Ogg, and MP3 with a Xing header.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import BinaryIO

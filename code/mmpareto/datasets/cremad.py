@@ -7,8 +7,6 @@ Reads what `prepare.py cremad` writes, or a folder in one of the layouts that ci
     train.csv, test.csv and, where there is one, val.csv: clip,label with or without a header
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path

@@ -3,8 +3,6 @@
 Shapes: N images, h x w pixels of a part, S side of the square that parts are resized to, H x W the largest h and w.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from typing import NamedTuple

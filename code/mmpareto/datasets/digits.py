@@ -6,8 +6,6 @@ A stress test for shortcuts: colour gives the class away in training and mislead
 stratified splits: 1,197 train, 200 validation, 400 test.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from pathlib import Path
 

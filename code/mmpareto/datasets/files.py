@@ -1,7 +1,5 @@
 """Files on disk: refuse pipes, devices and git-lfs pointers, check .npy sizes, find names in another spelling."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import gc

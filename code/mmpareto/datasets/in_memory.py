@@ -1,7 +1,5 @@
 """Images that fit into memory: batches are cut out by index, without Python for each sample."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

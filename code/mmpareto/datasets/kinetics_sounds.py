@@ -3,8 +3,6 @@
 Reads what `prepare.py kinetics-sounds` writes.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from mmpareto.data_folders import DESCRIPTION, require_root

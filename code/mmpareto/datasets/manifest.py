@@ -8,8 +8,6 @@ also computes sound features once and for all. Splits are train, val and test; w
 validation is cut from train.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """Read meshes from .off files; compare what a file announces with what it holds."""
 
-from __future__ import annotations
-
 import itertools
 from pathlib import Path
 

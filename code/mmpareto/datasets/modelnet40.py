@@ -7,8 +7,6 @@ object, 30 degrees apart:
     <class>/<train|test>/<object>.obj.shaded_v001.png ... v012.png
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Warnings about the names and numbers of samples: typing errors, names that look alike, classes that are rare."""
 
-from __future__ import annotations
-
 import difflib
 import itertools
 import re

@@ -4,8 +4,6 @@ An unpickler that admits NumPy's own functions is not safe: a dtype's state can 
 few names that NumPy writes act on stand-ins. Python's own unpickler, in Python, allocates no more than the file holds.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import pickle

@@ -1,7 +1,5 @@
 """Read a prepared dataset: its description and the clips of its splits. `mmpareto.preparation` writes both."""
 
-from __future__ import annotations
-
 import functools
 import re
 from collections.abc import Mapping, Sequence

@@ -5,8 +5,6 @@ Images stay uint8 up to the device. What a reader gives has the shape of its `mo
 Shapes: F frames of a clip, L audio frames, M mel bins, H x W pixels.
 """
 
-from __future__ import annotations
-
 import contextlib
 import mmap
 import os

@@ -1,7 +1,5 @@
 """Inputs of new samples for a trained model: files, arrays or tensors, read as the run's dataset read its own."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

@@ -3,8 +3,6 @@
 Shapes: l length of a sample, L greatest length, D features of a step, V size of a vocabulary.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -5,8 +5,6 @@ After the noisy two-view MNIST of Wang, Arora, Livescu & Bilmes, "On Deep Multi-
 of `digits`, enlarged to 12 x 12, or MNIST in the splits of `cgmnist`. Both images of a pair are of the same split.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal
 

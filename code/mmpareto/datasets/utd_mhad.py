@@ -4,8 +4,6 @@ Chen, Jafari & Kehtarnavaz, "UTD-MHAD: A multimodal dataset for human action rec
 wearable inertial sensor", ICIP 2015.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

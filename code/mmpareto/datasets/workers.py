@@ -1,7 +1,5 @@
 """Processes that read data: they start clean, end with their parent, and can die without stopping the others."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

@@ -3,8 +3,6 @@
 Shapes: B batch, C classes, H heads (the joint one and one per modality).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 

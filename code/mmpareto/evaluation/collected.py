@@ -3,8 +3,6 @@
 Shapes: N samples of the split, D feature width of a modality, C classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 

@@ -6,8 +6,6 @@ noise that Wei & Hu (ICML 2024) argue from.
 Shapes: P parameters of an encoder.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 

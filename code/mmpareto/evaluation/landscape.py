@@ -3,8 +3,6 @@
 Shapes: D directions, K points along each.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ None there, and left out of the means over classes. (torchmetrics counts their A
 Shapes: N samples, C classes.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from typing import Any

@@ -5,8 +5,6 @@ A case says which samples have which modality: {modality: bool [N]}.
 Shapes: N samples, D feature width, C classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import chain, combinations
 from typing import TypeVar

@@ -1,7 +1,5 @@
 """The evaluation loop: a model's outputs, batch by batch."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 

@@ -7,8 +7,6 @@ using linear classifier probes", 2016).
 Shapes: N samples, D feature width.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from typing import Any

@@ -5,8 +5,6 @@ Sums rather than torchmetrics' metrics, which take three updates a head and batc
 Shapes: B batch, H heads (the joint one and one per modality), C classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What each modality contributes to a score: its Shapley value."""
 
-from __future__ import annotations
-
 import math
 import operator
 from collections.abc import Mapping, Sequence

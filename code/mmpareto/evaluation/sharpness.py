@@ -1,7 +1,5 @@
 """The largest eigenvalue of a symmetric matrix that is known only by its products with vectors, by Lanczos' method."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

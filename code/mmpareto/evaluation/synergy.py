@@ -3,8 +3,6 @@
 Shapes: N samples, C classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

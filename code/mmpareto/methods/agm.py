@@ -1,7 +1,5 @@
 """AGM: gradients modulated by each modality's Shapley part of the logits (Li et al., ICCV 2023)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import ClassVar

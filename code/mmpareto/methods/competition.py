@@ -3,8 +3,6 @@
 Shapes: B batch, C classes, D feature width, M modalities.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """DGL: encoders learn from unimodal losses alone, the fusion from the joint loss alone (Wei et al., ICCV 2025)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """DWA: losses weighted by how they fell from epoch to epoch (Liu et al., CVPR 2019)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """FAMO: all losses fall at one relative rate (Liu et al., NeurIPS 2023)."""
 
-from __future__ import annotations
-
 import math
 
 import torch

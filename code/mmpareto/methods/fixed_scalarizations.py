@@ -1,7 +1,5 @@
 """Scalarizations whose parameters are fixed: GLS, STCH, COSMOS, PBI and constant weights."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import ClassVar
 

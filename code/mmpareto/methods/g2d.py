@@ -1,7 +1,5 @@
 """G2D: teachers' features and predictions; weak modalities learn first (Rakib & Bagavathi, ICCV 2025)."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 

@@ -1,7 +1,5 @@
 """G-Blending: loss weights from how much each network generalises and overfits (Wang et al., CVPR 2020)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """GradNorm: loss weights that make tasks learn at one pace (Chen et al., ICML 2018)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 

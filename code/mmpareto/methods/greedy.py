@@ -1,7 +1,5 @@
 """Greedy: the encoder that learns most through the others learns alone for some steps (Wu et al., ICML 2022)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, ClassVar, cast

@@ -1,7 +1,5 @@
 """InfoReg: the modality ahead is slowed while it still takes in much (Huang et al., CVPR 2025)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 

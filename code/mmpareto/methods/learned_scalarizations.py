@@ -1,7 +1,5 @@
 """UW and IMTL-L: scalarizations whose parameters learn with the model."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """LFM: mean logits, and predictions that are drawn together (Yang et al., NeurIPS 2024)."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """MCR: modalities compete for their part in the prediction (Kontras et al., NeurIPS 2025)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 from typing import ClassVar, Literal, get_args

@@ -1,7 +1,5 @@
 """MIMO: the joint loss and a smooth maximum of the unimodal losses (Fernando et al., 2025)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """MLA: modalities learn in turn, through one head (Zhang et al., CVPR 2024)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, cast
 

@@ -1,7 +1,5 @@
 """MLB: losses and gradients of each modality weighed by its accuracy (Kontras et al., BMVC 2024)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 

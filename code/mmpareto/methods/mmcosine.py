@@ -1,7 +1,5 @@
 """MMCosine: a joint head that sees directions only (Xu et al., ICASSP 2023)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from torch import nn

@@ -1,7 +1,5 @@
 """MSLR: a learning rate of its own for each modality (Yao & Mihalcea, Findings of ACL 2022)."""
 
-from __future__ import annotations
-
 import torch
 
 from mmpareto.integration import OneJoint

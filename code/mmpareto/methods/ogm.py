@@ -1,7 +1,5 @@
 """OGM and OGM-GE: the gradient of the modality that is ahead is made smaller (Peng et al., CVPR 2022)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """OPM: the features of the modality ahead are dropped at times (Wei et al., TPAMI 2024)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 

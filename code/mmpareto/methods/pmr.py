@@ -1,7 +1,5 @@
 """PMR: prototypes that rebalance how fast modalities learn (Fan et al., CVPR 2023)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 

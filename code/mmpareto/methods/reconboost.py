@@ -1,7 +1,5 @@
 """ReconBoost: a modality at a time learns what the others get wrong (Hua et al., ICML 2024)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """Diagnosing & Re-learning: encoders go back towards their beginning (Wei et al., ECCV 2024)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """RLW: random loss weights (Lin et al., TMLR 2022)."""
 
-from __future__ import annotations
-
 import torch
 
 from mmpareto.integration import Uniform

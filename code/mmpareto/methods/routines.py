@@ -1,7 +1,5 @@
 """Gradient integration on plain cross-entropies: the routines of `mmpareto.integration`, by name."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

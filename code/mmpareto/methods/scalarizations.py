@@ -1,7 +1,5 @@
 """The base of TorchJD's scalarizations: one function of the joint loss and the unimodal losses is minimised."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Callable
 

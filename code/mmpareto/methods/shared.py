@@ -3,8 +3,6 @@
 Shapes: B batch, C classes, D feature width of a modality, M modalities.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import ClassVar, cast

@@ -1,7 +1,5 @@
 """SynIB: no certainty where a modality is withheld (Kontras et al., 2026)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar, Literal, get_args
 

@@ -1,7 +1,5 @@
 """Unimodal models that are trained before the run, and teach the encoders: the base of UMT and G2D."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """Control: the late-fusion transformer, trained plainly."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from mmpareto.integration import OneJoint

@@ -1,7 +1,5 @@
 """UMT: features stay near those of unimodal teachers (Du et al., ICML 2023)."""
 
-from __future__ import annotations
-
 import torch
 
 from mmpareto.integration import OneJoint

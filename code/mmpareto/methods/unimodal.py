@@ -1,7 +1,5 @@
 """Unimodal models: as an ensemble, or as the beginning of a multimodal one."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """Models: encoders, fusions, and the architectures that join them."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Collection, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Late fusion: encoders that know nothing of one another, a fusion of their features."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from torch import nn

@@ -1,7 +1,5 @@
 """MBT: transformers that exchange information through a few bottleneck tokens."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

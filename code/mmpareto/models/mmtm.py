@@ -1,7 +1,5 @@
 """MMTM: convolutional encoders that scale one another's channels."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 
 import torch

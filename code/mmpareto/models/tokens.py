@@ -3,8 +3,6 @@
 Shapes: B batch, N tokens, W width of a token.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """A transformer over the tokens of all modalities."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -1,7 +1,5 @@
 """What the preparations of sound-and-picture datasets share: flags, and how a clip is made."""
 
-from __future__ import annotations
-
 import argparse
 import functools
 from collections.abc import Sequence

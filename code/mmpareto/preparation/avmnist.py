@@ -10,8 +10,6 @@ Splits:
             are in all splits.
 """
 
-from __future__ import annotations
-
 import argparse
 import functools
 import re

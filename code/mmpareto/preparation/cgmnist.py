@@ -4,8 +4,6 @@ train.py reads the raw files as well; prepared files need no colouring, and keep
 {gray,colour,label}/{train,val,test}.npy, uint8 [N, channels, 28, 28] and int64 [N].
 """
 
-from __future__ import annotations
-
 import argparse
 import functools
 from pathlib import Path

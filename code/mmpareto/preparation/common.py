@@ -10,8 +10,6 @@ dataset.json is written last: a folder without it is not finished. A clip's file
 renamed into place, so that files in place are whole; after a kill, the same command continues.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import errno

@@ -8,8 +8,6 @@ Splits:
   speaker    80 / 10 / 10 % of the actors; none is in two splits.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from pathlib import Path

@@ -9,8 +9,6 @@ Validation is cut from train where the lists have none. A clip is found by its n
 id, the first 11 characters of it. Many videos are gone from YouTube: missing clips are counted and named.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from pathlib import Path

@@ -8,8 +8,6 @@ cell stays a modality that the clip lacks. A video that is listed for its sound 
     a1,train,happy,clips/a1.mp4,clips/a1.mp4          with --sound voice
 """
 
-from __future__ import annotations
-
 import argparse
 import functools
 import shutil

@@ -5,8 +5,6 @@
 degrees above, the camera 30 degrees further round at each view; white material on black, as MVCNN's.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import functools

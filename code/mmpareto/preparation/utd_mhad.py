@@ -11,8 +11,6 @@ Splits:
   trial    all subjects are in all splits: trials 1 and 2 train, 3 validation, 4 test.
 """
 
-from __future__ import annotations
-
 import argparse
 import functools
 import re

@@ -1,7 +1,5 @@
 """Measures of balance of finished runs: what each encoder is worth, and what the joint head makes of the modalities."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """Modalities that learned nothing: heads that guess on the data that they are trained on."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

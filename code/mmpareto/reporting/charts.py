@@ -4,8 +4,6 @@ A figure is a list of panels and the data that they share. The page draws each p
 hold the panels side by side. Names are data, never parts of an expression.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 import re

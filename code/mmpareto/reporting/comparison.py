@@ -1,7 +1,5 @@
 """Runs of several methods and seeds side by side: mean and deviation over the seeds of equal settings."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Figures of a dataset's rows side by side; every row keeps its colour in all of them."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Iterator, Sequence

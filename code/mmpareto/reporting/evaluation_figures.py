@@ -1,7 +1,5 @@
 """Figures of evaluate.py: confusion, subsets of modalities with their Shapley values, reliability."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

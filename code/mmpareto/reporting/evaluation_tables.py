@@ -1,7 +1,5 @@
 """What evaluate.py prints: the content of evaluation_<split>.json as tables."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

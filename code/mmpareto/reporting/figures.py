@@ -1,7 +1,5 @@
 """Figures of one run: learning curves, and what integration saw of the gradients."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

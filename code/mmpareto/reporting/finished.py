@@ -1,7 +1,5 @@
 """Finished runs, read from their folders and checked for what a report needs."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """Figures of the gradients that training measured, a dataset's rows side by side."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 

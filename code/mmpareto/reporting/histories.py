@@ -1,7 +1,5 @@
 """The files of a run's training (metrics.csv, gradients.csv, layers.csv) and of evaluate.py, as tables."""
 
-from __future__ import annotations
-
 import io
 import math
 from collections.abc import Sequence

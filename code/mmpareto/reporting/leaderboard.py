@@ -13,8 +13,6 @@ A file `leaderboard.json` holds
 Results of another protocol, or with other settings on the same dataset, are never merged.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

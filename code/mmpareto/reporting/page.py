@@ -1,7 +1,5 @@
 """A report's folder: tables, figures, and one page that holds them all and can be explored."""
 
-from __future__ import annotations
-
 import base64
 import csv
 import hashlib

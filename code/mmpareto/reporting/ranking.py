@@ -1,7 +1,5 @@
 """Methods over several datasets: mean ranks, Friedman's test and Nemenyi's critical difference (Demšar, 2006)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

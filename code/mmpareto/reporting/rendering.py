@@ -1,7 +1,5 @@
 """Figures of matplotlib as PNG."""
 
-from __future__ import annotations
-
 import io
 import warnings
 

@@ -1,7 +1,5 @@
 """Ranks of a dataset's rows, and paired t-tests against a baseline row, corrected after Holm."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Figures of study.py: noise of gradients, the loss around the weights, its sharpness; runs side by side."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A dataset's table: accuracies over seeds and tests against a baseline; as Markdown, CSV and LaTeX."""
 
-from __future__ import annotations
-
 import csv
 import math
 from collections.abc import Callable, Sequence

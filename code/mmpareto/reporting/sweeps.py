@@ -1,7 +1,5 @@
 """Flags that were varied: accuracy against a flag's value, and the value that validation chooses."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What the engine does for a method between two epochs."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace

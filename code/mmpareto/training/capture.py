@@ -1,7 +1,5 @@
 """CUDA graphs: all that a function launches, launched at once."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager

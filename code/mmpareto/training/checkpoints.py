@@ -7,8 +7,6 @@ best.pt      the model of the selected epoch
 Each is a file of torch.save. The comment of its ZIP archive is the SHA-256 of all bytes before it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import io

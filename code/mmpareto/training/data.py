@@ -1,7 +1,5 @@
 """Loaders: batches of a dataset, in an order that the seed and the epoch fix, shared out among the processes."""
 
-from __future__ import annotations
-
 import atexit
 import functools
 import os

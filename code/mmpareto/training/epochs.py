@@ -1,7 +1,5 @@
 """Passes through the data: training and scoring, without waiting for the device between the logging intervals."""
 
-from __future__ import annotations
-
 import math
 import sys
 import time

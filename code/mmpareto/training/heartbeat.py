@@ -5,8 +5,6 @@ hangs still beats, but has begun fewer steps than the others, which wait for it.
 have begun cannot be assigned to one of them; the timeout of the collectives ends it, as it ends the other two.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import socket

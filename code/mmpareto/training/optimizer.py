@@ -1,7 +1,5 @@
 """The optimiser and the schedule of learning rates."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from typing import Any

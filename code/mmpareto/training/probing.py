@@ -1,7 +1,5 @@
 """Passes of a trained model over a split; --probe: linear probes beside those of encoders that were trained alone."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """A run, from its directory: its settings, data, model and selected weights; whether other settings may continue it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path

@@ -4,8 +4,6 @@ Refused before the first step: switches that cannot work here, settings that a r
 data that differ among processes.
 """
 
-from __future__ import annotations
-
 import functools
 import sys
 import time

@@ -1,7 +1,5 @@
 """What a run needs before its first step: device, seeds, data, method, model, step."""
 
-from __future__ import annotations
-
 import hashlib
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping

@@ -1,7 +1,5 @@
 """A run in progress: all that last.pt holds, written and restored in one place."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 Shapes: B batch, C classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 

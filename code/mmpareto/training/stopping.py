@@ -1,7 +1,5 @@
 """How a run stops where a signal asks for it, or a batch cannot be read: on all processes together, and saved."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import TypeVar
 

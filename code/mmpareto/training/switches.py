@@ -1,7 +1,5 @@
 """Switches of speed and precision: which go together, which are the fastest, what they change in the model."""
 
-from __future__ import annotations
-
 import resource
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """What is watched while a run trains: losses and gradients that are not finite."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """A small convolutional encoder."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from torch import nn

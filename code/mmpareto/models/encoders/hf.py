@@ -1,7 +1,5 @@
 """Any text, vision or audio model of Hugging Face's library transformers."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from typing import Any, Literal

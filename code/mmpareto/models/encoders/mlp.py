@@ -1,7 +1,5 @@
 """An encoder of feature vectors."""
 
-from __future__ import annotations
-
 from torch import nn
 
 from mmpareto.models.encoders.base import ENCODERS

@@ -1,7 +1,5 @@
 """The encoder of PMR for coloured-and-gray MNIST."""
 
-from __future__ import annotations
-
 from torch import nn
 
 from mmpareto.models.encoders.base import ENCODERS, IMAGES, channels

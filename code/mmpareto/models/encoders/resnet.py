@@ -1,7 +1,5 @@
 """torchvision's ResNets, trained from scratch."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Encoders of sequences of features, such as sensors, and of waveforms. Padding never reaches a feature."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

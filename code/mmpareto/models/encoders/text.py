@@ -1,7 +1,5 @@
 """A small transformer for token ids."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

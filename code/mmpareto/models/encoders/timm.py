@@ -1,7 +1,5 @@
 """Any image model of the library timm."""
 
-from __future__ import annotations
-
 import difflib
 from pathlib import Path
 from typing import Any, Literal

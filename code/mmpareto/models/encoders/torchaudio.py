@@ -1,7 +1,5 @@
 """wav2vec 2.0 and its relatives, from torchaudio."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 import torch

@@ -3,8 +3,6 @@
 Shapes: B batch, C classes, D feature width (each modality has its own), W width of an option.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

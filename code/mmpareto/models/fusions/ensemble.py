@@ -1,7 +1,5 @@
 """The joint prediction of unimodal heads."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 

@@ -3,8 +3,6 @@
 Shapes: B batch, C classes, D feature width (each modality has its own), R rank.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 
