@@ -30,26 +30,22 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+# of mmpareto.api
 _MODULES = {
-    "Comparison": "mmpareto.api.comparison",
-    "compare": "mmpareto.api.comparison",
-    "Evaluation": "mmpareto.api.evaluation",
-    "evaluate": "mmpareto.api.evaluation",
-    "Exported": "mmpareto.api.export",
-    "export": "mmpareto.api.export",
-    "Prediction": "mmpareto.api.prediction",
-    "Predictor": "mmpareto.api.prediction",
-    "load": "mmpareto.api.prediction",
-    "TrainedRun": "mmpareto.api.training",
-    "train": "mmpareto.api.training",
+    "comparison": ("Comparison", "compare"),
+    "evaluation": ("Evaluation", "evaluate"),
+    "export": ("Exported", "export"),
+    "prediction": ("Prediction", "Predictor", "load"),
+    "training": ("TrainedRun", "train"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"mmpareto.api.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_MODULES])
+    return sorted([*globals(), *(name for names in _MODULES.values() for name in names)])

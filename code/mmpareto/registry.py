@@ -48,14 +48,6 @@ class Option(NamedTuple):
     help: str
 
 
-@typing.runtime_checkable
-class HasOptions(typing.Protocol):
-    """A callable object that says itself which options it takes, because they are another library's."""
-
-    def options(self) -> dict[str, Option]:
-        """Options by name."""
-
-
 class Range(NamedTuple):
     """Values of an option that a search draws from: whole numbers where both ends are whole.
 
@@ -427,8 +419,8 @@ def _documented(docstring: str) -> tuple[str, dict[str, str]]:
 
 
 def _options(make: Callable[..., Any]) -> dict[str, Option]:
-    """Options of a callable from its signature; an attribute `options()` of a callable object gives its own."""
-    if isinstance(make, HasOptions):
+    """Options of a callable from its signature; a callable object says by `options()` which another library's are."""
+    if hasattr(make, "options"):
         return make.options()
     source = _source(make)
     _, texts = _documented(inspect.getdoc(source) or "")

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from mmpareto.datasets import Batch, Modality
 from mmpareto.escape import counted
 from mmpareto.evaluation import EvaluationError
 from mmpareto.evaluation.passes import outputs
+from mmpareto.inputs import map_tensors
 from mmpareto.models import MultimodalModel
 
 
@@ -50,29 +52,15 @@ def collect(
 
     Raises EvaluationError where the split is empty, or features or logits are not finite, naming the first such clip.
     """
-    features: dict[str, list[Tensor]] = {name: [] for name in modalities}
-    unimodal: dict[str, list[Tensor]] = {name: [] for name in modalities}
-    present: dict[str, list[Tensor]] = {name: [] for name in modalities}
-    joint, labels = [], []
-    ids: list[str] = []
+    parts, ids = [], list[str]()
     for batch, _, output in outputs(model, batches, modalities, device, amp):
-        for name in modalities:
-            features[name].append(output.features[name].float().cpu())
-            unimodal[name].append(output.unimodal[name].float().cpu())
-            everywhere = torch.ones(len(batch["label"]), dtype=torch.bool)
-            present[name].append(batch["present"][name] if "present" in batch else everywhere)
-        joint.append(output.joint.float().cpu())
-        labels.append(batch["label"])
+        computed = map_tensors(lambda value: value.float().cpu(), (output.features, output.unimodal, output.joint))
+        everywhere = dict.fromkeys(modalities, torch.ones(len(batch["label"]), dtype=torch.bool))
+        parts.append((*computed, batch["label"], batch.get("present", everywhere)))
         ids += batch["id"]
     if not ids:
         raise EvaluationError("the split has no samples")
-    done = Collected(
-        {name: torch.cat(parts) for name, parts in features.items()},
-        {name: torch.cat(parts) for name, parts in unimodal.items()},
-        torch.cat(joint),
-        torch.cat(labels),
-        {name: torch.cat(parts) for name, parts in present.items()},
-    )
+    done = Collected(*pytree.tree_map(lambda *values: torch.cat(values), *parts))
     values = {f"the features of {name}": value for name, value in done.features.items()}
     values |= {f"the logits of the {name} head": value for name, value in done.logits().items()}
     for what, value in values.items():

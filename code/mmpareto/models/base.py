@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mmpareto import registries
-from mmpareto.inputs import Input, Inputs, map_tensors
+from mmpareto.inputs import Input, Inputs, map_tensors, values_of
 from mmpareto.models.fusions import ConcatFusion, Present
 from mmpareto.registry import Registry
 
@@ -130,8 +130,7 @@ class MultimodalModel(nn.Module):
         """`present` as masks {modality: bool [B]}."""
         if present is None or isinstance(present, Mapping):
             return None if present is None else dict(present)
-        first = next(iter(inputs.values()))
-        values = first if isinstance(first, Tensor) else first.values
+        values = values_of(next(iter(inputs.values())))
         return {name: values.new_full((len(values),), name in present, dtype=torch.bool) for name in self.encoders}
 
     def rows(self, value: Input, mask: Tensor | None) -> Input:
