@@ -107,6 +107,11 @@ def test_a_row_that_cannot_be_told_from_the_first_is_marked(tmp_path: Path) -> N
     content["results"] = [r for r in content["results"] if r["method"] != "mmpareto"]
     _, *rows = cells(leaderboard.write(tmp_path, content), "twoview")
     assert [line[0] for line in rows] == ["uniform", "random ="]
+    content["results"] += [row("twoview", "pareto", 10 + k, value) for k, value in enumerate(JOINT["uniform"])]
+    content["results"] += [row("twoview", "mmpareto", 10, 60.0), row("twoview", "mmpareto", 99, 60.0)]
+    _, *rows = cells(leaderboard.write(tmp_path, content), "twoview")
+    # the same values throughout; one common seed, which no test compares
+    assert [line[0] for line in rows] == ["pareto", "uniform =", "random =", "mmpareto"]
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -59,6 +59,10 @@ def test_groups_are_the_largest_ones() -> None:
     ranked = Ranking(pd.DataFrame([[90.0, 80.0, 70.0, 60.0]] * 8, columns=list("abcd")))
     assert ranked.groups == [(0, 1), (1, 2), (2, 3)]
     assert ranked.verdict.endswith("it does not differ significantly from b.")
+    two = pd.DataFrame([[90.0, 80.0, 70.0, 60.0, 50.0], [80.0, 90.0, 70.0, 60.0, 50.0]] * 8, columns=list("abcde"))
+    assert Ranking(two).verdict.startswith("a, b have the best mean rank, 1.50")
+    assert Ranking(two).verdict.endswith("they do not differ significantly from c.")
+    assert Ranking(two[["a", "b", "e"]]).verdict.endswith("they differ from all others.")
     bars = critical_difference(ranked).datasets["bars"]
     assert [(bar["first"], bar["last"], bar["joined"]) for bar in bars] == [
         (0, 1, "a, b"),

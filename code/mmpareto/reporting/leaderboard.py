@@ -262,7 +262,9 @@ def dataset_table(rows: pd.DataFrame) -> str:
     for method in order:
         runs = rows[rows["tuned"] & (rows["method"] == method)]
         joint = tuned[method].dropna()
-        equal = method != order[0] and not from_first.get(method, 1.0) < LEVEL
+        gains = (tuned[method] - tuned[order[0]]).dropna()
+        alike = len(gains) > 1 and not gains.any()  # which no t-test says
+        equal = method != order[0] and (from_first[method] >= LEVEL if method in from_first else alike)
         line = {
             "method": markdown_text(method) + " =" * equal,
             "seeds": str(len(joint)),

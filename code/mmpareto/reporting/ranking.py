@@ -63,10 +63,12 @@ class Ranking:
         numbers = "" if math.isnan(self.p) else f" (Friedman, p {p_text(self.p)})"
         if not differ:
             return f"{first}; the methods' ranks do not differ significantly{numbers}."
-        rest = self.ranks.index[1 : 1 + self.groups[0][1]] if self.groups and self.groups[0][0] == 0 else []
-        joined = (
-            f"it does not differ significantly from {', '.join(rest)}" if len(rest) else "it differs from all others"
-        )
+        group = self.ranks.index[: 1 + self.groups[0][1]] if self.groups and self.groups[0][0] == 0 else []
+        rest = [name for name in group if name not in best]
+        one = len(best) == 1
+        joined = f"{'it does' if one else 'they do'} not differ significantly from {', '.join(rest)}"
+        if not rest:
+            joined = "it differs from all others" if one else "they differ from all others"
         return f"{first}; the methods' ranks differ{numbers}, {joined}."
 
 
