@@ -30,22 +30,27 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# of mmpareto.api
+# {name: its module in mmpareto.api}
 _MODULES = {
-    "comparison": ("Comparison", "compare"),
-    "evaluation": ("Evaluation", "evaluate"),
-    "export": ("Exported", "export"),
-    "prediction": ("Prediction", "Predictor", "load"),
-    "training": ("TrainedRun", "train"),
+    "Comparison": "comparison",
+    "compare": "comparison",
+    "Evaluation": "evaluation",
+    "evaluate": "evaluation",
+    "Exported": "export",
+    "export": "export",
+    "Prediction": "prediction",
+    "Predictor": "prediction",
+    "load": "prediction",
+    "TrainedRun": "training",
+    "train": "training",
 }
 
 
 def __getattr__(name: str) -> Any:
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(importlib.import_module(f"mmpareto.api.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"mmpareto.api.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *(name for names in _MODULES.values() for name in names)])
+    return sorted([*globals(), *_MODULES])

@@ -52,12 +52,17 @@ def test_a_terminal_shows_the_main_columns(
 ) -> None:
     for seed in range(2):
         make(tmp_path / "runs" / f"a{seed}", "uniform", seed, 42.0, 99.0)
+        make(tmp_path / "runs" / f"b{seed}", "uniform", seed, 50.0, 99.0, selected_on="test")
+    make(tmp_path / "runs" / "again", "uniform", 1, 43.0, 99.0)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert entry.main([str(tmp_path / "runs")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "digits, test accuracy in percent, joint and each modality alone, 2 seeds"
     assert lines[2].split() == ["method", "joint", "gray"]
     assert max(map(len, lines)) <= 80
+    text = " ".join(lines)
+    assert "SELECTED ON TEST" in text
+    assert "uniform: 1 further run (seeds 1), left out of all means" in text
 
 
 def test_means_and_deviations_over_seeds(tmp_path: Path) -> None:

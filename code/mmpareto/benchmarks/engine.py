@@ -96,16 +96,16 @@ def measure(
             run.write_csv("metrics.csv", state.history)
             state.save(run)
 
-        taken = in_turns({"loading and steps": bare_epoch, "engine": engine_epoch}, repetitions, device)
-    bare = taken["loading and steps"]
+        seconds = in_turns({"loading and steps": bare_epoch, "engine": engine_epoch}, repetitions, device)
+    bare = seconds["loading and steps"]
     return [
         {
             "dataset": name,
             "way": way,
-            "milliseconds": 1000 * statistics.median(seconds),
-            "over_bare": quartiles([value / base for value, base in zip(seconds, bare, strict=True)]),
+            "milliseconds": 1000 * statistics.median(values),
+            "over_bare": quartiles([value / base for value, base in zip(values, bare, strict=True)]),
         }
-        for way, seconds in taken.items()
+        for way, values in seconds.items()
     ]
 
 

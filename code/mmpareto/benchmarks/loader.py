@@ -141,15 +141,15 @@ def measure(clips: int, workers: int, repetitions: int, device: torch.device) ->
         ways: dict[str, Callable[[int], None]] = {"plain": plain_epoch}
         ways |= {name: functools.partial(ours_epoch, loader) for name, loader in loaders.items()}
         ways |= {f"{name}, handed over": functools.partial(bytes_epoch, loader) for name, loader in loaders.items()}
-        taken = in_turns(ways, repetitions, device)  # the epoch before these starts the workers
+        seconds = in_turns(ways, repetitions, device)  # without the first epoch, which starts the workers
     return [
         {
             "way": way,
             "workers": workers,
-            "samples_per_second": clips / statistics.median(seconds),
-            "over_plain": quartiles([plain / value for plain, value in zip(taken["plain"], seconds, strict=True)]),
+            "samples_per_second": clips / statistics.median(values),
+            "over_plain": quartiles([plain / value for plain, value in zip(seconds["plain"], values, strict=True)]),
         }
-        for way, seconds in taken.items()
+        for way, values in seconds.items()
     ]
 
 

@@ -11,15 +11,15 @@ def in_turns(
     ways: Mapping[str, Callable[[int], None]], repetitions: int, device: torch.device
 ) -> dict[str, list[float]]:
     """Seconds of each way's epochs, after one that warms up."""
-    taken: dict[str, list[float]] = {way: [] for way in ways}
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
     for epoch in range(1, repetitions + 2):
         for way in sorted(ways, reverse=epoch % 2 == 0):
             started = time.perf_counter()
             ways[way](epoch)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            taken[way].append(time.perf_counter() - started)
-    return {way: seconds[1:] for way, seconds in taken.items()}
+            seconds[way].append(time.perf_counter() - started)
+    return {way: values[1:] for way, values in seconds.items()}
 
 
 def quartiles(values: Sequence[float]) -> list[float]:

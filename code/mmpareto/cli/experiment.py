@@ -271,7 +271,7 @@ def search(arguments: argparse.Namespace, passed: Sequence[str]) -> int:
     )
     candidates = plan.candidates(arguments.datasets, arguments.methods)
     for candidate in candidates:
-        plan.trial(candidate, 0)  # refuses what its runs would refuse, before PyTorch is imported to count GPUs
+        plan.trial(candidate, 0)  # refuses missing data; counting GPUs would import PyTorch first
     launcher, where = make_launcher(arguments, len(candidates) * arguments.trials, output)
     failures: dict[Run, str] = {}
     trials: list[Trial] = []

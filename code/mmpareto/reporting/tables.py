@@ -82,7 +82,7 @@ def run_probe_table(probe: Mapping[str, Any]) -> str:
 
 
 def comparison_text(summary: Summary) -> str:
-    """The table of a dataset, and a sentence on the best row."""
+    """The table of a dataset, a sentence on the best row, and what is in no mean."""
     alone = {f"{name} alone": name for name in summary.modalities}
     kept = {"method", "seeds", "joint", *alone, "difference", "p (Holm)"}
     table = summary.table[[column for column in summary.table if column in kept]].rename(columns=alone)
@@ -91,8 +91,9 @@ def comparison_text(summary: Summary) -> str:
         over = f", {counted(int(table['seeds'].iloc[0]), 'seed')}"
         table = table.drop(columns="seeds")
     against = f"; difference from {summary.baseline}" if "difference" in table else ""
-    heading = f"{on_one_line(summary.dataset)}, test accuracy in percent, joint and each modality alone{over}{against}"
-    heading, verdict = (textwrap.fill(part, _WIDTH) for part in (heading, on_one_line(summary.verdict)))
+    heading = f"{summary.dataset}, test accuracy in percent, joint and each modality alone{over}{against}"
+    sentences = [summary.verdict, *(row.repetition for row in summary.rows if row.repeated)]
+    heading, *below = (textwrap.fill(on_one_line(part), _WIDTH) for part in (heading, *sentences))
     widths = [2 + max(2 + len(name), *map(len, table[name])) for name in table]  # as tabulate sets them
     label_width = max(16, _WIDTH - sum(widths[1:]))
-    return f"{heading}\n\n{text_table(list(table), table.to_numpy().tolist(), label_width)}\n\n{verdict}"
+    return "\n\n".join([heading, text_table(list(table), table.to_numpy().tolist(), label_width), *below])
