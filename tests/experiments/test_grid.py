@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mmpareto.errors import UsageError
-from mmpareto.experiments.grid import Grid, expand, variation
+from mmpareto.errors import DatasetError, UsageError
+from mmpareto.experiments.grid import Grid, check_runs, expand, variation
+from mmpareto.runs import RESULTS
 
 OUT = Path("/out")
 
@@ -22,6 +23,16 @@ def grid(
     seeds: Sequence[int] = (0,),
 ) -> Grid:
     return expand(methods, names, seeds, [variation(text) for text in vary], passed, OUT, Path("/root"))
+
+
+def test_data_may_be_gone_once_all_runs_are_finished(tmp_path: Path) -> None:
+    runs = expand(["uniform"], ["cremad"], [0, 1], [], [], tmp_path, tmp_path).runs
+    for run in runs:
+        with pytest.raises(DatasetError, match=r"cremad: the folder .* is missing"):
+            check_runs(runs)
+        run.folder.mkdir(parents=True)
+        (run.folder / RESULTS).touch()
+    check_runs(runs)
 
 
 def test_every_combination_once_one_seed_of_everything_first() -> None:
