@@ -30,7 +30,7 @@ from mmpareto.models import build_model
 from mmpareto.training import epochs, setup
 from mmpareto.training.board import Board
 from mmpareto.training.data import Loader, SharedBatches
-from mmpareto.training.epochs import EpochRecord, GradientLog, RecordedStep, score, train_epoch
+from mmpareto.training.epochs import EpochRecord, GradientLog, RecordedStep, Scorer, train_epoch
 from mmpareto.training.optimizer import make_optimizer
 from mmpareto.training.records import epoch_scalars, integration_summary
 from mmpareto.training.setup import make_method, make_step
@@ -107,7 +107,7 @@ def test_scores_are_means_over_samples_also_with_a_smaller_last_batch() -> None:
     about = {name: (m.kind, m.shape) for name, m in split.dataset.modalities.items()}
     torch.manual_seed(0)
     model = build_model(about, 10, {"gray": "cnn", "colour": "cnn"})
-    got = score(model, split, torch.device("cpu"))
+    got = Scorer(model, torch.device("cpu"))(split)
     samples = [split.dataset[index] for index in range(len(split.dataset))]
     with torch.no_grad():
         output = model.eval()({name: torch.stack([s["inputs"][name] for s in samples]) / 255 for name in about})

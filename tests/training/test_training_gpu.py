@@ -13,13 +13,15 @@ from mmpareto import runs
 from mmpareto.arguments import parse
 from mmpareto.config import Config
 from mmpareto.datasets import Batch, Modality
+from mmpareto.datasets.digits import Digits
 from mmpareto.methods import METHODS, Method, build_method
 from mmpareto.methods.scalarizations import GROUP
 from mmpareto.models import ARCHITECTURES, MultimodalModel, build_model
 from mmpareto.runs import RunDirectory
-from mmpareto.training.epochs import EpochRecord, RecordedStep
+from mmpareto.training.data import Loader
+from mmpareto.training.epochs import EpochRecord, RecordedStep, Scorer
 from mmpareto.training.optimizer import make_optimizer
-from mmpareto.training.setup import make_method, make_step
+from mmpareto.training.setup import hold_on_device, make_method, make_step
 from mmpareto.training.switches import apply_switches, check_switches, fastest
 from mmpareto.training.watch import FiniteWatch, TrainingError
 
@@ -50,7 +52,12 @@ def ready(name: str, flags: list[str], folder: Path) -> tuple[Method, Multimodal
 
 
 def weights_after(
-    flags: list[str], steps: int, folder: Path, name: str = "mmpareto", missing: bool = False
+    flags: list[str],
+    steps: int,
+    folder: Path,
+    name: str = "mmpareto",
+    missing: bool = False,
+    parallel: bool = True,
 ) -> torch.Tensor:
     """The weights after some steps on batches of 16, the last one smaller, with a decay of the learning rate.
 
@@ -65,7 +72,7 @@ def weights_after(
     for group in optimizer.param_groups:
         if "eps" in group:
             group["eps"] = 1e-3
-    step = recorded(model, method, optimizer, options)
+    step = recorded(model, method, optimizer, options, parallel)
     generator = torch.Generator().manual_seed(0)
     for number in range(steps):
         if number == steps // 2:
@@ -76,12 +83,18 @@ def weights_after(
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-def recorded(model: MultimodalModel, method: Method, optimizer: torch.optim.Optimizer, options: Config) -> RecordedStep:
+def recorded(
+    model: MultimodalModel,
+    method: Method,
+    optimizer: torch.optim.Optimizer,
+    options: Config,
+    parallel: bool = True,
+) -> RecordedStep:
     """The step of a run with these settings."""
     step = make_step(model, method, optimizer, options.engine, options.optim.clip_grad, GPU)
     record, watch = EpochRecord(list(ABOUT), GPU), FiniteWatch(list(ABOUT), GPU)
     modalities = {name: Modality(kind, shape) for name, (kind, shape) in ABOUT.items()}
-    return RecordedStep(step, record, watch, modalities, capture=options.engine.cuda_graph)
+    return RecordedStep(step, record, watch, modalities, capture=options.engine.cuda_graph, parallel=parallel)
 
 
 def batch(size: int, generator: torch.Generator, missing: bool = False) -> Batch:
@@ -181,6 +194,34 @@ def test_switches_agree_with_the_plain_path(
     plain, start = (weights_after(reference, steps, tmp_path, "uniform") for steps in (12, 0))
     switched = weights_after(flags, 12, tmp_path, "uniform")
     assert (switched - plain).norm() / (plain - start).norm() < tolerance
+
+
+def test_encoders_side_by_side_make_the_steps_of_one_after_the_other(tmp_path: Path) -> None:
+    """The same kernels in the same order for each encoder: a race would show."""
+    flags = ["--cuda_graph"]
+    one_by_one = weights_after(flags, 40, tmp_path, "uniform", parallel=False)
+    start = weights_after(flags, 0, tmp_path, "uniform")
+    for _ in range(3):
+        side_by_side = weights_after(flags, 40, tmp_path, "uniform")
+        assert (side_by_side - one_by_one).norm() / (one_by_one - start).norm() < 1e-3
+
+
+@pytest.mark.parametrize("name", CAPTURABLE)
+def test_captured_methods_score_alike(name: str, tmp_path: Path) -> None:
+    """Twice, with other weights the second time; the last batch is smaller."""
+    _, model, _ = ready(name, [], tmp_path)
+    data = Digits(None, "val")
+    hold_on_device("device", [data], GPU)
+    loader = Loader(data, 32, shuffle=False, seed=0, workers=0, pin=False)
+    plain, captured = (Scorer(model, GPU, capture=capture) for capture in (False, True))
+    for _ in range(2):
+        expected, found = plain(loader, combine=True), captured(loader, combine=True)
+        for head, values in expected.items():
+            assert found[head] == pytest.approx(values, rel=1e-4)
+        assert captured.all_heads.compute() == plain.all_heads.compute()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.1)
 
 
 @pytest.mark.parametrize("name", CAPTURABLE)

@@ -25,7 +25,7 @@ from mmpareto.models.mmtm import MMTM
 from mmpareto.models.transformer import Transformer
 from mmpareto.training.boundary_engine import BoundaryEngine
 from mmpareto.training.data import Loader
-from mmpareto.training.epochs import EpochRecord, RecordedStep, score, train_epoch
+from mmpareto.training.epochs import EpochRecord, RecordedStep, Scorer, train_epoch
 from mmpareto.training.optimizer import make_optimizer, set_rates
 from mmpareto.training.processes import Processes
 from mmpareto.training.step import TrainingStep
@@ -186,11 +186,11 @@ def trained(
         assert train_epoch(RecordedStep(step, record, watch, data.modalities), loaders[0], epoch)
         watch.check(epoch)
         validation = {
-            head: values["accuracy"] for head, values in score(shared, loaders[1], CPU, processes=processes).items()
+            head: values["accuracy"] for head, values in Scorer(shared, CPU)(loaders[1], processes=processes).items()
         }
     gradients = {name: p.grad.clone() for name, p in shared.named_parameters() if p.grad is not None}
     training = record.scores.compute(processes.total)
-    scored = score(shared, loaders[1], CPU, processes=processes)
+    scored = Scorer(shared, CPU)(loaders[1], processes=processes)
     state = {f"state of {name}": value.double() for name, value in chosen.state_dict()["own"].items()}
     return gradients, shared.state_dict() | state, training, scored
 
@@ -318,7 +318,7 @@ def stopped(processes: Processes) -> tuple[int, int]:
             raise KeyError
 
     with pytest.raises(KeyError):
-        score(model(0), loader, CPU, processes=processes, between=between)
+        Scorer(model(0), CPU)(loader, processes=processes, between=between)
     return calls, len(list(loader.epoch(0)))
 
 

@@ -46,8 +46,8 @@ class AllHeads:
     """Accuracy of `all_heads` over a split, gathered on the device."""
 
     def __init__(self, device: torch.device) -> None:
-        self._right = torch.zeros(len(COMBINATIONS), dtype=torch.float64, device=float64_device(device))  # right
-        self._samples = 0
+        # right answers by each rule, samples
+        self._counts = torch.zeros(len(COMBINATIONS) + 1, dtype=torch.float64, device=float64_device(device))
 
     def update(
         self,
@@ -58,8 +58,12 @@ class AllHeads:
     ) -> None:
         """Add a batch: see `all_heads`; label [B]. Does not wait for the device."""
         combined = all_heads(joint, unimodal, present)
-        self._right += to_float64(torch.stack([(combined[rule].argmax(-1) == label).sum() for rule in COMBINATIONS]))
-        self._samples += len(label)
+        right = torch.stack([(combined[rule].argmax(-1) == label).sum() for rule in COMBINATIONS])
+        self._counts += torch.cat([to_float64(right), self._counts.new_full((1,), len(label))])
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self._counts.zero_()
 
     def compute(self, total: Callable[[Tensor], Tensor] = lambda values: values) -> dict[str, dict[str, float]]:
         """{rule: {"accuracy"}} in percent. Waits for the device.
@@ -67,6 +71,5 @@ class AllHeads:
         Args:
             total: sums a tensor over the processes of a run.
         """
-        samples = self._right.new_full((1,), self._samples)
-        *right, samples = total(torch.cat([self._right, samples])).tolist()
+        *right, samples = total(self._counts).tolist()
         return {rule: {"accuracy": 100 * count / samples} for rule, count in zip(COMBINATIONS, right, strict=True)}

@@ -30,7 +30,21 @@ def outputs(
     """
     model.eval()
     for batch in batches:
-        moved = batch_to_device(batch, modalities, device)
-        with torch.set_grad_enabled(gradients), torch.autocast(device.type, amp, enabled=amp is not None):
-            output = model(moved.inputs, moved.present)
-        yield batch, moved, output
+        yield batch, *output_of(model, batch, modalities, device, amp, gradients)
+
+
+def output_of(
+    model: MultimodalModel,
+    batch: Batch | Rows,
+    modalities: Mapping[str, Modality],
+    device: torch.device,
+    amp: torch.dtype | None = None,
+    gradients: bool = False,
+) -> tuple[DeviceBatch, Output]:
+    """The batch on the device and the model's output for it, in the mode that the model is in.
+
+    Arguments as for `outputs`.
+    """
+    moved = batch_to_device(batch, modalities, device)
+    with torch.set_grad_enabled(gradients), torch.autocast(device.type, amp, enabled=amp is not None):
+        return moved, model(moved.inputs, moved.present)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Collection, Generator, Hashable, Iterable, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Any, NamedTuple
@@ -152,7 +152,7 @@ def both_passes(
     joint_loss: Tensor,
     unimodal_losses: Sequence[Tensor],
     pieces: Sequence[Piece],
-) -> tuple[list[Tensor | None], list[Tensor | None]]:
+) -> Generator[None, None, tuple[list[Tensor | None], list[Tensor | None]]]:
     """Both passes through one encoder, piece by piece: the second frees a piece before the first enters the next one.
 
     Heads gather the sum of both gradients in `.grad`; the encoder's are taken from there.
@@ -162,6 +162,9 @@ def both_passes(
         joint_heads: those that the joint pass gives a gradient.
         heads: all heads.
         pieces: of the graph, from the losses to the inputs.
+
+    Yields:
+        After each pass through a piece.
 
     Returns:
         The joint and the unimodal gradient of each parameter.
@@ -176,6 +179,7 @@ def both_passes(
             fronts[k] = backward(fronts[k], piece, [*inside, *reached], retain_graph=not k)
             sets[k].update((id(p), p.grad) for p in inside)
             set_gradients(inside, None)
+            yield
     joint, unimodal = ([of_set.get(id(p)) for p in parameters] for of_set in sets)
     return joint, unimodal
 

@@ -9,7 +9,7 @@ T parameter tensors of one encoder; index 0 is the joint loss's gradient, index 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from mmpareto import streams
 from mmpareto.integration import graph
 from mmpareto.integration.diagnostics import EncoderDiagnostics, diagnose
 from mmpareto.integration.given import Given, Losses, check_losses, losses_of, parameters_of
@@ -282,23 +283,31 @@ class Integrator(ABC):
         loss_scale: Tensor | float,
     ) -> dict[str, EncoderDiagnostics]:
         """Both passes and the integration of one encoder after the other; see the class."""
-        diagnostics = {}
-        heads = part.heads  # the first encoder's joint pass gives them the joint loss's gradient
+        diagnostics: dict[str, EncoderDiagnostics] = {}
         set_gradients(part.all_parameters, None)
+
+        def integrated(name: str, branch: Branch, joint_heads: list[Tensor]) -> Iterator[None]:
+            parameters = part.encoders[name]
+            pieces = graph.pieces([joint_loss, *branch.losses], branch.nodes, joint_only)
+            joint, unimodal = yield from graph.both_passes(
+                parameters, joint_heads, part.heads, joint_loss, branch.losses, pieces
+            )
+            check_dense([*joint, *unimodal])
+            diagnostics[name] = self._integrate(name, parameters, joint, unimodal, loss_scale)
+
+        # the first encoder's joint pass gives the heads the joint loss's gradient
+        work = {
+            name: integrated(name, branch, part.heads if not k else [])
+            for k, (name, branch) in enumerate(branches.items())
+        }
         try:
-            for name, branch in branches.items():
-                parameters = part.encoders[name]
-                pieces = graph.pieces([joint_loss, *branch.losses], branch.nodes, joint_only)
-                joint, unimodal = graph.both_passes(parameters, heads, part.heads, joint_loss, branch.losses, pieces)
-                heads = []
-                check_dense([*joint, *unimodal])
-                diagnostics[name] = self._integrate(name, parameters, joint, unimodal, loss_scale)
+            streams.run(work)
         except BaseException as error:
             set_gradients(part.all_parameters, None)
             if isinstance(error, RuntimeError):
                 check_placement(part)  # the model may have been wrapped after the first step
             raise
-        return diagnostics
+        return {name: diagnostics[name] for name in branches}
 
     def _prepare(
         self, first: Sequence[Tensor], second: Sequence[Tensor], given: Given

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from mmpareto import streams
 from mmpareto.inputs import Inputs
 from mmpareto.models.base import ARCHITECTURES, MakeFusion, MultimodalModel, Output, Present, blank, width_of
 
@@ -34,8 +35,9 @@ class LateFusion(MultimodalModel):
         """See MultimodalModel."""
         masks = self.masks(inputs, present)
         having = dict.fromkeys(self.encoders) if masks is None else masks
-        features = {
-            name: blank(encoder(self.rows(inputs[name], having[name])), having[name])
-            for name, encoder in self.encoders.items()
-        }
+        features = {}
+        for name, encoder in self.encoders.items():
+            with streams.beside(name):
+                features[name] = blank(encoder(self.rows(inputs[name], having[name])), having[name])
+        streams.join()
         return self.from_features(features, masks)

@@ -15,7 +15,7 @@ from mmpareto.methods import Method
 from mmpareto.models import MultimodalModel, Output
 from mmpareto.training.checkpoints import process_state, set_process_state
 from mmpareto.training.data import Loader
-from mmpareto.training.epochs import EpochRecord, RecordedStep, score, train_epoch
+from mmpareto.training.epochs import EpochRecord, RecordedStep, Scorer, train_epoch
 from mmpareto.training.optimizer import make_optimizer, rate_factor
 from mmpareto.training.processes import Processes
 from mmpareto.training.setup import make_loader, make_step, set_up
@@ -138,7 +138,7 @@ class BoundaryEngine:
         plain.augmenting = False
         loader = self._loader("losses", plain)
         loader.sampler.choose(samples)
-        scores = score(model, loader, self.device, amp=self._amp, processes=self.processes, between=self.stop)
+        scores = Scorer(model, self.device, amp=self._amp)(loader, processes=self.processes, between=self.stop)
         return {head: values["loss"] for head, values in scores.items()}
 
     def total(self, values: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from mmpareto.inputs import map_tensors
+from mmpareto.streams import side_by_side
 
 R = TypeVar("R")
 
@@ -29,7 +30,8 @@ class Captured(Generic[R]):
 
     Args:
         function: of a batch and constants. All else that it reads or changes are tensors that stay where they are.
-        optimizer: that steps in it.
+        optimizer: that steps in it, if one does.
+        parallel: whether what encoders launch is captured side by side, see `streams`. It takes more memory.
 
     Raises:
         RuntimeError: where the function does something that cannot be captured.
@@ -37,9 +39,12 @@ class Captured(Generic[R]):
 
     WARM_UP = 3
 
-    def __init__(self, function: Callable[..., R], optimizer: torch.optim.Optimizer) -> None:
-        self._function, self._optimizer = function, optimizer
-        self._rates = [torch.zeros((), device=group["params"][0].device) for group in optimizer.param_groups]
+    def __init__(
+        self, function: Callable[..., R], optimizer: torch.optim.Optimizer | None = None, *, parallel: bool = False
+    ) -> None:
+        self._function, self._parallel = function, parallel
+        self._groups = [] if optimizer is None else optimizer.param_groups
+        self._rates = [torch.zeros((), device="cuda") for _ in self._groups]
         self._last_rates: list[float] = []
         self._calls: Counter[Hashable] = Counter()
         self._graphs: dict[Hashable, _Graph] = {}
@@ -47,7 +52,7 @@ class Captured(Generic[R]):
 
     def __call__(self, batch: Any, *constants: Hashable) -> R:
         """The function's result; its tensors hold until the next call."""
-        rates = [group["lr"] for group in self._optimizer.param_groups]
+        rates = [group["lr"] for group in self._groups]
         if rates != self._last_rates:
             for tensor, rate in zip(self._rates, rates, strict=True):
                 tensor.fill_(rate)
@@ -76,21 +81,24 @@ class Captured(Generic[R]):
 
     def _capture(self, batch: Any, *constants: Hashable) -> _Graph:
         """A graph of the function; nothing is computed yet."""
-        device = self._rates[0].device
-        kept = map_tensors(lambda tensor: tensor.to(device, copy=True), batch)
+        kept = map_tensors(lambda tensor: tensor.to("cuda", copy=True), batch)
         graph = torch.cuda.CUDAGraph()
         # a loader's pinning thread goes on meanwhile: what it asks of the driver must not end the capture
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"), self._rates_on_device():
+        with (
+            torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
+            self._rates_on_device(),
+            side_by_side() if self._parallel else nullcontext(),
+        ):
             result = self._function(kept, *constants)
         return _Graph(graph, [leaf for leaf in pytree.tree_leaves(kept) if isinstance(leaf, Tensor)], result)
 
     @contextmanager
     def _rates_on_device(self) -> Iterator[None]:
         """The optimiser reads its learning rates from tensors meanwhile; schedules and checkpoints see numbers."""
-        for group, tensor in zip(self._optimizer.param_groups, self._rates, strict=True):
+        for group, tensor in zip(self._groups, self._rates, strict=True):
             group["lr"] = tensor
         try:
             yield
         finally:
-            for group, rate in zip(self._optimizer.param_groups, self._last_rates, strict=True):
+            for group, rate in zip(self._groups, self._last_rates, strict=True):
                 group["lr"] = rate

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mmpareto.datasets import Batch, Modality, Rows, batch_to_device, uncropped
+from mmpareto.datasets import Batch, Modality, MultimodalDataset, Rows, batch_to_device, uncropped
 from mmpareto.evaluation.all_heads import AllHeads
-from mmpareto.evaluation.passes import outputs
+from mmpareto.evaluation.passes import output_of
 from mmpareto.evaluation.scores import Scores
 from mmpareto.integration import EncoderDiagnostics, float64_device
 from mmpareto.models import MultimodalModel, cross_entropies
@@ -228,6 +228,7 @@ class RecordedStep:
         watch: takes in losses and norms; the caller checks it.
         modalities: of the batches.
         capture: replay the whole as a CUDA graph, see `Captured`.
+        parallel: with its encoders side by side.
     """
 
     def __init__(
@@ -238,11 +239,12 @@ class RecordedStep:
         modalities: Mapping[str, Modality],
         *,
         capture: bool = False,
+        parallel: bool = False,
     ) -> None:
         self.step, self.record, self.watch, self.modalities = step, record, watch, modalities
         self._run: Callable[[Any, float, bool, bool], Step] = self._on_device
         if capture:
-            self._run = Captured(self._on_device, step.optimizer)
+            self._run = Captured(self._on_device, step.optimizer, parallel=parallel)
 
     def __call__(
         self, batch: Batch | Rows, number: int, *, weight: float = 1.0, counts: bool = True, diagnose: bool = False
@@ -259,19 +261,11 @@ class RecordedStep:
         Returns:
             What the step leaves to look at; with a graph until the next step.
         """
-        stored: Rows | dict[str, Any]
-        ids: Rows | list[str]
-        if isinstance(batch, Rows):
-            stored, ids = batch, batch
-        else:
-            stored = {name: value for name, value in batch.items() if name != "id"}
-            stored["inputs"] = uncropped(batch["inputs"], self.modalities, self.step.overflows.device)
-            ids = batch["id"]
         diagnose = diagnose and self.step.method.integrator.passes == 1  # all others measure every step
-        done = self._run(stored, weight, counts, diagnose)
+        done = self._run(_stored(batch, self.modalities, self.step.overflows.device), weight, counts, diagnose)
         if done.diagnostics:
             self.record.gradients.count(number)
-        self.watch.note(number, ids)
+        self.watch.note(number, batch if isinstance(batch, Rows) else batch["id"])
         return done
 
     def _on_device(self, stored: Any, weight: float, counts: bool, diagnose: bool) -> Step:
@@ -350,30 +344,62 @@ def _bar_is_off(progress: bool) -> bool | None:
     return False if "ipykernel" in sys.modules else None
 
 
-@torch.inference_mode()
-def score(
-    model: MultimodalModel,
-    loader: Loader,
-    device: torch.device,
-    *,
-    amp: torch.dtype | None = None,
-    processes: Processes | None = None,
-    between: Callable[[], None] = lambda: None,
-    combined: AllHeads | None = None,
-) -> dict[str, dict[str, float]]:
-    """Mean loss and accuracy in percent of the joint head and of each modality's own, over a whole split.
+class Scorer:
+    """Mean loss and accuracy in percent of the joint head and of each modality's own, over whole splits.
 
-    amp        type of automatic mixed precision, as in training.
-    processes  those that share the split; every sample counts once.
-    between    see `Loader.epoch`.
-    combined   gathers the predictions of all heads together as well.
+    Args:
+        model: what is scored.
+        device: where it is.
+        amp: type of automatic mixed precision, as in training.
+        capture: replay a batch as a CUDA graph, see `Captured`.
     """
-    modalities = loader.dataset.modalities
-    scores = Scores(list(modalities), device)
-    for _, (_, label, _), output in outputs(model, loader.stream(0, between=between), modalities, device, amp):
-        with torch.autocast(device.type, amp, enabled=amp is not None):
+
+    def __init__(
+        self, model: MultimodalModel, device: torch.device, *, amp: torch.dtype | None = None, capture: bool = False
+    ) -> None:
+        self.model, self.device, self.amp = model, device, amp
+        self.scores, self.all_heads = Scores(list(model.encoders), device), AllHeads(device)
+        self._run: Callable[[Any, MultimodalDataset, bool], None] = self._on_device
+        if capture:
+            self._run = Captured(self._on_device, parallel=True)
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        loader: Loader,
+        *,
+        processes: Processes | None = None,
+        between: Callable[[], None] = lambda: None,
+        combine: bool = False,
+    ) -> dict[str, dict[str, float]]:
+        """Score a split.
+
+        Args:
+            loader: of its batches.
+            processes: those that share the split; every sample counts once.
+            between: see `Loader.epoch`.
+            combine: gather the predictions of all heads together as well, in `all_heads`.
+        """
+        self.model.eval()
+        self.scores.reset()
+        self.all_heads.reset()
+        for batch in loader.stream(0, between=between):
+            self._run(_stored(batch, loader.dataset.modalities, self.device), loader.dataset, combine)
+        return self.scores.compute() if processes is None else self.scores.compute(processes.total)
+
+    def _on_device(self, stored: Any, dataset: MultimodalDataset, combine: bool) -> None:
+        """All that a batch launches."""
+        (_, label, _), output = output_of(self.model, stored, dataset.modalities, self.device, self.amp)
+        with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
             loss = cross_entropies(output, label)
-        scores.update(loss.joint, loss.unimodal, output.joint, output.unimodal, label, output.present)
-        if combined is not None:
-            combined.update(output.joint, output.unimodal, label, output.present)
-    return scores.compute() if processes is None else scores.compute(processes.total)
+        self.scores.update(loss.joint, loss.unimodal, output.joint, output.unimodal, label, output.present)
+        if combine:
+            self.all_heads.update(output.joint, output.unimodal, label, output.present)
+
+
+def _stored(batch: Batch | Rows, modalities: Mapping[str, Modality], device: torch.device) -> Any:
+    """What of a batch the device needs, of the same shapes for every whole batch."""
+    if isinstance(batch, Rows):
+        return batch
+    stored: dict[str, Any] = {name: value for name, value in batch.items() if name != "id"}
+    return stored | {"inputs": uncropped(batch["inputs"], modalities, device)}

@@ -19,7 +19,6 @@ from mmpareto.datasets.names import sample_warnings
 from mmpareto.errors import UsageError
 from mmpareto.escape import GREEN, coloured
 from mmpareto.evaluation import EvaluationError
-from mmpareto.evaluation.all_heads import AllHeads
 from mmpareto.methods import Boundary, Method
 from mmpareto.reporting.tables import result_table, run_probe_table
 from mmpareto.runs import RunDirectory, RunError
@@ -27,7 +26,7 @@ from mmpareto.training.board import Board, import_wandb
 from mmpareto.training.boundary_engine import BoundaryEngine
 from mmpareto.training.checkpoints import load_checkpoint
 from mmpareto.training.data import Loader
-from mmpareto.training.epochs import RecordedStep, score, train_epoch
+from mmpareto.training.epochs import RecordedStep, Scorer, train_epoch
 from mmpareto.training.optimizer import make_optimizer, set_rates
 from mmpareto.training.probing import alone_run, probe_run
 from mmpareto.training.processes import Processes
@@ -55,6 +54,7 @@ from mmpareto.training.setup import (
     check_presence,
     choose_device,
     hold_on_device,
+    leave_room,
     make_loader,
     make_method,
     make_model,
@@ -115,6 +115,7 @@ class Run:
     boundary_engine: BoundaryEngine
     watch: FiniteWatch
     recorded: RecordedStep
+    scorer: Scorer
     table: EpochTable
     board: Board
 
@@ -205,6 +206,7 @@ class Run:
         self.step = make_step(
             self.model, self.method, self.optimizer, config.engine, config.optim.clip_grad, self.device
         )
+        self.scorer = Scorer(self.model, self.device, amp=self.amp, capture=config.engine.cuda_graph)
 
     def open_directory(self) -> tuple[str | None, bool]:
         """Open the run directory.
@@ -235,6 +237,7 @@ class Run:
         self.recorded = RecordedStep(
             self.step, self.state.record, self.watch, self.data["train"].modalities,
             capture=self.config.engine.cuda_graph,
+            parallel=leave_room(self.data["train"].modalities, self.config.data.batch_size),
         )  # fmt: skip
         if differences:
             self.warn(
@@ -429,16 +432,14 @@ class Run:
 
     def scores_by_head(self, split: str) -> dict[str, Any]:
         """Scores of the model as it is now on a split, in the form of results.json."""
-        combined = AllHeads(self.device)
-        scores = self.scores(split, combined)
-        return by_head(scores, combined.compute(self.processes.total))
+        scores = self.scores(split, combine=True)
+        return by_head(scores, self.scorer.all_heads.compute(self.processes.total))
 
-    def scores(self, split: str, combined: AllHeads | None = None) -> Scores:
-        """Scores of the model as it is now on a split; `combined` gathers those of all heads together."""
-        result = score(
-            self.model, self.loaders[split], self.device, amp=self.amp, processes=self.processes,
-            between=self.stopping.stop_together, combined=combined,
-        )  # fmt: skip
+    def scores(self, split: str, combine: bool = False) -> Scores:
+        """Scores of the model as it is now on a split; see `Scorer`."""
+        result = self.scorer(
+            self.loaders[split], processes=self.processes, between=self.stopping.stop_together, combine=combine
+        )
         self.stopping.stop_after_phase(save=False)
         return result
 

@@ -1,6 +1,7 @@
 """What a run needs before its first step: device, seeds, data, method, model, step."""
 
 import hashlib
+import math
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
@@ -28,6 +29,8 @@ from mmpareto.training.data import Loader
 from mmpareto.training.processes import Processes
 from mmpareto.training.step import TrainingStep
 from mmpareto.training.switches import apply_switches, autocast_type, check_switches, fastest, refusals
+
+_SMALL_BATCH = 2**21  # elements of all inputs
 
 
 def choose_device(gpu_ids: str | None, processes: Processes | None = None) -> torch.device:
@@ -244,6 +247,11 @@ def on_features(name: str, method: Method, engine: EngineConfig) -> OnFeatures:
     if engine.accumulate > 1:
         raise UsageError("--integrate features needs the whole batch at once; leave --accumulate out")
     return OnFeatures(method.integrator)
+
+
+def leave_room(modalities: Mapping[str, Modality], batch_size: int) -> bool:
+    """Whether batches are so small that one encoder leaves room on a GPU for the others beside it."""
+    return batch_size * sum(math.prod(modality.shape) for modality in modalities.values()) <= _SMALL_BATCH
 
 
 # what each of `MultimodalModel.offers` means
