@@ -8,11 +8,10 @@ else the functions here do nothing: an eager step waits for the host, not for th
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 
 import torch
 
-_streams: ContextVar[dict[str, torch.cuda.Stream] | None] = ContextVar("streams", default=None)
+_streams: dict[str, torch.cuda.Stream] | None = None  # a global, which torch.compile can read
 
 
 @contextmanager
@@ -22,21 +21,21 @@ def side_by_side() -> Iterator[None]:
     For captures alone, whose memory no other stream reuses: elsewhere a tensor that a second stream reads would have to
     be recorded there.
     """
-    token = _streams.set({})
+    global _streams
+    _streams = {}
     try:
         yield
     finally:
-        _streams.reset(token)
+        _streams = None
 
 
 @contextmanager
 def beside(name: str) -> Iterator[None]:
     """Put the work of `name` on its stream, after all that was launched on the current one."""
-    streams = _streams.get()
-    if streams is None:
+    if _streams is None:
         yield
         return
-    stream = streams.setdefault(name, torch.cuda.Stream())
+    stream = _streams.setdefault(name, torch.cuda.Stream())
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         yield
@@ -44,13 +43,14 @@ def beside(name: str) -> Iterator[None]:
 
 def join() -> None:
     """Let the current stream wait for all work under names."""
-    for stream in (_streams.get() or {}).values():
-        torch.cuda.current_stream().wait_stream(stream)
+    if _streams is not None:
+        for stream in _streams.values():
+            torch.cuda.current_stream().wait_stream(stream)
 
 
 def run(work: Mapping[str, Iterator[object]]) -> None:
     """Exhaust iterators that launch work, one after the other; side by side in turns, each on its stream."""
-    if _streams.get() is None:
+    if _streams is None:
         for steps in work.values():
             deque(steps, maxlen=0)
         return

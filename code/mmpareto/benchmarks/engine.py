@@ -21,7 +21,6 @@ from mmpareto.training.records import epoch_row, step_scalars
 from mmpareto.training.setup import (
     build_split,
     hold_on_device,
-    leave_room,
     make_loader,
     make_method,
     make_model,
@@ -65,9 +64,7 @@ def measure(
     modalities = list(data.modalities)
     state = TrainingState(model, method, optimizer, schedule, step, modalities, device, Processes())
     watch = FiniteWatch(modalities, device)
-    parallel = leave_room(data.modalities, config.data.batch_size)
-    capture = config.engine.cuda_graph
-    recorded = RecordedStep(step, state.record, watch, data.modalities, capture=capture, parallel=parallel)
+    recorded = RecordedStep(step, state.record, watch, data.modalities, capture=config.engine.cuda_graph)
     names = {name: [tensor for tensor, _ in encoder.named_parameters()] for name, encoder in model.encoders.items()}
 
     def bare_epoch(epoch: int) -> None:

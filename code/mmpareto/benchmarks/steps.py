@@ -3,12 +3,12 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch import config as functorch
 
 from mmpareto.benchmarks.counting import Calls
 from mmpareto.benchmarks.quartiles import quartiles, ratio_text
@@ -36,7 +36,6 @@ class Setting:
     tf32: bool = False
     compiled: bool = False
     captured: bool = False
-    parallel: bool = False  # encoders side by side in what is captured
     encoder: str = "resnet18"
     architecture: str = "late_fusion"
     frozen: tuple[str, ...] = ()  # names in an encoder's tensors that mark those that do not learn
@@ -116,7 +115,7 @@ class Contender:
         self.forward: Callable[..., Any] = self.model
         if setting.compiled:
             # the retained graph of the first of two passes must not give its buffers away
-            torch._functorch.config.donated_buffer = False
+            functorch.donated_buffer = False
             self.forward = torch.compile(self.model)
         if self.method is not None:
             amp = torch.bfloat16 if setting.bf16 else None
@@ -156,12 +155,11 @@ class Contender:
                 self.step()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with side_by_side() if self.setting.parallel else nullcontext():
-            self.captured_peak = self._peak_on_gpu(lambda: self._capture(graph))
+        self.captured_peak = self._peak_on_gpu(lambda: self._capture(graph))
         self.replay = graph.replay
 
     def _capture(self, graph: torch.cuda.CUDAGraph) -> None:
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph), side_by_side():
             self.step()
 
     def _peak_on_gpu(self, run: Callable[[], None]) -> int:
@@ -289,10 +287,7 @@ def plan(device: torch.device, quick: bool, methods: Sequence[str]) -> list[tupl
             (replace(cremad, name="bf16", bf16=True), few, 20),
             (everything, few, 20),
             (replace(everything, name="bf16, channels last, compiled", compiled=True), few, 20),
-            *(
-                (replace(everything, name=f"{everything.name}, {name}", captured=True, parallel=parallel), few, 20)
-                for name, parallel in (("captured", False), ("captured, encoders side by side", True))
-            ),
+            (replace(everything, name="bf16, channels last, captured", captured=True), few, 20),
             *((replace(cremad, shapes=shapes(n, None), batch=32, name="fp32, batch 32"), few, 10) for n in (2, 3, 4)),
         ]
         chosen += [(setting, ("plain sum", "mmpareto"), 20) for setting in _other_models(cremad)]

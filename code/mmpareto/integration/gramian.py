@@ -74,6 +74,7 @@ def combine_all(
     """
     results: list[Tensor | None] = [None] * len(joint)
     rest = set(range(len(joint)))
+    coefficients = coefficients.contiguous()
     if not _values_are_read(coefficients.device):
         flat = [_flat_pair(*pair) for pair in zip(joint, unimodal, strict=True)]
         for members in _small_groups(flat):
@@ -102,6 +103,10 @@ def combine(joint: Tensor | None, unimodal: Tensor | None, coefficients: Tensor)
             them.
         coefficients: [2], float64, on their `float64_device`.
     """
+    both: Any = (joint, unimodal)
+    if _in_one_pass(*both) and _in_memory_order(joint) and both[0].stride() == both[1].stride():
+        _kernels(both[0].device).combine(*both, coefficients)
+        return joint
     first, second = coefficients.split(1)  # [1] each
     if joint is None:
         joint, first, second, unimodal = unimodal, second, first, None
@@ -132,7 +137,13 @@ def _wide_products(
     """
     products: list[tuple[Tensor, Tensor, Tensor]] = [(zero, zero, zero)] * len(flat)
     groups = _small_groups(flat)
-    for t in set(range(len(flat))).difference(*groups):
+    rest = set(range(len(flat))).difference(*groups)
+    large = [t for t in sorted(rest) if _in_one_pass(*flat[t])]
+    if large:
+        totals = _products_in_one_pass([flat[t] for t in large])
+        for t, aa, ab, bb in zip(large, *totals.unbind(1), strict=True):
+            products[t] = (aa, ab, bb)
+    for t in rest.difference(large):
         products[t] = _products(_double(flat[t][0]), _double(flat[t][1]), zero)
     for members in groups:
         a, b = (_joined(flat, members, k) for k in (0, 1))
@@ -141,6 +152,36 @@ def _wide_products(
         for t, *entries in zip(members, *(values.unbind() for values in sums), strict=True):
             products[t] = (entries[0], entries[1], entries[2])
     return products
+
+
+@cache
+def _kernels(device: torch.device) -> Any:
+    """The module of Triton kernels; None where it cannot be used on the device."""
+    if device.type != "cuda":
+        return None
+    try:
+        from mmpareto.integration import kernels  # Triton comes with PyTorch for GPUs
+    except ImportError:
+        return None
+    return kernels if kernels.work(device) else None
+
+
+def _in_one_pass(a: Any, b: Any) -> bool:
+    """Whether the kernels take a pair of gradients."""
+    if a is None or b is None or not a.dtype == b.dtype == torch.float32 or a.numel() <= _SMALL:
+        return False
+    return _kernels(a.device) is not None
+
+
+def _products_in_one_pass(pairs: Sequence[tuple[Any, Any]]) -> Tensor:
+    """a.a, a.b and b.b of each pair of float32 vectors: [pairs, 3], float64."""
+    device = pairs[0][0].device
+    kernels = _kernels(device)
+    shares = tuple(-(-a.numel() // kernels.SHARE) for a, _ in pairs)
+    sums = torch.empty(sum(shares), 3, dtype=torch.float64, device=device)
+    for (a, b), part in zip(pairs, sums.split(shares), strict=True):
+        kernels.products(a.contiguous(), b.contiguous(), part)
+    return torch.segment_reduce(sums, "sum", lengths=_lengths(shares, device), unsafe=True)
 
 
 def _small_groups(flat: Sequence[tuple[Tensor | None, Tensor | None]]) -> list[list[int]]:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
@@ -31,7 +31,6 @@ class Captured(Generic[R]):
     Args:
         function: of a batch and constants. All else that it reads or changes are tensors that stay where they are.
         optimizer: that steps in it, if one does.
-        parallel: whether what encoders launch is captured side by side, see `streams`. It takes more memory.
 
     Raises:
         RuntimeError: where the function does something that cannot be captured.
@@ -39,10 +38,8 @@ class Captured(Generic[R]):
 
     WARM_UP = 3
 
-    def __init__(
-        self, function: Callable[..., R], optimizer: torch.optim.Optimizer | None = None, *, parallel: bool = False
-    ) -> None:
-        self._function, self._parallel = function, parallel
+    def __init__(self, function: Callable[..., R], optimizer: torch.optim.Optimizer | None = None) -> None:
+        self._function = function
         self._groups = [] if optimizer is None else optimizer.param_groups
         self._rates = [torch.zeros((), device="cuda") for _ in self._groups]
         self._last_rates: list[float] = []
@@ -80,14 +77,14 @@ class Captured(Generic[R]):
         return result
 
     def _capture(self, batch: Any, *constants: Hashable) -> _Graph:
-        """A graph of the function; nothing is computed yet."""
+        """A graph of the function, with encoders side by side (see `streams`); nothing is computed yet."""
         kept = map_tensors(lambda tensor: tensor.to("cuda", copy=True), batch)
         graph = torch.cuda.CUDAGraph()
         # a loader's pinning thread goes on meanwhile: what it asks of the driver must not end the capture
         with (
             torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
             self._rates_on_device(),
-            side_by_side() if self._parallel else nullcontext(),
+            side_by_side(),
         ):
             result = self._function(kept, *constants)
         return _Graph(graph, [leaf for leaf in pytree.tree_leaves(kept) if isinstance(leaf, Tensor)], result)

@@ -228,7 +228,6 @@ class RecordedStep:
         watch: takes in losses and norms; the caller checks it.
         modalities: of the batches.
         capture: replay the whole as a CUDA graph, see `Captured`.
-        parallel: with its encoders side by side.
     """
 
     def __init__(
@@ -239,12 +238,11 @@ class RecordedStep:
         modalities: Mapping[str, Modality],
         *,
         capture: bool = False,
-        parallel: bool = False,
     ) -> None:
         self.step, self.record, self.watch, self.modalities = step, record, watch, modalities
         self._run: Callable[[Any, float, bool, bool], Step] = self._on_device
         if capture:
-            self._run = Captured(self._on_device, step.optimizer, parallel=parallel)
+            self._run = Captured(self._on_device, step.optimizer)
 
     def __call__(
         self, batch: Batch | Rows, number: int, *, weight: float = 1.0, counts: bool = True, diagnose: bool = False
@@ -361,7 +359,7 @@ class Scorer:
         self.scores, self.all_heads = Scores(list(model.encoders), device), AllHeads(device)
         self._run: Callable[[Any, MultimodalDataset, bool], None] = self._on_device
         if capture:
-            self._run = Captured(self._on_device, parallel=True)
+            self._run = Captured(self._on_device)
 
     @torch.inference_mode()
     def __call__(

@@ -54,7 +54,6 @@ from mmpareto.training.setup import (
     check_presence,
     choose_device,
     hold_on_device,
-    leave_room,
     make_loader,
     make_method,
     make_model,
@@ -237,7 +236,6 @@ class Run:
         self.recorded = RecordedStep(
             self.step, self.state.record, self.watch, self.data["train"].modalities,
             capture=self.config.engine.cuda_graph,
-            parallel=leave_room(self.data["train"].modalities, self.config.data.batch_size),
         )  # fmt: skip
         if differences:
             self.warn(

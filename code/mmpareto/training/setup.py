@@ -1,7 +1,6 @@
 """What a run needs before its first step: device, seeds, data, method, model, step."""
 
 import hashlib
-import math
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch._functorch import config as functorch
 
 from mmpareto import datasets
 from mmpareto.config import Config, DataConfig, EngineConfig, MethodConfig
@@ -29,8 +29,6 @@ from mmpareto.training.data import Loader
 from mmpareto.training.processes import Processes
 from mmpareto.training.step import TrainingStep
 from mmpareto.training.switches import apply_switches, autocast_type, check_switches, fastest, refusals
-
-_SMALL_BATCH = 2**21  # elements of all inputs
 
 
 def choose_device(gpu_ids: str | None, processes: Processes | None = None) -> torch.device:
@@ -249,11 +247,6 @@ def on_features(name: str, method: Method, engine: EngineConfig) -> OnFeatures:
     return OnFeatures(method.integrator)
 
 
-def leave_room(modalities: Mapping[str, Modality], batch_size: int) -> bool:
-    """Whether batches are so small that one encoder leaves room on a GPU for the others beside it."""
-    return batch_size * sum(math.prod(modality.shape) for modality in modalities.values()) <= _SMALL_BATCH
-
-
 # what each of `MultimodalModel.offers` means
 _NEEDS = {
     "features": "joint logits that are a function of the encoders' features alone",
@@ -365,7 +358,7 @@ def make_step(
     forward: Callable[..., Any] | None = None
     if engine.compile:
         # the retained graph of the first of two passes must not give its buffers away
-        torch._functorch.config.donated_buffer = False
+        functorch.donated_buffer = False
         forward = torch.compile(model)
     return TrainingStep(
         model,

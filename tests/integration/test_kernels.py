@@ -1,0 +1,73 @@
+"""The Triton kernels against plain float64: interpreted on a CPU, and on a GPU where there is one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mmpareto.integration import gramian
+
+
+def gradients(size: float, generator: torch.Generator, device: str) -> list[Tensor]:
+    """Large ones of several forms, and a small one; half of the first is zero."""
+    drawn = [torch.randn(shape, generator=generator) for shape in ((300, 301), (64, 33, 8, 8), (70_001,), (5,))]
+    drawn[0][:150] = 0
+    drawn[1] = drawn[1].to(memory_format=torch.channels_last)
+    return [(gradient * size).to(device) for gradient in drawn]
+
+
+def check(device: str) -> None:
+    """Gramians and combinations of gradients of like and of very different sizes."""
+    for joint_size, unimodal_size in ((1.0, 1.0), (1e-30, 1e18), (1e-20, 1e-20)):
+        generator = torch.Generator().manual_seed(0)
+        joint, unimodal = (gradients(size, generator, device) for size in (joint_size, unimodal_size))
+        unimodal[2] = ((-unimodal_size / joint_size) * joint[2].double()).float()  # opposed, but for rounding
+        pairs = [(a.cpu().double().numpy(), b.cpu().double().numpy()) for a, b in zip(joint, unimodal, strict=True)]
+        gramians = gramian.gramians(joint, unimodal, torch.device(device)).cpu().numpy()
+        for found, (a, b) in zip(gramians, pairs, strict=True):
+            expected = [[np.vdot(a, a), np.vdot(a, b)], [np.vdot(a, b), np.vdot(b, b)]]
+            np.testing.assert_allclose(found, expected, rtol=1e-11)
+        sizes = torch.tensor([joint_size, unimodal_size], dtype=torch.float64)
+        coefficients = torch.randn(4, 2, generator=generator, dtype=torch.float64) / sizes
+        combinations = [x * a + y * b for (a, b), (x, y) in zip(pairs, coefficients.tolist(), strict=True)]
+        strides = [gradient.stride() for gradient in joint]
+        combined = gramian.combine_all(joint, unimodal, coefficients.to(device))
+        for gradient, values, stride in zip(combined, combinations, strides, strict=True):
+            assert gradient is not None
+            np.testing.assert_allclose(gradient.cpu().numpy(), values, rtol=2e-7, atol=1e-30)
+            assert gradient.stride() == stride
+        overlapping = torch.ones(1, device=device).expand(70_000)  # a gradient whose elements are one number
+        assert gramian.gramians([overlapping], [overlapping], torch.device(device))[0, 0, 1] == 70_000
+
+
+def test_interpreted_on_a_cpu() -> None:
+    pytest.importorskip("triton")
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    subprocess.run([sys.executable, __file__], env=environment, check=True, timeout=120)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device; this machine has none")
+def test_on_a_gpu() -> None:
+    assert gramian._kernels(torch.device("cuda", 0)) is not None
+    check("cuda:0")
+
+
+def test_without_triton_pytorch_does_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gramian, "_values_are_read", lambda device: False)
+    check("cpu")
+
+
+if __name__ == "__main__":  # with Triton's interpreter
+    from mmpareto.integration import kernels
+
+    assert kernels.work(torch.device("cpu"))
+    gramian._kernels = lambda device: kernels  # type: ignore[assignment]
+    gramian._values_are_read = lambda device: False
+    check("cpu")
