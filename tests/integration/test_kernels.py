@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmpareto.integration import gramian
+from mmpareto.integration import MMPareto, diagnostics, gramian, mmpareto
 
 
 def gradients(size: float, generator: torch.Generator, device: str) -> list[Tensor]:
@@ -46,6 +46,30 @@ def check(device: str) -> None:
         assert gramian.gramians([overlapping], [overlapping], torch.device(device))[0, 0, 1] == 70_000
 
 
+def check_gramians(device: str) -> None:
+    """Coefficients and diagnostics of Gramians of all sizes, with zeros, equal and opposed gradients."""
+    generator = torch.Generator().manual_seed(1)
+    for size in (1e-200, 1e-30, 1.0, 1e30, 1e200):
+        for tensors in (1, 5, 62):
+            joint, unimodal, along = torch.randn(3, tensors, 4, generator=generator, dtype=torch.float64)
+            for other in (unimodal, unimodal - along - joint, joint, -joint, -3 * joint + 1e-6 * along, 0 * joint):
+                pair = torch.stack((joint, other), 1) * size**0.5
+                gramians = pair @ pair.mT
+                gramians[0] *= 0 if tensors == 5 else 1
+                routine = MMPareto(gamma=1.3)
+                coefficients = routine._chosen(gramians, gramians)
+                found = routine.coefficients(gramians.to(device))
+                assert torch.allclose(found.cpu(), coefficients, rtol=1e-9, atol=0)
+                total, weights = gramians.sum(0), coefficients.sum(0)
+                norms = total.diagonal().sqrt()
+                cosine = (total[0, 1] / norms.prod()).nan_to_num().clamp(-1, 1)
+                measured = diagnostics.diagnose(gramians.to(device), coefficients.to(device))
+                expected = (cosine, *norms, weights[0] / weights.sum())
+                for value, ours in zip(expected, measured[:4], strict=True):
+                    assert torch.allclose(ours.cpu(), value, rtol=1e-9, atol=1e-12)
+                assert measured.conflict.item() == (total[0, 1] < 0).item()
+
+
 def test_interpreted_on_a_cpu() -> None:
     pytest.importorskip("triton")
     environment = os.environ | {"TRITON_INTERPRET": "1"}
@@ -55,19 +79,23 @@ def test_interpreted_on_a_cpu() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device; this machine has none")
 def test_on_a_gpu() -> None:
-    assert gramian._kernels(torch.device("cuda", 0)) is not None
+    assert gramian.kernels_on(torch.device("cuda", 0)) is not None
     check("cuda:0")
+    check_gramians("cuda:0")
 
 
 def test_without_triton_pytorch_does_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gramian, "_values_are_read", lambda device: False)
     check("cpu")
+    check_gramians("cpu")
 
 
 if __name__ == "__main__":  # with Triton's interpreter
     from mmpareto.integration import kernels
 
     assert kernels.work(torch.device("cpu"))
-    gramian._kernels = lambda device: kernels  # type: ignore[assignment]
+    for module in (gramian, mmpareto, diagnostics):
+        module.kernels_on = lambda device: kernels  # type: ignore[attr-defined]
     gramian._values_are_read = lambda device: False
     check("cpu")
+    check_gramians("cpu")

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mmpareto.integration.gramian import kernels_on
+
 
 class EncoderDiagnostics(NamedTuple):
     """What one step measured in one encoder: float64 tensors on its device (mps: on the CPU), so that nothing waits.
@@ -32,6 +34,11 @@ class EncoderDiagnostics(NamedTuple):
 
 def diagnose(gramians: Tensor, coefficients: Tensor) -> EncoderDiagnostics:
     """Diagnostics of one encoder from its Gramians [T, 2, 2] and coefficients [T, 2]."""
+    kernels = kernels_on(gramians.device)
+    if kernels is not None:
+        values = kernels.diagnose(gramians.contiguous(), coefficients.contiguous())
+        cosine, joint, unimodal, weight, cross = values.unbind()
+        return EncoderDiagnostics(cosine, joint, unimodal, weight, cross < 0, gramians, coefficients)
     total = gramians.sum(0)
     joint_norm, unimodal_norm = total[0, 0].sqrt(), total[1, 1].sqrt()
     norms = joint_norm * unimodal_norm

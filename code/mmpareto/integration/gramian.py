@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_SMALL = 2**16  # elements of a vector that is joined with others
 _HALF = (torch.float16, torch.bfloat16)
 _WITHOUT_FLOAT64 = {"mps"}  # types of device
 
@@ -52,7 +51,7 @@ def gramians(joint: Sequence[Tensor | None], unimodal: Sequence[Tensor | None], 
         return zero.new_zeros(0, 2, 2)
     flat = [_flat_pair(*pair) for pair in pairs]
     if not _values_are_read(device):
-        return _stacked(_wide_products(flat, zero)).view(-1, 2, 2)
+        return _wide_entries(flat, zero).view(-1, 2, 2)
     nothing = torch.zeros((), device=device)
     entries = _stacked([_products(_single(a), _single(b), nothing) for a, b in flat])
     for t, values in enumerate(entries.tolist()):
@@ -66,30 +65,22 @@ def combine_all(
 ) -> list[Tensor | None]:
     """Compute coefficients[t, 0] * joint[t] + coefficients[t, 1] * unimodal[t] of each parameter tensor.
 
-    Where reading a value would wait for the device, small tensors are joined: a few kernels for all of them.
-
     Args:
         joint, unimodal: T gradients each; None stands for zero. The results may take their memory.
         coefficients: [T, 2], float64, on their `float64_device`.
     """
     results: list[Tensor | None] = [None] * len(joint)
     rest = set(range(len(joint)))
-    coefficients = coefficients.contiguous()
     if not _values_are_read(coefficients.device):
-        flat = [_flat_pair(*pair) for pair in zip(joint, unimodal, strict=True)]
-        for members in _small_groups(flat):
-            members = [t for t in members if _in_memory_order(joint[t])]
-            if not members:
-                continue
-            sizes = tuple(flat[t][0].numel() for t in members)  # type: ignore[union-attr]
-            a, b = (_joined(flat, members, k) for k in (0, 1))
-            weights = torch.stack([coefficients[t] for t in members])
-            weights = weights.repeat_interleave(_lengths(sizes, a.device), 0, output_size=len(a))  # of each element
-            total = torch.addcmul(a * weights[:, 0], b, weights[:, 1])
-            forms: list[Any] = [joint[t] for t in members]
-            for t, form, part in zip(members, forms, total.to(forms[0].dtype).split(sizes), strict=True):
-                results[t] = part.as_strided(form.shape, form.stride(), part.storage_offset())
-            rest.difference_update(members)
+        pairs = list(zip(joint, unimodal, strict=True))
+        taken = _taken(pairs, coefficients.device)
+        if taken:
+            combined = kernels_on(coefficients.device).combine(
+                coefficients.contiguous(), [pairs[t] for t in taken], taken
+            )
+            for t, gradient in zip(taken, combined, strict=True):
+                results[t] = gradient
+        rest.difference_update(taken)
     for t in rest:
         results[t] = combine(joint[t], unimodal[t], coefficients[t])
     return results
@@ -103,10 +94,6 @@ def combine(joint: Tensor | None, unimodal: Tensor | None, coefficients: Tensor)
             them.
         coefficients: [2], float64, on their `float64_device`.
     """
-    both: Any = (joint, unimodal)
-    if _in_one_pass(*both) and _in_memory_order(joint) and both[0].stride() == both[1].stride():
-        _kernels(both[0].device).combine(*both, coefficients)
-        return joint
     first, second = coefficients.split(1)  # [1] each
     if joint is None:
         joint, first, second, unimodal = unimodal, second, first, None
@@ -128,35 +115,9 @@ def _values_are_read(device: torch.device) -> bool:
     return float64_device(device).type == "cpu"
 
 
-def _wide_products(
-    flat: Sequence[tuple[Tensor | None, Tensor | None]], zero: Tensor
-) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """a.a, a.b and b.b of each pair, in float64.
-
-    Small vectors are joined: a network has dozens of them, and each kernel costs more than its work.
-    """
-    products: list[tuple[Tensor, Tensor, Tensor]] = [(zero, zero, zero)] * len(flat)
-    groups = _small_groups(flat)
-    rest = set(range(len(flat))).difference(*groups)
-    large = [t for t in sorted(rest) if _in_one_pass(*flat[t])]
-    if large:
-        totals = _products_in_one_pass([flat[t] for t in large])
-        for t, aa, ab, bb in zip(large, *totals.unbind(1), strict=True):
-            products[t] = (aa, ab, bb)
-    for t in rest.difference(large):
-        products[t] = _products(_double(flat[t][0]), _double(flat[t][1]), zero)
-    for members in groups:
-        a, b = (_joined(flat, members, k) for k in (0, 1))
-        lengths = _lengths(tuple(flat[t][0].numel() for t in members), a.device)  # type: ignore[union-attr]
-        sums = [torch.segment_reduce(x * y, "sum", lengths=lengths, unsafe=True) for x, y in ((a, a), (a, b), (b, b))]
-        for t, *entries in zip(members, *(values.unbind() for values in sums), strict=True):
-            products[t] = (entries[0], entries[1], entries[2])
-    return products
-
-
 @cache
-def _kernels(device: torch.device) -> Any:
-    """The module of Triton kernels; None where it cannot be used on the device."""
+def kernels_on(device: torch.device) -> Any:
+    """The module of Triton kernels; None where they cannot be used on the device."""
     if device.type != "cuda":
         return None
     try:
@@ -166,42 +127,30 @@ def _kernels(device: torch.device) -> Any:
     return kernels if kernels.work(device) else None
 
 
-def _in_one_pass(a: Any, b: Any) -> bool:
-    """Whether the kernels take a pair of gradients."""
-    if a is None or b is None or not a.dtype == b.dtype == torch.float32 or a.numel() <= _SMALL:
-        return False
-    return _kernels(a.device) is not None
+def _taken(pairs: Sequence[tuple[Tensor | None, Tensor | None]], device: torch.device) -> list[int]:
+    """Numbers of the pairs that the kernels take: two float32 gradients of the same strides."""
+    if kernels_on(device) is None:
+        return []
+    return [
+        t
+        for t, (a, b) in enumerate(pairs)
+        if a is not None and b is not None and a.dtype == b.dtype == torch.float32 and a.stride() == b.stride()
+        if a.numel() and _in_memory_order(a)
+    ]
 
 
-def _products_in_one_pass(pairs: Sequence[tuple[Any, Any]]) -> Tensor:
-    """a.a, a.b and b.b of each pair of float32 vectors: [pairs, 3], float64."""
-    device = pairs[0][0].device
-    kernels = _kernels(device)
-    shares = tuple(-(-a.numel() // kernels.SHARE) for a, _ in pairs)
-    sums = torch.empty(sum(shares), 3, dtype=torch.float64, device=device)
-    for (a, b), part in zip(pairs, sums.split(shares), strict=True):
-        kernels.products(a.contiguous(), b.contiguous(), part)
-    return torch.segment_reduce(sums, "sum", lengths=_lengths(shares, device), unsafe=True)
-
-
-def _small_groups(flat: Sequence[tuple[Tensor | None, Tensor | None]]) -> list[list[int]]:
-    """Numbers of the pairs of small vectors that are joined, by type."""
-    groups: dict[torch.dtype, list[int]] = {}
-    for t, (a, b) in enumerate(flat):
-        if a is not None and b is not None and 0 < a.numel() <= _SMALL:
-            groups.setdefault(a.dtype, []).append(t)
-    return list(groups.values())
-
-
-def _joined(flat: Sequence[tuple[Tensor | None, Tensor | None]], members: Sequence[int], k: int) -> Tensor:
-    """The members' first or second vectors as one, float64: no product leaves the range of the gradients' type."""
-    return torch.cat([flat[t][k] for t in members]).double()  # type: ignore[misc]
-
-
-@cache
-def _lengths(sizes: tuple[int, ...], device: torch.device) -> Tensor:
-    """Sizes as int64 on the device, filled there: a copy from the host would wait for it."""
-    return torch.cat([torch.full((1,), size, dtype=torch.int64, device=device) for size in sizes])
+def _wide_entries(flat: Sequence[tuple[Tensor | None, Tensor | None]], zero: Tensor) -> Tensor:
+    """The Gramians' entries in order, [T, 4], in float64."""
+    entries = zero.new_zeros(len(flat), 4)
+    taken = _taken(flat, zero.device)
+    if taken:
+        kernels_on(zero.device).fill_gramians(entries, [flat[t] for t in taken], taken)
+    rest = [t for t in sorted(set(range(len(flat))).difference(taken)) if flat[t] != (None, None)]
+    if rest:
+        others = _stacked([_products(_double(flat[t][0]), _double(flat[t][1]), zero) for t in rest])
+        for t, values in zip(rest, others, strict=True):
+            entries[t] = values
+    return entries
 
 
 def _in_memory_order(x: Tensor | None) -> bool:

@@ -365,7 +365,9 @@ class Integrator(ABC):
         device = parameters[0].device
         scale = to_float64(loss_scale.to(device)) if isinstance(loss_scale, Tensor) else float(loss_scale)
         with torch.no_grad(), without_autocast(device):  # an autocast region around `backward` would refuse float64
-            gram = gramians(joint, unimodal, device) / scale**2
+            gram = gramians(joint, unimodal, device)
+            if not (isinstance(scale, float) and scale == 1):
+                gram = gram / scale**2
             coefficients = self.encoder_coefficients(encoder, gram)
             if coefficients.shape != (len(parameters), 2):
                 raise ValueError(

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from mmpareto.integration.gramian import kernels_on
 from mmpareto.integration.integrator import Integrator
 from mmpareto.integration.one_pass import positive
 from mmpareto.integration.pareto import minimum_norm_weights, unit_scale
@@ -78,6 +79,10 @@ class MMPareto(Integrator):
 
     def coefficients(self, gramians: Tensor) -> Tensor:
         """[T, 2, 2] -> [T, 2]: gamma for both without conflict, else gamma * enlargement_t * (2 a, 2 (1 - a))."""
+        default = (self.rescale, self.transition, self.conflict) == ("tensor", "jump", "encoder")
+        kernels = kernels_on(gramians.device) if default and gramians.dtype == torch.float64 else None
+        if kernels is not None:
+            return kernels.mmpareto(gramians.contiguous(), self.gamma, _FLOOR)
         return self._chosen(gramians.double(), gramians.double()).to(gramians.dtype)
 
     def encoder_coefficients(self, encoder: str, gramians: Tensor) -> Tensor:
