@@ -191,14 +191,14 @@ def test_switches_agree_with_the_plain_path(
 def test_encoders_side_by_side_make_the_steps_of_one_after_the_other(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same kernels in the same order for each encoder: a race would show."""
+    """The same kernels in the same order for each encoder. A race would show as numbers of nothing, not as rounding."""
     flags = ["--cuda_graph"]
     start = weights_after(flags, 0, tmp_path, name)
     side_by_side = [weights_after(flags, 40, tmp_path, name) for _ in range(3)]
     monkeypatch.setattr(capture, "side_by_side", nullcontext)
     one_by_one = weights_after(flags, 40, tmp_path, name)
     for weights in side_by_side:
-        assert (weights - one_by_one).norm() / (one_by_one - start).norm() < 1e-3
+        assert (weights - one_by_one).norm() / (one_by_one - start).norm() < 1e-2
 
 
 @pytest.mark.parametrize("name", CAPTURABLE)
@@ -240,7 +240,7 @@ def test_captured_architectures_make_the_same_steps(architecture: str, missing: 
     start = weights_after(flags, 0, tmp_path)
     plain = weights_after(flags, 12, tmp_path, missing=missing)
     captured = weights_after([*flags, "--cuda_graph"], 12, tmp_path, missing=missing)
-    assert (captured - plain).norm() / (plain - start).norm() < 1e-2
+    assert (captured - plain).norm() / (plain - start).norm() < 0.02  # MMPareto's, see above
 
 
 def test_fast_is_a_set_that_works(tmp_path: Path) -> None:
