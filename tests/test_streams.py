@@ -47,17 +47,27 @@ def test_side_by_side_in_turns_until_all_are_over(monkeypatch: pytest.MonkeyPatc
         assert stream.waited == [main] * len(stream.waited)
         yield
 
+    monkeypatch.setattr(streams, "_streams", {})
     monkeypatch.setattr(torch.cuda, "Stream", new)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: main)
     monkeypatch.setattr(torch.cuda, "stream", entered)
     with streams.side_by_side():
+        for name in "ab":
+            with streams.beside(name):
+                log.append(f"{name} forward")
+        streams.join()
         streams.run({"a": work("a", 2, log), "b": work("b", 1, log)})
-    assert log == ["a0", "b0", "a1", "b ends", "a ends"]
-    assert len(main.waited) == 2
+    assert log == ["a forward", "b forward", "a0", "b0", "a1", "b ends", "a ends"]
+    assert main.waited == 2 * made
+    log.clear()
+    with streams.side_by_side():  # whose forward passes had no streams
+        streams.run({"a": work("a", 2, log), "b": work("b", 1, log)})
+    assert log == ["a0", "a1", "a ends", "b0", "b ends"]
+    assert len(made) == 2
     with pytest.raises(ZeroDivisionError), streams.side_by_side():
         raise ZeroDivisionError
     streams.join()
-    assert len(main.waited) == 2
+    assert len(main.waited) == 4
 
 
 def test_a_model_is_compiled_as_one_graph() -> None:

@@ -11,31 +11,36 @@ from contextlib import contextmanager
 
 import torch
 
-_streams: dict[str, torch.cuda.Stream] | None = None  # a global, which torch.compile can read
+# globals, which torch.compile can read
+_streams: dict[str, torch.cuda.Stream] = {}  # of all captures: a stream keeps memory of libraries
+_used: set[str] | None = None  # names in this capture; None: nothing is put on streams
 
 
 @contextmanager
 def side_by_side() -> Iterator[None]:
     """Put work under different names on streams of their own meanwhile.
 
-    For captures alone, whose memory no other stream reuses: elsewhere a tensor that a second stream reads would have to
-    be recorded there.
+    For captures alone, and for work whose tensors outlive it or are made and read under one name: elsewhere a tensor
+    that a second stream reads would have to be recorded there, or its memory could be given away before.
     """
-    global _streams
-    _streams = {}
+    global _used
+    _used = set()
     try:
         yield
     finally:
-        _streams = None
+        _used = None
 
 
 @contextmanager
 def beside(name: str) -> Iterator[None]:
     """Put the work of `name` on its stream, after all that was launched on the current one."""
-    if _streams is None:
+    if _used is None:
         yield
         return
-    stream = _streams.setdefault(name, torch.cuda.Stream())
+    if name not in _streams:
+        _streams[name] = torch.cuda.Stream()
+    _used.add(name)
+    stream = _streams[name]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         yield
@@ -43,14 +48,18 @@ def beside(name: str) -> Iterator[None]:
 
 def join() -> None:
     """Let the current stream wait for all work under names."""
-    if _streams is not None:
-        for stream in _streams.values():
-            torch.cuda.current_stream().wait_stream(stream)
+    if _used is not None:
+        for name in sorted(_used):
+            torch.cuda.current_stream().wait_stream(_streams[name])
 
 
 def run(work: Mapping[str, Iterator[object]]) -> None:
-    """Exhaust iterators that launch work, one after the other; side by side in turns, each on its stream."""
-    if _streams is None:
+    """Exhaust iterators that launch work, one after the other; side by side in turns, each on its stream.
+
+    A backward pass runs on the stream of its forward pass. So only names that have had a stream in this capture get one
+    here: others would read gradients that are made, and whose memory is given away, on another stream.
+    """
+    if _used is None or not work.keys() <= _used:
         for steps in work.values():
             deque(steps, maxlen=0)
         return

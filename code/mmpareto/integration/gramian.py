@@ -128,14 +128,14 @@ def kernels_on(device: torch.device) -> Any:
 
 
 def _taken(pairs: Sequence[tuple[Tensor | None, Tensor | None]], device: torch.device) -> list[int]:
-    """Numbers of the pairs that the kernels take: two float32 gradients of the same strides."""
+    """Numbers of the pairs that the kernels take: two float32 gradients that fill one piece of memory each, alike."""
     if kernels_on(device) is None:
         return []
     return [
         t
         for t, (a, b) in enumerate(pairs)
         if a is not None and b is not None and a.dtype == b.dtype == torch.float32 and a.stride() == b.stride()
-        if a.numel() and _in_memory_order(a)
+        if a.numel() and (a.is_contiguous() or (a.dim() == 4 and a.is_contiguous(memory_format=torch.channels_last)))
     ]
 
 
@@ -151,13 +151,6 @@ def _wide_entries(flat: Sequence[tuple[Tensor | None, Tensor | None]], zero: Ten
         for t, values in zip(rest, others, strict=True):
             entries[t] = values
     return entries
-
-
-def _in_memory_order(x: Tensor | None) -> bool:
-    """Whether the elements fill one piece of memory, and are real: a part of a joined vector can take its form."""
-    if x is None or x.is_complex():
-        return False
-    return x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
 
 
 def _single(x: Tensor | None) -> Tensor | None:

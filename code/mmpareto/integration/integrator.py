@@ -62,7 +62,8 @@ class Integrator(ABC):
     Where every unimodal loss reaches one encoder, the two passes are taken encoder by encoder, so that the second set
     of gradients exists for one encoder at a time. Inside an encoder they are taken piece by piece, from one addition of
     a residual block to the next, so that both are through with a piece, and it is freed, before the next one begins.
-    The result is the same. With micro-batches, several processes or dense fusion both passes go through all encoders.
+    The result is the same. While a CUDA graph is captured with `streams.side_by_side`, encoders take turns, each on its
+    stream. With micro-batches, several processes or dense fusion both passes go through all encoders.
 
     Nothing in a step waits for the device, so that a whole step can be captured in a CUDA graph.
 
@@ -97,7 +98,10 @@ class Integrator(ABC):
         """
 
     def encoder_coefficients(self, encoder: str, gramians: Tensor) -> Tensor:
-        """See `coefficients`; for a routine that keeps a state for each encoder."""
+        """See `coefficients`; for a routine that keeps a state for each encoder.
+
+        One state for all encoders cannot be captured: in a CUDA graph they are at work at the same time.
+        """
         return self.coefficients(gramians)
 
     def backward(
@@ -374,6 +378,6 @@ class Integrator(ABC):
                     f"{type(self).__name__}.coefficients gave shape {list(coefficients.shape)}; expected [T, 2] = "
                     f"{[len(parameters), 2]}"
                 )
-            coefficients = coefficients.double()
+            coefficients = coefficients.to(gram)
             set_gradients(parameters, combine_all(joint, unimodal, coefficients))
             return diagnose(gram, coefficients)

@@ -10,8 +10,10 @@ T parameter tensors of one encoder.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import torch
 import triton
@@ -163,16 +165,16 @@ def fill_gramians(entries: Tensor, pairs: Sequence[tuple[Tensor, Tensor]], rows:
 
     Args:
         entries: float64 [T, 4].
-        pairs: float32 vectors, both of a pair of one length.
+        pairs: float32 vectors, contiguous, both of a pair of one length.
         rows: of `entries`, one for each pair.
     """
     numbered = list(zip(rows, *zip(*pairs, strict=True), strict=True))
     small = [(row, a, b) for row, a, b in numbered if a.numel() <= _SMALL]
-    large = [(row, a.contiguous(), b.contiguous()) for row, a, b in numbered if a.numel() > _SMALL]
+    large = [(row, a, b) for row, a, b in numbered if a.numel() > _SMALL]
     with torch.cuda.device_of(entries):
         if small:
             numbers, joint, unimodal = zip(*small, strict=True)
-            starts, places = _places(tuple(a.numel() for a in joint), numbers, entries.device)
+            starts, places = _kept(_places, tuple(a.numel() for a in joint), numbers, entries.device)
             grid = (len(small),)
             _entries_of_segments[grid](torch.cat(joint), torch.cat(unimodal), starts, places, entries, block=_BLOCK)
         if large:
@@ -180,7 +182,7 @@ def fill_gramians(entries: Tensor, pairs: Sequence[tuple[Tensor, Tensor]], rows:
             sums = entries.new_empty(sum(shares), 3)
             for (_, a, b), part in zip(large, sums.split(shares), strict=True):
                 _sums_of_shares[(len(part),)](a, b, part, a.numel(), block=_BLOCK, rounds=_ROUNDS)
-            starts, places = _places(shares, tuple(row for row, _, _ in large), entries.device)
+            starts, places = _kept(_places, shares, tuple(row for row, _, _ in large), entries.device)
             _entries_of_shares[(len(large),)](sums, starts, places, entries, block=_BLOCK)
 
 
@@ -204,7 +206,7 @@ def combine(coefficients: Tensor, pairs: Sequence[tuple[Tensor, Tensor]], rows: 
                 torch.cat([pairs[k][side].as_strided((size,), (1,)) for k, size in zip(small, sizes, strict=True)])
                 for side in (0, 1)
             )
-            starts, places = _places(sizes, tuple(rows[k] for k in small), a.device)
+            starts, places = _kept(_places, sizes, tuple(rows[k] for k in small), a.device)
             grid = (len(small), triton.cdiv(max(sizes), _BLOCK))
             _combine_segments[grid](a, b, starts, places, coefficients, block=_BLOCK)
             for k, part in zip(small, a.split(sizes), strict=True):
@@ -216,7 +218,9 @@ def mmpareto(gramians: Tensor, gamma: float, floor: float) -> Tensor:
     """MMPareto's coefficients as its options are by default: float64 [T, 2, 2], contiguous, -> [T, 2]."""
     coefficients = gramians.new_empty(len(gramians), 2)
     with torch.cuda.device_of(gramians):
-        constants = _constants((gamma, floor), gramians.device)  # an argument of a kernel would be rounded to float32
+        constants = _kept(
+            _constants, (gamma, floor), gramians.device
+        )  # an argument of a kernel would be rounded to float32
         block = triton.next_power_of_2(len(gramians))
         _mmpareto[(1,)](gramians, coefficients, constants, len(gramians), block=block)
     return coefficients
@@ -233,6 +237,12 @@ def diagnose(gramians: Tensor, coefficients: Tensor) -> Tensor:
         block = triton.next_power_of_2(len(gramians))
         _diagnose[(1,)](gramians, coefficients, values, len(gramians), block=block)
     return values
+
+
+def _kept(make: Any, *arguments: Any) -> Any:
+    """What a cached function makes; made anew in a capture, in which nothing is computed yet."""
+    capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+    return (make.__wrapped__ if capturing else make)(*arguments)
 
 
 @cache
@@ -257,6 +267,7 @@ def work(device: torch.device) -> bool:
         coefficients = mmpareto(entries.view(2, 2, 2), 1.0, 0.0)
         diagnose(entries.view(2, 2, 2), coefficients)
         combine(coefficients, pairs, (0, 1))
-    except Exception:  # of whatever kind: PyTorch's own operations do the same
+    except Exception as error:  # of whatever kind: PyTorch's own operations do the same
+        warnings.warn(f"Triton does not work here, so integration takes more operations: {error!r}", stacklevel=2)
         return False
     return True

@@ -80,7 +80,8 @@ class MMPareto(Integrator):
     def coefficients(self, gramians: Tensor) -> Tensor:
         """[T, 2, 2] -> [T, 2]: gamma for both without conflict, else gamma * enlargement_t * (2 a, 2 (1 - a))."""
         default = (self.rescale, self.transition, self.conflict) == ("tensor", "jump", "encoder")
-        kernels = kernels_on(gramians.device) if default and gramians.dtype == torch.float64 else None
+        takes = default and gramians.dtype == torch.float64 and len(gramians)
+        kernels = kernels_on(gramians.device) if takes else None
         if kernels is not None:
             return kernels.mmpareto(gramians.contiguous(), self.gamma, _FLOOR)
         return self._chosen(gramians.double(), gramians.double()).to(gramians.dtype)

@@ -46,6 +46,7 @@ class Captured(Generic[R]):
         self._calls: Counter[Hashable] = Counter()
         self._graphs: dict[Hashable, _Graph] = {}
         self._pool = torch.cuda.graph_pool_handle()
+        self._side = torch.cuda.Stream()  # of the first calls: what they make must not belong to the main one
 
     def __call__(self, batch: Any, *constants: Hashable) -> R:
         """The function's result; its tensors hold until the next call."""
@@ -68,12 +69,11 @@ class Captured(Generic[R]):
         return known.result
 
     def _beside(self, batch: Any, *constants: Hashable) -> R:
-        """The function, eagerly, on another stream: what a first call makes must not belong to the main one."""
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side), self._rates_on_device():
+        """The function, eagerly, on another stream."""
+        self._side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._side), self._rates_on_device():
             result = self._function(batch, *constants)
-        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.current_stream().wait_stream(self._side)
         return result
 
     def _capture(self, batch: Any, *constants: Hashable) -> _Graph:

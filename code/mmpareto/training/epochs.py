@@ -357,7 +357,8 @@ class Scorer:
     ) -> None:
         self.model, self.device, self.amp = model, device, amp
         self.scores, self.all_heads = Scores(list(model.encoders), device), AllHeads(device)
-        self._run: Callable[[Any, MultimodalDataset, bool], None] = self._on_device
+        self._splits: dict[int, MultimodalDataset] = {}
+        self._run: Callable[[Any, int, bool], None] = self._on_device
         if capture:
             self._run = Captured(self._on_device)
 
@@ -381,13 +382,16 @@ class Scorer:
         self.model.eval()
         self.scores.reset()
         self.all_heads.reset()
+        split = id(loader.dataset)
+        self._splits[split] = loader.dataset
         for batch in loader.stream(0, between=between):
-            self._run(_stored(batch, loader.dataset.modalities, self.device), loader.dataset, combine)
+            self._run(_stored(batch, loader.dataset.modalities, self.device), split, combine)
         return self.scores.compute() if processes is None else self.scores.compute(processes.total)
 
-    def _on_device(self, stored: Any, dataset: MultimodalDataset, combine: bool) -> None:
+    def _on_device(self, stored: Any, split: int, combine: bool) -> None:
         """All that a batch launches."""
-        (_, label, _), output = output_of(self.model, stored, dataset.modalities, self.device, self.amp)
+        modalities = self._splits[split].modalities
+        (_, label, _), output = output_of(self.model, stored, modalities, self.device, self.amp)
         with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
             loss = cross_entropies(output, label)
         self.scores.update(loss.joint, loss.unimodal, output.joint, output.unimodal, label, output.present)
