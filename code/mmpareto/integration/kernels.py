@@ -218,9 +218,8 @@ def mmpareto(gramians: Tensor, gamma: float, floor: float) -> Tensor:
     """MMPareto's coefficients as its options are by default: float64 [T, 2, 2], contiguous, -> [T, 2]."""
     coefficients = gramians.new_empty(len(gramians), 2)
     with torch.cuda.device_of(gramians):
-        constants = _kept(
-            _constants, (gamma, floor), gramians.device
-        )  # an argument of a kernel would be rounded to float32
+        # from memory: an argument of a kernel would be rounded to float32
+        constants = _kept(_constants, (gamma, floor), gramians.device)
         block = triton.next_power_of_2(len(gramians))
         _mmpareto[(1,)](gramians, coefficients, constants, len(gramians), block=block)
     return coefficients
