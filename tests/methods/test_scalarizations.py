@@ -94,6 +94,36 @@ def test_equal_constants_are_the_uniform_sum_and_wrong_names_are_refused() -> No
         make("constant", weights="sound:2")
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_a_loss_of_a_modality_that_no_sample_has_stops_nothing(name: str) -> None:
+    """It is 0, of which the logarithm is not a number."""
+    method, _ = make(name)
+    losses = torch.tensor([1.0, 2.0, 0.0], dtype=torch.float64)
+    weights = method.weights(losses)
+    assert weights[:2].min() > 0.01
+    expected = {"gls": [2**0.5 / 2, 2**0.5 / 4], "famo": [2 / 3, 1 / 3]}
+    if name in expected:
+        assert weights[:2].tolist() == pytest.approx(expected[name])
+
+
+def test_famo_follows_the_losses_that_are_there() -> None:
+    """w moves as it does for these losses alone; the loss that was absent is compared with when it was last there."""
+    (parted, _), (whole, _) = make("famo", decay=0.0), make("famo", decay=0.0)
+    rows = torch.tensor([[1.0, 2.0, 3.0], [0.5, 1.5, 0.0], [0.4, 1.4, 2.0]], dtype=torch.float64)
+    parted.weights(rows[0])
+    start = parted.state["w"].clone()
+    parted.weights(rows[1])
+    moved = parted.state["w"] - start
+    assert moved[2] == 0
+    assert moved[0] < 0 < moved[1]  # the first fell faster than the mean of both
+    parted.weights(rows[2])
+    assert torch.equal(parted.state["before"], rows[2])
+    for row in (rows[0], rows[2]):
+        whole.weights(row)
+    assert whole.state["w"][2] < whole.state["w"][1]
+    assert parted.state["w"].isfinite().all()
+
+
 def test_random_weights_sum_up_to_one_change_and_are_the_same_for_one_seed() -> None:
     drawn = []
     for _ in range(2):

@@ -17,7 +17,8 @@ class FAMO(Scalarization):
     """FAMO (Liu et al., NeurIPS 2023): all losses fall at one relative rate, c sum of z log L, z = softmax(w).
 
     After a step w follows, by Adam, the fall of log L. The paper looks at the same batch again for it, at the price of
-    another forward pass; here the fall is that to the next batch, the same on average and noisier.
+    another forward pass; here the fall is that to the next batch, the same on average and noisier. A loss of 0 is left
+    out: that of a modality which no sample of the batch has.
 
     Args:
         rate: of w, 0.025 in the paper.
@@ -41,15 +42,17 @@ class FAMO(Scalarization):
     def weights(self, losses: Tensor) -> Tensor:
         """The derivatives of f, [M + 1], after the step of w for the step before."""
         self._follow(losses)
-        return super().weights(losses)
+        return super().weights(torch.where(losses == 0, math.inf, losses))
 
     @torch.no_grad()
     def _follow(self, losses: Tensor) -> None:
         w, before, steps = self.state["w"], self.state["before"], self.state["steps"]
-        fall = (before + 1e-8).log() - (losses + 1e-8).log()
+        there = (before != 0) & (losses != 0)
+        fall = torch.where(there, (before + 1e-8).log() - (losses + 1e-8).log(), 0.0)
         usable = fall.isfinite().all()
         shares = torch.softmax(w, 0)
-        gradient = shares * (fall - (shares * fall).sum()) + self.decay * w
+        mean = (shares * fall).sum() / (shares * there).sum()
+        gradient = torch.where(there, shares * (fall - mean), 0.0) + self.decay * w
         moments = [(self.state["first_moment"], 0.9, gradient), (self.state["second_moment"], 0.999, gradient**2)]
         steps += usable
         unbiased = []
@@ -57,7 +60,7 @@ class FAMO(Scalarization):
             moment.copy_(torch.where(usable, beta * moment + (1 - beta) * value, moment))
             unbiased.append(moment / (1 - beta ** steps.clamp(min=1)))
         w -= torch.where(usable, self.rate * unbiased[0] / (unbiased[1].sqrt() + 1e-8), 0.0)
-        before.copy_(torch.where(losses.isfinite().all(), losses, before))
+        before.copy_(torch.where(losses.isfinite().all() & (losses != 0), losses, before))
 
     def figures(self) -> dict[str, float]:
         """z, the weights of the losses' logarithms."""

@@ -16,6 +16,8 @@ from mmpareto.registry import Range
 class GLS(Scalarization):
     """GLS (Chennupati et al., CVPR workshops 2019): the geometric mean of all losses.
 
+    A loss of 0 is left out: that of a modality which no sample of the batch has.
+
     TorchJD's GeometricMean looks at the sign of the losses on the host, and so waits for the device; cross-entropies
     are never negative.
     """
@@ -25,7 +27,12 @@ class GLS(Scalarization):
 
     def make(self) -> Callable[[Tensor], Tensor]:
         """The geometric mean."""
-        return lambda losses: losses.clamp(min=torch.finfo(losses.dtype).tiny).log().mean().exp()
+
+        def mean(losses: Tensor) -> Tensor:
+            there = losses > 0
+            return (torch.where(there, losses, 1.0).log().sum() / there.sum()).exp()
+
+        return mean
 
 
 @METHODS.register("stch", group=GROUP, search={"mu": Range(0.03, 1.0)})
