@@ -48,6 +48,7 @@ def test_side_by_side_in_turns_until_all_are_over(monkeypatch: pytest.MonkeyPatc
         yield
 
     monkeypatch.setattr(streams, "_streams", {})
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "Stream", new)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: main)
     monkeypatch.setattr(torch.cuda, "stream", entered)

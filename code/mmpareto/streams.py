@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 
 # globals, which torch.compile can read
-_streams: dict[str, torch.cuda.Stream] = {}  # of all captures: a stream keeps memory of libraries
+_streams: dict[tuple[int, str], torch.cuda.Stream] = {}  # of all captures, by device: a stream keeps libraries' memory
 _used: set[str] | None = None  # names in this capture; None: nothing is put on streams
 
 
@@ -37,10 +37,8 @@ def beside(name: str) -> Iterator[None]:
     if _used is None:
         yield
         return
-    if name not in _streams:
-        _streams[name] = torch.cuda.Stream()
     _used.add(name)
-    stream = _streams[name]
+    stream = _stream(name)
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         yield
@@ -50,7 +48,14 @@ def join() -> None:
     """Let the current stream wait for all work under names."""
     if _used is not None:
         for name in sorted(_used):
-            torch.cuda.current_stream().wait_stream(_streams[name])
+            torch.cuda.current_stream().wait_stream(_stream(name))
+
+
+def _stream(name: str) -> torch.cuda.Stream:
+    key = torch.cuda.current_device(), name
+    if key not in _streams:
+        _streams[key] = torch.cuda.Stream()
+    return _streams[key]
 
 
 def run(work: Mapping[str, Iterator[object]]) -> None:
