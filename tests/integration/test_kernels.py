@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -72,7 +73,8 @@ def check_gramians(device: str) -> None:
 
 def test_interpreted_on_a_cpu() -> None:
     pytest.importorskip("triton")
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    code = str(Path(mmpareto.__file__).parents[2])
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": code}
     subprocess.run([sys.executable, __file__], env=environment, check=True, timeout=120)
 
 
