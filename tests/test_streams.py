@@ -36,11 +36,11 @@ def test_one_after_the_other_elsewhere() -> None:
 
 def test_side_by_side_in_turns_until_all_are_over(monkeypatch: pytest.MonkeyPatch) -> None:
     log: list[str] = []
-    main, made = Stream(), []
+    main, created = Stream(), []
 
     def new() -> Stream:
-        made.append(Stream())
-        return made[-1]
+        created.append(Stream())
+        return created[-1]
 
     @streams.contextmanager
     def entered(stream: Stream) -> Iterator[None]:
@@ -59,12 +59,12 @@ def test_side_by_side_in_turns_until_all_are_over(monkeypatch: pytest.MonkeyPatc
         streams.join()
         streams.run({"a": work("a", 2, log), "b": work("b", 1, log)})
     assert log == ["a forward", "b forward", "a0", "b0", "a1", "b ends", "a ends"]
-    assert main.waited == 2 * made
+    assert main.waited == 2 * created
     log.clear()
     with streams.side_by_side():  # whose forward passes had no streams
         streams.run({"a": work("a", 2, log), "b": work("b", 1, log)})
     assert log == ["a0", "a1", "a ends", "b0", "b ends"]
-    assert len(made) == 2
+    assert len(created) == 2
     with pytest.raises(ZeroDivisionError), streams.side_by_side():
         raise ZeroDivisionError
     streams.join()

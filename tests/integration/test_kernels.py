@@ -31,9 +31,9 @@ def check(device: str) -> None:
         unimodal[2] = ((-unimodal_size / joint_size) * joint[2].double()).float()  # opposed, but for rounding
         pairs = [(a.cpu().double().numpy(), b.cpu().double().numpy()) for a, b in zip(joint, unimodal, strict=True)]
         gramians = gramian.gramians(joint, unimodal, torch.device(device)).cpu().numpy()
-        for found, (a, b) in zip(gramians, pairs, strict=True):
+        for actual, (a, b) in zip(gramians, pairs, strict=True):
             expected = [[np.vdot(a, a), np.vdot(a, b)], [np.vdot(a, b), np.vdot(b, b)]]
-            np.testing.assert_allclose(found, expected, rtol=1e-11)
+            np.testing.assert_allclose(actual, expected, rtol=1e-11)
         sizes = torch.tensor([joint_size, unimodal_size], dtype=torch.float64)
         coefficients = torch.randn(4, 2, generator=generator, dtype=torch.float64) / sizes
         combinations = [x * a + y * b for (a, b), (x, y) in zip(pairs, coefficients.tolist(), strict=True)]
@@ -59,8 +59,8 @@ def check_gramians(device: str) -> None:
                 gramians[0] *= 0 if tensors == 5 else 1
                 routine = MMPareto(gamma=1.3)
                 coefficients = routine._chosen(gramians, gramians)
-                found = routine.coefficients(gramians.to(device))
-                assert torch.allclose(found.cpu(), coefficients, rtol=1e-9, atol=0)
+                actual = routine.coefficients(gramians.to(device))
+                assert torch.allclose(actual.cpu(), coefficients, rtol=1e-9, atol=0)
                 total, weights = gramians.sum(0), coefficients.sum(0)
                 norms = total.diagonal().sqrt()
                 cosine = (total[0, 1] / norms.prod()).nan_to_num().clamp(-1, 1)
@@ -95,7 +95,7 @@ def test_without_triton_pytorch_does_the_same(monkeypatch: pytest.MonkeyPatch) -
 if __name__ == "__main__":  # with Triton's interpreter
     from mmpareto.integration import kernels
 
-    assert kernels.work(torch.device("cpu"))
+    assert kernels.available(torch.device("cpu"))
     for module in (gramian, mmpareto, diagnostics):
         module.kernels_on = lambda device: kernels  # type: ignore[attr-defined]
     gramian._values_are_read = lambda device: False

@@ -73,14 +73,14 @@ def combine_all(
     rest = set(range(len(joint)))
     if not _values_are_read(coefficients.device):
         pairs = list(zip(joint, unimodal, strict=True))
-        taken = _taken(pairs, coefficients.device)
-        if taken:
+        supported = _supported(pairs, coefficients.device)
+        if supported:
             combined = kernels_on(coefficients.device).combine(
-                coefficients.contiguous(), [pairs[t] for t in taken], taken
+                coefficients.contiguous(), [pairs[t] for t in supported], supported
             )
-            for t, gradient in zip(taken, combined, strict=True):
+            for t, gradient in zip(supported, combined, strict=True):
                 results[t] = gradient
-        rest.difference_update(taken)
+        rest.difference_update(supported)
     for t in rest:
         results[t] = combine(joint[t], unimodal[t], coefficients[t])
     return results
@@ -124,10 +124,10 @@ def kernels_on(device: torch.device) -> Any:
         from mmpareto.integration import kernels  # Triton comes with PyTorch for GPUs
     except ImportError:
         return None
-    return kernels if kernels.work(device) else None
+    return kernels if kernels.available(device) else None
 
 
-def _taken(pairs: Sequence[tuple[Tensor | None, Tensor | None]], device: torch.device) -> list[int]:
+def _supported(pairs: Sequence[tuple[Tensor | None, Tensor | None]], device: torch.device) -> list[int]:
     """Numbers of the pairs that the kernels take: two float32 gradients that fill one piece of memory each, alike."""
     if kernels_on(device) is None:
         return []
@@ -142,10 +142,10 @@ def _taken(pairs: Sequence[tuple[Tensor | None, Tensor | None]], device: torch.d
 def _wide_entries(flat: Sequence[tuple[Tensor | None, Tensor | None]], zero: Tensor) -> Tensor:
     """The Gramians' entries in order, [T, 4], in float64."""
     entries = zero.new_zeros(len(flat), 4)
-    taken = _taken(flat, zero.device)
-    if taken:
-        kernels_on(zero.device).fill_gramians(entries, [flat[t] for t in taken], taken)
-    rest = [t for t in sorted(set(range(len(flat))).difference(taken)) if flat[t] != (None, None)]
+    supported = _supported(flat, zero.device)
+    if supported:
+        kernels_on(zero.device).fill_gramians(entries, [flat[t] for t in supported], supported)
+    rest = [t for t in sorted(set(range(len(flat))).difference(supported)) if flat[t] != (None, None)]
     if rest:
         others = _stacked([_products(_double(flat[t][0]), _double(flat[t][1]), zero) for t in rest])
         for t, values in zip(rest, others, strict=True):

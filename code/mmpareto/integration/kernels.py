@@ -26,6 +26,13 @@ _ROUNDS = 4  # blocks that a program goes through
 
 
 @triton.jit
+def _load_pair(a, b, index, inside):  # type: ignore[no-untyped-def]
+    x = tl.load(a + index, mask=inside, other=0.0).to(tl.float64)
+    y = tl.load(b + index, mask=inside, other=0.0).to(tl.float64)
+    return x, y
+
+
+@triton.jit
 def _sums_of_shares(a, b, sums, n, block: tl.constexpr, rounds: tl.constexpr):  # type: ignore[no-untyped-def]
     program = tl.program_id(0)
     aa = tl.zeros((block,), tl.float64)
@@ -33,8 +40,7 @@ def _sums_of_shares(a, b, sums, n, block: tl.constexpr, rounds: tl.constexpr):  
     bb = tl.zeros((block,), tl.float64)
     for k in range(rounds):
         index = (program.to(tl.int64) * rounds + k) * block + tl.arange(0, block)
-        x = tl.load(a + index, mask=index < n, other=0.0).to(tl.float64)
-        y = tl.load(b + index, mask=index < n, other=0.0).to(tl.float64)
+        x, y = _load_pair(a, b, index, index < n)
         aa += x * x
         ab += x * y
         bb += y * y
@@ -78,8 +84,7 @@ def _entries_of_segments(a, b, starts, rows, entries, block: tl.constexpr):  # t
     first = tl.load(starts + t)
     while first < end:
         index = first + tl.arange(0, block)
-        x = tl.load(a + index, mask=index < end, other=0.0).to(tl.float64)
-        y = tl.load(b + index, mask=index < end, other=0.0).to(tl.float64)
+        x, y = _load_pair(a, b, index, index < end)
         aa += x * x
         ab += x * y
         bb += y * y
@@ -90,8 +95,7 @@ def _entries_of_segments(a, b, starts, rows, entries, block: tl.constexpr):  # t
 @triton.jit
 def _combine(a, b, coefficients, n, block: tl.constexpr):  # type: ignore[no-untyped-def]
     index = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
-    x = tl.load(a + index, mask=index < n, other=0.0).to(tl.float64)
-    y = tl.load(b + index, mask=index < n, other=0.0).to(tl.float64)
+    x, y = _load_pair(a, b, index, index < n)
     combined = tl.load(coefficients) * x + tl.load(coefficients + 1) * y
     tl.store(a + index, combined.to(tl.float32), mask=index < n)
 
@@ -101,8 +105,7 @@ def _combine_segments(a, b, starts, rows, coefficients, block: tl.constexpr):  #
     t = tl.program_id(0)
     index = tl.load(starts + t) + tl.program_id(1) * block + tl.arange(0, block)
     inside = index < tl.load(starts + t + 1)
-    x = tl.load(a + index, mask=inside, other=0.0).to(tl.float64)
-    y = tl.load(b + index, mask=inside, other=0.0).to(tl.float64)
+    x, y = _load_pair(a, b, index, inside)
     pair = coefficients + 2 * tl.load(rows + t)
     tl.store(a + index, (tl.load(pair) * x + tl.load(pair + 1) * y).to(tl.float32), mask=inside)
 
@@ -174,7 +177,7 @@ def fill_gramians(entries: Tensor, pairs: Sequence[tuple[Tensor, Tensor]], rows:
     with torch.cuda.device_of(entries):
         if small:
             numbers, joint, unimodal = zip(*small, strict=True)
-            starts, places = _kept(_places, tuple(a.numel() for a in joint), numbers, entries.device)
+            starts, places = _cached(_places, tuple(a.numel() for a in joint), numbers, entries.device)
             grid = (len(small),)
             _entries_of_segments[grid](torch.cat(joint), torch.cat(unimodal), starts, places, entries, block=_BLOCK)
         if large:
@@ -182,7 +185,7 @@ def fill_gramians(entries: Tensor, pairs: Sequence[tuple[Tensor, Tensor]], rows:
             sums = entries.new_empty(sum(shares), 3)
             for (_, a, b), part in zip(large, sums.split(shares), strict=True):
                 _sums_of_shares[(len(part),)](a, b, part, a.numel(), block=_BLOCK, rounds=_ROUNDS)
-            starts, places = _kept(_places, shares, tuple(row for row, _, _ in large), entries.device)
+            starts, places = _cached(_places, shares, tuple(row for row, _, _ in large), entries.device)
             _entries_of_shares[(len(large),)](sums, starts, places, entries, block=_BLOCK)
 
 
@@ -206,7 +209,7 @@ def combine(coefficients: Tensor, pairs: Sequence[tuple[Tensor, Tensor]], rows: 
                 torch.cat([pairs[k][side].as_strided((size,), (1,)) for k, size in zip(small, sizes, strict=True)])
                 for side in (0, 1)
             )
-            starts, places = _kept(_places, sizes, tuple(rows[k] for k in small), a.device)
+            starts, places = _cached(_places, sizes, tuple(rows[k] for k in small), a.device)
             grid = (len(small), triton.cdiv(max(sizes), _BLOCK))
             _combine_segments[grid](a, b, starts, places, coefficients, block=_BLOCK)
             for k, part in zip(small, a.split(sizes), strict=True):
@@ -219,7 +222,7 @@ def mmpareto(gramians: Tensor, gamma: float, floor: float) -> Tensor:
     coefficients = gramians.new_empty(len(gramians), 2)
     with torch.cuda.device_of(gramians):
         # from memory: an argument of a kernel would be rounded to float32
-        constants = _kept(_constants, (gamma, floor), gramians.device)
+        constants = _cached(_constants, (gamma, floor), gramians.device)
         block = triton.next_power_of_2(len(gramians))
         _mmpareto[(1,)](gramians, coefficients, constants, len(gramians), block=block)
     return coefficients
@@ -238,10 +241,10 @@ def diagnose(gramians: Tensor, coefficients: Tensor) -> Tensor:
     return values
 
 
-def _kept(make: Any, *arguments: Any) -> Any:
-    """What a cached function makes; made anew in a capture, in which nothing is computed yet."""
+def _cached(function: Any, *arguments: Any) -> Any:
+    """Call a cached function; without its cache in a capture, in which its tensors hold no values yet."""
     capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
-    return (make.__wrapped__ if capturing else make)(*arguments)
+    return (function.__wrapped__ if capturing else function)(*arguments)
 
 
 @cache
@@ -257,7 +260,7 @@ def _constants(values: tuple[float, ...], device: torch.device) -> Tensor:
 
 
 @cache
-def work(device: torch.device) -> bool:
+def available(device: torch.device) -> bool:
     """Whether the kernels can be compiled and run on a device: Triton needs a C compiler, for one."""
     pairs = [(torch.ones(size, device=device), torch.ones(size, device=device)) for size in (16, 2 * _SMALL)]
     entries = torch.zeros((2, 4), dtype=torch.float64, device=device)

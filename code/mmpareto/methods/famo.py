@@ -47,12 +47,12 @@ class FAMO(Scalarization):
     @torch.no_grad()
     def _follow(self, losses: Tensor) -> None:
         w, before, steps = self.state["w"], self.state["before"], self.state["steps"]
-        there = (before != 0) & (losses != 0)
-        fall = torch.where(there, (before + 1e-8).log() - (losses + 1e-8).log(), 0.0)
+        present = (before != 0) & (losses != 0)
+        fall = torch.where(present, (before + 1e-8).log() - (losses + 1e-8).log(), 0.0)
         usable = fall.isfinite().all()
         shares = torch.softmax(w, 0)
-        mean = (shares * fall).sum() / (shares * there).sum()
-        gradient = torch.where(there, shares * (fall - mean), 0.0) + self.decay * w
+        mean = (shares * fall).sum() / (shares * present).sum()
+        gradient = torch.where(present, shares * (fall - mean), 0.0) + self.decay * w
         moments = [(self.state["first_moment"], 0.9, gradient), (self.state["second_moment"], 0.999, gradient**2)]
         steps += usable
         unbiased = []

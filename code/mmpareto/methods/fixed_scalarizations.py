@@ -29,8 +29,8 @@ class GLS(Scalarization):
         """The geometric mean."""
 
         def mean(losses: Tensor) -> Tensor:
-            there = losses > 0
-            return (torch.where(there, losses, 1.0).log().sum() / there.sum()).exp()
+            positive = losses > 0
+            return (torch.where(positive, losses, 1.0).log().sum() / positive.sum()).exp()
 
         return mean
 
