@@ -30,9 +30,10 @@ from mmpareto.models import build_model
 from mmpareto.training import epochs, setup
 from mmpareto.training.board import Board
 from mmpareto.training.data import Loader, SharedBatches
-from mmpareto.training.epochs import EpochRecord, GradientLog, RecordedStep, Scorer, train_epoch
+from mmpareto.training.epochs import EpochRecord, GradientLog, RecordedStep, train_epoch
 from mmpareto.training.optimizer import make_optimizer
 from mmpareto.training.records import epoch_scalars, integration_summary
+from mmpareto.training.scoring import Scorer
 from mmpareto.training.setup import make_method, make_step
 from mmpareto.training.signals import Interrupted, Signals
 from mmpareto.training.step import Step, TrainingStep

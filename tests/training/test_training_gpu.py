@@ -21,8 +21,9 @@ from mmpareto.models import ARCHITECTURES, MultimodalModel, build_model
 from mmpareto.runs import RunDirectory
 from mmpareto.training import capture
 from mmpareto.training.data import Loader
-from mmpareto.training.epochs import EpochRecord, RecordedStep, Scorer
+from mmpareto.training.epochs import EpochRecord, RecordedStep
 from mmpareto.training.optimizer import make_optimizer
+from mmpareto.training.scoring import Scorer
 from mmpareto.training.setup import hold_on_device, make_method, make_step
 from mmpareto.training.switches import apply_switches, check_switches, fastest
 from mmpareto.training.watch import FiniteWatch, TrainingError

@@ -25,9 +25,10 @@ from mmpareto.models.mmtm import MMTM
 from mmpareto.models.transformer import Transformer
 from mmpareto.training.boundary_engine import BoundaryEngine
 from mmpareto.training.data import Loader
-from mmpareto.training.epochs import EpochRecord, RecordedStep, Scorer, train_epoch
+from mmpareto.training.epochs import EpochRecord, RecordedStep, train_epoch
 from mmpareto.training.optimizer import make_optimizer, set_rates
 from mmpareto.training.processes import Processes
+from mmpareto.training.scoring import Scorer
 from mmpareto.training.step import TrainingStep
 from mmpareto.training.watch import FiniteWatch
 

@@ -15,9 +15,10 @@ from mmpareto.methods import Method
 from mmpareto.models import MultimodalModel, Output
 from mmpareto.training.checkpoints import process_state, set_process_state
 from mmpareto.training.data import Loader
-from mmpareto.training.epochs import EpochRecord, RecordedStep, Scorer, train_epoch
+from mmpareto.training.epochs import EpochRecord, RecordedStep, train_epoch
 from mmpareto.training.optimizer import make_optimizer, rate_factor
 from mmpareto.training.processes import Processes
+from mmpareto.training.scoring import Scorer
 from mmpareto.training.setup import make_loader, make_step, set_up
 from mmpareto.training.step import TrainingStep
 from mmpareto.training.switches import autocast_type

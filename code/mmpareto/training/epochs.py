@@ -1,4 +1,4 @@
-"""Passes through the data: training and scoring, without waiting for the device between the logging intervals."""
+"""Training passes through the data, without waiting for the device between the logging intervals."""
 
 import math
 import sys
@@ -10,15 +10,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mmpareto.datasets import Batch, Modality, MultimodalDataset, Rows, batch_to_device, uncropped
-from mmpareto.evaluation.all_heads import AllHeads
-from mmpareto.evaluation.passes import output_of
+from mmpareto.datasets import Batch, Modality, Rows, batch_to_device, uncropped
 from mmpareto.evaluation.scores import Scores
 from mmpareto.integration import EncoderDiagnostics, float64_device
-from mmpareto.models import MultimodalModel, cross_entropies
 from mmpareto.training.capture import Captured
 from mmpareto.training.data import Loader
-from mmpareto.training.processes import Processes
 from mmpareto.training.step import Step, TrainingStep
 from mmpareto.training.watch import FiniteWatch
 
@@ -260,7 +256,7 @@ class RecordedStep:
             What the step leaves to look at; with a graph until the next step.
         """
         diagnose = diagnose and self.step.method.integrator.passes == 1  # all others measure every step
-        done = self._run(_stored(batch, self.modalities, self.step.overflows.device), weight, counts, diagnose)
+        done = self._run(stored_part(batch, self.modalities, self.step.overflows.device), weight, counts, diagnose)
         if done.diagnostics:
             self.record.gradients.count(number)
         self.watch.note(number, batch if isinstance(batch, Rows) else batch["id"])
@@ -342,64 +338,7 @@ def _bar_is_off(progress: bool) -> bool | None:
     return False if "ipykernel" in sys.modules else None
 
 
-class Scorer:
-    """Mean loss and accuracy in percent of the joint head and of each modality's own, over whole splits.
-
-    Args:
-        model: what is scored.
-        device: where it is.
-        amp: type of automatic mixed precision, as in training.
-        capture: replay a batch as a CUDA graph, see `Captured`.
-    """
-
-    def __init__(
-        self, model: MultimodalModel, device: torch.device, *, amp: torch.dtype | None = None, capture: bool = False
-    ) -> None:
-        self.model, self.device, self.amp = model, device, amp
-        self.scores, self.all_heads = Scores(list(model.encoders), device), AllHeads(device)
-        self._splits: dict[int, MultimodalDataset] = {}
-        self._run: Callable[[Any, int, bool], None] = self._on_device
-        if capture:
-            self._run = Captured(self._on_device)
-
-    @torch.inference_mode()
-    def __call__(
-        self,
-        loader: Loader,
-        *,
-        processes: Processes | None = None,
-        between: Callable[[], None] = lambda: None,
-        combine: bool = False,
-    ) -> dict[str, dict[str, float]]:
-        """Score a split.
-
-        Args:
-            loader: of its batches.
-            processes: those that share the split; every sample counts once.
-            between: see `Loader.epoch`.
-            combine: gather the predictions of all heads together as well, in `all_heads`.
-        """
-        self.model.eval()
-        self.scores.reset()
-        self.all_heads.reset()
-        split = id(loader.dataset)
-        self._splits[split] = loader.dataset
-        for batch in loader.stream(0, between=between):
-            self._run(_stored(batch, loader.dataset.modalities, self.device), split, combine)
-        return self.scores.compute() if processes is None else self.scores.compute(processes.total)
-
-    def _on_device(self, stored: Any, split: int, combine: bool) -> None:
-        """All that a batch launches."""
-        modalities = self._splits[split].modalities
-        (_, label, _), output = output_of(self.model, stored, modalities, self.device, self.amp)
-        with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
-            loss = cross_entropies(output, label)
-        self.scores.update(loss.joint, loss.unimodal, output.joint, output.unimodal, label, output.present)
-        if combine:
-            self.all_heads.update(output.joint, output.unimodal, label, output.present)
-
-
-def _stored(batch: Batch | Rows, modalities: Mapping[str, Modality], device: torch.device) -> Any:
+def stored_part(batch: Batch | Rows, modalities: Mapping[str, Modality], device: torch.device) -> Any:
     """What of a batch the device needs, of the same shapes for every whole batch."""
     if isinstance(batch, Rows):
         return batch

@@ -26,7 +26,7 @@ from mmpareto.training.board import Board, import_wandb
 from mmpareto.training.boundary_engine import BoundaryEngine
 from mmpareto.training.checkpoints import load_checkpoint
 from mmpareto.training.data import Loader
-from mmpareto.training.epochs import RecordedStep, Scorer, train_epoch
+from mmpareto.training.epochs import RecordedStep, train_epoch
 from mmpareto.training.optimizer import make_optimizer, set_rates
 from mmpareto.training.probing import alone_run, probe_run
 from mmpareto.training.processes import Processes
@@ -49,6 +49,7 @@ from mmpareto.training.restore import (
     resolved,
     saved_configurations,
 )
+from mmpareto.training.scoring import Scorer
 from mmpareto.training.setup import (
     build_split,
     check_presence,
