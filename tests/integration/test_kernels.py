@@ -16,10 +16,11 @@ from mmpareto.integration import MMPareto, diagnostics, gramian, mmpareto
 
 
 def gradients(size: float, generator: torch.Generator, device: str) -> list[Tensor]:
-    """Large ones of several forms, and a small one; half of the first is zero."""
-    drawn = [torch.randn(shape, generator=generator) for shape in ((300, 301), (64, 33, 8, 8), (70_001,), (5,))]
+    """Large and small ones of several forms; half of the first is zero."""
+    shapes = ((300, 301), (64, 33, 8, 8), (70_001,), (5,), (4, 3, 2, 5))
+    drawn = [torch.randn(shape, generator=generator) for shape in shapes]
     drawn[0][:150] = 0
-    drawn[1] = drawn[1].to(memory_format=torch.channels_last)
+    drawn[1], drawn[4] = (drawn[t].to(memory_format=torch.channels_last) for t in (1, 4))
     return [(gradient * size).to(device) for gradient in drawn]
 
 
@@ -35,7 +36,7 @@ def check(device: str) -> None:
             expected = [[np.vdot(a, a), np.vdot(a, b)], [np.vdot(a, b), np.vdot(b, b)]]
             np.testing.assert_allclose(actual, expected, rtol=1e-11)
         sizes = torch.tensor([joint_size, unimodal_size], dtype=torch.float64)
-        coefficients = torch.randn(4, 2, generator=generator, dtype=torch.float64) / sizes
+        coefficients = torch.randn(5, 2, generator=generator, dtype=torch.float64) / sizes
         combinations = [x * a + y * b for (a, b), (x, y) in zip(pairs, coefficients.tolist(), strict=True)]
         strides = [gradient.stride() for gradient in joint]
         combined = gramian.combine_all(joint, unimodal, coefficients.to(device))

@@ -115,6 +115,7 @@ def test_famo_follows_the_losses_that_are_there() -> None:
     parted.weights(rows[1])
     moved = parted.state["w"] - start
     assert moved[2] == 0
+    assert parted.state["before"].tolist() == [0.5, 1.5, 3.0]
     assert moved[0] < 0 < moved[1]  # the first fell faster than the mean of both
     parted.weights(rows[2])
     assert torch.equal(parted.state["before"], rows[2])

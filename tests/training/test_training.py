@@ -108,7 +108,18 @@ def test_scores_are_means_over_samples_also_with_a_smaller_last_batch() -> None:
     about = {name: (m.kind, m.shape) for name, m in split.dataset.modalities.items()}
     torch.manual_seed(0)
     model = build_model(about, 10, {"gray": "cnn", "colour": "cnn"})
-    got = Scorer(model, torch.device("cpu"))(split)
+    scorer = Scorer(model, torch.device("cpu"))
+    got = scorer(split, combine=True)
+    combined = scorer.all_heads.compute()
+    with torch.no_grad():
+        before = [parameter.clone() for parameter in model.parameters()]
+        for parameter in model.parameters():
+            parameter.neg_()
+        scorer(split, combine=True)  # of other weights: nothing of it may be left
+        for parameter, values in zip(model.parameters(), before, strict=True):
+            parameter.copy_(values)
+    assert scorer(split, combine=True) == got
+    assert scorer.all_heads.compute() == combined
     samples = [split.dataset[index] for index in range(len(split.dataset))]
     with torch.no_grad():
         output = model.eval()({name: torch.stack([s["inputs"][name] for s in samples]) / 255 for name in about})
