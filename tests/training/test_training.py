@@ -108,18 +108,7 @@ def test_scores_are_means_over_samples_also_with_a_smaller_last_batch() -> None:
     about = {name: (m.kind, m.shape) for name, m in split.dataset.modalities.items()}
     torch.manual_seed(0)
     model = build_model(about, 10, {"gray": "cnn", "colour": "cnn"})
-    scorer = Scorer(model, torch.device("cpu"))
-    got = scorer(split, combine=True)
-    combined = scorer.all_heads.compute()
-    with torch.no_grad():
-        before = [parameter.clone() for parameter in model.parameters()]
-        for parameter in model.parameters():
-            parameter.neg_()
-        scorer(split, combine=True)  # of other weights: nothing of it may be left
-        for parameter, values in zip(model.parameters(), before, strict=True):
-            parameter.copy_(values)
-    assert scorer(split, combine=True) == got
-    assert scorer.all_heads.compute() == combined
+    got = Scorer(model, torch.device("cpu"))(split)
     samples = [split.dataset[index] for index in range(len(split.dataset))]
     with torch.no_grad():
         output = model.eval()({name: torch.stack([s["inputs"][name] for s in samples]) / 255 for name in about})
@@ -127,6 +116,16 @@ def test_scores_are_means_over_samples_also_with_a_smaller_last_batch() -> None:
     for name, logits in {"joint": output.joint, **output.unimodal}.items():
         assert got[name]["loss"] == pytest.approx(F.cross_entropy(logits, label).item(), rel=1e-5)
         assert got[name]["accuracy"] == pytest.approx(100 * np.mean((logits.argmax(1) == label).numpy()), abs=1e-4)
+
+
+def test_scoring_begins_anew() -> None:
+    split = loader(shuffle=False)
+    model = digits_model(split)
+    used, fresh = (Scorer(model, torch.device("cpu")) for _ in range(2))
+    used(split, combine=True)
+    split.sampler.choose(torch.arange(37))
+    assert used(split, combine=True) == fresh(split, combine=True)
+    assert used.all_heads.compute() == fresh.all_heads.compute()
 
 
 def digits_model(split: Loader) -> torch.nn.Module:
