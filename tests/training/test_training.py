@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,18 +19,21 @@ import torch
 import torch.nn.functional as F
 from entries.command import refused
 from PIL import Image
+from torch._dynamo.backends.debugging import aot_eager
 from torch._dynamo.exc import BackendCompilerFailed
+from torch._functorch import config as functorch
 
 from mmpareto import datasets, runs
 from mmpareto.arguments import parse
 from mmpareto.cli import train as entry
 from mmpareto.errors import UsageError
 from mmpareto.explanations import explained
-from mmpareto.integration import Integrator, MMPareto, Uniform
+from mmpareto.integration import Integrator, MMPareto, OnFeatures, Uniform
 from mmpareto.methods import Method, cross_entropies
-from mmpareto.models import build_model
+from mmpareto.models import MultimodalModel, build_model
 from mmpareto.training import epochs, setup
 from mmpareto.training.board import Board
+from mmpareto.training.capture import recording
 from mmpareto.training.data import Loader, SharedBatches
 from mmpareto.training.epochs import EpochRecord, GradientLog, RecordedStep, train_epoch
 from mmpareto.training.optimizer import make_optimizer
@@ -43,9 +48,9 @@ from mmpareto.training.watch import FiniteWatch, TrainingError
 ABOUT = {"x": ("vector", (6,)), "y": ("vector", (4,))}
 
 
-def small() -> torch.nn.Module:
+def small(architecture: str = "late_fusion") -> MultimodalModel:
     torch.manual_seed(0)
-    return build_model(ABOUT, 3, {"x": "mlp", "y": "mlp"}).double()
+    return build_model(ABOUT, 3, {"x": "mlp", "y": "mlp"}, None, architecture).double()
 
 
 def batch(size: int = 5) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -425,7 +430,6 @@ def test_schedules(flags: list[str], expected: list[float], tmp_path: Path) -> N
         ("cpu", ["--accumulate", "65", "--batch_size", "64"], "every one needs a sample"),
         ("cuda", ["--cuda_graph", "--amp", "fp16"], "take --amp bf16"),
         ("cuda", ["--cuda_graph", "--accumulate", "2"], "leave --accumulate out"),
-        ("cuda", ["--cuda_graph", "--compile"], "give one of the two"),
     ],
 )
 def test_switches_that_cannot_work_are_refused_with_the_reason(
@@ -476,7 +480,7 @@ def test_fast_fills_in_what_is_off_and_keeps_what_was_asked_for(tmp_path: Path) 
         (["--method", "pcgrad"], False),
         (["--method", "ogm_ge"], False),
         (["--method", "gradnorm"], True),
-        (["--compile"], False),
+        (["--compile"], True),
         (["--accumulate", "2"], False),
         (["--amp", "fp16"], False),
     ],
@@ -500,27 +504,60 @@ def test_adam_can_be_captured_where_the_step_is(tmp_path: Path) -> None:
         assert [group["capturable"] for group in optimizer.param_groups] == [bool(flags)] * 3
 
 
-def test_a_compiled_forward_pass_makes_the_same_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@functorch.patch(donated_buffer=True)
+@pytest.mark.parametrize(
+    ("architecture", "integrator", "graphs"),
+    [
+        ("late_fusion", MMPareto(), 2),  # an encoder each
+        ("late_fusion", OnFeatures(MMPareto()), 2),
+        ("transformer", MMPareto(), 1),  # the whole model
+    ],
+)
+def test_a_compiled_forward_pass_makes_the_same_step(
+    architecture: str, integrator: Integrator, graphs: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Through autograd's ahead-of-time tracing, where the first of two backward passes must not give buffers away."""
-    compile_ = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda model: compile_(model, backend="aot_eager"))  # no C++ compiler needed
-    monkeypatch.setattr(torch._functorch.config, "donated_buffer", True)
+    compile_, calls = torch.compile, list[str]()
+
+    def no_compiler(graph: torch.nn.Module, examples: list[torch.Tensor]) -> Any:
+        calls.append("compiled")
+        return aot_eager(graph, examples)
+
+    monkeypatch.setattr(
+        torch, "compile", lambda module, dynamic: compile_(module, dynamic=dynamic, backend=no_compiler)
+    )
     inputs, label = batch()
     weights = []
     for flags in ([], ["--compile"]):
-        model = small()
+        model = small(architecture)
         step = make_step(
             model,
-            Method(MMPareto()),
+            Method(integrator),
             torch.optim.SGD(model.parameters(), lr=0.1),
             parse(["--gpu_ids", "cpu", *flags], tmp_path).engine,
             None,
+            {name: datasets.Modality(kind, shape) for name, (kind, shape) in ABOUT.items()},
             torch.device("cpu"),
         )
         for _ in range(2):
             step(inputs, label)
         weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert torch.allclose(*weights, rtol=1e-10, atol=1e-13)
+    assert len(calls) == graphs
+    with torch.no_grad():
+        model.eval()(inputs)  # scoring does not wait for a compiler
+    assert len(calls) == graphs
+
+
+def test_no_garbage_is_collected_during_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "graph", lambda *arguments, **options: nullcontext())
+    graph = object()
+    with recording(graph):
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    with pytest.raises(ZeroDivisionError), recording(graph):
+        raise ZeroDivisionError
+    assert gc.isenabled()
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def measure(
     model, _ = make_model(config, data, device, method)
     set_up(method, model, 0, config.optim.epochs)
     optimizer, schedule = make_optimizer(model, config.optim, config.engine.cuda_graph)
-    step = make_step(model, method, optimizer, config.engine, config.optim.clip_grad, device)
+    step = make_step(model, method, optimizer, config.engine, config.optim.clip_grad, data.modalities, device)
     modalities = list(data.modalities)
     state = TrainingState(model, method, optimizer, schedule, step, modalities, device, Processes())
     watch = FiniteWatch(modalities, device)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._functorch import config as functorch
 
 from mmpareto.benchmarks.counting import Calls
 from mmpareto.benchmarks.quartiles import quartiles, ratio_text
@@ -17,7 +16,9 @@ from mmpareto.methods import Method, build_method, cross_entropies
 from mmpareto.models import MultimodalModel, build_model
 from mmpareto.reporting.tables import text_table
 from mmpareto.streams import side_by_side
+from mmpareto.training.capture import recording
 from mmpareto.training.step import TrainingStep
+from mmpareto.training.switches import compiled
 
 CLASSES = 6
 ON_FEATURES = " on features"  # after a method's name: --integrate features
@@ -114,9 +115,7 @@ class Contender:
             self.method.setup(self.model, 0, 2)
         self.forward: Callable[..., Any] = self.model
         if setting.compiled:
-            # the retained graph of the first of two passes must not give its buffers away
-            functorch.donated_buffer = False
-            self.forward = torch.compile(self.model)
+            self.forward = compiled(self.model, {name: kind for name, (kind, _) in setting.shapes.items()})
         if self.method is not None:
             amp = torch.bfloat16 if setting.bf16 else None
             self.training_step = TrainingStep(self.model, self.method, self.optimizer, amp=amp, forward=self.forward)
@@ -159,7 +158,7 @@ class Contender:
         self.replay = graph.replay
 
     def _capture(self, graph: torch.cuda.CUDAGraph) -> None:
-        with torch.cuda.graph(graph), side_by_side():
+        with recording(graph), side_by_side():
             self.step()
 
     def _peak_on_gpu(self, run: Callable[[], None]) -> int:
@@ -288,6 +287,11 @@ def plan(device: torch.device, quick: bool, methods: Sequence[str]) -> list[tupl
             (everything, few, 20),
             (replace(everything, name="bf16, channels last, compiled", compiled=True), few, 20),
             (replace(everything, name="bf16, channels last, captured", captured=True), few, 20),
+            (
+                replace(everything, name="bf16, channels last, compiled and captured", compiled=True, captured=True),
+                few,
+                20,
+            ),
             *((replace(cremad, shapes=shapes(n, None), batch=32, name="fp32, batch 32"), few, 10) for n in (2, 3, 4)),
         ]
         chosen += [(setting, ("plain sum", "mmpareto"), 20) for setting in _other_models(cremad)]

@@ -79,7 +79,7 @@ class BoundaryEngine:
         set_up(method, model, self.config.run.random_seed, epochs)
         optimizer, schedule = make_optimizer(model, optim)
         rate = rate_factor(optim)
-        step = make_step(model, method, optimizer, engine, optim.clip_grad, self.device)
+        step = make_step(model, method, optimizer, engine, optim.clip_grad, self.dataset.modalities, self.device)
         loader = self._loader("fit", self.dataset, training=True)
         loader.sampler.choose(samples)
         modalities = list(self.dataset.modalities)

@@ -1,5 +1,6 @@
 """CUDA graphs: all that a function launches, launched at once."""
 
+import gc
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,23 @@ class _Graph(NamedTuple):
     graph: torch.cuda.CUDAGraph
     tensors: list[Tensor]  # of the batch, which replays read
     result: Any
+
+
+@contextmanager
+def recording(graph: torch.cuda.CUDAGraph, pool: Any = None) -> Iterator[None]:
+    """Capture what is launched meanwhile.
+
+    A loader's pinning thread goes on: what it asks of the driver must not end the capture. Python collects no garbage:
+    a graph of an earlier run that it freed would end the capture.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 class Captured(Generic[R]):
@@ -80,12 +98,7 @@ class Captured(Generic[R]):
         """A graph of the function, with encoders side by side (see `streams`); nothing is computed yet."""
         kept = map_tensors(lambda tensor: tensor.to("cuda", copy=True), batch)
         graph = torch.cuda.CUDAGraph()
-        # a loader's pinning thread goes on meanwhile: what it asks of the driver must not end the capture
-        with (
-            torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
-            self._rates_on_device(),
-            side_by_side(),
-        ):
+        with recording(graph, self._pool), self._rates_on_device(), side_by_side():
             result = self._function(kept, *constants)
         return _Graph(graph, [leaf for leaf in pytree.tree_leaves(kept) if isinstance(leaf, Tensor)], result)
 

@@ -204,7 +204,13 @@ class Run:
         set_up(self.method, self.model, config.run.random_seed, config.optim.epochs)
         self.optimizer, self.schedule = make_optimizer(self.model, config.optim, config.engine.cuda_graph)
         self.step = make_step(
-            self.model, self.method, self.optimizer, config.engine, config.optim.clip_grad, self.device
+            self.model,
+            self.method,
+            self.optimizer,
+            config.engine,
+            config.optim.clip_grad,
+            self.data["train"].modalities,
+            self.device,
         )
         self.scorer = Scorer(self.model, self.device, amp=self.amp, capture=config.engine.cuda_graph)
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch._functorch import config as functorch
 
 from mmpareto import datasets
 from mmpareto.config import Config, DataConfig, EngineConfig, MethodConfig
@@ -28,7 +27,14 @@ from mmpareto.models import (
 from mmpareto.training.data import Loader
 from mmpareto.training.processes import Processes
 from mmpareto.training.step import TrainingStep
-from mmpareto.training.switches import apply_switches, autocast_type, check_switches, fastest, refusals
+from mmpareto.training.switches import (
+    apply_switches,
+    autocast_type,
+    check_switches,
+    compiled,
+    fastest,
+    refusals,
+)
 
 
 def choose_device(gpu_ids: str | None, processes: Processes | None = None) -> torch.device:
@@ -352,14 +358,13 @@ def make_step(
     optimizer: torch.optim.Optimizer,
     engine: EngineConfig,
     clip_grad: float | None,
+    modalities: Mapping[str, Modality],
     device: torch.device,
 ) -> TrainingStep:
     """The training step with the switches of `engine`."""
     forward: Callable[..., Any] | None = None
     if engine.compile:
-        # the retained graph of the first of two passes must not give its buffers away
-        functorch.donated_buffer = False
-        forward = torch.compile(model)
+        forward = compiled(model, {name: modality.kind for name, modality in modalities.items()})
     return TrainingStep(
         model,
         method,

@@ -1,11 +1,13 @@
 """Switches of speed and precision: which go together, which are the fastest, what they change in the model."""
 
+import copy
 import resource
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import torch
 from torch import nn
+from torch._functorch import config as functorch
 
 from mmpareto.config import DataConfig, EngineConfig
 from mmpareto.datasets import Modality
@@ -13,7 +15,7 @@ from mmpareto.errors import UsageError
 from mmpareto.escape import counted
 from mmpareto.inputs import VARIABLE
 from mmpareto.methods import Method
-from mmpareto.models import MultimodalModel
+from mmpareto.models import MultimodalModel, Output
 
 
 def autocast_type(engine: EngineConfig) -> torch.dtype | None:
@@ -64,7 +66,6 @@ def check_switches(data: DataConfig, engine: EngineConfig, device: torch.device,
             engine.cuda_graph and processes > 1,
             "--cuda_graph with several processes: their all-reduce is not captured; leave one of the two out",
         ),
-        (engine.cuda_graph and engine.compile, "--compile and --cuda_graph: give one of the two"),
         (
             cuda and engine.amp == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False),
             "--amp bf16: this GPU has no bfloat16; take --amp fp16",
@@ -89,8 +90,7 @@ def fastest(device: torch.device, processes: int, method: Method, engine: Engine
     if device.type == "cuda":
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         chosen: dict[str, Any] = {"amp": "bf16" if bf16 else "fp16", "channels_last": True, "tf32": True}
-        whole = processes == engine.accumulate == 1 and not engine.compile
-        if whole and (engine.amp or chosen["amp"]) == "bf16":
+        if processes == engine.accumulate == 1 and (engine.amp or chosen["amp"]) == "bf16":
             chosen["cuda_graph"] = True
     elif device.type == "mps":
         chosen = {}
@@ -114,3 +114,31 @@ def apply_switches(model: MultimodalModel, engine: EngineConfig, device: torch.d
     if engine.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model
+
+
+def compiled(model: MultimodalModel, kinds: Mapping[str, str]) -> Callable[..., Output]:
+    """Compile the forward pass for training; the model itself stays as it is.
+
+    In late fusion each encoder is compiled for itself. A compiled function has one backward pass for all that it did:
+    with the whole model in one, encoders could not be integrated one after the other, and a pass through the heads
+    would go through the encoders as well. Other models are compiled whole.
+
+    Args:
+        kinds: {modality: kind of its input}.
+    """
+    # the retained graph of the first of two passes must not give its buffers away
+    functorch.donated_buffer = False
+    # kernels of one shape are faster; PyTorch takes two encoders of one class for one function with varying shapes
+    dynamic = {name: None if kind in VARIABLE else False for name, kind in kinds.items()}
+    if not model.late:
+        return torch.compile(model, dynamic=None if None in dynamic.values() else False)
+    twin = copy.copy(model)  # the same parameters
+    twin._modules = dict(model._modules)
+    twin.encoders = nn.ModuleDict(
+        {
+            name: cast(nn.Module, torch.compile(encoder, dynamic=dynamic[name]))
+            for name, encoder in model.encoders.items()
+        }
+    )
+    twin.training = True
+    return twin
