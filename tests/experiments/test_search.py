@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from entries.command import ROOT, inside, refused
+from reporting.synthetic import make_run as finished_run
 from settings import write_settings
 
 from mmpareto.cli import experiment, train
@@ -23,9 +25,20 @@ from mmpareto.errors import UsageError
 from mmpareto.experiments.grid import Run, make_run
 from mmpareto.experiments.launchers import Local
 from mmpareto.experiments.process import diverged
-from mmpareto.experiments.search import STARTUP, Candidate, Search, Trial, diverged_trials, drawn, shared_settings
+from mmpareto.experiments.search import (
+    STARTUP,
+    Candidate,
+    Search,
+    Trial,
+    diverged_trials,
+    drawn,
+    shared_settings,
+    write_leaderboard,
+)
 from mmpareto.methods import METHODS, build_method
 from mmpareto.registry import Range
+from mmpareto.reporting import charts
+from mmpareto.runs import RESULTS
 
 
 def plan(tmp_path: Path, sampler: str = "random", *passed: str, **changes: Any) -> Search:
@@ -110,8 +123,34 @@ def test_another_choice_runs_beside_the_one_before(tmp_path: Path) -> None:
 def test_an_architecture_that_a_method_brings_is_no_setting_that_all_share(tmp_path: Path) -> None:
     search = plan(tmp_path)
     configs = [search.trial(c, 0).runs[0].config for c in search.candidates(["twoview"], ["uniform", "transformer"])]
-    uniform, transformer = map(shared_settings, configs)
+    uniform, transformer = (shared_settings(config, {}) for config in configs)
     assert uniform == {"architecture": "late_fusion", "architecture_options": {}} | transformer
+
+
+def test_a_leaderboard_holds_what_fast_switched_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line says `--fast` alone; what that is depends on the device."""
+    monkeypatch.setattr(charts, "files", lambda specification: {"svg": b""})  # takes seconds
+    search = plan(tmp_path, "random", "--fast", seeds=[10, 11], trials=1)
+    trials = [search.trial(candidate, 0) for candidate in search.candidates(["twoview"], ["uniform", "mmpareto"])]
+
+    def board(*precisions: str | None) -> dict[str, Any]:
+        """Of runs in these precisions, in turn; one of two steps is captured."""
+        finals = search.finals(trials, recipe=False)
+        for number, run in enumerate([*finals, *(run for trial in trials for run in trial.runs)]):
+            shutil.rmtree(run.folder, ignore_errors=True)
+            switched_on = {"amp": precisions[number % len(precisions)], "cuda_graph": number % 2 == 0}
+            config = run.config.flat() | switched_on | {"channels_last": True}
+            made = finished_run(run.folder, seed=run.config.run.random_seed, joint=50.0 + number, **config)
+            results = json.loads((made / RESULTS).read_text())
+            (made / RESULTS).write_text(json.dumps(results | {"seconds": 3.0}))
+        assert write_leaderboard(search, trials, trials, finals)
+        content: dict[str, Any] = json.loads((tmp_path / "leaderboard.json").read_text())
+        return content["settings"]["twoview"]
+
+    settings = board("bf16")
+    assert (settings["amp"], settings["channels_last"], settings["tf32"]) == ("bf16", True, False)
+    assert "cuda_graph" not in settings
+    assert board("bf16", "bf16", None) == settings | {"amp": "differs between the runs"}
 
 
 def test_tpe_starts_as_random_does_repeats_itself_and_finds_the_better_half(tmp_path: Path) -> None:

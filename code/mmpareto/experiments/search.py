@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from mmpareto import runs
-from mmpareto.config import RUN_ONLY, Config
+from mmpareto.config import FAST, RUN_ONLY, Config
 from mmpareto.data_folders import dataset_title
 from mmpareto.errors import UsageError
 from mmpareto.escape import csv_cell
@@ -36,7 +36,7 @@ from mmpareto.writing import write_text
 TIMES_RECIPE = Range(0.1, 10.0)  # the learning rate, times that of the dataset's recipe
 WEIGHT_DECAY = Range(1e-6, 1e-2)
 STARTUP = 5  # trials of tpe that are drawn as those of random are
-# settings that differ between methods, or from run to run
+# settings that differ between methods, or from run to run, or change results by rounding alone
 _OF_A_METHOD = (
     "method",
     "method_options",
@@ -45,8 +45,11 @@ _OF_A_METHOD = (
     "weight_decay",
     "random_seed",
     "ckpt_path",
+    "compile",
+    "cuda_graph",
     *RUN_ONLY,
 )
+MIXED = "differs between the runs"  # the value of such a setting in a leaderboard, as of --fast on two machines
 DIGITS = 3  # of a value: what the command line of a run shows is what was tried
 TRIALS, TUNED, RECIPE = "trials", "tuned", "recipe"  # folders below the output folder
 
@@ -280,7 +283,10 @@ def write_leaderboard(search: Search, trials: Sequence[Trial], chosen: Sequence[
         tuned = planned.name.startswith(f"{TUNED}/")
         tried = values[planned.config.data.dataset, planned.config.method.method] if tuned else {}
         results.append(leaderboard.result(run, tuned=tuned, values=tried))
-        settings[run.dataset] = settings.get(run.dataset, {}) | shared_settings(planned.config)
+        ours = shared_settings(planned.config, run.config)
+        known = settings.get(run.dataset, {})
+        differ = {key: MIXED for key in known.keys() & ours.keys() if known[key] != ours[key]}
+        settings[run.dataset] = known | ours | differ
         environment = {key: run.environment.get(key) for key in ("started", "device", "versions", "git")}
     if not any(row["tuned"] for row in results):
         return False
@@ -309,11 +315,16 @@ def diverged_trials(trials: Sequence[Trial]) -> dict[str, dict[str, int]]:
     return numbers
 
 
-def shared_settings(config: Config) -> dict[str, Any]:
-    """The settings that runs of all methods share: without the method's, and the architecture where it brings one."""
+def shared_settings(config: Config, recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that runs of all methods share: without the method's, and the architecture where it brings one.
+
+    Args:
+        recorded: the run's saved settings, with what `--fast` switched on.
+    """
     brings = architecture_of(config.method.method)
     other = {*_OF_A_METHOD, *(("architecture", "architecture_options") if brings else ())}
-    return {key: value for key, value in config.flat().items() if key not in other}
+    switched_on = {key: recorded[key] for key in FAST if key in recorded}
+    return {key: value for key, value in (config.flat() | switched_on).items() if key not in other}
 
 
 def drawn(space: Range | Sequence[Any], name: str, number: int) -> Any:
