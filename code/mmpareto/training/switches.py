@@ -128,7 +128,9 @@ def compiled(model: MultimodalModel, kinds: Mapping[str, str]) -> Callable[..., 
     """
     # the retained graph of the first of two passes must not give its buffers away
     functorch.donated_buffer = False
-    # kernels of one shape are faster; PyTorch takes two encoders of one class for one function with varying shapes
+    # kernels of one shape are faster; PyTorch takes two encoders of one class for one function with varying shapes,
+    # and stops compiling a function after as many shapes
+    torch._dynamo.config.recompile_limit = 64
     dynamic = {name: None if kind in VARIABLE else False for name, kind in kinds.items()}
     if not model.late:
         return torch.compile(model, dynamic=None if None in dynamic.values() else False)
