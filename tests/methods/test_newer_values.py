@@ -93,6 +93,12 @@ def test_inforeg_s_pulls_and_traces() -> None:
     close(torch.stack([inforeg.squares([t(g)], mean=True) for g in ([1, 2], [3, 0])]).sum(), 7)
 
 
+def test_opm_drops_features_of_one_modality_at_most() -> None:
+    scores = torch.rand(4, 1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    dropped = [opm.drop_rates(drawn**8, 0.9, 1.0) > 0 for drawn in scores.unbind(1)]
+    assert {int(rates.sum()) for rates in dropped} == {0, 1}
+
+
 def test_opm_s_rates() -> None:
     rates = opm.drop_rates(t([1.363103, 0.785196]), 0.5, 0.5)
     close(rates, [0.656681, 0])

@@ -27,12 +27,11 @@ class OPM(SharedDraws):
         q_m = q (1 + lambda tanh(rho_m - 1)) where rho_m > 1, else 0, at most 1,
         rho_m = S_m / sum of S over the others,   S_m as in OGM,
 
-    all features are divided by 1 - sum_m q_m D_m / sum_m D_m, and samples that have no feature left leave the joint
-    loss. As in the published code the division is by a mean over all widths D: modality m's features keep (1 - q_m) /
-    (1 - theta) of their mean, not 1. Evaluation is on plain features.
+    and all features are divided by 1 - sum_m q_m D_m / sum_m D_m. At most one modality is ahead of all others together,
+    so every sample keeps a feature. As in the published code the division is by a mean over all widths D: modality m's
+    features keep (1 - q_m) / (1 - theta) of their mean, not 1. Evaluation is on plain features.
 
-    Whether a batch is modulated is drawn alike on all processes; which features are dropped is drawn on each one. A
-    batch of which nothing is left has no joint gradient; the optimiser still takes its step.
+    Whether a batch is modulated is drawn alike on all processes; which features are dropped is drawn on each one.
 
     Args:
         base: q, 0.5 in the published code.
@@ -77,15 +76,11 @@ class OPM(SharedDraws):
             kept = torch.rand(len(features), len(label), device=label.device) >= rates[:, None]
             kept = kept | ~executed
             scale = torch.where(executed, 1 / (1 - share_dropped(rates, self.widths)), 1.0)
-            left = kept.any(0)
-            share_left = self.average(left.to(scale.dtype).mean() * piece.share)
         dropped = {
             name: value * (keep[:, None] * scale).to(value.dtype)
             for keep, (name, value) in zip(kept, features.items(), strict=True)
         }
-        losses = F.cross_entropy(self.model.fusion(dropped), label, reduction="none")
-        joint = (losses * left).mean() / share_left.clamp(min=torch.finfo(scale.dtype).tiny)
-        return Losses(joint, piece.losses.unimodal)
+        return Losses(F.cross_entropy(self.model.fusion(dropped), label), piece.losses.unimodal)
 
 
 def drop_rates(scores: Tensor, base: float, strength: float) -> Tensor:
