@@ -9,7 +9,7 @@ import torch
 from integration.problems import LateFusion
 from torch import Tensor
 
-from mmpareto.integration import MMPareto, OnFeatures, Pareto
+from mmpareto.integration import Integrator, MMPareto, OnFeatures, Pareto
 from mmpareto.methods import METHODS
 
 ROUTINES: dict[str, Any] = {
@@ -103,6 +103,21 @@ def test_a_loss_scale_passes_through() -> None:
         results.append(({k: v / scale for k, v in model.gradients().items()}, diagnostics["m0"].joint_norm))
     assert all(torch.allclose(value, results[1][0][key], rtol=1e-12) for key, value in results[0][0].items())
     assert torch.allclose(results[0][1], results[1][1])
+
+
+def test_coefficients_meet_half_precision_in_float64() -> None:
+    """1 + 2^-9 is 1 in bfloat16; the sum is rounded once."""
+
+    class Fixed(Integrator):
+        def coefficients(self, gramians: Tensor) -> Tensor:
+            return gramians.new_tensor([1 + 2.0**-9, -1.0]).expand(len(gramians), 2)
+
+    weight = torch.nn.Parameter(torch.tensor([1.0]))
+    feature = weight.to(torch.bfloat16)[:, None]
+    joint, unimodal = feature.float().sum() * 1.5, feature.float().sum()
+    OnFeatures(Fixed()).backward(joint, [unimodal], encoders={"a": [weight]}, features={"a": feature})
+    assert weight.grad is not None
+    assert weight.grad.item() == torch.tensor(1.5 * (1 + 2.0**-9) - 1).to(torch.bfloat16)  # 0.5 without the 2^-9
 
 
 def test_refusals() -> None:

@@ -130,7 +130,7 @@ class OnFeatures(Integrator):
                 total = torch.zeros_like(outputs[k], dtype=torch.float64, device=grams.device)
                 for weight, gradient in zip(weights[0], (joint[k], unimodal[k]), strict=True):
                     if gradient is not None:
-                        total = total + (weight.to(gradient) * gradient).to(total.device)
+                        total = total + weight * gradient.to(total)
                 combined.append(total.to(outputs[k]))
                 diagnostics[name] = diagnose(grams[k], weights)
         return combined, diagnostics
