@@ -29,6 +29,7 @@ from mmpareto.arguments import parse
 from mmpareto.cli import train as entry
 from mmpareto.errors import UsageError
 from mmpareto.explanations import explained
+from mmpareto.inputs import Padded
 from mmpareto.integration import Integrator, MMPareto, OnFeatures, Uniform
 from mmpareto.methods import Method, cross_entropies
 from mmpareto.models import MultimodalModel, build_model
@@ -43,7 +44,7 @@ from mmpareto.training.scoring import Scorer
 from mmpareto.training.setup import make_method, make_step
 from mmpareto.training.signals import Interrupted, Signals
 from mmpareto.training.step import Step, TrainingStep
-from mmpareto.training.switches import check_switches, fastest
+from mmpareto.training.switches import check_switches, compiled, fastest
 from mmpareto.training.watch import FiniteWatch, TrainingError
 
 ABOUT = {"x": ("vector", (6,)), "y": ("vector", (4,))}
@@ -549,6 +550,27 @@ def test_a_compiled_forward_pass_makes_the_same_step(
     with torch.no_grad():
         model.eval()(batch()[0])  # scoring does not wait for a compiler
     assert len(calls) == graphs
+
+
+def test_sequences_of_all_lengths_share_compiled_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch._dynamo.reset()
+    compile_, calls = torch.compile, list[int]()
+
+    def no_compiler(graph: torch.nn.Module, examples: list[torch.Tensor]) -> Any:
+        calls.append(len(examples))
+        return aot_eager(graph, examples)
+
+    monkeypatch.setattr(
+        torch, "compile", lambda module, dynamic: compile_(module, dynamic=dynamic, backend=no_compiler)
+    )
+    about = {"sensor": ("sequence", (12, 6)), "mean": ("vector", (4,))}
+    model = build_model(about, 3, {"sensor": "sequence", "mean": "mlp"})
+    forward = compiled(model, {name: kind for name, (kind, _) in about.items()})
+    for length in (5, 7, 9, 4, 8):
+        sensor = Padded(torch.randn(4, length, 6), torch.ones(4, length, dtype=torch.bool))
+        inputs = {"sensor": sensor, "mean": torch.randn(4, 4)}
+        assert torch.allclose(forward(inputs).joint, model(inputs).joint, atol=1e-6)
+    assert len(calls) == 3  # the first length, all others, the mean
 
 
 def test_no_garbage_is_collected_during_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
