@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -506,10 +507,23 @@ def test_adam_can_be_captured_where_the_step_is(tmp_path: Path) -> None:
         assert [group["capturable"] for group in optimizer.param_groups] == [bool(flags)] * 3
 
 
-@functorch.patch(donated_buffer=True)
-@dynamo.patch(recompile_limit=8)
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torch.nn.Module]]:
+    """The graphs that torch.compile compiles, by autograd's ahead-of-time tracing: no C++ compiler is needed."""
+    torch._dynamo.reset()
+    compile_, found = torch.compile, list[torch.nn.Module]()
+
+    def backend(graph: torch.nn.Module, examples: list[torch.Tensor]) -> Any:
+        found.append(graph)
+        return aot_eager(graph, examples)
+
+    monkeypatch.setattr(torch, "compile", lambda module, dynamic: compile_(module, dynamic=dynamic, backend=backend))
+    with functorch.patch(donated_buffer=True), dynamo.patch(recompile_limit=8):
+        yield found
+
+
 @pytest.mark.parametrize(
-    ("architecture", "integrator", "graphs"),
+    ("architecture", "integrator", "count"),
     [
         ("late_fusion", MMPareto(), 10),  # of each encoder, for each size of the batch
         ("late_fusion", OnFeatures(MMPareto()), 10),
@@ -517,19 +531,9 @@ def test_adam_can_be_captured_where_the_step_is(tmp_path: Path) -> None:
     ],
 )
 def test_a_compiled_forward_pass_makes_the_same_step(
-    architecture: str, integrator: Integrator, graphs: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    architecture: str, integrator: Integrator, count: int, graphs: list[torch.nn.Module], tmp_path: Path
 ) -> None:
-    """Through autograd's ahead-of-time tracing, where the first of two backward passes must not give buffers away."""
-    torch._dynamo.reset()
-    compile_, calls = torch.compile, list[str]()
-
-    def no_compiler(graph: torch.nn.Module, examples: list[torch.Tensor]) -> Any:
-        calls.append("compiled")
-        return aot_eager(graph, examples)
-
-    monkeypatch.setattr(
-        torch, "compile", lambda module, dynamic: compile_(module, dynamic=dynamic, backend=no_compiler)
-    )
+    """The first of two backward passes must not give buffers away."""
     weights = []
     for flags in ([], ["--compile"]):
         model = small(architecture)
@@ -546,23 +550,13 @@ def test_a_compiled_forward_pass_makes_the_same_step(
             step(*batch(size))
         weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert torch.allclose(*weights, rtol=1e-10, atol=1e-13)
-    assert len(calls) == graphs
+    assert len(graphs) == count
     with torch.no_grad():
         model.eval()(batch()[0])  # scoring does not wait for a compiler
-    assert len(calls) == graphs
+    assert len(graphs) == count
 
 
-def test_sequences_of_all_lengths_share_compiled_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch._dynamo.reset()
-    compile_, calls = torch.compile, list[int]()
-
-    def no_compiler(graph: torch.nn.Module, examples: list[torch.Tensor]) -> Any:
-        calls.append(len(examples))
-        return aot_eager(graph, examples)
-
-    monkeypatch.setattr(
-        torch, "compile", lambda module, dynamic: compile_(module, dynamic=dynamic, backend=no_compiler)
-    )
+def test_sequences_of_all_lengths_share_compiled_code(graphs: list[torch.nn.Module]) -> None:
     about = {"sensor": ("sequence", (12, 6)), "mean": ("vector", (4,))}
     model = build_model(about, 3, {"sensor": "sequence", "mean": "mlp"})
     forward = compiled(model, {name: kind for name, (kind, _) in about.items()})
@@ -570,7 +564,7 @@ def test_sequences_of_all_lengths_share_compiled_code(monkeypatch: pytest.Monkey
         sensor = Padded(torch.randn(4, length, 6), torch.ones(4, length, dtype=torch.bool))
         inputs = {"sensor": sensor, "mean": torch.randn(4, 4)}
         assert torch.allclose(forward(inputs).joint, model(inputs).joint, atol=1e-6)
-    assert len(calls) == 3  # the first length, all others, the mean
+    assert len(graphs) == 3  # the first length, all others, the mean
 
 
 def test_no_garbage_is_collected_during_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
