@@ -397,6 +397,8 @@ assert set(SECTIONS) == set(config_files.SECTIONS)
 RUN_ONLY = ("data_root", "data_on", "num_workers", "gpu_ids", "checkpoint_minutes", "log_interval", "wandb")
 # what --fast may switch on, as the device and the method allow
 FAST = ("amp", "channels_last", "tf32", "cuda_graph")
+# what changes results by rounding alone
+ROUNDING = ("compile", "cuda_graph")
 
 
 def is_saved(section: str, name: str) -> bool:

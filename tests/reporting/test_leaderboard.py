@@ -194,7 +194,8 @@ def test_files_of_one_protocol_are_merged_and_others_refused(tmp_path: Path) -> 
     both = json.loads((tmp_path / "both" / "leaderboard.json").read_text())
     assert len(both["results"]) == 12 + 12 + 2
 
-    theirs["settings"]["twoview"]["augment"] = "workers"  # the default, of a version that has this setting
+    # the default, of a version that has this setting, and what changes results by rounding alone
+    theirs["settings"]["twoview"] |= {"augment": "workers", "cuda_graph": True}
     files[1].write_text(json.dumps({"schema": 1, **theirs}))
     assert len(leaderboard.merged(files)["results"]) == 12 + 12 + 2
     assert len(leaderboard.merged(files[::-1])["results"]) == 12 + 12 + 2

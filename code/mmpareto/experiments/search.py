@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from mmpareto import runs
-from mmpareto.config import FAST, RUN_ONLY, Config
+from mmpareto.config import FAST, ROUNDING, RUN_ONLY, Config
 from mmpareto.data_folders import dataset_title
 from mmpareto.errors import UsageError
 from mmpareto.escape import csv_cell
@@ -36,7 +36,7 @@ from mmpareto.writing import write_text
 TIMES_RECIPE = Range(0.1, 10.0)  # the learning rate, times that of the dataset's recipe
 WEIGHT_DECAY = Range(1e-6, 1e-2)
 STARTUP = 5  # trials of tpe that are drawn as those of random are
-# settings that differ between methods, or from run to run, or change results by rounding alone
+# settings that differ between methods, or from run to run
 _OF_A_METHOD = (
     "method",
     "method_options",
@@ -45,8 +45,7 @@ _OF_A_METHOD = (
     "weight_decay",
     "random_seed",
     "ckpt_path",
-    "compile",
-    "cuda_graph",
+    *ROUNDING,
     *RUN_ONLY,
 )
 MIXED = "differs between the runs"  # the value of such a setting in a leaderboard, as of --fast on two machines

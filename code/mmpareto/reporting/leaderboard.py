@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from mmpareto.config import completed
+from mmpareto.config import ROUNDING, completed
 from mmpareto.escape import counted, markdown_text
 from mmpareto.json_files import read_object
 from mmpareto.reporting import charts
@@ -137,6 +137,9 @@ def read(path: Path) -> dict[str, Any]:
         raise RunError(f"{path}: its numbers of diverged trials are damaged; make the leaderboard again")
     if not _nested(settings) or not _nested(content["spaces"]):
         raise RunError(f"{path}: its settings or spaces are damaged; expected names and values for each")
+    for values in settings.values():  # older versions wrote them
+        for key in ROUNDING:
+            values.pop(key, None)
     for number, row in enumerate(content["results"], 1):
         known = isinstance(row, dict) and all(isinstance(row.get(key), kind) for key, kind in _TYPES.items())
         if not known or not _numbers(row["scores"]):
