@@ -33,7 +33,7 @@ def test_a_frozen_timm_encoder_is_trained_continued_and_scored(tmp_path: Path) -
     file = tmp_path / "vit.pt"
     torch.save(weights, file)
     options = ("weights", file), ("frozen", "true"), ("size", "32")
-    flags = ["--encoder", "colour=timm:test_vit", "--encoder_options", "gray.lr_factor=0.5"]
+    flags = ["--learning_rate", "0.01", "--encoder", "colour=timm:test_vit", "--encoder_options", "gray.lr_factor=0.5"]
     flags += [f"colour.{key}={value}" for key, value in options]
     run, whole = tmp_path / "run", tmp_path / "whole"
     trained(*flags, "--epochs", "2", "--ckpt_path", whole)
