@@ -14,9 +14,10 @@ _LEGACY_PICKLES = 5  # magic number, protocol, system, object, keys of storages:
 
 
 def is_dense(module: str, name: str) -> bool:
-    """Whether a global is part of dense tensors in plain containers."""
+    """Whether a global is part of dense tensors, or types of tensors, in plain containers."""
     return (
         (module == "torch" and (name == "Size" or name.endswith("Storage")))
+        or (module == "torch" and isinstance(getattr(torch, name, None), torch.dtype))
         or (module == "torch._utils" and name in _DENSE)
         or (module, name) == ("collections", "OrderedDict")
     )
@@ -26,7 +27,7 @@ def is_tensor(module: str, name: str) -> bool:
     """Whether a global is part of a tensor of any kind."""
     return (
         is_dense(module, name)
-        or (module == "torch" and isinstance(getattr(torch, name, None), torch.dtype | torch.layout | torch.qscheme))
+        or (module == "torch" and isinstance(getattr(torch, name, None), torch.layout | torch.qscheme))
         or (module.startswith("torch.") and name.startswith("_rebuild_"))
         or (module, name) in (("torch.storage", "UntypedStorage"), ("torch.serialization", "_get_layout"))
     )

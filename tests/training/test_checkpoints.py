@@ -14,10 +14,13 @@ from typing import Any
 
 import pytest
 import torch
+from methods.small import batch, make
 
+from mmpareto.methods import METHODS
 from mmpareto.runs import RunDirectory, RunError
 from mmpareto.training.checkpoints import load_checkpoint, random_state, save_best, save_last, set_random_state
 from mmpareto.training.state import KEYS
+from mmpareto.training.step import TrainingStep
 
 CPU = torch.device("cpu")
 
@@ -48,12 +51,25 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
 
 def equal(first: Any, second: Any) -> bool:
     if isinstance(first, torch.Tensor):
-        return isinstance(second, torch.Tensor) and first.dtype == second.dtype and torch.equal(first, second)
+        if not isinstance(second, torch.Tensor) or (first.dtype, first.shape) != (second.dtype, second.shape):
+            return False
+        return bool(((first == second) | ((first != first) & (second != second))).all())  # NaN equals NaN
     if isinstance(first, dict):
         return first.keys() == second.keys() and all(equal(first[key], second[key]) for key in first)
     if isinstance(first, list):
         return len(first) == len(second) and all(map(equal, first, second))
     return type(first) is type(second) and first == second
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_the_state_of_every_method_can_be_read_back(name: str, tmp_path: Path) -> None:
+    method, model = make(name, **({"factors": "x:0.5"} if name == "mslr" else {}))
+    step = TrainingStep(model, method, torch.optim.SGD(model.parameters(), lr=0.01))
+    for seed in range(2):
+        step(*batch(model, seed=seed))
+    run = RunDirectory(tmp_path)
+    save_last(run, dict.fromkeys(KEYS, 0) | {"method": method.state_dict()})
+    assert equal(load_checkpoint(tmp_path / "last.pt", CPU, KEYS)["method"], method.state_dict())
 
 
 def outcome(data: bytes, path: Path, whole: Any) -> str:
