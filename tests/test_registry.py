@@ -15,7 +15,7 @@ from mmpareto.datasets import DATASETS, DatasetError
 from mmpareto.methods import METHODS
 from mmpareto.models import ENCODERS, FUSIONS
 from mmpareto.registries import LISTED, PREPARATIONS
-from mmpareto.registry import REQUIRED, Entry, Registry, _source
+from mmpareto.registry import REQUIRED, Registry, _source
 
 
 @pytest.fixture
@@ -85,12 +85,8 @@ def test_sources_declare_what_is_registered_when_they_are_imported(registry: Reg
     }
     for name, declared in registry._declared.items():
         imported = registry._described(name, registry._registrations[name])
-        assert (declared.group, declared.argument) == (imported.group, imported.argument)
-        if isinstance(declared, Entry):
-            assert replace(declared, get=None) == replace(imported, get=None)
-            assert list(declared.options) == list(imported.options)
-        else:  # TorchJD's documentation describes their options, or the text after a colon is theirs
-            assert declared.group == "TorchJD" or name.startswith("resnet")
+        assert replace(declared, get=None) == replace(imported, get=None)
+        assert list(declared.options) == list(imported.options)
 
 
 def test_a_module_that_registers_in_a_loop_is_imported(tools: Registry[object], tmp_path: Path) -> None:
@@ -116,13 +112,11 @@ def test_errors_name_what_is_known(tools: Registry[object]) -> None:
 
 
 def test_every_entry_has_a_summary_and_every_option_a_line_of_help() -> None:
-    """TorchJD's documentation describes its options."""
     for registry in LISTED.values():
         for name in registry:
             entry = registry[name]
             assert entry.summary, name
-            if entry.group != "TorchJD":
-                assert all(option.help for option in entry.options.values()), name
+            assert all(option.help for option in entry.options.values()), name
         lines = listing(registry).splitlines()
         assert max(map(len, lines)) <= 120
         assert lines[-1].endswith("or package.module:Class for one of your own")

@@ -19,23 +19,24 @@ class Declaration(NamedTuple):
         name: the registered name.
         arguments: the other arguments of `register`.
         docstring: of the class or function, with its indentation removed.
-        parameters: {name: (default, type)} of the constructor or function, `inspect.Parameter.empty` for no default;
-            None where what is registered is no class or function of the package.
+        parameters: {name: (default, type)} of the constructor or function, `inspect.Parameter.empty` for no default.
         attributes: class attributes that were asked for, where the class has them.
     """
 
     module: str
     name: str
     arguments: dict[str, Any]
-    docstring: str = ""
-    parameters: dict[str, tuple[Any, Any]] | None = None
-    attributes: Mapping[str, Any] = {}
+    docstring: str
+    parameters: dict[str, tuple[Any, Any]]
+    attributes: Mapping[str, Any]
 
 
 def declarations(
     package: str, variable: str, skip: Collection[str], attributes: Collection[str], names: Mapping[str, Any]
 ) -> Iterator[Declaration]:
     """Read `@VARIABLE.register(name, ...)` above classes and functions, and `VARIABLE.register(name, ...)(value)`.
+
+    A value is the name of a class or function of the package, or `partial(name, ...)` with its first arguments.
 
     Args:
         package: whose modules are read; not those of its subpackages.
@@ -57,17 +58,19 @@ def declarations(
                 calls -= 1
                 name = ast.literal_eval(call.args[0])
                 arguments = {word.arg or "": _value(module, word.value, names) for word in call.keywords}
+                bound: list[ast.expr] = []
+                if isinstance(node, ast.Call) and ast.unparse(node.func) == "partial":
+                    node, *bound = node.args
                 where, value = _definition(module, node.id) if isinstance(node, ast.Name) else (module, node)
                 if not isinstance(value, ast.ClassDef | ast.FunctionDef):
-                    yield Declaration(module, name, arguments)
-                    continue
+                    raise LookupError(f"{path} registers {name}, which is no class or function")
                 members = {key: _member(where, value, key) for key in attributes if isinstance(value, ast.ClassDef)}
                 yield Declaration(
                     module,
                     name,
                     arguments,
                     ast.get_docstring(value) or "",
-                    _parameters(where, value, {*skip, arguments.get("argument")}),
+                    _parameters(where, value, {*skip, arguments.get("argument")}, len(bound)),
                     {key: _value(*member) for key, member in members.items() if member is not None},
                 )
         if calls:
@@ -146,7 +149,7 @@ def _member(module: str, owner: ast.ClassDef, name: str) -> tuple[str, ast.AST] 
 
 
 def _parameters(
-    module: str, owner: ast.ClassDef | ast.FunctionDef, skip: Collection[str | None]
+    module: str, owner: ast.ClassDef | ast.FunctionDef, skip: Collection[str | None], bound: int
 ) -> dict[str, tuple[Any, Any]]:
     member = (module, owner) if isinstance(owner, ast.FunctionDef) else _member(module, owner, "__init__")
     if member is None:
@@ -156,13 +159,14 @@ def _parameters(
     signature = function.args
     positional = [*signature.posonlyargs, *signature.args]
     defaults = [None] * (len(positional) - len(signature.defaults)) + signature.defaults + signature.kw_defaults
+    first = bound + isinstance(owner, ast.ClassDef)  # without `self`
     return {
         parameter.arg: (
             inspect.Parameter.empty if default is None else _value(where, default),
             str if parameter.annotation is None else _value(where, parameter.annotation),
         )
-        for parameter, default in zip([*positional, *signature.kwonlyargs], defaults, strict=True)
-        if parameter.arg not in {*skip, "self"}
+        for parameter, default in zip([*positional, *signature.kwonlyargs][first:], defaults[first:], strict=True)
+        if parameter.arg not in skip
     }
 
 

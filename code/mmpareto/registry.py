@@ -103,7 +103,7 @@ class Entry(Generic[T]):
 
 
 class _Registration(NamedTuple):
-    """What is decorated (None: its module is not imported), and the arguments of `Registry.register`."""
+    """What is decorated, and the arguments of `Registry.register`."""
 
     make: Any
     summary: str = ""
@@ -292,25 +292,24 @@ class Registry(Generic[T]):
         return next((known for known in self._known() if _simple(name) == _simple(known)), None)
 
     @functools.cached_property
-    def _declared(self) -> dict[str, Entry[T] | _Registration]:
+    def _declared(self) -> dict[str, Entry[T]]:
         """What the sources register, by name; empty where they cannot be read."""
-        known: dict[str, Entry[T] | _Registration] = {}
+        known: dict[str, Entry[T]] = {}
         variable, names = f"{self.kind.upper()}S", {"Range": Range}
         try:
             for item in declarations(self._package, variable, self._skip, self._attributes, names):
                 self._modules[item.name] = item.module
-                registration = known[item.name] = _Registration(None, **item.arguments)
-                if item.parameters is not None:
-                    summary, texts = _documented(item.docstring)
-                    known[item.name] = Entry(
-                        item.name,
-                        registration.summary or summary,
-                        registration.group,
-                        {key: Option(*parameter, texts.get(key, "")) for key, parameter in item.parameters.items()},
-                        registration.argument,
-                        registration.search or {},
-                        item.attributes,
-                    )
+                registration = _Registration(None, **item.arguments)
+                summary, texts = _documented(item.docstring)
+                known[item.name] = Entry(
+                    item.name,
+                    registration.summary or summary,
+                    registration.group,
+                    {key: Option(*parameter, texts.get(key, "")) for key, parameter in item.parameters.items()},
+                    registration.argument,
+                    registration.search or {},
+                    item.attributes,
+                )
         except LookupError:
             return {}
         return known
@@ -419,9 +418,7 @@ def _documented(docstring: str) -> tuple[str, dict[str, str]]:
 
 
 def _options(make: Callable[..., Any]) -> dict[str, Option]:
-    """Options of a callable from its signature; a callable object says by `options()` which another library's are."""
-    if hasattr(make, "options"):
-        return make.options()
+    """Options of a callable from its signature and docstring."""
     source = _source(make)
     _, texts = _documented(inspect.getdoc(source) or "")
     hints = typing.get_type_hints(source.__init__ if isinstance(source, type) else source)  # type: ignore[misc]

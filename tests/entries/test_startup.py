@@ -84,9 +84,11 @@ FOLDERS = ["avmnist", "cremad", "kinetics-sounds", "manifest", "modelnet40", "ut
 def test_command_lines_are_helped_and_refused_without_pytorch() -> None:
     program = f"""
 import contextlib, importlib, io, sys
+from mmpareto.registries import METHODS
 train = [["--epoch", "3"], ["--epochs", "x"], ["--method", "mmparto"], ["--dataset", "cremadd"], ["--fusion", "x"],
          ["--method", "ogm", "--method_options", "alpah=1"], ["--model", "resnet"], ["--config", "no.yaml"],
-         ["--data_root", "data"], *(["--dataset", name, "--data_root", "/no/data"] for name in {FOLDERS})]
+         ["--data_root", "data"], *(["--method", name, "--method_options", "nope=1"] for name in METHODS),
+         *(["--dataset", name, "--data_root", "/no/data"] for name in {FOLDERS})]
 runs = {{"predict": [["/no/run", "--manifest", "new.csv"]], **dict.fromkeys(["evaluate", "export", "study", "report"],
         [["/no/run"]])}}
 grid = ["--methods", "uniform", "--datasets", "cremad", "--seeds", "1", "--data_root", "/no/data"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ from integration.problems import LateFusion
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mmpareto.integration import TorchJDWeighting, weighting_options
+from mmpareto.integration import TorchJDWeighting
 from mmpareto.integration.torchjd_weighting import WEIGHTINGS
 from mmpareto.methods import METHODS
 
@@ -129,8 +131,24 @@ def test_each_encoder_has_a_state_of_its_own() -> None:
     assert not torch.equal(state["m0"]["|_phi_t"], state["m1"]["|_phi_t"])
 
 
+@pytest.mark.parametrize("name", WEIGHTINGS)
+def test_a_method_has_the_options_of_torchjd_that_text_can_give(name: str) -> None:
+    module, _, attribute = WEIGHTINGS[name].weighting.partition(":")
+    theirs = {
+        key: parameter.default
+        for key, parameter in inspect.signature(getattr(importlib.import_module(module), attribute)).parameters.items()
+        if key not in ("n_tasks", "weighting", "pref_vector", "projector", "initial_weights")
+    }
+    expected = theirs | {key: value for key, value in WEIGHTINGS[name].defaults.items() if key in theirs}
+    if name == "fairgrad":
+        assert expected.pop("max_iters") is None
+        expected["max_iters"] = 200  # what None is with two gradients
+    options = METHODS[name].options
+    assert {key: option.default for key, option in options.items()} == expected
+    assert all(option.help for option in options.values())
+
+
 def test_options_reach_the_weighting_and_wrong_ones_are_named() -> None:
-    assert weighting_options("cagrad") == {"c": 0.4, "norm_eps": 0.0001}
     weak, strong = (
         METHODS.build("cagrad", c=c).coefficients(torch.tensor([[[1.0, -0.5], [-0.5, 4.0]]])) for c in (0.1, 0.9)
     )

@@ -21,7 +21,7 @@ from mmpareto.integration.mmpareto import MMPareto
 from mmpareto.integration.one_pass import OneJoint, OneUnimodal, Uniform
 from mmpareto.integration.pareto import Pareto, minimum_norm_weight, minimum_norm_weights
 from mmpareto.integration.partition import PartitionError
-from mmpareto.integration.torchjd_weighting import WEIGHTINGS, TorchJDWeighting, weighting_options
+from mmpareto.integration.torchjd_weighting import WEIGHTINGS, TorchJDWeighting
 
 __all__ = [
     "WEIGHTINGS",
@@ -41,5 +41,4 @@ __all__ = [
     "minimum_norm_weight",
     "minimum_norm_weights",
     "to_float64",
-    "weighting_options",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib
-import inspect
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -59,7 +58,7 @@ class TorchJDWeighting(Integrator):
     encoder and step; none of them can be captured in a CUDA graph. Each encoder has a weighting and a state of its own.
 
     Args:
-        name: one of WEIGHTINGS; their papers stand in `methods.routines`, their mathematics in TorchJD's documentation.
+        name: one of WEIGHTINGS; their papers stand in `methods.torchjd`, their mathematics in TorchJD's documentation.
         options: of the weighting's constructor.
 
     Raises:
@@ -116,13 +115,6 @@ class TorchJDWeighting(Integrator):
         for encoder, saved in state.items():
             self._weightings[encoder] = weighting = copy.deepcopy(self._fresh)
             _restore(weighting, saved, self.name)
-
-
-def weighting_options(name: str) -> dict[str, Any]:
-    """The options of a weighting of WEIGHTINGS, with their defaults."""
-    parameters = inspect.signature(_weighting_class(name)).parameters
-    known = {key: p.default for key, p in parameters.items() if key not in ("n_tasks", "weighting")}
-    return known | {key: value for key, value in WEIGHTINGS[name].defaults.items() if key in known}
 
 
 def _weighting_class(name: str) -> Any:
