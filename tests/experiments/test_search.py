@@ -150,7 +150,10 @@ def test_a_leaderboard_holds_what_fast_switched_on(tmp_path: Path, monkeypatch: 
     settings = board("bf16")
     assert (settings["amp"], settings["channels_last"], settings["tf32"]) == ("bf16", True, False)
     assert "cuda_graph" not in settings
-    assert board("bf16", "bf16", None) == settings | {"amp": "differs between the runs"}
+    mixed = board("bf16", "bf16", None)
+    assert mixed == settings | {"amp": "differs between the runs: bf16, none"}
+    assert mixed == board(None, "bf16", "bf16")
+    assert board("fp16", "bf16")["amp"] == "differs between the runs: bf16, fp16"
 
 
 def test_tpe_starts_as_random_does_repeats_itself_and_finds_the_better_half(tmp_path: Path) -> None:

@@ -48,7 +48,6 @@ _OF_A_METHOD = (
     *ROUNDING,
     *RUN_ONLY,
 )
-MIXED = "differs between the runs"  # the value of such a setting in a leaderboard, as of --fast on two machines
 DIGITS = 3  # of a value: what the command line of a run shows is what was tried
 TRIALS, TUNED, RECIPE = "trials", "tuned", "recipe"  # folders below the output folder
 
@@ -275,17 +274,17 @@ def write_leaderboard(search: Search, trials: Sequence[Trial], chosen: Sequence[
     finished, _ = find([run.folder for run in finals])
     runs_of = {run.folder.resolve(): run for run in finals}
     results: list[dict[str, Any]] = []
-    settings: dict[str, dict[str, Any]] = {}
+    settings: dict[str, dict[str, list[Any]]] = {}  # {dataset: {setting: its values}}
     environment: dict[str, Any] = {}
     for run in finished:
         planned = runs_of[run.path]
         tuned = planned.name.startswith(f"{TUNED}/")
         tried = values[planned.config.data.dataset, planned.config.method.method] if tuned else {}
         results.append(leaderboard.result(run, tuned=tuned, values=tried))
-        ours = shared_settings(planned.config, run.config)
-        known = settings.get(run.dataset, {})
-        differ = {key: MIXED for key in known.keys() & ours.keys() if known[key] != ours[key]}
-        settings[run.dataset] = known | ours | differ
+        for key, value in shared_settings(planned.config, run.config).items():
+            seen = settings.setdefault(run.dataset, {}).setdefault(key, [])
+            if value not in seen:
+                seen.append(value)
         environment = {key: run.environment.get(key) for key in ("started", "device", "versions", "git")}
     if not any(row["tuned"] for row in results):
         return False
@@ -294,7 +293,10 @@ def write_leaderboard(search: Search, trials: Sequence[Trial], chosen: Sequence[
         "protocol": search.protocol,
         "diverged": diverged_trials(trials),
         "spaces": spaces,
-        "settings": settings,
+        "settings": {
+            dataset: {key: seen[0] if len(seen) == 1 else _mixed(seen) for key, seen in shared.items()}
+            for dataset, shared in settings.items()
+        },
         "results": results,
         "made": environment,
     }
@@ -324,6 +326,12 @@ def shared_settings(config: Config, recorded: Mapping[str, Any]) -> dict[str, An
     other = {*_OF_A_METHOD, *(("architecture", "architecture_options") if brings else ())}
     switched_on = {key: recorded[key] for key in FAST if key in recorded}
     return {key: value for key, value in (config.flat() | switched_on).items() if key not in other}
+
+
+def _mixed(values: Sequence[Any]) -> str:
+    """A setting in which runs differ, such as the precision of --fast on two machines; the same in any order."""
+    texts = ("none" if value is None else str(value) for value in values)
+    return f"differs between the runs: {', '.join(sorted(texts))}"
 
 
 def drawn(space: Range | Sequence[Any], name: str, number: int) -> Any:
