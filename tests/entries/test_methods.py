@@ -27,7 +27,7 @@ OPTIONS = {
     "lfm": ["learned=true", "rate=10"],
     "relearning": ["interval=2"],
     "umt": ["teacher_epochs=1"],
-    "g2d": ["teacher_epochs=1", "phase=1"],
+    "g2d": ["teacher_epochs=1"],
     "reconboost": ["alone_epochs=2", "together_epochs=1"],
 }
 FIGURES = {

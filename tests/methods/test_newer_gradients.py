@@ -25,9 +25,9 @@ Reference = Callable[[MultimodalModel, dict[str, Tensor], Tensor, Gradients], Gr
 STEPS, RATE = 3, 0.3
 
 
-def begin(method: Method, model: MultimodalModel, epoch: int = 1) -> None:
+def begin(method: Method, model: MultimodalModel, epoch: int = 1, epochs: int = 4) -> None:
     """The boundary before an epoch, for methods that request nothing of the engine."""
-    method.boundary(Boundary(epoch, 4, {}, torch.zeros(1), model, None, None))  # type: ignore[arg-type]
+    method.boundary(Boundary(epoch, epochs, {}, torch.zeros(1), model, None, None))  # type: ignore[arg-type]
 
 
 def features_of(model: MultimodalModel, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -524,7 +524,7 @@ def test_mcr_s_bottleneck_reaches_encoders_and_its_own_network_alone() -> None:
         ("mcr", {}, {"contrastive": 0.0}),
         ("mcr", {}, {"game": "independent"}),
         ("mcr", {"game": "independent"}, {"game": "collaborative"}),
-        ("g2d", {"phase": 0}, {"phase": 0, "temperature": 3.0}),
+        ("g2d", {"held_back": 0.0}, {"held_back": 0.0, "temperature": 3.0}),
     ],
 )
 def test_every_term_reaches_an_encoder(name: str, options: dict[str, Any], without: dict[str, Any]) -> None:
@@ -552,6 +552,7 @@ def test_options_out_of_range_are_refused() -> None:
         ("mcr", {"game": "chess"}, "greedy, independent, collaborative"),
         ("mcr", {"shifts": 0}, "shifts"),
         ("relearning", {"interval": 0}, "interval"),
+        ("g2d", {"held_back": 1.5}, "held_back"),
     ]
     for name, options, message in wrong:
         with pytest.raises(ValueError, match=message):
@@ -562,9 +563,9 @@ def test_options_out_of_range_are_refused() -> None:
 @pytest.mark.parametrize("name", ["umt", "g2d"])
 def test_pupils_follow_their_teachers(name: str, modalities: int) -> None:
     """Over several steps; g2d with one encoder that learns, by hand."""
-    options: dict[str, Any] = {"weight": 2.0} if name == "umt" else {"temperature": 2.0, "phase": 2}
+    options: dict[str, Any] = {"weight": 2.0} if name == "umt" else {"temperature": 2.0}
     method, model = make(name, modalities, **options)
-    begin(method, model, 2)  # still the first phase
+    begin(method, model, 2, epochs=12)  # still the first phase
     twin, teacher = (make(name, modalities, **options)[1] for _ in range(2))
     with torch.no_grad():
         for p in teacher.parameters():
@@ -600,13 +601,42 @@ def test_pupils_follow_their_teachers(name: str, modalities: int) -> None:
 
 
 def test_g2d_s_phases_end_with_all_encoders() -> None:
-    method, model = make("g2d", 3, phase=2)
+    method, model = make("g2d", 3)
     learning = []
     for epoch in range(2, 9):
-        begin(method, model, epoch)
+        begin(method, model, epoch, epochs=12)
         learning.append(int(method.state["learning"]))
-    assert learning == [1, 2, 2, 3, 3, 4, 4]
-    plain, other = make("g2d", 3, phase=0)
+    assert learning == [1, 1, 2, 2, 2, 3, 3]
+    plain, other = make("g2d", 3, held_back=0.0)
     begin(plain, other, 2)
     expected = gradients(plain, other, *batch(other))
     assert_same(gradients(method, model, *batch(model)), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "epochs", "expected"),
+    [
+        (
+            "relearning",
+            {},
+            20,
+            "it never re-learns: interval is 20, and the run has 20 epochs; give",
+        ),
+        ("relearning", {}, 21, ""),
+        (
+            "opm",
+            {},
+            1,
+            "it never modulates: warm_up_epochs is 6, and the run has 1 epoch; give",
+        ),
+        ("opm", {}, 7, ""),
+        ("reconboost", {}, 8, "y never learns alone: the stages before take 8 epochs, and the run has 8 epochs; give"),
+        ("reconboost", {}, 9, ""),
+        ("reconboost", {"alone_epochs": 2, "together_epochs": 0}, 3, ""),
+        ("g2d", {}, 1, ""),
+    ],
+)
+def test_a_run_that_is_too_short_for_a_method(name: str, options: dict[str, Any], epochs: int, expected: str) -> None:
+    method = make(name, **options)[0]
+    assert method.idle(epochs).startswith(expected)
+    assert bool(method.idle(epochs)) == bool(expected)

@@ -47,7 +47,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "mslr": {"factors": "x:0.5", "window": 1},
     "relearning": {"interval": 1},
     "umt": {"teacher_epochs": 1},
-    "g2d": {"teacher_epochs": 1, "phase": 1},
+    "g2d": {"teacher_epochs": 1},
     "opm": {"warm_up_epochs": 0, "rate": 0.5, "base": 0.9},
     "reconboost": {"alone_epochs": 1, "together_epochs": 1},
     "greedy": {"window": 2},

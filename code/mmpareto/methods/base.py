@@ -166,6 +166,10 @@ class Method:
         """Whether what it does depends on the number of epochs: such a run cannot be resumed with another one."""
         return False
 
+    def idle(self, epochs: int) -> str:
+        """What the method never does in a run of so many epochs, for a warning; "" where it does all. After `setup`."""
+        return ""
+
     def fusion(self, widths: Mapping[str, int], classes: int, heads: nn.ModuleDict) -> nn.Module | None:
         """The fusion module that the method needs, see `MultimodalModel`; None: the model's own.
 

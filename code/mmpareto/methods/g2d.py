@@ -5,14 +5,14 @@ import torch.nn.functional as F
 
 from mmpareto.integration import Uniform
 from mmpareto.methods.base import METHODS, Boundary, Losses, Piece
-from mmpareto.methods.shared import MeanLogits, certainty, finite, hold_back, whole
+from mmpareto.methods.shared import MeanLogits, certainty, finite, hold_back
 from mmpareto.methods.teachers import Taught, distances
 from mmpareto.models import MultimodalModel
 from mmpareto.models.losses import wide
 from mmpareto.registry import Range
 
 
-@METHODS.register("g2d", search={"temperature": Range(0.5, 4.0)})
+@METHODS.register("g2d", search={"temperature": Range(0.5, 4.0), "held_back": [0.0, 0.25, 0.5]})
 class G2D(MeanLogits, Taught):
     """G2D (Rakib & Bagavathi, ICCV 2025): teachers' features and predictions; weak modalities learn first.
 
@@ -21,20 +21,26 @@ class G2D(MeanLogits, Taught):
 
         CE(z, label) + sum_m T^2 KL(softmax(t_m / T) || softmax(z / T)) + sum_m mean square of f_m - teacher's f_m,
 
-    t_m the logits of the teacher. In the first `phase` epochs only the encoder learns whose teacher is least sure of
-    the right class, by the mean over the batch; in the next as many the two least sure ones, and so on; then all. The
-    gradients of the others are zero. Momentum and weight decay still move them, as in the published code, which zeroes
+    t_m the logits of the teacher. At first only the encoder learns whose teacher is least sure of the right class, by
+    the mean over the batch; then the two least sure ones, and so on, for as many epochs each; then all. The gradients
+    of the others are zero. Momentum and weight decay still move them, as in the published code, which zeroes
     convolutions alone.
 
     Args:
         temperature: T, 1 in the published code.
-        phase: epochs of each phase, 150 of 300 there.
+        held_back: share of the run's epochs before all learn, 0 to 1; 150 of 300 there.
         teacher_epochs: of the teachers; 0: as many as the run's.
     """
 
-    def __init__(self, temperature: float = 1.0, phase: int = 150, teacher_epochs: int = 0) -> None:
+    def __init__(self, temperature: float = 1.0, held_back: float = 0.5, teacher_epochs: int = 0) -> None:
         super().__init__(Uniform(), teacher_epochs)
-        self.temperature, self.phase = finite("temperature", temperature, 1e-6), whole("phase", phase)
+        self.temperature = finite("temperature", temperature, 1e-6)
+        self.held_back = finite("held_back", held_back, most=1)
+
+    @property
+    def planned(self) -> bool:
+        """Where the phases are parts of the run, or the teachers train for as long."""
+        return self.held_back > 0 or super().planned
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Make room for the teachers; the first phase."""
@@ -45,7 +51,9 @@ class G2D(MeanLogits, Taught):
     def boundary(self, now: Boundary) -> dict[str, float]:
         """The phase of the epoch."""
         super().boundary(now)
-        self.state["learning"].fill_(1 + (now.epoch - 1) // self.phase if self.phase else len(now.model.encoders))
+        phases = len(now.model.encoders) - 1
+        ends = [round(self.held_back * now.epochs * number / phases) for number in range(1, phases + 1)]
+        self.state["learning"].fill_(1 + sum(now.epoch > end for end in ends))
         return {}
 
     def losses(self, piece: Piece) -> Losses:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmpareto.integration import OneUnimodal
 from mmpareto.methods.base import METHODS, Boundary, Losses, Piece
-from mmpareto.methods.shared import MeanLogits, by_name, finite, hold_back, whole
+from mmpareto.methods.shared import MeanLogits, by_name, finite, hold_back, late, whole
 from mmpareto.models import MultimodalModel
 from mmpareto.models.losses import wide
 from mmpareto.models.mmtm import Excitation
@@ -74,6 +74,10 @@ class Greedy(MeanLogits):
         parts = means.split([gate.shape[1] for gate in gates])
         constant = [(self.state["left"] > 0) & (self.state["chosen"] == position) for position in range(len(gates))]
         return [torch.where(c, m.to(gate.dtype), gate) for c, m, gate in zip(constant, parts, gates, strict=True)]
+
+    def idle(self, epochs: int) -> str:
+        """Where all epochs are warm-up."""
+        return late("re-balances", "warm_up_epochs", self.warm_up_epochs, epochs)
 
     def boundary(self, now: Boundary) -> dict[str, float]:
         """Begins to re-balance."""

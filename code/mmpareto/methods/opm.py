@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmpareto.integration import OneJoint
 from mmpareto.methods.base import METHODS, Boundary, Losses, Piece, SharedDraws
-from mmpareto.methods.shared import finite, part_scores
+from mmpareto.methods.shared import finite, late, part_scores
 from mmpareto.models import MultimodalModel
 from mmpareto.registry import Range
 
@@ -59,6 +59,10 @@ class OPM(SharedDraws):
         like = next(model.parameters()).detach()
         self.widths = [float(model.widths[name]) for name in model.encoders]
         self.state["active"] = torch.ones((), dtype=torch.bool, device=like.device)
+
+    def idle(self, epochs: int) -> str:
+        """Where all epochs are warm-up."""
+        return late("modulates", "warm_up_epochs", self.warm_up_epochs, epochs)
 
     def boundary(self, now: Boundary) -> dict[str, float]:
         """Begins the modulation."""

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmpareto.escape import counted
 from mmpareto.integration import OneUnimodal
 from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece, Turn
 from mmpareto.methods.shared import finite, share_head, whole
@@ -86,6 +87,16 @@ class ReconBoost(Method):
         self.stage, self.epoch_of_stage = divmod(epoch - 1, self.alone_epochs + self.together_epochs)
         self.learner = self.names[self.stage % len(self.names)]
         self.together = self.epoch_of_stage >= self.alone_epochs
+
+    def idle(self, epochs: int) -> str:
+        """Where the run ends before every modality has had a stage."""
+        before = (len(self.names) - 1) * (self.alone_epochs + self.together_epochs)
+        if epochs > before:
+            return ""
+        return (
+            f"{self.names[-1]} never learns alone: the stages before take {before} epochs, and the run has "
+            f"{counted(epochs, 'epoch')}; give fewer alone_epochs or together_epochs"
+        )
 
     @property
     def turns(self) -> Sequence[Turn]:

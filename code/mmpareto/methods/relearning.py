@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmpareto.integration import OneJoint
 from mmpareto.methods.base import METHODS, Boundary, Method
-from mmpareto.methods.shared import by_name, encoder_weights, finite, whole
+from mmpareto.methods.shared import by_name, encoder_weights, finite, late, whole
 from mmpareto.models import MultimodalModel
 from mmpareto.registry import Range
 
@@ -50,6 +50,10 @@ class Relearning(Method):
         self.names, self.classes = list(model.encoders), model.classes
         self.state |= {name: torch.zeros_like(p) for name, p in encoder_weights(model, "first").items()}
         self.state["pulls"] = torch.zeros(len(self.names), dtype=torch.float64)  # on the CPU, read once an epoch
+
+    def idle(self, epochs: int) -> str:
+        """Where no interval ends before the run does."""
+        return late("re-learns", "interval", self.interval, epochs)
 
     @torch.no_grad()
     def boundary(self, now: Boundary) -> dict[str, float]:

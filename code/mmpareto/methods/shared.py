@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmpareto.escape import counted
 from mmpareto.methods.base import Losses, Method, MethodError, Piece
 from mmpareto.models import EnsembleFusion, MultimodalModel, cross_entropies
 from mmpareto.models.losses import wide
@@ -150,6 +151,19 @@ def one_of(name: str, value: str, choices: Iterable[str]) -> str:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, found {value!r}")
     return value
+
+
+def late(acts: str, option: str, begins: int, epochs: int) -> str:
+    """For `Method.idle`: that the method acts after the run's last epoch; "" where it acts before.
+
+    Args:
+        acts: what it does then: "modulates".
+        option: that says after how many epochs.
+        begins: its value.
+    """
+    if epochs > begins:
+        return ""
+    return f"it never {acts}: {option} is {begins}, and the run has {counted(epochs, 'epoch')}; give a smaller {option}"
 
 
 def named_values(option: str, text: str, names: Collection[str] | None = None) -> dict[str, float]:

@@ -266,6 +266,8 @@ class Run:
         )  # fmt: skip
         labels = {split: part.labels for split, part in self.data.items()}
         ids = {split: part.sample_ids() for split, part in self.data.items()}
+        if idle := self.method.idle(self.config.optim.epochs):
+            self.warn(f"{self.config.method.method}: {idle}")
         for warning in sample_warnings(self.data["train"].classes, labels, ids, self.modalities):
             self.warn(warning)
         self.say(f"\n{self.table.header}")
