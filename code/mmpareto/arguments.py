@@ -170,6 +170,9 @@ def saved_config(run: RunDirectory, allowed: Collection[str] = (), **changed: An
         raise RunError(f"{run / CONFIG} holds values that train.py does not write: {error}") from error
     if changed.get("data_root") is not None and is_embedded(config.data.dataset, config.data.dataset_options):
         raise UsageError(f"--data_root: the dataset {config.data.dataset} is embedded and reads no folder")
+    size = changed.get("batch_size")
+    if size is not None and (not isinstance(size, int) or size < 1):
+        raise UsageError(f"batch_size must be a whole number, 1 or more, found {size!r:.100}")
     return config.changed(encoder=encoders, **{key: value for key, value in changed.items() if value is not None})
 
 

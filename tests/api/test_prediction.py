@@ -25,6 +25,7 @@ from mmpareto.cli import predict as entry
 from mmpareto.cli import prepare as preparation
 from mmpareto.cli import train as training
 from mmpareto.datasets import DatasetError
+from mmpareto.errors import UsageError
 from mmpareto.evaluation.collected import Collected, collect
 from mmpareto.reporting import figures
 from mmpareto.reporting.rendering import plt
@@ -173,8 +174,10 @@ def test_arrays_and_tensors_are_taken_as_files_are(run_on_media: Path, media: Pa
     model = load(run_on_media, device="cpu")
     row = rows_of_test(media)[0]
     sensor = np.load(media / row["sensor"])
-    given = [media / row["sensor"], sensor, torch.from_numpy(sensor), sensor.tolist()]
-    logits = [prediction.logits["joint"] for prediction in model.predict([{"sensor": value} for value in given])]
+    swapped = sensor.astype(sensor.dtype.newbyteorder(">"))
+    given = [sensor, torch.from_numpy(sensor), sensor.tolist(), sensor[::-1].copy()[::-1], swapped]
+    samples = [{"sensor": value} for value in (media / row["sensor"], *given, torch.from_numpy(sensor).to_sparse())]
+    logits = [model.predict([sample, samples[0]])[0].logits["joint"] for sample in samples]
     for other in logits[1:]:
         assert torch.equal(logits[0], other)
     picture = torch.from_numpy(np.array(Image.open(media / row["photo"]).resize((16, 16)))).permute(2, 0, 1)
@@ -230,6 +233,8 @@ def test_what_cannot_be_predicted_is_named(run_on_media: Path, media: Path, tmp_
         model.predict()
     with pytest.raises(DatasetError, match=r"sample 1, sensor: the array: expected an array of shape \[5\]"):
         model.predict([{"sensor": np.zeros(5)}, {"sensor": np.zeros(4)}])
+    with pytest.raises(DatasetError, match="sensor: expected an array of real numbers, found complex ones"):
+        model.predict(sensor=np.zeros(5, dtype=np.complex64))
     with pytest.raises(DatasetError, match=r"sample 0, sound: .*absent.wav"):
         model.predict(sound=tmp_path / "absent.wav")
     with pytest.raises(TypeError, match="a list of samples, or the inputs of one"):
@@ -237,6 +242,9 @@ def test_what_cannot_be_predicted_is_named(run_on_media: Path, media: Path, tmp_
     assert model.predict([]) == []
     with pytest.raises(RunError, match="no folder; give a run directory"):
         load(tmp_path / "none")
+    for size in (0, -3, 2.5):
+        with pytest.raises(UsageError, match=f"batch_size must be a whole number, 1 or more, found {size}"):
+            load(run_on_media, batch_size=size)  # type: ignore[arg-type]
     (media / "other.csv").write_text("id,smell\na,b\n")
     try:
         message = refused(entry.main, run_on_media, "--manifest", media / "other.csv")

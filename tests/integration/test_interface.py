@@ -329,6 +329,8 @@ def test_errors_name_the_parameter() -> None:
     spent = errors(encoders=lambda m: {"m0": m.encoders["m0"], "m1": iter(())})
     assert "encoder 'm1' has no parameters" in spent
     assert "encoders is empty" in errors(encoders=lambda m: {})
+    assert "encoders is list: give {name: module" in errors(encoders=lambda m: [m.encoders["m0"]])
+    assert "encoders['m0'] is NoneType; give a module" in errors(encoders=lambda m: {"m0": None})
     assert "is a tensor" in errors(heads=lambda m: m.fusion.weight)
     assert "is no parameter: it was computed" in errors(heads=lambda m: [*m.others, m.fusion.weight * 2])
     assert "heads[0] is str" in errors(heads=lambda m: ["fusion"])
@@ -393,7 +395,12 @@ def test_errors_about_losses_and_routines() -> None:
         MMPareto().backward(1.0, unimodal, **model.arguments())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="unimodal_losses is empty"):
         MMPareto().backward(joint, {}, **model.arguments())
-    with pytest.raises(ValueError, match=r"WrongShape.coefficients gave shape \[2\]; expected \[T, 2\] = \[4, 2\]"):
+    for wrong in (None, unimodal["m0"], 3.0):
+        with pytest.raises(TypeError, match=r"unimodal_losses is \w+; expected \{modality: scalar loss\}"):
+            MMPareto().backward(joint, wrong, **model.arguments())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="joint_loss holds NoneType; expected scalar tensors"):
+        MMPareto().backward([joint, None], unimodal, **model.arguments())  # type: ignore[list-item]
+    with pytest.raises(ValueError, match=r"gave shape \[2\]; expected a tensor \[T, 2\] = \[4, 2\]"):
         WrongShape().backward(*model.losses(*model.batch(0)), **model.arguments())
 
 

@@ -99,7 +99,7 @@ def test_mps_is_taken_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> 
         choose_device("mps")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert choose_device("mps") == torch.device("mps")
-    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device("cpu") == choose_device(torch.device("cpu")) == torch.device("cpu")
     several = Processes()
     several.size = 2
     with pytest.raises(UsageError, match="one process"):

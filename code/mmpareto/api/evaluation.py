@@ -112,7 +112,7 @@ def evaluate(
     missing: Literal["zero", "mean"] = "zero",
     missing_rates: Sequence[float] = RATES,
     data_root: str | None = None,
-    device: str | None = None,
+    device: str | int | torch.device | None = None,
     allow: Collection[str] = (),
 ) -> Evaluation:
     """Score a trained run; nothing is written.
@@ -124,7 +124,7 @@ def evaluate(
         missing: what stands in the place of a missing modality, see docs/evaluation.md.
         missing_rates: fractions of the samples that lose a modality.
         data_root: folder of the data; None: the run's.
-        device: "cpu", "mps" or the number of a GPU; None: the first GPU where there is one.
+        device: "cpu", "mps", the number of a GPU or a torch.device; None: the first GPU where there is one.
         allow: import paths, `package.module:Class`, that the run's settings may name.
 
     Raises:

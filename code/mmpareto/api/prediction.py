@@ -215,7 +215,7 @@ class Predictor:
 def load(
     run: str | os.PathLike[str],
     *,
-    device: str | None = None,
+    device: str | int | torch.device | None = None,
     batch_size: int | None = None,
     allow: Collection[str] = (),
 ) -> Predictor:
@@ -223,7 +223,7 @@ def load(
 
     Args:
         run: a run directory of train.py.
-        device: "cpu", "mps" or the number of a GPU; None: the first GPU where there is one.
+        device: "cpu", "mps", the number of a GPU or a torch.device; None: the first GPU where there is one.
         batch_size: samples that go through the model at once; None: the run's.
         allow: import paths, `package.module:Class`, that the run's settings may name; importing them runs their code.
 

@@ -122,13 +122,20 @@ def read_input(value: Any, reader: Reader, modality: Modality) -> Tensor:
     if isinstance(value, str | Path):
         return reader.read(Path(value) if is_file_of(str(value), reader) else value, None)
     try:
-        array = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
-        array = array.detach().cpu()
+        array = value if isinstance(value, Tensor) else torch.as_tensor(_plain(np.asarray(value)))
+        array = array.detach().cpu().to_dense()
     except (TypeError, ValueError) as error:
         raise DatasetError(
             f"expected a path, an array or a tensor, found {type(value).__name__} ({str(error)[:100]})"
         ) from error
+    if array.is_complex():
+        raise DatasetError("expected an array of real numbers, found complex ones")
     return _array_reader(modality).fitted(array, "the array")
+
+
+def _plain(array: np.ndarray) -> np.ndarray:
+    """An array as PyTorch takes it: in this machine's byte order, without negative strides."""
+    return np.asarray(array, array.dtype.newbyteorder("="), order="C")
 
 
 def absent_input(modality: Modality) -> Tensor:

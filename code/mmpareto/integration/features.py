@@ -18,7 +18,7 @@ from mmpareto.integration.given import Given
 from mmpareto.integration.gramian import gramians, to_float64, without_autocast
 from mmpareto.integration.integrator import Integrator
 from mmpareto.integration.partition import Parameters
-from mmpareto.integration.reduction import filled, gradients, set_gradients, start_average
+from mmpareto.integration.reduction import add_gradients, apart, filled, gradients, set_gradients, start_average
 
 
 class OnFeatures(Integrator):
@@ -78,11 +78,11 @@ class OnFeatures(Integrator):
         joint = torch.autograd.grad([given.joint], inputs, retain_graph=True, allow_unused=True)
         unimodal = torch.autograd.grad(given.unimodal, inputs, allow_unused=True)
         combined, diagnostics = self._combined(names, outputs, joint, unimodal, loss_scale) if names else ([], {})
-        of_heads = [_sum(a, b) for a, b in zip(joint[len(names) :], unimodal[len(names) :], strict=True)]
+        of_heads = apart([_sum(a, b) for a, b in zip(joint[len(names) :], unimodal[len(names) :], strict=True)])
         try:
             set_gradients(part.all_parameters, None)
             if names:  # else all encoders are frozen
-                torch.autograd.backward(outputs, combined, inputs=part.encoder_parameters)
+                add_gradients(outputs, part.encoder_parameters, combined)
             result = [*gradients(part.encoder_parameters), *of_heads]
         finally:
             set_gradients(part.all_parameters, None)

@@ -28,15 +28,20 @@ def losses_of(joint: Losses, unimodal: Mapping[str, Tensor] | Iterable[Tensor]) 
     """One joint loss, the sum where several are given, and unimodal losses by name, or by number where a list is given.
 
     Raises:
-        ValueError: where there is no joint loss.
+        ValueError: where there is no joint loss, TypeError for what are no losses.
     """
     total: Any = joint
     if not isinstance(joint, Tensor) and isinstance(joint, Iterable):
         parts = list(joint.values() if isinstance(joint, Mapping) else joint)
         if not parts:
             raise ValueError("joint_loss is empty: give a scalar loss, or several")
+        for part in parts:
+            if not isinstance(part, Tensor):
+                raise TypeError(f"joint_loss holds {type(part).__name__}; expected scalar tensors")
         total = sum(parts[1:], start=parts[0])
     if not isinstance(unimodal, Mapping):
+        if isinstance(unimodal, Tensor) or not isinstance(unimodal, Iterable):
+            raise TypeError(f"unimodal_losses is {type(unimodal).__name__}; expected {{modality: scalar loss}}")
         unimodal = {str(number): loss for number, loss in enumerate(unimodal)}
     return total, unimodal
 
@@ -67,7 +72,7 @@ def parameters_of(
     Raises:
         PartitionError: where heads and a model are given, or the model is wrapped.
     """
-    if model is None:
+    if model is None or not hasattr(encoders, "items"):
         return encoders, heads
     if isinstance(heads, nn.Module) or list(heads):
         raise PartitionError("give heads or the model, not both: all other parameters of the model count as its heads")

@@ -33,7 +33,9 @@ def to_float64(x: Tensor) -> Tensor:
     return x.to(float64_device(x.device), torch.float64)
 
 
-def gramians(joint: Sequence[Tensor | None], unimodal: Sequence[Tensor | None], device: torch.device) -> Tensor:
+def gramians(
+    joint: Sequence[Tensor | None], unimodal: Sequence[Tensor | None], device: torch.device, exact: bool = False
+) -> Tensor:
     """Compute the Gramian of the two gradients of each parameter tensor, without waiting for the device.
 
     Returns [T, 2, 2], float64, symmetric, on `float64_device`. A complex gradient counts as its real and imaginary
@@ -42,6 +44,7 @@ def gramians(joint: Sequence[Tensor | None], unimodal: Sequence[Tensor | None], 
     Args:
         joint, unimodal: T gradients each; None stands for zero.
         device: of the result where all gradients are None.
+        exact: compute products in float64 in any case.
     """
     tensors = [gradient for gradient in (*joint, *unimodal) if gradient is not None]
     device = tensors[0].device if tensors else device
@@ -50,7 +53,7 @@ def gramians(joint: Sequence[Tensor | None], unimodal: Sequence[Tensor | None], 
     if not pairs:
         return zero.new_zeros(0, 2, 2)
     flat = [_flat_pair(*pair) for pair in pairs]
-    if not _values_are_read(device):
+    if exact or not _values_are_read(device):
         return _wide_entries(flat, zero).view(-1, 2, 2)
     nothing = torch.zeros((), device=device)
     entries = _stacked([_products(_single(a), _single(b), nothing) for a, b in flat])
@@ -106,6 +109,9 @@ def combine(joint: Tensor | None, unimodal: Tensor | None, coefficients: Tensor)
         host = coefficients.device
         whole = combine(joint.to(host), None if unimodal is None else unimodal.to(host), torch.cat((first, second)))
         return None if whole is None else joint.copy_(whole)
+    if not joint.dim():
+        combine(joint.view(1), None if unimodal is None else unimodal.view(1), coefficients)
+        return joint
     total = joint * first  # float64, since `first` has a dimension; one without would be rounded to the gradient's type
     return joint.copy_(total) if unimodal is None else torch.addcmul(total, unimodal, second, out=joint)
 

@@ -9,11 +9,10 @@ from contextlib import suppress
 from functools import cache
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from mmpareto.integration.reduction import set_gradients
+from mmpareto.integration.reduction import add_gradients, set_gradients
 
 Node = Any  # torch.autograd.graph.Node; its attributes are made for each operation
 SMALLEST_PIECE = 12  # nodes
@@ -105,7 +104,7 @@ def pieces(losses: Iterable[Tensor], nodes: set[Node], upstream: Collection[Node
 
 def _adds_equal_shapes(node: Node) -> bool:
     """Whether a node is an addition whose gradient goes on as it is: no operand was broadcast."""
-    if type(node).__name__ != "AddBackward0":
+    if type(node).__name__ != "AddBackward0" or node._input_metadata[0].is_cpp_nested_tensor:  # which has no shape
         return False
     shape = node._input_metadata[0].shape
     return all(after is None or after._input_metadata[nr].shape == shape for after, nr in node.next_functions)
@@ -128,12 +127,12 @@ def backward(front: Front, piece: Piece, inputs: Sequence[Tensor], retain_graph:
     if not front.edges or (end is None and not inputs):
         return Front([])
     if end is None:
-        torch.autograd.backward(front.edges, front.gradients, inputs=inputs, retain_graph=retain_graph)
+        add_gradients(front.edges, inputs, front.gradients, retain_graph=retain_graph)
         return Front([])
     entering: list[Tensor | None] = [None]
     with end.register_prehook(lambda gradients: entering.__setitem__(0, gradients[0])):
-        targets: list[Any] = [*inputs, GradientEdge(end, 0)]
-        torch.autograd.backward(front.edges, front.gradients, inputs=targets, retain_graph=retain_graph)
+        beyond = [GradientEdge(end, 0)]
+        add_gradients(front.edges, inputs, front.gradients, beyond=beyond, retain_graph=retain_graph)
     if entering[0] is None:  # nothing leads there
         return Front([])
     # as an input of the pass the addition computed nothing

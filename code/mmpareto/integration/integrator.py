@@ -33,7 +33,14 @@ from mmpareto.integration.partition import (
     partition,
     separate,
 )
-from mmpareto.integration.reduction import filled, gradients, set_gradients, several_processes, start_average
+from mmpareto.integration.reduction import (
+    add_gradients,
+    filled,
+    gradients,
+    set_gradients,
+    several_processes,
+    start_average,
+)
 
 
 @dataclass
@@ -79,6 +86,7 @@ class Integrator(ABC):
 
     passes: ClassVar[int] = 2  # backward passes through the encoders a step
     capturable: ClassVar[bool] = True  # whether a step with it can be captured in a CUDA graph
+    float64_products: bool = False  # whether Gramians of nearly parallel gradients must be exact on a CPU too
     process_group: dist.ProcessGroup | None = None
     synchronise: bool = True
 
@@ -121,9 +129,12 @@ class Integrator(ABC):
         Returns {encoder: EncoderDiagnostics} of encoders that learn, on the device; empty from one pass.
 
         What was in `.grad` is replaced, not added to: nothing needs zeroing and nothing stale leaks in. A parameter
-        that no loss reaches gets None; with several processes zeros, since another one may reach it. To accumulate,
-        call `accumulate` for all micro-batches but the last. Hooks of a parameter (`register_hook`) run once for
-        each of the two sets.
+        that no loss reaches, or that is frozen, gets None; with several processes one that no loss reaches gets zeros,
+        since another process may reach it. To accumulate, call `accumulate` for all micro-batches but the last.
+
+        Hooks of an encoder's parameter (`register_hook`) run once for each of the two sets. The joint loss's pass
+        through the heads may be taken once for each encoder: hooks of modules and tensors there run as often, and
+        `retain_grad` adds up. A hook on the graph node of an addition may be left out.
 
         Args:
             joint_loss: scalar; the loss on the fused features. A list or a dict of scalars counts as their sum.
@@ -142,8 +153,8 @@ class Integrator(ABC):
         Raises:
             PartitionError: for a parameter that is listed twice, is reached but not listed, is sharded, belongs to a
                 DistributedDataParallel model or has a post-accumulate-grad hook; ValueError or TypeError for a loss
-                that is no scalar or needs no gradient; ValueError for sparse gradients. After an error the
-                micro-batches are forgotten.
+                that is no scalar or needs no gradient; ValueError for a sparse gradient of an encoder, of which
+                two are to be combined. After an error the micro-batches are forgotten.
         """
         try:
             given = self._given(joint_loss, unimodal_losses, encoders, heads, model, features)
@@ -264,12 +275,12 @@ class Integrator(ABC):
         try:
             set_gradients(part.heads, sets.heads)
             set_gradients(parameters, sets.joint)
-            torch.autograd.backward([given.joint], inputs=inputs, retain_graph=True)
+            add_gradients([given.joint], inputs, retain_graph=True)
             sets.joint = gradients(parameters)
             if last and self._averages_over_processes():
                 averages = start_average(filled(parameters, sets.joint), self.process_group)
             set_gradients(parameters, sets.unimodal)
-            torch.autograd.backward(given.unimodal, inputs=inputs)
+            add_gradients(given.unimodal, inputs)
             sets.unimodal, sets.heads = gradients(parameters), gradients(part.heads)
         except RuntimeError:
             check_placement(part)  # the model may have been wrapped after the first step
@@ -328,6 +339,7 @@ class Integrator(ABC):
                 raise ValueError("the parameters changed between the micro-batches of one step")
             check_placement(part)
             self._partition, self._key = part, key  # the partition holds the parameters, so that no id is used again
+        set_gradients(part.frozen, None)
         walks: list[graph.Walk] = []
         second_nodes: set[graph.Node] = set()
         for loss in second:
@@ -369,14 +381,16 @@ class Integrator(ABC):
         device = parameters[0].device
         scale = to_float64(loss_scale.to(device)) if isinstance(loss_scale, Tensor) else float(loss_scale)
         with torch.no_grad(), without_autocast(device):  # an autocast region around `backward` would refuse float64
-            gram = gramians(joint, unimodal, device)
+            gram = gramians(joint, unimodal, device, self.float64_products)
             if not (isinstance(scale, float) and scale == 1):
                 gram = gram / scale**2
             coefficients = self.encoder_coefficients(encoder, gram)
-            if coefficients.shape != (len(parameters), 2):
+            if not isinstance(coefficients, Tensor) or coefficients.shape != (len(parameters), 2):
+                shape = getattr(coefficients, "shape", None)
                 raise ValueError(
-                    f"{type(self).__name__}.coefficients gave shape {list(coefficients.shape)}; expected [T, 2] = "
-                    f"{[len(parameters), 2]}"
+                    f"{type(self).__name__}.coefficients gave "
+                    f"{type(coefficients).__name__ if shape is None else f'shape {list(shape)}'}; expected a tensor "
+                    f"[T, 2] = {[len(parameters), 2]}"
                 )
             coefficients = coefficients.to(gram)
             set_gradients(parameters, combine_all(joint, unimodal, coefficients))

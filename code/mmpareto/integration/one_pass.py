@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from numbers import Real
 from typing import ClassVar
 
 import torch
@@ -13,7 +14,7 @@ from mmpareto.integration import graph
 from mmpareto.integration.diagnostics import EncoderDiagnostics
 from mmpareto.integration.given import Given, check_losses
 from mmpareto.integration.integrator import Integrator
-from mmpareto.integration.reduction import filled, gradients, set_gradients, start_average
+from mmpareto.integration.reduction import add_gradients, filled, gradients, set_gradients, start_average
 
 
 class OnePassIntegrator(Integrator):
@@ -82,8 +83,8 @@ class OnePassIntegrator(Integrator):
         try:
             set_gradients(parameters, self._sums)
             if part.heads and of_heads:  # first, since the pass through the encoders frees the graph that both share
-                torch.autograd.backward(of_heads, inputs=part.heads, retain_graph=True)
-            torch.autograd.backward(of_all, inputs=parameters)
+                add_gradients(of_heads, part.heads, retain_graph=True)
+            add_gradients(of_all, parameters)
             self._sums = gradients(parameters)
         finally:
             set_gradients(parameters, None)
@@ -153,6 +154,6 @@ def positive(value: float, name: str) -> float:
     Raises:
         ValueError: where it is not a positive finite number.
     """
-    if not isinstance(value, int | float) or not 0 < value < float("inf"):
+    if not isinstance(value, Real) or not 0 < value < float("inf"):
         raise ValueError(f"{name} must be a positive finite number, found {value!r}")
     return float(value)

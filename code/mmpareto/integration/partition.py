@@ -36,10 +36,11 @@ class PartitionError(ValueError):
 
 @dataclass(frozen=True)
 class Partition:
-    """The trainable parameters of each encoder and of everything else, each once. Frozen ones are left out."""
+    """The trainable parameters of each encoder and of everything else, each once; and the frozen ones of both."""
 
     encoders: dict[str, list[Tensor]]
     heads: list[Tensor]
+    frozen: list[Tensor]
 
     @property
     def encoder_parameters(self) -> list[Tensor]:
@@ -63,8 +64,9 @@ def partition(encoders: Mapping[str, Parameters], heads: Parameters) -> Partitio
     Raises:
         PartitionError: naming the parameter and where it was found.
     """
-    if not encoders:
-        raise PartitionError("encoders is empty: give {name: parameters} with one entry per encoder")
+    if not hasattr(encoders, "items") or not encoders:
+        given = "empty" if hasattr(encoders, "items") else type(encoders).__name__
+        raise PartitionError(f"encoders is {given}: give {{name: module or parameters}} with one entry per encoder")
     owner: dict[int, str] = {}
     listed: dict[str, list[tuple[str, Tensor]]] = {}
     for place, parameters in [*((f"encoders[{key!r}]", value) for key, value in encoders.items()), ("heads", heads)]:
@@ -85,7 +87,8 @@ def partition(encoders: Mapping[str, Parameters], heads: Parameters) -> Partitio
                 f"encoder {key!r} has no parameters; a generator can be read only once, so give the module or a list"
             )
     trainable = {place: [p for _, p in pairs if p.requires_grad] for place, pairs in listed.items()}
-    return Partition({key: trainable[f"encoders[{key!r}]"] for key in encoders}, trainable["heads"])
+    frozen = [p for pairs in listed.values() for _, p in pairs if not p.requires_grad]
+    return Partition({key: trainable[f"encoders[{key!r}]"] for key in encoders}, trainable["heads"], frozen)
 
 
 class Branch(NamedTuple):
@@ -183,6 +186,8 @@ def named_pairs(parameters: Parameters, place: str) -> list[tuple[str, Tensor]]:
         return list(parameters.named_parameters())
     if isinstance(parameters, Tensor):
         raise PartitionError(f"{place} is a tensor; give a module or a list of parameters")
+    if not isinstance(parameters, Iterable):
+        raise PartitionError(f"{place} is {type(parameters).__name__}; give a module or a list of parameters")
     pairs: list[tuple[str, Tensor]] = []
     for position, item in enumerate(parameters):
         pair: Any = item if isinstance(item, tuple) else (f"{place}[{position}]", item)

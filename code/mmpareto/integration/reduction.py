@@ -1,8 +1,9 @@
-"""Averages of gradient sets over the processes of a group, in flat buckets."""
+"""`.grad` filled by backward passes; averages of gradient sets over the processes of a group, in flat buckets."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -45,6 +46,47 @@ def start_average(tensors: Sequence[Tensor], group: dist.ProcessGroup | None) ->
 def several_processes(group: dist.ProcessGroup | None) -> bool:
     """Whether there is more than one process to average over."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1
+
+
+def add_gradients(
+    roots: Sequence[Any],
+    inputs: Sequence[Tensor],
+    gradients: Sequence[Tensor] | None = None,
+    *,
+    beyond: Sequence[Any] = (),
+    retain_graph: bool = False,
+) -> None:
+    """`torch.autograd.backward`, after which the `.grad` of each input has memory of its own.
+
+    Args:
+        roots: losses, tensors or edges that the pass begins at.
+        inputs: leaf tensors that get a gradient.
+        gradients: of the roots; None for losses.
+        beyond: edges at which the pass ends as well.
+        retain_graph: see `torch.autograd.backward`.
+    """
+    torch.autograd.backward(roots, gradients, inputs=[*inputs, *beyond], retain_graph=retain_graph)
+    for parameter, gradient in zip(inputs, apart([parameter.grad for parameter in inputs]), strict=True):
+        if gradient is not parameter.grad:
+            parameter.grad = gradient
+
+
+def apart(gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """The gradients, with a copy in the place of one whose memory another one has, or that is to be conjugated yet.
+
+    Autograd gives `a` and `b` views of one gradient in `a.view(-1) + b.view(-1)`: to scale one would scale the other.
+    """
+    results = [g.resolve_conj() if g is not None and g.is_conj() else g for g in gradients]
+    places = [(g.data_ptr(), k) for k, g in enumerate(results) if g is not None and g.layout == torch.strided]
+    end = 0
+    for start, k in sorted(places):
+        gradient = results[k]
+        assert gradient is not None
+        if start < end:
+            results[k] = gradient.clone()
+        else:
+            end = start + gradient.nbytes
+    return results
 
 
 def gradients(parameters: Sequence[Tensor]) -> list[Tensor | None]:

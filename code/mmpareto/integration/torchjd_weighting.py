@@ -42,6 +42,7 @@ WEIGHTINGS: dict[str, _Entry] = {
 }
 _FACTORISED = ("nash_mtl",)  # takes the gradients, so it gets a square root of the Gramian
 _DRAWN = ("random",)  # every process draws its own weights, so that one of them must decide
+_EIGENVALUES = ("aligned_mtl",)  # scales by the smallest one, which nearly parallel gradients leave to rounding
 _OWN_SCALE = ("pcd",)  # follows the gradients' norms over time, so the Gramian keeps its scale
 
 
@@ -70,7 +71,7 @@ class TorchJDWeighting(Integrator):
     def __init__(self, name: str, **options: Any) -> None:
         if name not in WEIGHTINGS:
             raise ValueError(f"unknown TorchJD weighting {name!r}; known: {', '.join(WEIGHTINGS)}")
-        self.name = name
+        self.name, self.float64_products = name, name in _EIGENVALUES
         self.options = WEIGHTINGS[name].defaults | options
         self._fresh = _make(name, self.options)
         self._weightings: dict[str, Any] = {}

@@ -262,6 +262,8 @@ def build_method(name: str, **options: Any) -> Method:
         ImportError: for a missing library that it needs.
     """
     built = METHODS.build(name, **options)
+    if isinstance(built, Method) and not hasattr(built, "integrator"):
+        raise ValueError(f"the method {name} has no integrator: its __init__ must call super().__init__(integrator)")
     return built if isinstance(built, Method) else Method(built)
 
 

@@ -110,7 +110,6 @@ class FineTune(Method):
         if self.frozen:
             for parameter in self.model.encoders.parameters():
                 parameter.requires_grad_(False)
-                parameter.grad = None
 
 
 def _draw_anew(module: nn.Module) -> None:

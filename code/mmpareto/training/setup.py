@@ -37,17 +37,22 @@ from mmpareto.training.switches import (
 )
 
 
-def choose_device(gpu_ids: str | None, processes: Processes | None = None) -> torch.device:
+def choose_device(gpu_ids: str | int | torch.device | None, processes: Processes | None = None) -> torch.device:
     """The device that --gpu_ids asks for; by default the first GPU where there is one, or this process's own.
+
+    Names of PyTorch's are taken as well: cuda, cuda:1.
 
     Apple's GPU (mps) is taken where it is asked for, never by default: no run of this project was made there.
 
     Raises UsageError where it cannot be had.
     """
     processes = processes or Processes()
-    if gpu_ids is not None and gpu_ids.lower() == "cpu":
+    if gpu_ids is not None:
+        gpu_ids = str(gpu_ids).lower().removeprefix("cuda:")
+        gpu_ids = "0" if gpu_ids == "cuda" else gpu_ids
+    if gpu_ids == "cpu":
         return torch.device("cpu")
-    if gpu_ids is not None and gpu_ids.lower() == "mps":
+    if gpu_ids == "mps":
         if not torch.backends.mps.is_available():
             raise UsageError("--gpu_ids mps: PyTorch sees no GPU of Apple's here; leave the flag out")
         if processes.size > 1:

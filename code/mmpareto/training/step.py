@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmpareto.inputs import Inputs, chunks, map_tensors
 from mmpareto.integration import EncoderDiagnostics, to_float64
-from mmpareto.methods import Method, Piece, Turn
+from mmpareto.methods import Method, MethodError, Piece, Turn
 from mmpareto.models import Losses, MultimodalModel, Output, cross_entropies
 
 Present = dict[str, Tensor] | None  # {modality: bool [B]}
@@ -123,7 +123,7 @@ class TrainingStep:
         with self._autocast():
             output = self.forward(inputs) if present is None else self.forward(inputs, present)
             piece = Piece(output, label, cross_entropies(output, label, factors), share, inputs)
-            return piece, self.method.losses(piece)
+            return piece, self._minimised(piece)
 
     def _next_turn(self, piece: Piece, factors: Mapping[str, Tensor] | None) -> tuple[Piece, Losses]:
         """The piece in its next turn, by the heads as they are now, and what the method minimises."""
@@ -131,7 +131,16 @@ class TrainingStep:
             output = self.model.from_features(piece.output.features, piece.output.present)
             losses = cross_entropies(output, piece.label, factors)
             piece = piece._replace(output=output, losses=losses, turn=piece.turn + 1)
-            return piece, self.method.losses(piece)
+            return piece, self._minimised(piece)
+
+    def _minimised(self, piece: Piece) -> Losses:
+        losses = self.method.losses(piece)
+        if not isinstance(losses, Losses):
+            raise MethodError(
+                f"{type(self.method).__name__}.losses gave {type(losses).__name__}; expected Losses(joint, "
+                "{modality: loss})"
+            )
+        return losses
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.overflows.device.type, self.amp, enabled=self.amp is not None)
