@@ -15,20 +15,26 @@ from mmpareto.api.prediction import Predictor
 from mmpareto.arguments import parse
 from mmpareto.datasets import Modality
 from mmpareto.datasets.reading import reader_from
-from mmpareto.models import build_model
+from mmpareto.models import build_model, fusion_maker
 
 SIGHT = Modality("image", (3, 28, 28), (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
 SENSOR = Modality("vector", (5,))
+WORDS = Modality("tokens", (7, 50))
 STEPS = Modality("sequence", (7, 3), (0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
 
 
 def predictor(
-    modalities: dict[str, Modality], encoders: dict[str, str], architecture: str = "late_fusion"
+    modalities: dict[str, Modality],
+    encoders: dict[str, str],
+    architecture: str = "late_fusion",
+    fusion: str | None = None,
+    **options: Any,
 ) -> Predictor:
     torch.manual_seed(0)
     about = {name: (modality.kind, modality.shape) for name, modality in modalities.items()}
-    options: dict[str, Any] = {"architecture": architecture}
-    model = build_model(about, 3, encoders, **options)
+    model = build_model(
+        about, 3, encoders, None if fusion is None else fusion_maker(fusion, {}), architecture=architecture, **options
+    )
     config = parse(["--dataset", "digits"], Path("/nowhere"))
     readers = {name: reader_from(None, modality) for name, modality in modalities.items()}
     return Predictor(config, readers, modalities, ["a", "b", "c"], model, 1, torch.device("cpu"))
@@ -76,6 +82,49 @@ def test_varying_lengths_have_a_mask(format: Format, tmp_path: Path) -> None:
     assert exported.inputs == ["steps", "steps_mask", "sensor"]
     assert exported.difference is not None
     assert exported.difference < 1e-5
+
+
+NETWORK = {"left eye": {"network": "transformer"}}
+
+
+@pytest.mark.parametrize("format", ["onnx", "torch_export"])
+@pytest.mark.parametrize(
+    ("architecture", "fusion", "options", "batch_size"),
+    [
+        ("late_fusion", "attention", {}, None),
+        ("late_fusion", None, {"encoder_options": NETWORK}, None),
+        ("late_fusion", None, {"encoder_options": NETWORK}, 4),
+        ("mbt", None, {"options": {"token_width": 16, "heads": 2, "layers": 2, "fusion_layer": 1}}, None),
+        ("transformer", None, {}, None),
+    ],
+    ids=["attention", "sequence", "sequence of 4", "mbt", "transformer"],
+)
+def test_models_with_attention_take_other_batches_and_lengths(
+    architecture: str,
+    fusion: str | None,
+    options: dict[str, Any],
+    batch_size: int | None,
+    format: Format,
+    tmp_path: Path,
+) -> None:
+    """And a modality's name need not be one of Python's."""
+    needs(format)
+    kinds = {"left eye": STEPS, "sight": SIGHT, "words": WORDS}
+    encoders = {"left eye": "sequence", "sight": "cnn", "words": "text"}
+    source = predictor(kinds, encoders, architecture, fusion, **options)
+    file = tmp_path / "model"
+    exported = export(source, file, format, batch_size=batch_size)
+    assert exported.difference is not None
+    assert exported.difference < 1e-5
+    if format == "onnx":
+        return
+    module, model = torch.export.load(file).module(), exporting._Positional(source.model, kinds)
+    for batch, length in ((1, 7), (5, 3), (2, 1)):
+        inputs = random_inputs(kinds, batch_size or batch, length)
+        with torch.no_grad():
+            expected = model(*inputs)
+        for logits, other in zip(module(*inputs), expected, strict=True):
+            torch.testing.assert_close(logits, other, rtol=1e-4, atol=1e-5)
 
 
 def test_a_file_that_differs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

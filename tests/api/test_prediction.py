@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import mmpareto
-from mmpareto.api.prediction import load, prediction_table
+from mmpareto.api.prediction import Prediction, load, prediction_table
 from mmpareto.arguments import saved_config
 from mmpareto.cli import evaluate as evaluation
 from mmpareto.cli import predict as entry
@@ -163,7 +163,7 @@ def test_missing_modalities_are_predicted_as_evaluate_scores_them(run_on_media: 
         assert list(prediction.logits) == ["joint", *(name for name in MEDIA if name in samples[row])]
         for head, logits in prediction.logits.items():
             assert torch.equal(logits, expected.logits()[head][row])
-    table = prediction_table(predictions)
+    table = prediction_table(predictions, model.modalities, model.classes)
     assert table[f"sound_{model.classes[0]}"].isna().tolist() == absent["sound"].tolist()
     assert table[f"joint_{model.classes[0]}"].notna().all()
     alone = model.predict(photo=samples[0]["photo"], sound=None)
@@ -268,3 +268,31 @@ def test_an_older_run_and_a_damaged_one(run_on_media: Path, tmp_path: Path) -> N
         (copy / "resolved.json").write_text(json.dumps(resolved | {"readers": damage}))
         with pytest.raises(RunError, match=r"readers that train\.py does not write"):
             load(copy)
+
+
+def test_the_columns_of_predictions_do_not_depend_on_the_samples() -> None:
+    """And none takes the place of another one, whatever modalities and classes are called."""
+    classes, logits = ["x", "b_x"], torch.tensor([0.0, 1.0])
+    lacking = Prediction("1", classes, {"joint": logits, "a_b": logits})
+    whole = Prediction("2", classes, {"joint": logits, "a": -logits, "a_b": logits})
+    table = prediction_table([lacking, whole], ["a", "a_b"], classes)
+    names = ["joint:x", "joint:b_x", "a:x", "a:b_x", "a_b:x", "a_b:b_x"]
+    assert list(table.columns) == ["id", "prediction", "probability", *names]
+    assert table.loc[0, ["a:x", "a:b_x"]].isna().all()
+    assert table.loc[1, "a:b_x"] < 0.5 < table.loc[1, "a_b:b_x"]
+    assert list(prediction_table([], ["s"], ["x", "y"]).columns)[3:] == ["joint_x", "joint_y", "s_x", "s_y"]
+
+
+def test_text_in_the_cells_of_a_list_may_look_like_a_file(tmp_path: Path) -> None:
+    rows = ["id,split,label,words,sensor"]
+    for number in range(24):
+        split, label = ("train", "val", "test")[number % 3], "ab"[number % 2]
+        np.save(tmp_path / f"{number}.npy", np.full(3, number % 2, dtype=np.float32))
+        rows.append(f"{number},{split},{label},see {label}.txt,{number}.npy")
+    (tmp_path / "manifest.csv").write_text("\n".join(rows) + "\n")
+    flags = ["--dataset", "manifest", "--data_root", tmp_path, "--text", "words", "--batch_size", "4"]
+    model = load(train(tmp_path / "run", *flags, "--epochs", "1", "--num_workers", "0", "--no-figures"), device="cpu")
+    samples = model.read_manifest(tmp_path / "manifest.csv")
+    assert samples["0"]["words"] == "see a.txt"
+    assert len(model.predict_named(samples)) == 24
+    assert isinstance(model.predict(words="see a.txt"), Prediction)

@@ -151,3 +151,19 @@ def test_importing_the_package_imports_nothing_else() -> None:
     assert done.stdout == "set() True\n", done.stderr
     with pytest.raises(AttributeError, match="no attribute 'lode'"):
         mmpareto.lode  # noqa: B018
+
+
+def test_a_script_needs_no_guard(tmp_path: Path) -> None:
+    """Python has processes that load data import the script, which would train again in each of them."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import mmpareto\n"
+        "print('begins')\n"
+        "options = dict(dataset='digits', epochs=1, batch_size=256, num_workers=1, figures=False, gpu_ids='cpu')\n"
+        f"print(mmpareto.evaluate(mmpareto.train(**options, ckpt_path={str(tmp_path / 'run')!r}).path).table)\n"
+        "print(__file__, __spec__)\n"
+    )
+    done = run(sys.executable, script, PYTHONPATH=str(Path(mmpareto.__file__).parents[1]))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("begins") == 1
+    assert done.stdout.rstrip().endswith(f"{script} None")

@@ -149,6 +149,10 @@ BAD: dict[str, tuple[Callable[[Path, Rows], None], str]] = {
     "climbing path": (change(sensor="../secret.npy"), "'../secret.npy' must be relative"),
     "no modality": (change(sensor="", sound="", sight="", photo=""), "clip4 has no modality; take its line out"),
     "climbing id": (change(id="../clip"), "the id '../clip' cannot be the name of a file"),
+    "name of a column": (
+        lambda root, rows: write_rows(root, [{**row, "": ""} for row in rows], [*COLUMNS, ""]),
+        "no name",
+    ),
     "id twice": (change(id="clip3"), "found 1 id more than once: clip3"),
     "unknown split": (change(split="dev2"), "clip4 has the split 'dev2'; expected train, val or test"),
     "no label": (change(label=""), "clip4 has no label"),

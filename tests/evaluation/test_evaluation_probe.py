@@ -8,7 +8,9 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from mmpareto.evaluation import EvaluationError, probe
-from mmpareto.evaluation.probe import GRID, linear_probe
+from mmpareto.evaluation.collected import Collected
+from mmpareto.evaluation.probe import GRID, linear_probe, probes
+from mmpareto.reporting.evaluation_tables import probe_table
 
 Part = tuple[torch.Tensor, torch.Tensor]
 
@@ -60,3 +62,18 @@ def test_a_single_class_cannot_be_fitted() -> None:
     train, val, test = parts(spread=1.0)
     with pytest.raises(EvaluationError, match="single class"):
         linear_probe((train[0], torch.zeros_like(train[1])), val, test)
+
+
+def test_samples_without_a_modality_in_common_have_no_probe_of_all_features() -> None:
+    generator = torch.Generator().manual_seed(0)
+    label = torch.arange(40) % 2
+    features = {name: label[:, None] + 0.1 * torch.randn(40, 3, generator=generator) for name in ("a", "b")}
+    first = torch.arange(40) < 20
+    part = Collected(
+        features=features, unimodal=dict.fromkeys(features, torch.zeros(40, 2)), joint=torch.zeros(40, 2), label=label,
+        present={"a": first, "b": ~first},
+    )  # fmt: skip
+    result = probes(part, part, part)
+    assert {name: value["accuracy"] for name, value in result["unimodal"].items()} == {"a": 100.0, "b": 100.0}
+    assert result["concatenated"] is None
+    assert "all features" not in probe_table({"split": "test", "probe": result})

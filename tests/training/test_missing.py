@@ -75,6 +75,44 @@ def test_batches_are_padded_by_kind(workers: int) -> None:
     batches.close()
 
 
+class Mixed(MultimodalDataset):
+    """Arrays of several types in one modality, as a column of .npy files may have them."""
+
+    samples = (
+        torch.tensor([0, 51, 255], dtype=torch.uint8),
+        torch.tensor([0.0, 0.2, 1.0]),
+        torch.tensor([0.0, 0.5, 1.0], dtype=torch.float16),
+        torch.tensor([0.0, 1e5, 1.0], dtype=torch.float64),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.modalities = {"flat": Modality("vector", (3,)), "long": Modality("sequence", (9, 3))}
+        self.classes = ["a", "b"]
+        self.labels = np.array([0, 1, 0, 1])
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        value = self.samples[index]
+        return {"inputs": {"flat": value, "long": value.repeat(index + 1, 1)}, "label": 0, "id": str(index)}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("first", range(4))
+def test_samples_of_several_types_are_the_same_in_every_batch(workers: int, first: int) -> None:
+    data = Mixed()
+    data.samples = (*data.samples[first:], *data.samples[:first])
+    batches = loader(data, workers=workers)
+    (batch,) = batches.epoch(0)
+    batches.close()
+    moved = to_device(batch["inputs"], data.modalities, CPU)
+    for row, value in enumerate(data.samples):
+        alone = collate([data[row]], ["long"])
+        expected = to_device(alone["inputs"], data.modalities, CPU)
+        assert torch.equal(moved["flat"][row], expected["flat"][0])
+        assert torch.equal(moved["long"].values[row, : row + 1], expected["long"].values[0])
+        assert torch.equal(expected["flat"][0], value.float() / (255 if value.dtype == torch.uint8 else 1))
+
+
 def test_sequences_are_normalised_by_feature_and_padding_stays_zero() -> None:
     data = Sequences()
     batch = collate([data[0], data[1]], ["sensor", "text"])

@@ -26,7 +26,7 @@ from mmpareto.writing import atomically, write_text
 
 Format = Literal["onnx", "torch_export"]
 TOLERANCE = 1e-3  # greatest difference of logits, relative to the greatest logit
-_EXAMPLE, _CHECKED = 2, 3  # samples of a batch; PyTorch takes a batch of one for a constant
+_EXAMPLE, _CHECKED = 3, 2  # samples of a batch; PyTorch takes a batch of one for a constant
 
 
 class ExportError(UserError):
@@ -130,18 +130,21 @@ def export(
     model = _Positional(predictor.model, modalities).eval()
     names, outputs = input_names(modalities), [f"logits_{head}" for head in ("joint", *modalities)]
     example = tuple(random_inputs(modalities, batch_size or _EXAMPLE))
-    dynamic = (None if batch_size else tuple(_dynamic(modalities)),)
+    dynamic = (tuple(_dynamic(modalities, Dim.STATIC if batch_size else Dim("batch"))),)
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            program = torch.export.export(model, example, dynamic_shapes=None if batch_size else dynamic)
+            # shapes of which PyTorch cannot prove that they fit are checked when the program runs
+            program = torch.export.export(
+                model, example, dynamic_shapes=dynamic, prefer_deferred_runtime_asserts_over_guards=True
+            )
             with atomically(path) as file:
                 if format == "torch_export":
                     torch.export.save(program, file)
                 else:
                     _write_onnx(program, example, names, outputs, file)
                 file.flush()
-                inputs = random_inputs(modalities, batch_size or _CHECKED, length=5 if batch_size else 4)
+                inputs = random_inputs(modalities, batch_size or _CHECKED, length=4)
                 difference = _difference(model, inputs, names, Path(file.name), format)
                 if difference is not None and not difference <= TOLERANCE:
                     raise ExportError(
@@ -153,7 +156,7 @@ def export(
         raise ExportError(
             f"the model cannot be exported{'' if batch_size else ' for any batch size'} ({type(error).__name__}: "
             f"{lines[0][:200] if lines else ''}); "
-            + ("try another --format" if batch_size else "try a fixed --batch_size, or another --format")
+            + f"{'leave --batch_size out' if batch_size else 'try a fixed --batch_size'}, or try another --format"
         ) from error
     description = {
         "inputs": {
@@ -169,12 +172,12 @@ def export(
     return Exported(path, names, outputs, difference)
 
 
-def _dynamic(modalities: dict[str, Modality]) -> list[dict[int, Any]]:
-    """Which dimensions of each input may change: the batch, and the length where it varies."""
-    batch, shapes = Dim("batch"), []
-    for name, modality in modalities.items():
+def _dynamic(modalities: dict[str, Modality], batch: Any) -> list[dict[int, Any]]:
+    """Which dimensions of each input may change: `batch`, and the length where it varies."""
+    shapes: list[dict[int, Any]] = []
+    for modality in modalities.values():
         if modality.kind in VARIABLE:
-            shapes += [{0: batch, 1: Dim(f"length_{name}")}] * 2
+            shapes += [{0: batch, 1: Dim(f"length_{len(shapes)}")}] * 2
         else:
             shapes.append({0: batch})
     return shapes
@@ -197,9 +200,9 @@ def _write_onnx(
 def _difference(model: nn.Module, inputs: list[Tensor], names: list[str], path: Path, format: Format) -> float | None:
     """Greatest difference of the logits of a file to the model's, relative to the greatest logit."""
     if format == "torch_export":
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), path.open("rb") as file:
             warnings.simplefilter("ignore")  # of a buffer that is only read
-            logits = list(torch.export.load(path).module()(*inputs))
+            logits = list(torch.export.load(file).module()(*inputs))
     else:
         try:
             import onnxruntime

@@ -8,7 +8,7 @@ model.predict([{"audio": "a.wav", "visual": "frames/a"}, {"audio": "b.wav"}])   
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from mmpareto.config import Config
 from mmpareto.datasets import Batch, DatasetError, Modality, collate
 from mmpareto.datasets.lists import check_ids, check_inside, read_table
 from mmpareto.datasets.readers import Reader
-from mmpareto.datasets.reading import absent_input, alike, is_file_of, read_input
+from mmpareto.datasets.reading import absent_input, is_file_of, read_input
 from mmpareto.evaluation.collected import collect
 from mmpareto.inputs import VARIABLE
 from mmpareto.models import MultimodalModel
@@ -185,13 +185,8 @@ class Predictor:
         for start in range(0, len(names), size):
             part = names[start : start + size]
             read = list(pool.map(lambda name: self._read(name, samples[name]), part))
-            columns = {modality: alike([inputs[modality] for inputs in read]) for modality in self.modalities}
             batch = collate(
-                [
-                    {"inputs": {modality: column[row] for modality, column in columns.items()}, "label": 0, "id": name}
-                    for row, name in enumerate(part)
-                ],
-                variable,
+                [{"inputs": inputs, "label": 0, "id": name} for name, inputs in zip(part, read, strict=True)], variable
             )
             if incomplete:
                 batch["present"] = {
@@ -240,19 +235,28 @@ def load(
     return Predictor(config, readers, form.modalities, form.classes, model, epoch, chosen)
 
 
-def prediction_table(predictions: Sequence[Prediction]) -> pd.DataFrame:
+def prediction_table(
+    predictions: Sequence[Prediction], modalities: Iterable[str], classes: Sequence[str]
+) -> pd.DataFrame:
     """A row per sample: id, prediction, its probability, and the probability of each class by each head.
 
-    The columns of a head are called `<head>_<class>`; they are empty where the sample lacks the modality.
+    The columns of a head are called `<head>_<class>`, or `<head>:<class>` where two would have one name; they are empty
+    where the sample lacks the modality.
+
+    Args:
+        predictions: of one model.
+        modalities: of the model.
+        classes: of the model, C names.
     """
     import pandas as pd  # takes a second to load
 
+    heads = ("joint", *modalities)
+    names = [f"{head}_{label}" for head in heads for label in classes]
+    if len(set(names)) < len(names):
+        names = [f"{head}:{label}" for head in heads for label in classes]
     rows = []
     for prediction in predictions:
-        row: dict[str, Any] = {
-            "id": prediction.id, "prediction": prediction.label, "probability": prediction.probability,
-        }  # fmt: skip
-        for head, values in prediction.probabilities.items():
-            row |= {f"{head}_{label}": value for label, value in values.items()}
-        rows.append(row)
-    return pd.DataFrame(rows)
+        known = prediction.probabilities
+        values = [known[head][label] if head in known else None for head in heads for label in classes]
+        rows.append([prediction.id, prediction.label, prediction.probability, *values])
+    return pd.DataFrame(rows, columns=["id", "prediction", "probability", *names])

@@ -69,7 +69,7 @@ def predict(arguments: argparse.Namespace) -> None:
         predictions = model.predict_named(model.read_manifest(arguments.manifest))
         print(samples_text(predictions))
     if output is not None:
-        table = prediction_table(predictions)
+        table = prediction_table(predictions, model.modalities, model.classes)
         text = io.StringIO()
         cells = table.astype(object).where(table.notna(), "")
         write_csv_rows(text, [table.columns.tolist(), *cells.values.tolist()])

@@ -231,8 +231,15 @@ def collate(samples: Sequence[Sample] | Batch, variable: Collection[str] = ()) -
         if isinstance(first, list):
             inputs[name] = joined(itertools.chain(*values))
         else:  # PyTorch's own: in a worker process it stacks straight into shared memory
-            inputs[name] = pad(values) if name in variable else default_collate(values)
+            inputs[name] = pad(alike(values)) if name in variable else default_collate(alike(values))
     return {"inputs": inputs, "label": default_collate([s["label"] for s in samples]), "id": [s["id"] for s in samples]}
+
+
+def alike(values: list[Tensor]) -> list[Tensor]:
+    """Samples of one modality in one type: bytes are scaled to 0 .. 1 where others are floating point."""
+    if len({value.dtype for value in values}) == 1:
+        return values
+    return [value.float() / 255 if value.dtype == torch.uint8 else value.float() for value in values]
 
 
 def pad(values: Sequence[Tensor]) -> Padded:

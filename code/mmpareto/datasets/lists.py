@@ -144,8 +144,8 @@ def check_ids(identifiers: Iterable[str], source: Path | str) -> None:
     for identifier in identifiers:
         if not _ID.fullmatch(identifier):
             raise DatasetError(
-                f"{source}: the id {identifier!r:.90} cannot be the name of a file; expected letters, digits, - and _, "
-                "without folders"
+                f'{source}: the id {identifier!r:.90} cannot be the name of a file; expected text without / \\ : " and '
+                "line ends, that begins with no dot, and with no space around it"
             )
         if len(identifier) > _LONGEST_ID // 4 and len(identifier.encode()) > _LONGEST_ID:
             raise DatasetError(
@@ -167,6 +167,8 @@ def check_unique(identifiers: Iterable[str], source: Path | str) -> None:
 
 def check_modality(name: str, source: Path | str) -> None:
     """Raise DatasetError where `name` cannot be the folder of a modality's files."""
+    if not name.strip():
+        raise DatasetError(f"{source}: a column has no name; name it, or take out the comma at the end of each line")
     check_ids([name], f"{source}: modality")
     if name.lower() in _RESERVED:
         raise DatasetError(f"{source}: a modality cannot be called {name}: prepared datasets keep other files there")

@@ -163,7 +163,7 @@ def _reader(source: str, train: tuple[Any, ...], resolved: Modality | None, opti
         return TokensReader(resolved or _tokens_modality(train, options["longest"]))
     if source in ("text", "words"):
         words = (options[name] for name in ("longest", "vocabulary", "tokenizer"))
-        return TextReader(resolved or _text_modality(train, *words))
+        return TextReader(resolved or _text_modality(train, *words), files=source == "text")
     if resolved is not None and resolved.kind == "spectrogram":
         length = resolved.shape[1]
     else:

@@ -1,7 +1,7 @@
 """Inputs of new samples for a trained model: files, arrays or tensors, read as the run's dataset read its own."""
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ def reader_from(saved: Mapping[str, Any] | None, modality: Modality) -> Reader:
     if kind == "array":
         return ArrayReader(modality, padded=saved["padded"] is True)
     if kind == "text":
-        return TextReader(modality)
+        return TextReader(modality, files=saved.get("files") is not False)
     if kind in ("sequence", "tokens"):
         return _array_reader(modality)
     raise ValueError(f"an unknown reader {kind!r:.50}")
@@ -105,8 +105,13 @@ def _array_reader(modality: Modality) -> ArrayReader:
 
 
 def is_file_of(value: str, reader: Reader) -> bool:
-    """Whether text names a file or folder that `reader` reads; else it is the text itself."""
-    return not isinstance(reader, TextReader) or value.lower().endswith(TEXT_SUFFIX)
+    """Whether text names a file or folder that `reader` reads; else it is the text itself.
+
+    Where the run was trained on text in cells, a file must be there to be one.
+    """
+    if not isinstance(reader, TextReader):
+        return True
+    return value.lower().endswith(TEXT_SUFFIX) and (reader.files or Path(value).is_file())
 
 
 def read_input(value: Any, reader: Reader, modality: Modality) -> Tensor:
@@ -144,10 +149,3 @@ def absent_input(modality: Modality) -> Tensor:
     if modality.kind == "tokens":
         return torch.zeros(1, dtype=torch.int64)
     return torch.zeros(1, *shape[1:]) if modality.kind in VARIABLE else torch.zeros(shape, dtype=torch.uint8)
-
-
-def alike(inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Inputs of one modality that can be stacked: bytes are scaled to 0 .. 1 where others are floating point."""
-    if len({value.dtype for value in inputs}) == 1:
-        return list(inputs)
-    return [value.float() / 255 if value.dtype == torch.uint8 else value.float() for value in inputs]

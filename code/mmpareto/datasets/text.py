@@ -32,13 +32,15 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not s
 class TextReader:
     """Text in UTF-8: a file, or the text itself.
 
-    modality  of kind "tokens" and shape (L, V), with its tokenizer; longer texts are cut to L tokens.
+    Args:
+        modality: of kind "tokens" and shape (L, V), with its tokenizer; longer texts are cut to L tokens.
+        files: whether the samples of a list are files; else its cells hold the text itself.
     """
 
-    def __init__(self, modality: Modality) -> None:
+    def __init__(self, modality: Modality, files: bool = True) -> None:
         if modality.tokenizer is None:
             raise DatasetError("a modality of text needs its tokenizer")
-        self.modality = modality
+        self.modality, self.files = modality, files
 
     @functools.cached_property
     def _tokenizer(self) -> Tokenizer:
@@ -60,7 +62,7 @@ class TextReader:
 
     def saved(self) -> dict[str, Any]:
         """See `Reader`."""
-        return {"reader": "text"}
+        return {"reader": "text", "files": self.files}
 
     def length(self, source: Path | str) -> int:
         """Tokens of a sample."""

@@ -1,5 +1,6 @@
 """Processes that read data: they start clean, end with their parent, and can die without stopping the others."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -27,8 +28,7 @@ def clean_context() -> BaseContext:
 
     A fork of a training process can deadlock: its threads (OpenMP, gloo, CUDA, a progress bar's) may hold a lock at
     that moment, and no thread exists in the child to release it. Without such a server (Windows) each process starts
-    from nothing. Scripts must guard their entry with `if __name__ == "__main__"`, and the arguments of a process must
-    be picklable.
+    from nothing. The arguments of a process must be picklable.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
@@ -48,6 +48,23 @@ def clean_context() -> BaseContext:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
+
+
+@contextlib.contextmanager
+def without_script() -> Iterator[None]:
+    """Start processes that do not import the script which runs here.
+
+    Python has each process import it, so that a script that trains without `if __name__ == "__main__":` would train
+    again in each of them. What they are given must not be defined in the script.
+    """
+    script: Any = sys.modules["__main__"]
+    hidden = {name: vars(script)[name] for name in ("__spec__", "__file__") if name in vars(script)}
+    script.__spec__ = None
+    vars(script).pop("__file__", None)
+    try:
+        yield
+    finally:
+        vars(script).update(hidden)
 
 
 def settle_in(on_sigterm: Callable[..., None] | None = None) -> None:
@@ -97,7 +114,8 @@ def run_in_processes(
     def start() -> tuple[Connection, BaseProcess]:
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, function), daemon=True)  # type: ignore[attr-defined]
-        process.start()
+        with without_script():
+            process.start()
         theirs.close()  # so that the end of the process is seen as the end of the pipe
         return ours, process
 

@@ -72,7 +72,8 @@ def probes(train: Collected, val: Collected, chosen: Collected) -> dict[str, Any
         train: what the probes are fitted on; C is chosen on `val`, accuracies are those on `chosen`.
 
     Returns:
-        {"unimodal": {modality: see `linear_probe`}, "concatenated": see `linear_probe`}.
+        {"unimodal": {modality: see `linear_probe`}, "concatenated": see `linear_probe`; None where a split has no
+        sample with all modalities, or train one class of them}.
 
     Raises:
         EvaluationError: where train holds a single class.
@@ -87,4 +88,9 @@ def probes(train: Collected, val: Collected, chosen: Collected) -> dict[str, Any
         return linear_probe(fitted, selecting, scored)
 
     modalities = list(train.features)
-    return {"unimodal": {name: probe([name]) for name in modalities}, "concatenated": probe(modalities)}
+    parts = [(part, part.having(modalities)) for part in (train, val, chosen)]
+    together = all(having.any() for _, having in parts) and len(train.label[parts[0][1]].unique()) > 1
+    return {
+        "unimodal": {name: probe([name]) for name in modalities},
+        "concatenated": probe(modalities) if together else None,
+    }

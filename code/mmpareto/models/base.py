@@ -63,7 +63,7 @@ class MultimodalModel(nn.Module):
         if classes < 2:
             raise ValueError(f"a classifier needs two classes or more, found {classes}")
         for name in encoders:
-            if "." in name or name in ("", "joint", "heads") or hasattr(nn.ModuleDict, name):
+            if "." in name or name in ("", "joint", "heads", "any") or hasattr(nn.ModuleDict, name):
                 raise ValueError(f"a modality cannot be called {name!r}: rename it (letters, digits and _ are safe)")
         self.classes = classes
         self.encoders = nn.ModuleDict(encoders)
@@ -131,7 +131,7 @@ class MultimodalModel(nn.Module):
         if present is None or isinstance(present, Mapping):
             return None if present is None else dict(present)
         values = values_of(next(iter(inputs.values())))
-        return {name: values.new_full((len(values),), name in present, dtype=torch.bool) for name in self.encoders}
+        return {name: values.new_full((values.shape[0],), name in present, dtype=torch.bool) for name in self.encoders}
 
     def rows(self, value: Input, mask: Tensor | None) -> Input:
         """The input of an encoder. In training, rows of absent samples are those of present ones: batch norm sees no
@@ -139,7 +139,7 @@ class MultimodalModel(nn.Module):
         """
         if mask is None or not self.training:
             return value
-        places = torch.arange(len(mask), device=mask.device)
+        places = torch.arange(mask.shape[0], device=mask.device)
         present_first = torch.argsort((~mask).to(torch.uint8), stable=True)
         others = present_first[places % mask.sum().clamp(min=1)]
         index = torch.where(mask, places, others)

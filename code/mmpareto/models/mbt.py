@@ -33,7 +33,7 @@ class Tower(nn.Module):
         """Input of B samples -> class token and mapped tokens [B, 1 + N, W], and which are padding: bool [B, 1 + N]."""
         tokens, mask = tokens_of(self.encoder, x)
         mapped = self.map(tokens)
-        with_class = torch.cat((self.token.expand(len(mapped), 1, -1), mapped), 1)
+        with_class = torch.cat((self.token.expand(mapped.shape[0], 1, -1), mapped), 1)
         return with_class, nn.functional.pad(padding_of(mapped, mask), (1, 0), value=False)
 
 
@@ -96,7 +96,7 @@ class MBT(MultimodalModel):
         for name, tower in towers.items():
             tokens[name], padding[name] = tower.begin(self.rows(inputs[name], None if masks is None else masks[name]))
         first = next(iter(tokens.values()))
-        bottleneck = self.bottleneck.expand(len(first), -1, -1)
+        bottleneck = self.bottleneck.expand(first.shape[0], -1, -1)
         count = bottleneck.shape[1]
         for number in range(len(next(iter(towers.values())).layers)):
             if number < self.fusion_layer:

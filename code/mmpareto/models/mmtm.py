@@ -90,7 +90,7 @@ class MMTM(MultimodalModel):
         masks = self.masks(inputs, present)
         having = dict.fromkeys(self.encoders) if masks is None else masks
         filled = {name: self.rows(inputs[name], having[name]) for name in self.encoders}
-        batch = len(values_of(next(iter(filled.values()))))
+        batch = values_of(next(iter(filled.values()))).shape[0]
         maps = {name: images(value) for name, value in filled.items()}
         stages = {name: encoder.stages() for name, encoder in self.encoders.items()}  # type: ignore[operator]
         for number in range(len(self.exchange) + 1):
@@ -98,7 +98,7 @@ class MMTM(MultimodalModel):
             if number:
                 means = [blank(_mean(value, batch), having[name]) for name, value in maps.items()]
                 for name, gate in zip(maps, self.exchange[number - 1](means), strict=True):
-                    frames = len(maps[name]) // batch
+                    frames = maps[name].shape[0] // batch
                     maps[name] = maps[name] * gate.repeat_interleave(frames, 0)[:, :, None, None]
         features = {name: blank(_mean(value, batch), having[name]) for name, value in maps.items()}
         return self.from_features(features, masks)

@@ -33,7 +33,7 @@ class JointTransformer(nn.Module):
     def forward(self, tokens: Mapping[str, Tensor], padding: Mapping[str, Tensor]) -> Tensor:
         """{modality: [B, N, D]} and {modality: bool [B, N], True where nobody attends} -> [B, C]."""
         mapped = [self.maps[name](value) + self.kinds[name] for name, value in tokens.items()]
-        joined = torch.cat((self.token.expand(len(mapped[0]), 1, -1), *mapped), 1)
+        joined = torch.cat((self.token.expand(mapped[0].shape[0], 1, -1), *mapped), 1)
         hidden = nn.functional.pad(torch.cat([padding[name] for name in tokens], 1), (1, 0), value=False)
         for layer in self.layers:
             joined = layer(joined, hidden)

@@ -62,6 +62,8 @@ def probe_table(evaluation: Mapping[str, Any]) -> str:
     probes = evaluation["probe"]["unimodal"] | {"all features": evaluation["probe"]["concatenated"]}
     rows = []
     for name, probe in probes.items():
+        if probe is None:  # no samples to fit it to
+            continue
         label = name if probe["converged"] else f"{name} (not converged)"
         rows.append([label, f"{probe['C']:g}", *_numbers(probe, ("val_accuracy", "accuracy"))])
     return text_table(["linear probe", "C", "val", evaluation["split"]], rows)

@@ -1,6 +1,7 @@
 """Loaders: batches of a dataset, in an order that the seed and the epoch fix, shared out among the processes."""
 
 import atexit
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from mmpareto.cores import cores
 from mmpareto.datasets import Batch, Batches, DatasetError, Held, MultimodalDataset, Rows
-from mmpareto.datasets.workers import clean_context, settle_in
+from mmpareto.datasets.workers import clean_context, settle_in, without_script
 
 T = TypeVar("T")
 
@@ -107,8 +108,7 @@ class Loader:
     shuffle     a new order every epoch, drawn from the seed and the epoch alone: a resumed run sees the same one.
     seed        of the order.
     workers     processes that load; None: 0 for a dataset that cuts whole batches out of memory, else the cores minus
-                one, at most 8. They stay alive between epochs. The dataset must be picklable and the script guarded,
-                see `clean_context`.
+                one, at most 8. They stay alive between epochs. The dataset must be picklable; see `clean_context`.
     pin         page-locked memory, from which batches move to a GPU without waiting.
     rank, size  of this process and number of processes, see SharedBatches.
     training    likewise.
@@ -192,7 +192,10 @@ class Loader:
         self._generator.manual_seed(hash((self.sampler.seed, epoch)))
         self.dataset.set_epoch(epoch)
         try:
-            for batch in batches:
+            in_script = type(self.dataset).__module__ == "__main__"
+            with contextlib.nullcontext() if in_script else without_script():
+                iterator = iter(batches)  # starts the workers
+            for batch in iterator:
                 yield batch
                 between()
                 start += 1

@@ -110,7 +110,7 @@ class ConvolutionalEncoder(TokenEncoder):
         maps = images(x)
         for stage in self.stages():
             maps = stage(maps)
-        return maps.flatten(2).transpose(1, 2).reshape(len(values_of(x)), -1, self.width), None
+        return maps.flatten(2).transpose(1, 2).reshape(values_of(x).shape[0], -1, self.width), None
 
 
 def images(x: Input) -> Tensor:
@@ -121,7 +121,7 @@ def images(x: Input) -> Tensor:
 
 def by_sample(features: Tensor, samples: int) -> Tensor:
     """[B F, D] of frames -> their mean [B, D]; [B, D] as it is."""
-    return features if len(features) == samples else features.unflatten(0, (samples, -1)).mean(1)
+    return features if features.shape[0] == samples else features.unflatten(0, (samples, -1)).mean(1)
 
 
 def channels(kind: str, shape: tuple[int, ...]) -> int:

@@ -107,7 +107,7 @@ class HuggingFaceEncoder(TokenEncoder):
         pictures = resized(images(x), self.preprocess.size)
         states = self._states(pixel_values=pictures.expand(-1, self.channels, -1, -1))
         states = states if states.dim() == 3 else states.flatten(2).transpose(1, 2)  # maps [B, D, H, W]
-        return states.reshape(len(values), -1, self.width), None
+        return states.reshape(values.shape[0], -1, self.width), None
 
     def _from_waveform(self, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if mask is None:

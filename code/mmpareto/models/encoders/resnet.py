@@ -54,7 +54,7 @@ class ResNetEncoder(ConvolutionalEncoder):
 
     def forward(self, x: Input) -> Tensor:
         """[B, channels, H, W] or [B, F, channels, H, W] -> [B, D]."""
-        return by_sample(self.network(images(x)), len(values_of(x)))
+        return by_sample(self.network(images(x)), values_of(x).shape[0])
 
 
 ENCODERS.register("resnet18", summary="torchvision's ResNet-18, trained from scratch")(

@@ -104,13 +104,13 @@ class TimmEncoder(TokenEncoder):
         features = (
             self.network.forward_head(maps, pre_logits=True) if self.own_pooling else self.pool(self._rows(maps), None)
         )
-        return by_sample(features, len(values_of(x)))
+        return by_sample(features, values_of(x).shape[0])
 
     def tokens(self, x: Input) -> tuple[Tensor, Tensor | None]:
         """[B, channels, H, W] or [B, F, channels, H, W] -> [B, N, D], those of all frames one after the other."""
         if self.width != self.network.num_features:
             raise ModelError(f"{self.name} has layers after its own pooling, which tokens lack: choose pooling=mean")
-        return self._rows(self._maps(x)).reshape(len(values_of(x)), -1, self.width), None
+        return self._rows(self._maps(x)).reshape(values_of(x).shape[0], -1, self.width), None
 
     def pool(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """Tokens [B, N, D] -> [B, D]; the mean and the greatest value leave class tokens out."""

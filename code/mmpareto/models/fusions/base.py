@@ -36,7 +36,7 @@ def mask_of(features: Mapping[str, Tensor], names: Sequence[str], present: Prese
     if isinstance(present, Mapping):
         return torch.stack([present[name] for name in names], 1)
     first = features[names[0]]
-    every, none = (torch.full((len(first),), value, device=first.device) for value in (True, False))
+    every, none = (torch.full((first.shape[0],), value, device=first.device) for value in (True, False))
     return torch.stack([every if present is None or name in present else none for name in names], 1)
 
 
