@@ -165,6 +165,16 @@ def test_arrays_of_another_form_are_named(tmp_path: Path, array: np.ndarray, mes
     assert "a.npy" in str(caught.value)
 
 
+def test_arrays_that_differ_in_length_are_sequences(tmp_path: Path) -> None:
+    reader = ArrayReader(Modality("spectrogram", (1, 8, 4)), padded=False)
+    np.save(tmp_path / "a.npy", np.zeros((5, 4)))
+    with pytest.raises(DatasetError, match=r"shape \[8, 4\], found \[5, 4\]; where samples differ .* by --sequences"):
+        reader.read(tmp_path / "a.npy", None)
+    np.save(tmp_path / "a.npy", np.zeros((5, 3)))
+    with pytest.raises(DatasetError, match=r"found \[5, 3\]$"):
+        reader.read(tmp_path / "a.npy", None)
+
+
 def test_pickles_are_not_unpickled(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     torch.save({"f": print}, tmp_path / "a.pt")

@@ -323,7 +323,9 @@ class ArrayReader:
         fits = array.shape[1:] == inner[1:] and array.dim() == len(inner) if self.padded else array.shape == inner
         if not fits or not array.numel():
             allowed = f"{list(inner)}" + (", or another first dimension" if self.padded else "")
-            raise DatasetError(f"{source}: expected an array of shape {allowed}, found {list(array.shape)}")
+            longer = not self.padded and 2 <= array.dim() == len(inner) and array.shape[1:] == inner[1:]
+            hint = "; where samples differ in length, name the modality by --sequences" if longer else ""
+            raise DatasetError(f"{source}: expected an array of shape {allowed}, found {list(array.shape)}{hint}")
         if self.padded:
             array = torch.cat([array[: inner[0]], array.new_zeros(max(inner[0] - len(array), 0), *inner[1:])])
         return array.reshape(shape)
