@@ -155,8 +155,19 @@ def test_options_reach_the_weighting_and_wrong_ones_are_named() -> None:
     assert not torch.allclose(weak, strong)
     with pytest.raises(ValueError, match="cagrad has no option 'd'; its options: c, norm_eps"):
         METHODS.build("cagrad", d=1)
-    with pytest.raises(ValueError, match="beta"):
-        METHODS.build("gradvac", beta=3.0)
+    wrong: list[tuple[str, dict[str, float]]] = [
+        *(
+            ("cagrad", {"c": -1.0}),
+            ("cr_mogm", {"alpha": 2.0}),
+            ("fairgrad", {"alpha": -1.0}),
+            ("mgda", {"epsilon": 0.0}),
+        ),
+        *(("gradvac", {"beta": 3.0}), ("nash_mtl", {"max_norm": float("nan")}), ("pcd", {"tau": 2.0})),
+        *(("mgda", {"max_iters": 0}), ("nash_mtl", {"optim_niter": 0}), ("gradvac", {"eps": -1.0})),
+    ]
+    for name, values in wrong:
+        with pytest.raises(ValueError, match=f"{next(iter(values))} must be"):
+            METHODS.build(name, **values)
     with pytest.raises(ValueError, match="unknown TorchJD weighting 'magic'"):
         TorchJDWeighting("magic")
 

@@ -1,14 +1,20 @@
-"""The weightings of the TorchJD library as methods: their names, papers, options, and ranges for a search."""
+"""The weightings of the TorchJD library as methods: their names, papers, options, and ranges for a search.
+
+Values are checked before the library is imported, which takes a second.
+"""
+
+from typing import Literal
 
 from mmpareto.integration import TorchJDWeighting
 from mmpareto.methods.base import METHODS
+from mmpareto.methods.shared import finite, whole
 from mmpareto.registry import Range
 
 GROUP = "TorchJD"
 
 
 @METHODS.register("aligned_mtl", group=GROUP)
-def aligned_mtl(scale_mode: str = "min") -> TorchJDWeighting:
+def aligned_mtl(scale_mode: Literal["min", "median", "rmse"] = "min") -> TorchJDWeighting:
     """TorchJD; Senushkin et al., CVPR 2023.
 
     Args:
@@ -25,7 +31,7 @@ def cagrad(c: float = 0.4, norm_eps: float = 0.0001) -> TorchJDWeighting:
         c: radius of the ball around the mean gradient, as a share of its norm.
         norm_eps: added where the Gramian is normalised.
     """
-    return TorchJDWeighting("cagrad", c=c, norm_eps=norm_eps)
+    return TorchJDWeighting("cagrad", c=finite("c", c), norm_eps=finite("norm_eps", norm_eps))
 
 
 @METHODS.register("cr_mogm", group=GROUP, search={"alpha": Range(0.5, 0.99)})
@@ -35,7 +41,7 @@ def cr_mogm(alpha: float = 0.9) -> TorchJDWeighting:
     Args:
         alpha: share of the previous weights in the moving average; 0 for MGDA itself.
     """
-    return TorchJDWeighting("cr_mogm", alpha=alpha)
+    return TorchJDWeighting("cr_mogm", alpha=finite("alpha", alpha, most=1))
 
 
 @METHODS.register("dualproj", group=GROUP)
@@ -52,7 +58,7 @@ def fairgrad(alpha: float = 1.0, max_iters: int = 200) -> TorchJDWeighting:
         alpha: kind of fairness: 1 for proportional, larger values towards max-min.
         max_iters: of the solver in a step.
     """
-    return TorchJDWeighting("fairgrad", alpha=alpha, max_iters=max_iters)
+    return TorchJDWeighting("fairgrad", alpha=finite("alpha", alpha), max_iters=whole("max_iters", max_iters, 1))
 
 
 @METHODS.register("gradvac", group=GROUP, search={"beta": Range(0.1, 0.9)})
@@ -63,7 +69,7 @@ def gradvac(beta: float = 0.5, eps: float = 1e-08) -> TorchJDWeighting:
         beta: decay of the moving average of the cosine that is aimed at.
         eps: added to denominators.
     """
-    return TorchJDWeighting("gradvac", beta=beta, eps=eps)
+    return TorchJDWeighting("gradvac", beta=finite("beta", beta, most=1), eps=finite("eps", eps))
 
 
 @METHODS.register("imtl_g", group=GROUP)
@@ -80,7 +86,9 @@ def mgda(epsilon: float = 0.001, max_iters: int = 100) -> TorchJDWeighting:
         epsilon: the solver ends with a step below it.
         max_iters: of the solver in a step.
     """
-    return TorchJDWeighting("mgda", epsilon=epsilon, max_iters=max_iters)
+    return TorchJDWeighting(
+        "mgda", epsilon=finite("epsilon", epsilon, 1e-12), max_iters=whole("max_iters", max_iters, 1)
+    )
 
 
 @METHODS.register("nash_mtl", group=GROUP, search={"max_norm": Range(0.3, 3.0)})
@@ -93,7 +101,10 @@ def nash_mtl(max_norm: float = 1.0, update_weights_every: int = 1, optim_niter: 
         optim_niter: iterations of the solver.
     """
     return TorchJDWeighting(
-        "nash_mtl", max_norm=max_norm, update_weights_every=update_weights_every, optim_niter=optim_niter
+        "nash_mtl",
+        max_norm=finite("max_norm", max_norm),
+        update_weights_every=whole("update_weights_every", update_weights_every, 1),
+        optim_niter=whole("optim_niter", optim_niter, 1),
     )
 
 
@@ -106,7 +117,9 @@ def pcd(tau: float = 0.02, beta: float = 0.999, eps: float = 1e-08) -> TorchJDWe
         beta: decay of the moving average of the squared norms of the gradients.
         eps: added to it before its root is taken.
     """
-    return TorchJDWeighting("pcd", tau=tau, beta=beta, eps=eps)
+    return TorchJDWeighting(
+        "pcd", tau=finite("tau", tau, most=1), beta=finite("beta", beta, most=1), eps=finite("eps", eps)
+    )
 
 
 @METHODS.register("pcgrad", group=GROUP)
