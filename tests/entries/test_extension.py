@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,8 @@ from mmpareto.cli import evaluate
 from mmpareto.cli import train as entry
 
 MINE = '''
+import time
+
 import numpy as np
 import torch
 from torch import nn
@@ -94,6 +98,21 @@ class Headless(Method):
         self.factor = 1.0
 
 
+class Slow(Method):
+    """Takes a second before the first epoch, and never acts."""
+
+    def __init__(self) -> None:
+        super().__init__(OneJoint())
+
+    def idle(self, epochs):
+        return f"it never acts in {epochs} epochs"
+
+    def boundary(self, now):
+        if now.epoch == 1:
+            time.sleep(1)
+        return {}
+
+
 class Silent(Method):
     """Without losses."""
 
@@ -120,6 +139,16 @@ def test_a_method_that_lacks_something_says_what(mine: Path) -> None:
     assert "mine:Headless has no integrator: its __init__ must call super().__init__(integrator)" in said
     said = refused(entry.main, *FLAGS[:-1], "mine:Silent", "--num_workers", "0", "--ckpt_path", mine / "run")
     assert "Silent.losses gave NoneType; expected Losses(joint, {modality: loss})" in said
+
+
+def test_what_a_method_does_between_epochs_costs_time_and_a_method_that_never_acts_says_so(mine: Path) -> None:
+    done = inside(entry.main, *FLAGS[:-1], "mine:Slow", "--num_workers", "0", "--ckpt_path", mine / "run")
+    assert done.returncode == 0, done.stderr
+    assert "warning: mine:Slow: it never acts in 2 epochs" in done.stderr
+    results = json.loads((mine / "run" / "results.json").read_text())
+    with open(mine / "run" / "metrics.csv", newline="") as file:
+        epochs = sum(float(row["seconds"]) for row in csv.DictReader(file))
+    assert results["seconds"] >= epochs + 0.9
 
 
 def test_one_of_each_kind_from_outside_trains_and_is_evaluated(mine: Path) -> None:

@@ -184,5 +184,16 @@ def test_aligned_mtl_of_nearly_parallel_gradients(distance: float) -> None:
         assert weight.grad is not None
         gradients.append(weight.grad.double())
     assert torch.allclose(gradients[0], gradients[1], rtol=1e-5, atol=0)
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        weight = torch.ones(1000, dtype=dtype, requires_grad=True)
+        feature = weight * 1
+        losses = (feature @ first.to(dtype), [feature @ second.to(dtype)])
+        OnFeatures(TorchJDWeighting("aligned_mtl")).backward(
+            *losses, encoders={"one": [weight]}, features={"one": feature}
+        )
+        assert weight.grad is not None
+        results.append(weight.grad.double())
+    assert torch.allclose(results[0], results[1], rtol=1e-5, atol=0)
     exact = gramians([first], [second], first.device, exact=True)
     assert torch.equal(exact, gramians([first.double()], [second.double()], first.device))

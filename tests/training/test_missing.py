@@ -113,6 +113,16 @@ def test_samples_of_several_types_are_the_same_in_every_batch(workers: int, firs
         assert torch.equal(expected["flat"][0], value.float() / (255 if value.dtype == torch.uint8 else 1))
 
 
+def test_whole_numbers_of_several_types_stay_whole() -> None:
+    samples = [
+        {"inputs": {"ids": torch.tensor([1, 2], dtype=kind)}, "label": 0, "id": "0"}
+        for kind in (torch.int32, torch.int64)
+    ]
+    ids = collate(samples)["inputs"]["ids"]
+    assert ids.dtype == torch.int64
+    assert ids.tolist() == [[1, 2], [1, 2]]
+
+
 def test_sequences_are_normalised_by_feature_and_padding_stays_zero() -> None:
     data = Sequences()
     batch = collate([data[0], data[1]], ["sensor", "text"])

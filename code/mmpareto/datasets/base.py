@@ -239,6 +239,8 @@ def alike(values: list[Tensor]) -> list[Tensor]:
     """Samples of one modality in one type: bytes are scaled to 0 .. 1 where others are floating point."""
     if len({value.dtype for value in values}) == 1:
         return values
+    if not any(value.is_floating_point() for value in values):
+        return [value.to(torch.int64) for value in values]
     return [value.float() / 255 if value.dtype == torch.uint8 else value.float() for value in values]
 
 

@@ -144,8 +144,8 @@ def check_ids(identifiers: Iterable[str], source: Path | str) -> None:
     for identifier in identifiers:
         if not _ID.fullmatch(identifier):
             raise DatasetError(
-                f'{source}: the id {identifier!r:.90} cannot be the name of a file; expected text without / \\ : " and '
-                "line ends, that begins with no dot, and with no space around it"
+                f"{source}: the id {identifier!r:.90} cannot be the name of a file; take out any / \\ : or quotation "
+                "mark, a dot or space at its beginning, a space at its end, and control characters"
             )
         if len(identifier) > _LONGEST_ID // 4 and len(identifier.encode()) > _LONGEST_ID:
             raise DatasetError(

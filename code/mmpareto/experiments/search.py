@@ -282,9 +282,9 @@ def write_leaderboard(search: Search, trials: Sequence[Trial], chosen: Sequence[
         tried = values[planned.config.data.dataset, planned.config.method.method] if tuned else {}
         results.append(leaderboard.result(run, tuned=tuned, values=tried))
         for key, value in shared_settings(planned.config, run.config).items():
-            seen = settings.setdefault(run.dataset, {}).setdefault(key, [])
-            if value not in seen:
-                seen.append(value)
+            values_of_key = settings.setdefault(run.dataset, {}).setdefault(key, [])
+            if value not in values_of_key:
+                values_of_key.append(value)
         environment = {key: run.environment.get(key) for key in ("started", "device", "versions", "git")}
     if not any(row["tuned"] for row in results):
         return False
@@ -294,7 +294,7 @@ def write_leaderboard(search: Search, trials: Sequence[Trial], chosen: Sequence[
         "diverged": diverged_trials(trials),
         "spaces": spaces,
         "settings": {
-            dataset: {key: seen[0] if len(seen) == 1 else _mixed(seen) for key, seen in shared.items()}
+            dataset: {key: options[0] if len(options) == 1 else _mixed(options) for key, options in shared.items()}
             for dataset, shared in settings.items()
         },
         "results": results,

@@ -46,7 +46,7 @@ class OnFeatures(Integrator):
 
     def __init__(self, routine: Integrator) -> None:
         self.routine = routine
-        self.capturable = routine.capturable  # type: ignore[misc]
+        self.capturable, self.float64_products = routine.capturable, routine.float64_products  # type: ignore[misc]
 
     def coefficients(self, gramians: Tensor) -> Tensor:
         """The routine's."""
@@ -117,7 +117,7 @@ class OnFeatures(Integrator):
         scale = to_float64(loss_scale.to(device)) if isinstance(loss_scale, Tensor) else float(loss_scale)
         with torch.no_grad(), without_autocast(device):
             grams = torch.stack(
-                [gramians([joint[k]], [unimodal[k]], device) for k in range(len(names))]
+                [gramians([joint[k]], [unimodal[k]], device, self.float64_products) for k in range(len(names))]
             )  # [encoders, 1, 2, 2]
             if self._averages_over_processes():
                 # the batch is that of all processes, and its losses are the mean of theirs

@@ -65,8 +65,8 @@ def partition(encoders: Mapping[str, Parameters], heads: Parameters) -> Partitio
         PartitionError: naming the parameter and where it was found.
     """
     if not hasattr(encoders, "items") or not encoders:
-        given = "empty" if hasattr(encoders, "items") else type(encoders).__name__
-        raise PartitionError(f"encoders is {given}: give {{name: module or parameters}} with one entry per encoder")
+        kind = "empty" if hasattr(encoders, "items") else type(encoders).__name__
+        raise PartitionError(f"encoders is {kind}: give {{name: module or parameters}} with one entry per encoder")
     owner: dict[int, str] = {}
     listed: dict[str, list[tuple[str, Tensor]]] = {}
     for place, parameters in [*((f"encoders[{key!r}]", value) for key, value in encoders.items()), ("heads", heads)]:

@@ -393,8 +393,10 @@ class Run:
             state.epoch, self.config.optim.epochs, validation, labels, self.model, self.optimizer, self.boundary_engine
         )
         try:
+            began = time.monotonic()
             # whole epochs of an estimate are kept, as batches are
             factors = self.stopping.saving(lambda: self.method.boundary(boundary))
+            state.seconds += time.monotonic() - began  # teachers and estimates are part of a method's cost
         finally:
             self.boundary_engine.release()
         set_rates(self.optimizer, self.schedule, factors)
