@@ -214,7 +214,9 @@ def open_for(path: str, resume: bool, overwrite: bool) -> RunDirectory:
     """
     run = RunDirectory(Path(path))
     if resume and not (run / LAST).exists() and not (run / PREVIOUS).exists():
-        raise RunError(f"there is no run to resume in {path}; leave --resume out to begin one")
+        raise RunError(
+            f"there is no run to resume in {path}; name its folder with --ckpt_path, or leave --resume out to begin one"
+        )
     try:
         run.path.mkdir(parents=True, exist_ok=True)
         with atomically(run / ".writable") as file:

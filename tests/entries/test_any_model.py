@@ -55,6 +55,14 @@ def test_images_text_and_sensors_train_resume_and_evaluate(raw: Path, tmp_path: 
     done = inside(train.main, *flags, "--epochs", "2", "--missing", "photo=0.2", "--ckpt_path", whole)
     assert done.returncode == 0, done.stderr
     assert "missing   train: caption 12 %, sensor 12 %, photo" in done.stdout
+    with (raw / "manifest.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    shares = {
+        split: np.mean([bool(row["caption"]) for row in rows if row["split"] == split]) for split in ("val", "test")
+    }
+    assert min(shares.values()) < 1
+    listed = ", ".join(f"{100 * share:.1f} % ({split})" for split, share in shares.items())
+    assert f"on the samples that have it, the joint head on all of them: caption {listed}" in done.stdout
     again = (*flags, "--missing", "photo=0.2", "--ckpt_path")
     assert inside(train.main, *again, tmp_path / "first", "--epochs", "1").returncode == 0
     shutil.copytree(tmp_path / "first", cut)  # this process still holds the first one
@@ -72,6 +80,7 @@ def test_images_text_and_sensors_train_resume_and_evaluate(raw: Path, tmp_path: 
         (name, 0.5) for name in ("caption", "sensor", "photo", "any")
     ]
     results = json.loads((whole / "results.json").read_text())
+    assert "on all of them: sensor 50.0 % (test); photo 50.0 % (test)" in scores["notes"][-1]
     assert scores["joint"]["accuracy"] == results["test"]["joint"]["accuracy"]
     assert scores["unimodal"]["sensor"]["accuracy"] == results["test"]["unimodal"]["sensor"]["accuracy"]
     if architecture != "late_fusion":

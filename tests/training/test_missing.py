@@ -204,6 +204,8 @@ def test_unimodal_losses_and_scores_count_present_samples() -> None:
     assert result["x"]["accuracy"] == pytest.approx(100 * right.double().mean().item())
     assert result["x"]["loss"] == pytest.approx(losses.unimodal["x"].item())
     assert result["joint"]["loss"] == pytest.approx(losses.joint.item())
+    assert result["x"]["present"] == pytest.approx(100 * 8 / 12)
+    assert [name for name, score in result.items() if "present" in score] == ["x"]
 
 
 @pytest.mark.parametrize("method", ["mmpareto", "uniform", "mmcosine", "ensemble"])

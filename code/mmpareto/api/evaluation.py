@@ -24,6 +24,7 @@ from mmpareto.evaluation.probe import probes
 from mmpareto.evaluation.shapley import imbalance, shapley
 from mmpareto.evaluation.synergy import synergy
 from mmpareto.models import MultimodalModel
+from mmpareto.reporting.tables import present_note
 from mmpareto.runs import RunDirectory
 from mmpareto.selection import RATES
 from mmpareto.training.probing import collect_split, split_batches
@@ -183,6 +184,10 @@ def evaluation_of(
     accuracies = case_accuracies({**by_subset, **by_rate}, model, data, scored, instead, config, device)
     contributions = shapley(modalities, {present: accuracies[present] for present in by_subset})
     absent = [row["class"] for row in heads["joint"]["per_class"] if not row["samples"]]
+    present = {name: [100 * float(having.double().mean())] for name, having in scored.present.items()}
+    said = notes(split, config.optim.selected_on, run.finished, epoch, absent, probe)
+    if note := present_note(present, [split]):
+        said.append(note)
     content = {
         "dataset": config.data.dataset,
         "method": config.method.method,
@@ -193,7 +198,7 @@ def evaluation_of(
         "selected_epoch": epoch,
         "finished": run.finished,
         "missing": missing,
-        "notes": notes(split, config.optim.selected_on, run.finished, epoch, absent, probe),
+        "notes": said,
         "joint": heads["joint"],
         "unimodal": {name: heads[name] for name in modalities},
         "all_heads": {

@@ -56,13 +56,16 @@ class Scores:
     def compute(self, total: Callable[[Tensor], Tensor] = lambda values: values) -> dict[str, dict[str, float]]:
         """{"joint" or a modality: {"loss", "accuracy"}}, accuracies in percent. Waits for the device.
 
+        Where some samples lack a modality, its loss and accuracy are over the others, and "present" is their percent.
+
         total  sums a tensor over the processes of a run.
         """
         losses, right, counts = total(self._sums)
-        values = torch.stack((losses / counts, right / counts)).tolist()  # NaN where no sample has the modality
+        # NaN where no sample has the modality
+        values = torch.stack((losses / counts, right / counts, counts / counts[0])).tolist()
         return {
-            name: {"loss": loss, "accuracy": 100 * accuracy}
-            for name, loss, accuracy in zip(self.heads, *values, strict=True)
+            name: {"loss": loss, "accuracy": 100 * accuracy} | ({"present": 100 * share} if share < 1 else {})
+            for name, loss, accuracy, share in zip(self.heads, *values, strict=True)
         }
 
     def state_dict(self, total: Callable[[Tensor], Tensor] = lambda values: values) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def result_table(results: Mapping[str, Any]) -> str:
     """Accuracies of a run's results.json, validation and test, and the rate of conflict in each encoder.
 
     Rows: the joint head, each modality's own head, joint minus the best of these, all heads together by each rule ("-"
-    in results of earlier versions).
+    in results of earlier versions). A line below says which heads were scored on a part of the samples.
     """
     splits = [results[split] for split in ("val", "test")]
 
@@ -59,7 +59,30 @@ def result_table(results: Mapping[str, Any]) -> str:
     for rule, label in COMBINATIONS.items():
         combined = [scores.get("all_heads", {}).get(rule, {}).get("accuracy") for scores in splits]
         rows.append([label, *cells(combined), ""])
-    return text_table(["accuracy in percent", "val", "test", "conflict, % of steps"], rows)
+    table = text_table(["accuracy in percent", "val", "test", "conflict, % of steps"], rows)
+    present = {
+        name: [scores["unimodal"][name].get("present", 100.0) for scores in splits]
+        for name in results["test"]["unimodal"]
+    }
+    note = present_note(present, ("val", "test"))
+    return f"{table}\n{note}" if note else table
+
+
+def present_note(present: Mapping[str, Sequence[float]], splits: Sequence[str]) -> str:
+    """A line that says over which samples a modality's head was scored; "" where all of them have every modality.
+
+    Args:
+        present: {modality: percent of the samples that have it, by split}.
+        splits: their names, in that order.
+    """
+    parts = [
+        f"{shortened(on_one_line(name), 40)} "
+        + ", ".join(f"{share:.1f} % ({split})" for share, split in zip(shares, splits, strict=True))
+        for name, shares in present.items()
+        if min(shares) < 100
+    ]
+    said = "a modality's own head is scored on the samples that have it, the joint head on all of them"
+    return f"{said}: {'; '.join(parts)}" if parts else ""
 
 
 def run_probe_table(probe: Mapping[str, Any]) -> str:
