@@ -35,10 +35,11 @@ from mmpareto.experiments.search import (
     shared_settings,
     write_leaderboard,
 )
+from mmpareto.integration import Uniform
 from mmpareto.methods import METHODS, build_method
 from mmpareto.registry import Range
-from mmpareto.reporting import charts
-from mmpareto.runs import RESULTS
+from mmpareto.reporting import charts, leaderboard
+from mmpareto.runs import RESULTS, RunError
 
 
 def plan(tmp_path: Path, sampler: str = "random", *passed: str, **changes: Any) -> Search:
@@ -60,6 +61,15 @@ def test_draws_are_uniform_in_the_logarithm_within_the_range_and_the_same_everyw
     assert {drawn(Range(1, 4), "k", number) for number in range(60)} == {1, 2, 3, 4}
     assert {drawn(Range(0, 2, log=False), "k", number) for number in range(60)} == {0, 1, 2}
     assert {drawn(["a", "b"], "k", number) for number in range(30)} == {"a", "b"}
+
+
+def finish(run: Run, joint: float, **settings: Any) -> None:
+    """A run with these results, as train.py leaves it."""
+    settings = {**run.config.flat(), **settings}
+    made = finished_run(run.folder, seed=run.config.run.random_seed, joint=joint, **settings)
+    results = json.loads((made / RESULTS).read_text())
+    scores = {"joint": {"accuracy": joint, "loss": 1.0}, "unimodal": results["test"]["unimodal"]}
+    (made / RESULTS).write_text(json.dumps(results | {"seconds": 3.0, "epochs": 1, "val": scores}))
 
 
 def test_every_method_can_be_made_with_what_it_declares() -> None:
@@ -106,6 +116,109 @@ def test_all_methods_have_the_same_rates_and_what_the_command_line_sets_stays(tm
         plan(tmp_path, seeds=[0, 1]).candidates(["twoview"], ["uniform"])
 
 
+class OwnMomentum(Uniform):
+    """An integrator with an option that has the name of a flag of train.py."""
+
+    search = {"momentum": Range(0.1, 0.9)}
+
+    def __init__(self, momentum: float = 0.5) -> None:
+        super().__init__()
+        self.momentum = momentum
+
+
+def test_an_option_that_has_the_name_of_a_flag_is_searched(tmp_path: Path) -> None:
+    search = plan(tmp_path, "random", "--momentum", "0.7")
+    (candidate,) = search.candidates(["twoview"], [f"{__name__}:OwnMomentum"])
+    assert "method_momentum" in candidate.space
+    config = search.trial(candidate, 0).runs[0].config
+    assert config.optim.momentum == 0.7
+    assert config.method.method_options == {"momentum": float(search.values(candidate, 0)["method_momentum"])}
+
+
+def test_a_name_written_in_two_ways_is_searched_once(tmp_path: Path) -> None:
+    search = plan(tmp_path)
+    candidates = search.candidates(["twoview", "TwoView"], ["uniform", "Uniform", "mmpareto"])
+    assert [(c.dataset, c.method) for c in candidates] == [("twoview", "uniform"), ("twoview", "mmpareto")]
+
+
+def test_what_is_not_searched_as_usual_is_in_the_leaderboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(charts, "files", lambda specification: {"svg": b""})  # takes seconds
+
+    def board(*passed: str) -> dict[str, Any]:
+        search = plan(tmp_path / str(len(list(tmp_path.iterdir()))), "random", *passed, trials=1)
+        trials = [search.trial(candidate, 0) for candidate in search.candidates(["twoview"], ["mmpareto"])]
+        finals = search.finals(trials, recipe=False)
+        for run in (*finals, *trials[0].runs):
+            finish(run, 50.0)
+        assert write_leaderboard(search, trials, trials, finals)
+        return leaderboard.read(search.output / "leaderboard.json")
+
+    usual, other = board(), board("--learning_rate", "0.03", "--weight_decay", "0", "--gamma", "2")
+    assert not usual["settings"]["twoview"].keys() & {"learning_rate", "weight_decay"}
+    assert usual["spaces"]["mmpareto"]["gamma"][:2] == [1.0, 4.0]
+    assert {key: other["settings"]["twoview"][key] for key in ("learning_rate", "weight_decay")} == {
+        "learning_rate": 0.03,
+        "weight_decay": 0,
+    }
+    assert other["spaces"]["mmpareto"]["gamma"] == "set to 2.0"
+    assert "Set for all methods: learning" in leaderboard.tables(other)
+    (tmp_path / "rate.yaml").write_text("optim:\n  learning_rate: 5\n")
+    around = board("--config", str(tmp_path / "rate.yaml"))
+    assert around["settings"]["twoview"]["learning_rate"] == "searched from 0.5 to 50"
+
+
+def test_a_trial_with_other_settings_chooses_nothing(tmp_path: Path) -> None:
+    made, asked = (plan(tmp_path, budget=budget, rule="all_heads") for budget in (1, 2))
+    trials = [search.trial(search.candidates(["twoview"], ["uniform"])[0], 3) for search in (made, asked)]
+    finish(trials[0].runs[0], 80.0)
+    with pytest.raises(RunError, match="no 'all_heads' on which --select all_heads looks"):
+        made.score(trials[0])
+    made.rule = asked.rule = "joint"
+    assert made.score(trials[0]) == (80.0, 1.0)
+    assert asked.score(trials[1]) is None
+    assert asked.best([trials[1]]) is None
+    (trials[0].runs[0].folder / RESULTS).write_text("{}")
+    with pytest.raises(RunError, match="holds no results"):
+        made.score(trials[0])
+
+
+def test_what_tpe_proposed_stays(tmp_path: Path) -> None:
+    """A trial that failed at first, and has a score by now, changes no later trial that was made without it."""
+    pytest.importorskip("optuna")
+
+    def proposed(scored: range) -> list[dict[str, Any]]:
+        search = plan(tmp_path, "tpe")
+        (candidate,) = search.candidates(["twoview"], ["mmpareto"])
+        for number in scored:
+            search.scores[candidate, number] = (90.0 - number, None)
+        return [search.values(candidate, number) for number in range(STARTUP + 2)]
+
+    first = proposed(range(STARTUP - 1))
+    assert proposed(range(STARTUP + 2)) == first
+    file = tmp_path / "trials" / "twoview" / "mmpareto" / f"trial{STARTUP}" / "proposed.json"
+    content = json.loads(file.read_text())
+    for damaged in ("nothing", json.dumps(content | {"gamma": 99.0}), json.dumps({"gamma": 2.0})):
+        file.write_text(damaged)
+        with pytest.raises(RunError, match="remove the folder"):
+            proposed(range(STARTUP))
+
+
+def test_a_run_that_cannot_be_evaluated_keeps_its_place_in_the_leaderboard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(charts, "files", lambda specification: dict.fromkeys(("svg", "pdf", "png"), b""))
+    search = plan(tmp_path, trials=1)
+    trial = search.trial(*search.candidates(["twoview"], ["uniform"]), 0)
+    for run in (*trial.runs, *search.finals([trial], recipe=False)):
+        finish(run, 50.0)  # no best.pt is there
+    flags = ["--methods", "uniform", "--datasets", "twoview", "--search", "random", "--trials", "1", "--seeds", "10"]
+    assert experiment.main([*flags, "--budget", "2", "--gpu_ids", "cpu", "--output", str(tmp_path)]) == 0
+    assert "no measures of balance" in capsys.readouterr().err
+    assert (tmp_path / "trials.csv").exists()
+    rows = leaderboard.read(tmp_path / "leaderboard.json")["results"]
+    assert [(row["method"], row["seed"], row["scores"]["joint"]) for row in rows] == [("uniform", 10, 50.0)]
+
+
 def test_probes_are_of_the_reported_runs_alone(tmp_path: Path) -> None:
     search = plan(tmp_path, "random", "--probe")
     trial = search.trial(*search.candidates(["twoview"], ["uniform"]), 0)
@@ -140,9 +253,7 @@ def test_a_leaderboard_holds_what_fast_switched_on(tmp_path: Path, monkeypatch: 
             shutil.rmtree(run.folder, ignore_errors=True)
             switched_on = {"amp": precisions[number % len(precisions)], "cuda_graph": number % 2 == 0}
             config = run.config.flat() | switched_on | {"channels_last": True}
-            made = finished_run(run.folder, seed=run.config.run.random_seed, joint=50.0 + number, **config)
-            results = json.loads((made / RESULTS).read_text())
-            (made / RESULTS).write_text(json.dumps(results | {"seconds": 3.0}))
+            finish(run, 50.0 + number, **config)
         assert write_leaderboard(search, trials, trials, finals)
         content: dict[str, Any] = json.loads((tmp_path / "leaderboard.json").read_text())
         return content["settings"]["twoview"]
@@ -159,8 +270,8 @@ def test_a_leaderboard_holds_what_fast_switched_on(tmp_path: Path, monkeypatch: 
 def test_tpe_starts_as_random_does_repeats_itself_and_finds_the_better_half(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
 
-    def values(sampler: str) -> list[float]:
-        search = plan(tmp_path, sampler)
+    def values(sampler: str, folder: str = "first") -> list[float]:
+        search = plan(tmp_path / folder, sampler)
         candidate = Candidate("twoview", "uniform", {"learning_rate": Range(1e-3, 1.0), "kind": ["a", "b"]})
         rates = []
         for number in range(20):
@@ -172,7 +283,7 @@ def test_tpe_starts_as_random_does_repeats_itself_and_finds_the_better_half(tmp_
 
     random, tpe = values("random"), values("tpe")
     assert tpe[:STARTUP] == random[:STARTUP]
-    assert tpe == values("tpe")
+    assert tpe == values("tpe", "second")
     distances = [np.abs(np.log10(rates[10:]) + 2).mean() for rates in (tpe, random)]
     assert distances[0] < 0.6 * distances[1]
 
@@ -247,7 +358,9 @@ def test_a_trial_that_diverged_is_a_result_and_another_run_has_failed(
     launcher = Local(Path(__file__).with_name("stand_in.py"), 2, 2)
     assert experiment.perform(trial.runs, launcher, "here", tmp_path, trials=True) == {}
     write_settings(finishes.folder, finishes.config.flat())
-    assert "FAILED: diverged (step 12, epoch 1)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"{diverges.name}: diverged (step 12, epoch 1)\n" in printed
+    assert "FAILED" not in printed
     assert trial.diverged == "step 12, epoch 1"
     assert search.score(trial) is None
     assert experiment.perform(trial.runs, launcher, "here", tmp_path, trials=True) == {}

@@ -16,8 +16,11 @@ from reporting.synthetic import make_run
 
 from mmpareto.cli import report
 from mmpareto.reporting import leaderboard
+from mmpareto.reporting.balance import balance_of_rows
+from mmpareto.reporting.comparison import rows_of
 from mmpareto.reporting.finished import find
 from mmpareto.reporting.ranking import Ranking
+from mmpareto.runs import RunError
 
 PROTOCOL = {"sampler": "random", "trials": 10, "trial_seeds": [0], "budget": None, "rule": "joint"}
 JOINT = {"uniform": [80.0, 82.0, 84.0, 81.0], "mmpareto": [85.0, 86.0, 90.0, 85.0], "random": [79.0, 83.0, 84.0, 80.0]}
@@ -130,6 +133,60 @@ def test_probes_are_compared_with_those_of_the_encoders_trained_alone_in_any_fil
     assert gaps["transformer"] == "n/a"  # an architecture of its own
 
 
+def evaluated(folder: Path, method: str, missing: str, total: float, **config: Any) -> None:
+    """A run with probes and an evaluation, in which absent modalities are replaced by `missing`."""
+    make_run(folder, method, **config)
+    results = json.loads((folder / "results.json").read_text())
+    probed = {"unimodal": {name: {"accuracy": total} for name in ("gray", "colour")}}
+    (folder / "results.json").write_text(json.dumps(results | {"seconds": 1.0, "probe": probed}))
+    evaluation = {
+        "finished": True,
+        "selected_epoch": results["selected_epoch"],
+        "missing": missing,
+        "shapley": {"contributions": {"gray": total - 1.0, "colour": 1.0}, "sum": total},
+        "subsets": [{"present": ["gray"], "accuracy": total}],
+    }
+    (folder / "evaluation_test.json").write_text(json.dumps(evaluation))
+
+
+def test_measures_of_two_kinds_are_not_averaged_and_small_sums_have_no_shares(tmp_path: Path) -> None:
+    for seed, (missing, total) in enumerate((("zero", 50.0), ("mean", 80.0), ("zero", 9.0))):
+        evaluated(tmp_path / str(seed), "uniform", missing, total, seed=seed)
+    table = balance_of_rows(rows_of(find([tmp_path])[0]))
+    shown = table.set_index("method").loc["uniform"]
+    assert shown["Shapley share, gray"] == "98.0"  # of the first alone: 9 points say nothing
+    assert shown["Shapley share by mean, gray"] == "98.8"
+    assert (shown["without colour"], shown["without colour by mean"]) == ("29.5", "80.0")
+
+
+def test_a_probe_is_compared_with_one_of_the_same_encoders_and_data(tmp_path: Path) -> None:
+    evaluated(tmp_path / "a", "uniform", "zero", 60.0)
+    evaluated(tmp_path / "b", "pareto", "zero", 50.0, encoder={"gray": "mlp"})
+    evaluated(tmp_path / "c", "unimodal", "zero", 70.0, learning_rate=0.5)
+    table = balance_of_rows(rows_of(find([tmp_path])[0]))
+    assert dict(table[["method", "probe less alone, gray"]].to_numpy().tolist()) == {
+        "uniform": "-10.0",
+        "pareto, encoder gray mlp": "n/a",
+        "unimodal, learning_rate 0.5": "n/a",
+    }
+
+
+def test_trials_of_a_search_are_in_no_report_unless_they_are_named(tmp_path: Path) -> None:
+    make_run(tmp_path / "trials" / "digits" / "uniform" / "trial3" / "seed0", "uniform")
+    with pytest.raises(RunError, match="holds 1 run of a search's trials, and none of chosen values"):
+        find([tmp_path])
+    make_run(tmp_path / "tuned" / "digits" / "uniform" / "trial3" / "seed10", "uniform", seed=10)
+    assert [run.seed for run in find([tmp_path])[0]] == [10]
+    assert [run.seed for run in find([tmp_path / "trials"])[0]] == [0]
+    assert [run.seed for run in find([tmp_path, tmp_path / "trials" / "digits"])[0]] == [10, 0]
+
+
+def test_means_that_differ_by_rounding_alone_are_ties() -> None:
+    ranking = Ranking(pd.DataFrame([[76.75, 76.75 * (1 + 2**-52), 50.0]] * 3, columns=list("abc")))
+    assert ranking.ranks.to_dict() == {"a": 1.5, "b": 1.5, "c": 3.0}
+    assert ranking.verdict.startswith("a, b have the best mean rank")
+
+
 def test_the_interval_is_that_of_the_bootstrap() -> None:
     values = pd.Series([80.0, 82.0, 84.0, 81.0])
     draws = np.random.default_rng(1).choice(values, (200_000, 4)).mean(1)
@@ -225,6 +282,28 @@ def test_files_of_one_protocol_are_merged_and_others_refused(tmp_path: Path) -> 
         assert "diverged trials are damaged" in refuse(lambda c, damage=damage: c.update(diverged=damage))
     assert "settings or spaces are damaged" in refuse(lambda c: c["settings"].update(avmnist=3))
     assert "no result with chosen values" in refuse(lambda c: c["results"].clear())
+    for damage in ({"budget": "x"}, {"budget": True}, {"trials": None}):
+        assert "its protocol is damaged" in refuse(lambda c, damage=damage: c["protocol"].update(damage))
+    for damage in ({"method": 1.0}, {"joint": True}, {"joint": float("inf")}):
+        assert "result 1 is damaged" in refuse(lambda c, damage=damage: c["results"][0]["scores"].update(damage))
+    assert "result 1 is damaged" in refuse(lambda c: c["results"][0].update(seconds=float("inf")))
+    assert "theirs on twoview with seed 10 is there twice" in refuse(
+        lambda c: c["results"].append(theirs["results"][-2])
+    )
+    chosen = row("twoview", "uniform", 30, 80.0) | {"values": {"learning_rate": "5"}}
+    said = refuse(lambda c: c["results"].append(chosen))
+    assert "uniform on twoview with seed 30 has other values than in another file ({'learning_rate': '5'}" in said
+    for baseline in (("--baseline", "uniform"), ("--tune", "gamma")):
+        assert f"{baseline[0]} is for run directories" in refused(report.main, "--leaderboard", *files, *baseline)
+
+    # the same run with measures of balance in one file alone
+    with_measures = copy.deepcopy(ours["results"][0])
+    with_measures["scores"]["probe, rotated"] = 71.0
+    files[1].write_text(json.dumps({"schema": 1, **theirs, "results": [*theirs["results"], with_measures]}))
+    for order in (files, files[::-1]):
+        (whole,) = (r for r in leaderboard.merged(order)["results"] if r["scores"].get("probe, rotated"))
+        assert whole["scores"] == with_measures["scores"]
+
     same = row("twoview", "uniform", 10, 99.0)
     assert "in another file, with other scores" in refuse(lambda c: c["results"].append(same))
     files[1].write_text(json.dumps({"schema": 1, **theirs, "results": [same | {"scores": {"joint": "high"}}]}))

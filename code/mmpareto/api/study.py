@@ -162,7 +162,7 @@ def load(arguments: argparse.Namespace, device: torch.device) -> tuple[list[Subj
         config = config.changed(amp=None, tf32=False)
         if first is None:
             first, data = config, same_data(run, config, arguments.split)
-        for what in ("dataset", "dataset_options", "data_root"):
+        for what in ("dataset", "dataset_options", "data_root", "missing"):
             mine, others = getattr(config.data, what), getattr(first.data, what)
             if mine != others:
                 raise UsageError(

@@ -29,9 +29,9 @@ from pathlib import Path
 from mmpareto.cli.common import run_command
 from mmpareto.cli.evaluate import evaluation_json
 from mmpareto.command_line import Parser
-from mmpareto.config import DEFAULT_DATASET
+from mmpareto.config import DEFAULT_DATASET, FAST
 from mmpareto.cores import cores
-from mmpareto.errors import UsageError
+from mmpareto.errors import UsageError, UserError
 from mmpareto.escape import counted
 from mmpareto.experiments.grid import Grid, Run, check_runs, expand, variation
 from mmpareto.experiments.launchers import Launcher, Local, Submitit, slurm_executor
@@ -261,8 +261,8 @@ def search(arguments: argparse.Namespace, passed: Sequence[str]) -> int:
     plan = Search(
         sampler=arguments.search,
         trials=arguments.trials,
-        trial_seeds=arguments.trial_seeds,
-        seeds=arguments.seeds,
+        trial_seeds=list(dict.fromkeys(arguments.trial_seeds)),
+        seeds=list(dict.fromkeys(arguments.seeds)),
         rule=arguments.select,
         budget=arguments.budget,
         passed=passed,
@@ -292,7 +292,10 @@ def search(arguments: argparse.Namespace, passed: Sequence[str]) -> int:
     failures |= perform(finals, launcher, where, arguments.output)
     for run in finals:
         if run not in failures and run.name.startswith(TUNED):
-            measure_balance(run)
+            try:
+                measure_balance(run, arguments.gpu_ids)
+            except UserError as error:  # the scores are worth keeping
+                print(f"warning: {run.name}: no measures of balance: {error}", file=sys.stderr)
     status = tell(failures, len(finals) + sum(len(trial.runs) for trial in trials))
     if not write_leaderboard(plan, trials, chosen, [run for run in finals if run not in failures]):
         print("no leaderboard: no run with chosen values is finished", file=sys.stderr)
@@ -306,17 +309,24 @@ def search(arguments: argparse.Namespace, passed: Sequence[str]) -> int:
     return status
 
 
-def measure_balance(run: Run) -> None:
-    """Leave evaluation_test.json in a finished run, where it has none."""
-    file = run.folder / EVALUATION.format("test")
-    if file.exists():
+def measure_balance(run: Run, gpu_ids: str | None) -> None:
+    """Leave evaluation_test.json in a finished run, where it has none of the selected model.
+
+    Raises:
+        UserError: where the run cannot be evaluated.
+    """
+    from mmpareto.reporting.histories import current_evaluation  # pandas takes a second to import
+
+    (finished,), _ = find([run.folder])
+    if current_evaluation(finished) is not None:
         return
     from mmpareto.api.evaluation import evaluation_of  # PyTorch takes seconds to import
     from mmpareto.training.setup import choose_device
 
-    directory, device = RunDirectory(run.folder), choose_device(None)
-    content, _ = evaluation_of(directory, run.config, "test", device, probe=False, missing="zero", rates=())
-    with atomically(file) as stream:
+    directory, device = RunDirectory(run.folder), choose_device(gpu_ids and gpu_ids.split(",")[0])
+    config = run.config.changed(**{key: finished.config[key] for key in FAST})  # what --fast switched on
+    content, _ = evaluation_of(directory, config, "test", device, probe=False, missing="zero", rates=())
+    with atomically(run.folder / EVALUATION.format("test")) as stream:
         stream.write(evaluation_json(content))
 
 

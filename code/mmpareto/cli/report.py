@@ -7,8 +7,9 @@
 
 Test accuracy in percent: a terminal shows the main columns, a file or pipe gets all of them, as Markdown. Runs that
 differ in any setting but the seed are never averaged; runs selected on the test split are marked; unfinished runs are
-listed and left out. With --output a folder is written: index.html, which holds all the rest, table.md, table.csv,
-table.tex and figures/. Exit status: 0 done; 2 cannot be done.
+listed and left out. Trials of a search choose and are not reported: they are left out unless their folder is named.
+With --output a folder is written: index.html, which holds all the rest, table.md, table.csv, table.tex and figures/.
+Exit status: 0 done; 2 cannot be done.
 """
 
 from __future__ import annotations
@@ -70,6 +71,11 @@ def report(arguments: argparse.Namespace) -> int:
     if bool(arguments.leaderboard) == bool(arguments.runs):
         raise UsageError("give run directories, or --leaderboard with files")
     if arguments.leaderboard:
+        for name in ("baseline", "tune", "tune_seeds"):
+            if getattr(arguments, name):
+                raise UsageError(
+                    f"--{name} is for run directories: a leaderboard's values are chosen, its baseline set"
+                )
         return show_leaderboard(arguments.leaderboard, output)
     if output is None and (arguments.baseline is not None or arguments.tune):
         raise UsageError("--baseline and --tune are for a written report; name its folder with --output")

@@ -157,7 +157,7 @@ def make_run(
 
     Raises UsageError where train.py would refuse its command line.
     """
-    folder = "/".join(map(_folder, parts))
+    folder = "/".join(map(folder_name, parts))
     long = [part for part in folder.split("/") if len(os.fsencode(part)) > LONGEST_NAME]
     if long:
         raise UsageError(
@@ -242,6 +242,6 @@ def check_runs(runs: Sequence[Run]) -> None:
             raise UsageError(f"{error} [{run.name}]") from error
 
 
-def _folder(text: str) -> str:
+def folder_name(text: str) -> str:
     """`text` as a folder's name; package.module:Class with '.' as in train.py."""
     return re.sub(r"[^\w.,=+-]", "_", text.replace(":", "."))

@@ -43,6 +43,7 @@ class Outcome:
     """How a run ended.
 
     failure        None, or the reason and the last lines of the log.
+    diverged       whether a loss or gradient was not finite.
     stopped        whether train.py stopped because it was asked to, by SIGTERM; then it left a checkpoint.
     out_of_memory  whether train.py says so.
     """
@@ -50,6 +51,7 @@ class Outcome:
     failure: str | None = None
     stopped: bool = False
     out_of_memory: bool = False
+    diverged: bool = False
 
 
 def state(run: Run) -> State:
@@ -160,17 +162,19 @@ class TrainingProcess:
     def _outcome_of(self, status: int) -> Outcome:
         if status == 0 and RunDirectory(self.run.folder).finished:
             return Outcome()
+        place = None
         if status < 0:
             name = signal.Signals(-status).name
             reason = f"ended by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
         else:
             reason = f"exit status {status}" if status else "it ended without results"
-            if status and (place := diverged(self.run)) is not None:
+            place = diverged(self.run) if status else None
+            if place is not None:
                 reason = f"diverged ({place})"
         tail = self._tail()
         failure = "\n".join([f"{reason}; {self.run.folder / LOG} ends with", *tail])
         out_of_memory = any("out of memory" in line for line in tail)
-        return Outcome(failure, status in (STOPPED, -signal.SIGTERM), out_of_memory)
+        return Outcome(failure, status in (STOPPED, -signal.SIGTERM), out_of_memory, place is not None)
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None:

@@ -147,7 +147,10 @@ class _Progress:
         self._total -= run.config.optim.epochs - self._counted[run]  # of a failed one no more is to come
         self._bar.total = self._total
         self._bar.set_description(f"{self._ended}/{self._number} runs", refresh=False)
-        failed = "" if outcome.failure is None else coloured(f"FAILED: {outcome.failure.splitlines()[0]}", RED)
+        failed = ""
+        if outcome.failure is not None:
+            text = outcome.failure.splitlines()[0]
+            failed = text.partition(";")[0] if outcome.diverged else coloured(f"FAILED: {text}", RED)
         self.say(f"[{self._ended}/{self._number}] {run.name}: {failed or accuracy(run)}")
 
     def say(self, text: str) -> None:

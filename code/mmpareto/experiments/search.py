@@ -9,10 +9,12 @@ trials after the first STARTUP are proposed by Optuna's sampler from what the me
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 import math
 import statistics
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,21 +22,24 @@ from typing import Any
 import numpy as np
 
 from mmpareto import runs
-from mmpareto.config import FAST, ROUNDING, RUN_ONLY, Config
+from mmpareto.arguments import SHORT, flags_of
+from mmpareto.config import FAST, ROUNDING, RUN_ONLY, Config, OptimConfig
 from mmpareto.data_folders import dataset_title
 from mmpareto.errors import UsageError
 from mmpareto.escape import csv_cell
-from mmpareto.experiments.grid import Run, check_runs, flags_in, make_run, refuse_owned
-from mmpareto.experiments.process import diverged
-from mmpareto.registries import METHODS, architecture_of
+from mmpareto.experiments.grid import Run, check_runs, flags_in, folder_name, make_run, refuse_owned
+from mmpareto.experiments.process import State, diverged, state
+from mmpareto.json_files import read_object
+from mmpareto.registries import DATASETS, METHODS, architecture_of
 from mmpareto.registry import Range, Space
-from mmpareto.reporting.finished import find
-from mmpareto.runs import RunDirectory
+from mmpareto.reporting.finished import TRIALS, find
+from mmpareto.runs import RunDirectory, RunError
 from mmpareto.selection import measured, rank
 from mmpareto.writing import write_text
 
 TIMES_RECIPE = Range(0.1, 10.0)  # the learning rate, times that of the dataset's recipe
 WEIGHT_DECAY = Range(1e-6, 1e-2)
+SEARCHED = ("learning_rate", "weight_decay")  # of every method
 STARTUP = 5  # trials of tpe that are drawn as those of random are
 # settings that differ between methods, or from run to run
 _OF_A_METHOD = (
@@ -49,16 +54,23 @@ _OF_A_METHOD = (
     *RUN_ONLY,
 )
 DIGITS = 3  # of a value: what the command line of a run shows is what was tried
-TRIALS, TUNED, RECIPE = "trials", "tuned", "recipe"  # folders below the output folder
+TUNED, RECIPE = "tuned", "recipe"  # folders below the output folder, as TRIALS is
+PROPOSED = "proposed.json"  # beside a trial's runs: the values that tpe gave it
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A method on a dataset, and the space that it is searched in."""
+    """A method on a dataset, and the space that it is searched in.
+
+    Attributes:
+        fixed: {learning_rate, weight_decay or an option of the method: what the command line makes of it}, where it is
+            not searched, or searched around another value than the recipe's.
+    """
 
     dataset: str
     method: str
     space: Space
+    fixed: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -117,21 +129,15 @@ class Search:
                 "other --seeds"
             )
         refuse_owned(flags_in(self.passed))
-        fixed = {flag.removeprefix("--") for flag in flags_in(self.passed)} | set(self._method_options())
-        listed = []
-        for dataset in dict.fromkeys(datasets):
-            for method in dict.fromkeys(methods):
-                place = (RECIPE, dataset, method)
-                config = make_run(dataset, method, self.passed, {}, 0, place, self.output, self.root).config
-                rate = config.optim.learning_rate
-                space: dict[str, Any] = {
-                    "learning_rate": Range(TIMES_RECIPE.low * rate, TIMES_RECIPE.high * rate),
-                    "weight_decay": WEIGHT_DECAY,
-                    **METHODS[method].search,
-                }
-                space = {key: values for key, values in space.items() if key not in fixed}
-                listed.append(Candidate(config.data.dataset, config.method.method, space))
-        return listed
+        flags = {flag.removeprefix("--") for flag in flags_in(self.passed)}
+        options = {*self._method_options(), *(flags & SHORT.keys())}
+        listed: dict[tuple[str, str], Candidate] = {}  # a name may be written in several ways
+        for dataset, method in itertools.product(datasets, methods):
+            place = (RECIPE, dataset, method)
+            config = make_run(dataset, method, self.passed, {}, 0, place, self.output, self.root).config
+            names = config.data.dataset, config.method.method
+            listed.setdefault(names, _candidate(config, flags, options))
+        return list(listed.values())
 
     def _method_options(self) -> list[str]:
         """Options of methods that the command line sets."""
@@ -165,15 +171,28 @@ class Search:
         return Trial(candidate, number, texts, planned)
 
     def values(self, candidate: Candidate, number: int) -> dict[str, Any]:
-        """The values of a trial."""
-        if (candidate, number) not in self._values:
-            early = self.sampler == "random" or number < STARTUP
-            self._values[candidate, number] = (
-                {key: drawn(space, key, number) for key, space in candidate.space.items()}
-                if early
-                else self._proposed(candidate, number)
-            )
-        return self._values[candidate, number]
+        """The values of a trial.
+
+        Those that tpe proposes are written down: a trial that failed before, and is scored by now, changes none.
+
+        Raises:
+            RunError: where the file is damaged, or was written for another search.
+        """
+        if (candidate, number) in self._values:
+            return self._values[candidate, number]
+        if self.sampler == "random" or number < STARTUP:
+            values = {key: drawn(space, key, number) for key, space in candidate.space.items()}
+        else:
+            parts = (TRIALS, candidate.dataset, candidate.method, f"trial{number}")
+            file = self.output.joinpath(*map(folder_name, parts)) / PROPOSED
+            if file.exists():
+                values = _read_proposed(file, candidate.space)
+            else:
+                values = self._proposed(candidate, number)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_text(file, json.dumps(values) + "\n")
+        self._values[candidate, number] = values
+        return values
 
     def _proposed(self, candidate: Candidate, number: int) -> dict[str, Any]:
         """What Optuna proposes after the trials before."""
@@ -197,10 +216,22 @@ class Search:
         }
 
     def score(self, trial: Trial) -> tuple[float, float | None] | None:
-        """Mean accuracy and loss of a trial by the rule; None where one of its runs is not finished."""
-        if not all(RunDirectory(run.folder).finished for run in trial.runs):
+        """Mean accuracy and loss of a trial by the rule; None where one of its runs is not finished with its settings.
+
+        Raises:
+            RunError: where the results of a run are damaged, or lack what the rule looks at.
+        """
+        if not all(_finished(run) for run in trial.runs):
             return None
-        values = [measured(RunDirectory(run.folder).read_json(runs.RESULTS), self.rule) for run in trial.runs]
+        values = []
+        for run in trial.runs:
+            try:
+                values.append(measured(RunDirectory(run.folder).read_results(), self.rule))
+            except KeyError as error:
+                raise RunError(
+                    f"{run.folder / runs.RESULTS} has no {error} on which --select {self.rule} looks: an older version "
+                    "wrote it; remove the folder, and the trial is made again"
+                ) from error
         losses = [loss for _, loss in values if loss is not None]
         loss = statistics.mean(losses) if len(losses) == len(values) else None
         result = statistics.mean(accuracy for accuracy, _ in values), loss
@@ -271,6 +302,7 @@ def write_leaderboard(search: Search, trials: Sequence[Trial], chosen: Sequence[
         )
     write_text(search.output / "trials.csv", pd.DataFrame(rows).map(csv_cell).to_csv(index=False))
     values = {(trial.candidate.dataset, trial.candidate.method): trial.values for trial in chosen}
+    candidates = {(trial.candidate.dataset, trial.candidate.method): trial.candidate for trial in chosen}
     finished, _ = find([run.folder for run in finals])
     runs_of = {run.folder.resolve(): run for run in finals}
     results: list[dict[str, Any]] = []
@@ -281,14 +313,19 @@ def write_leaderboard(search: Search, trials: Sequence[Trial], chosen: Sequence[
         tuned = planned.name.startswith(f"{TUNED}/")
         tried = values[planned.config.data.dataset, planned.config.method.method] if tuned else {}
         results.append(leaderboard.result(run, tuned=tuned, values=tried))
-        for key, value in shared_settings(planned.config, run.config).items():
+        candidate = candidates[planned.config.data.dataset, planned.config.method.method]
+        fixed = {key: candidate.fixed[key] for key in SEARCHED if key in candidate.fixed}
+        for key, value in (shared_settings(planned.config, run.config) | fixed).items():
             values_of_key = settings.setdefault(run.dataset, {}).setdefault(key, [])
             if value not in values_of_key:
                 values_of_key.append(value)
         environment = {key: run.environment.get(key) for key in ("started", "device", "versions", "git")}
     if not any(row["tuned"] for row in results):
         return False
-    spaces = {name: {key: list(space) for key, space in METHODS[name].search.items()} for _, name in values}
+    spaces: dict[str, dict[str, Any]] = {}
+    for candidate in dict.fromkeys(trial.candidate for trial in chosen):
+        own = {key: list(space) for key, space in METHODS[candidate.method].search.items()}
+        spaces[candidate.method] = own | {key: f"set to {candidate.fixed[key]}" for key in own.keys() & candidate.fixed}
     content = {
         "protocol": search.protocol,
         "diverged": diverged_trials(trials),
@@ -332,6 +369,61 @@ def _mixed(values: Sequence[Any]) -> str:
     """A setting in which runs differ, such as the precision of --fast on two machines; the same in any order."""
     texts = ("none" if value is None else str(value) for value in values)
     return f"differs between the runs: {', '.join(sorted(texts))}"
+
+
+def _candidate(config: Config, flags: Collection[str], options: Collection[str]) -> Candidate:
+    """A method on a dataset, and what is searched for it.
+
+    Args:
+        config: without a trial's values.
+        flags: of train.py that the command line gives.
+        options: of methods that it gives.
+    """
+    dataset, method, rate = config.data.dataset, config.method.method, config.optim.learning_rate
+    rates = Range(TIMES_RECIPE.low * rate, TIMES_RECIPE.high * rate)
+    space: dict[str, Any] = {"learning_rate": rates, "weight_decay": WEIGHT_DECAY}
+    fixed: dict[str, Any] = {key: getattr(config.optim, key) for key in SEARCHED if key in flags}
+    if rate != DATASETS[dataset].attributes.get("recipe", {}).get("learning_rate", OptimConfig.learning_rate):
+        fixed.setdefault("learning_rate", f"searched from {rates.low:g} to {rates.high:g}")
+    space = {key: values for key, values in space.items() if key not in flags}
+    for key, values in METHODS[method].search.items():
+        if key in options:
+            fixed[key] = config.method.method_options[key]
+        else:  # the option, where a flag has its name
+            space[f"method_{key}" if key in flags_of(dataset) - SHORT.keys() else key] = values
+    return Candidate(dataset, method, space, fixed)
+
+
+def _finished(run: Run) -> bool:
+    """Whether a run has its results, with the settings that are asked for."""
+    try:
+        return state(run) is State.FINISHED
+    except RunError:
+        return False
+
+
+def _read_proposed(file: Path, space: Space) -> dict[str, Any]:
+    """The values that a file of PROPOSED holds.
+
+    Raises:
+        RunError: where it does not fit the space.
+    """
+    try:
+        values = read_object(file)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file}: cannot be read ({error}); remove the folder, and the trial is made again") from error
+    if values.keys() != space.keys() or not all(_within(values[key], space[key]) for key in space):
+        raise RunError(
+            f"{file} holds {values}, which the search for {', '.join(space)} would not propose; name another --output, "
+            "or remove the folder"
+        )
+    return values
+
+
+def _within(value: Any, space: Range | Sequence[Any]) -> bool:
+    if not isinstance(space, Range):
+        return value in list(space)
+    return type(value) in (int, float) and space.low <= value <= space.high
 
 
 def drawn(space: Range | Sequence[Any], name: str, number: int) -> Any:

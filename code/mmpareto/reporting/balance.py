@@ -7,20 +7,24 @@ import pandas as pd
 from mmpareto.registries import ALONE, METHODS, architecture_of
 from mmpareto.reporting.comparison import Row
 from mmpareto.reporting.finished import FinishedRun
-from mmpareto.reporting.histories import current_evaluation
+from mmpareto.reporting.histories import current_evaluation, stand_in
 from mmpareto.runs import EVALUATION, RunError
 
 # beginnings of the measures' names
 PROBE, GAP = "probe, ", "probe less alone, "
 MEASURES = (GAP, PROBE, "Shapley share", "without ", "right only jointly", "conflict, ")
+LEAST_SUM = 10.0  # points that all modalities together must be worth for shares of it to say something
+# settings that a run must share with one of encoders trained alone for the difference of their probes to say something
+_OF_ENCODERS = ("dataset_options", "missing", "model", "encoder", "encoder_options", "augment")
 
 
 def balance(run: FinishedRun) -> dict[str, float]:
     """Measures of balance, as far as they are known: of the run, its probes and its evaluation_test.json.
 
     By modality: steps in conflict in percent; the linear probe, and where the run knows it the same less that of an
-    encoder trained alone; the part of the Shapley values' sum in percent; joint accuracy without it. And "right only
-    jointly", see `evaluation.synergy`.
+    encoder trained alone; the part of the Shapley values' sum in percent, where that is LEAST_SUM or more; joint
+    accuracy without it. And "right only jointly", see `evaluation.synergy`. A name says where something else than zeros
+    stood for absent modalities.
     """
     values: dict[str, float] = {}
     for name in run.modalities:
@@ -34,15 +38,16 @@ def balance(run: FinishedRun) -> dict[str, float]:
     evaluation = current_evaluation(run)
     if evaluation is None:
         return values
+    by = stand_in(evaluation)
     try:
         shapley = evaluation.get("shapley") or {"contributions": {}}
         for name, value in shapley["contributions"].items():
-            if shapley["sum"] > 0:
-                values[f"Shapley share, {name}"] = 100 * value / shapley["sum"]
+            if shapley["sum"] >= LEAST_SUM:
+                values[f"Shapley share{by}, {name}"] = 100 * value / shapley["sum"]
         for subset in evaluation.get("subsets") or []:
             lacking = [name for name in run.modalities if name not in subset["present"]]
             if len(lacking) == 1:
-                values[f"without {lacking[0]}"] = float(subset["accuracy"])
+                values[f"without {lacking[0]}{by}"] = float(subset["accuracy"])
         if "synergy" in evaluation:
             values["right only jointly"] = float(evaluation["synergy"]["joint_only"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -57,15 +62,18 @@ def with_gaps(runs: pd.DataFrame) -> pd.DataFrame:
     Not of methods that bring an architecture of their own. Several runs of `unimodal` with one seed are no reference.
 
     Args:
-        runs: of one dataset: columns `method`, `seed` and measures.
+        runs: of one dataset: columns `method`, `seed` and measures, and `encoders` where runs differ in data or
+            encoders: alike in those that can be compared.
     """
     runs = runs.copy()
-    alone = runs[runs["method"] == ALONE].drop_duplicates("seed", keep=False).set_index("seed")
+    same = ["seed", "encoders"] if "encoders" in runs else ["seed"]
+    alone = runs[runs["method"] == ALONE].drop_duplicates(same, keep=False)
+    reference = runs[same].merge(alone, on=same, how="left").set_index(runs.index)
     compared = runs["method"].map(
         lambda method: method != ALONE and not (method in METHODS and architecture_of(method))
     )
     for column in [name for name in runs if name.startswith(PROBE)]:
-        gap = (runs[column] - runs["seed"].map(alone[column])).where(compared)
+        gap = (runs[column] - reference[column]).where(compared)
         known = GAP + column.removeprefix(PROBE)
         runs[known] = runs[known].fillna(gap) if known in runs else gap
     return runs
@@ -74,12 +82,21 @@ def with_gaps(runs: pd.DataFrame) -> pd.DataFrame:
 def balance_of_rows(rows: Sequence[Row]) -> pd.DataFrame:
     """A line per row, as text: means over its runs of the measures that they have."""
     runs = [
-        {"row": row.label, "method": run.method, "seed": run.seed} | balance(run) for row in rows for run in row.runs
+        {"row": row.label, "method": run.method, "seed": run.seed, "encoders": _encoders(run)} | balance(run)
+        for row in rows
+        for run in row.runs
     ]
-    means = with_gaps(pd.DataFrame(runs)).drop(columns=["method", "seed"]).groupby("row", sort=False).mean()
+    table = with_gaps(pd.DataFrame(runs)).drop(columns=["method", "seed", "encoders"])
+    means = table.groupby("row", sort=False).mean()
     means = means.dropna(axis=1, how="all")
     text = means.map(lambda value: "n/a" if pd.isna(value) else f"{value:.1f}").rename_axis("method").reset_index()
     return text[["method", *sorted(means.columns, key=place)]]
+
+
+def _encoders(run: FinishedRun) -> str:
+    """What a run shares with those whose encoders can be compared with its own."""
+    settings = {key: run.config.get(key) for key in _OF_ENCODERS}
+    return repr(settings | {"augment": settings["augment"] == "none"})
 
 
 def place(name: str) -> int:

@@ -10,12 +10,13 @@ from typing import Any
 from mmpareto import runs
 from mmpareto.config import RUN_ONLY, completed
 from mmpareto.data_folders import dataset_title
-from mmpareto.escape import shortened
+from mmpareto.escape import counted, shortened
 from mmpareto.runs import RunDirectory, RunError
 from mmpareto.selection import COMBINATIONS
 
 # settings in which the runs of one row may differ
 VARYING = ("random_seed", "diagnose_interval", "classes", *RUN_ONLY)
+TRIALS = "trials"  # folder of a search: its runs choose, and are not reported
 MOST_FOLDERS = 100_000  # below a folder with runs; a link to / leads to more
 MOST_PERCENT = 1e6  # larger numbers are no accuracies
 GREATEST_AMOUNT = 1e15  # of seconds or memory
@@ -135,6 +136,8 @@ class FinishedRun:
 def find(paths: Iterable[Path]) -> tuple[list[FinishedRun], list[Path]]:
     """The finished runs at or below the given folders, and the folders of those that are not finished.
 
+    Runs in a folder TRIALS below a given one are left out.
+
     Raises RunError if a folder is missing or holds no run, or if a run's files cannot be used.
     """
     finished: dict[Path, FinishedRun] = {}
@@ -142,12 +145,20 @@ def find(paths: Iterable[Path]) -> tuple[list[FinishedRun], list[Path]]:
     for path in paths:
         if not path.is_dir():
             raise RunError(f"{path} is no folder; give run directories, or a folder that holds some")
-        folders = []
+        folders, trials = [], 0
+        above = path.resolve()
         for folder, files in _walk(path):
-            if runs.CONFIG in files:
+            if runs.CONFIG in files and folder.is_relative_to(above) and TRIALS in folder.relative_to(above).parts:
+                trials += 1
+            elif runs.CONFIG in files:
                 folders.append(folder)
             elif runs.RESULTS in files:
                 raise RunError(f"{folder} has a {runs.RESULTS} and no {runs.CONFIG} beside it; {RETRAIN}")
+        if not folders and trials:
+            raise RunError(
+                f"{path} holds {counted(trials, 'run')} of a search's trials, and none of chosen values; name its "
+                f"folder {TRIALS} to compare trials"
+            )
         if not folders:
             raise RunError(f"there is no run in {path}: no folder in it has a {runs.CONFIG}")
         for folder in sorted(folders):

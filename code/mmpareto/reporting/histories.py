@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,8 @@ class History:
     steps      `encoder` and STEP_COLUMNS, a line per measured step and encoder; no line if nothing was measured
     layers     `encoder`, `layer` and `rate` (share of the measured steps in conflict, 0 to 1), from the inputs on
     confusion  of the joint head on the test split; None unless evaluate.py has scored this run's selected model
-    missing    of the same evaluation `modality` ("any": each one on its own), `rate` (percent of the samples that lack
-               it) and `accuracy` of the joint head
+    missing    of the same evaluation `modality` ("any": each one on its own; see `stand_in`), `rate` (percent of the
+               samples that lack it) and `accuracy` of the joint head
     """
 
     epochs: pd.DataFrame
@@ -157,6 +157,12 @@ def current_evaluation(run: FinishedRun) -> dict[str, Any] | None:
     return content if current else None
 
 
+def stand_in(evaluation: Mapping[str, Any]) -> str:
+    """What names of measures end in, where something else than zeros stood for absent modalities: another measure."""
+    missing = evaluation.get("missing", "zero")
+    return "" if missing == "zero" else f" by {missing}"
+
+
 def _confusion(file: Path, content: dict[str, Any]) -> Confusion:
     """`History.confusion`."""
     try:
@@ -177,9 +183,10 @@ def _missing(file: Path, content: dict[str, Any]) -> pd.DataFrame:
         rows = content.get("missing_rates") or []
         subsets: list[dict[str, Any]] = content["subsets"] if rows else [{"present": [], "accuracy": 0.0}]
         whole = max(subsets, key=lambda row: len(row["present"]))["accuracy"]
-        names = dict.fromkeys(str(row["modality"]) for row in rows)
+        by = stand_in(content)
+        names = dict.fromkeys(f"{row['modality']}{by}" for row in rows)
         lines = [(name, 0.0, float(whole)) for name in names]
-        lines += [(str(row["modality"]), 100 * float(row["rate"]), float(row["accuracy"])) for row in rows]
+        lines += [(f"{row['modality']}{by}", 100 * float(row["rate"]), float(row["accuracy"])) for row in rows]
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise RunError(f"{file} has no accuracies with modalities missing ({error}); run evaluate.py again") from error
     table = pd.DataFrame(lines, columns=["modality", "rate", "accuracy"])

@@ -4,8 +4,9 @@ A file `leaderboard.json` holds
 
     schema     1
     protocol   how values were searched and chosen
-    spaces     {method: the values of its own options that were searched}
-    settings   {dataset: settings that all runs share}
+    spaces     {method: {option of its own: the values that were searched, or what it was set to}}
+    settings   {dataset: settings that all runs share; learning_rate and weight_decay only where they were not searched,
+               or not around the recipe's}
     diverged   {dataset: {method: trials that diverged}}; missing where none was counted
     results    rows of dataset, method, tuned (or the recipe's values), seed, values, scores in percent, seconds
     made       date, device, commit and versions, for readers
@@ -32,20 +33,19 @@ from mmpareto.reporting.balance import MEASURES, balance, place, with_gaps
 from mmpareto.reporting.charts import Figure
 from mmpareto.reporting.comparison import LEAD, markdown_table, spread
 from mmpareto.reporting.comparison_figures import critical_difference, joint_accuracies
-from mmpareto.reporting.finished import FinishedRun
+from mmpareto.reporting.finished import RETRAIN, FinishedRun
 from mmpareto.reporting.page import FIGURES, unique_identifiers
 from mmpareto.reporting.ranking import Ranking
 from mmpareto.reporting.significance import DEFAULTS, LEVEL, holm
 from mmpareto.reporting.summary import p_text
-from mmpareto.runs import RunError
-from mmpareto.selection import COMBINATIONS, RULES
+from mmpareto.runs import RESULTS, RunError
+from mmpareto.selection import COMBINATIONS, RULES, TIE
 from mmpareto.writing import atomically, write_text
 
 FILE, TABLES, SCHEMA = "leaderboard.json", "leaderboard.md", 1
 ALL = "All datasets"
 JOINT, SINGLE = "joint", "best single"
 TOGETHER = COMBINATIONS["logarithms"]
-PROTOCOL = {"sampler", "trials", "trial_seeds", "budget", "rule"}  # keys that every protocol has
 _RESAMPLES = 10_000
 _TYPES: dict[str, Any] = {
     "dataset": str,
@@ -56,10 +56,23 @@ _TYPES: dict[str, Any] = {
     "scores": dict,
     "seconds": int | float,
 }
+_PROTOCOL_TYPES: dict[str, Any] = {
+    "sampler": str,
+    "trials": int,
+    "trial_seeds": list,
+    "budget": int | None,
+    "rule": str,
+}
 
 
 def result(run: FinishedRun, *, tuned: bool, values: Mapping[str, str]) -> dict[str, Any]:
-    """A row of `results` from a finished run."""
+    """A row of `results` from a finished run.
+
+    Raises:
+        RunError: where the run's files lack what a row needs.
+    """
+    if run.seconds is None:
+        raise RunError(f"{run.path / RESULTS} has no seconds; {RETRAIN}")
     scores = {JOINT: run.joint, SINGLE: run.joint - run.lead}
     scores |= {label: value for rule, label in COMBINATIONS.items() if (value := run.all_heads(rule)) is not None}
     scores |= {f"{name} alone": value for name in run.modalities if (value := run.accuracy(name)) is not None}
@@ -71,7 +84,7 @@ def result(run: FinishedRun, *, tuned: bool, values: Mapping[str, str]) -> dict[
         "seed": run.seed,
         "values": dict(values),
         "scores": scores,
-        "seconds": run.results["seconds"],
+        "seconds": run.seconds,
     }
 
 
@@ -97,7 +110,7 @@ def figures(content: Mapping[str, Any]) -> dict[str, tuple[str, dict[str, bytes]
     drawn: dict[str, tuple[Figure, list[str]]] = {}
     for dataset in rows["dataset"].unique():
         groups = rows[rows["dataset"] == dataset].groupby("method")
-        order = groups[JOINT].mean().sort_values(ascending=False, kind="stable").index
+        order = _in_order(groups[JOINT].mean())
         runs = {name: groups.get_group(name)[["seed", JOINT]].to_numpy().tolist() for name in order}
         labelled = [(name, [({"run": name, "seed": int(seed)}, joint) for seed, joint in runs[name]]) for name in order]
         drawn[dataset] = joint_accuracies(dataset, labelled), list(order)
@@ -127,10 +140,9 @@ def read(path: Path) -> dict[str, Any]:
         if not isinstance(content.get(key), kind):
             raise RunError(f"{path}: its {key} is missing or damaged; make the leaderboard again")
     protocol, settings = content["protocol"], content["settings"]
-    whole = protocol.keys() >= PROTOCOL and type(protocol["trial_seeds"]) is list
-    if not whole or str(protocol["rule"]) not in RULES:
-        raise RunError(f"{path}: its protocol is damaged; expected {', '.join(sorted(PROTOCOL))}, and a rule out of "
-                       f"{', '.join(RULES)}")  # fmt: skip
+    if not _typed(protocol, _PROTOCOL_TYPES) or protocol["rule"] not in RULES:
+        raise RunError(f"{path}: its protocol is damaged; expected {', '.join(sorted(_PROTOCOL_TYPES))}, and a rule "
+                       f"out of {', '.join(RULES)}")  # fmt: skip
     lost = content.setdefault("diverged", {})
     counts = [number for numbers in lost.values() for number in numbers.values()] if _nested(lost) else [None]
     if not all(type(number) is int for number in counts):
@@ -140,13 +152,17 @@ def read(path: Path) -> dict[str, Any]:
     for values in settings.values():  # older versions wrote them
         for key in ROUNDING:
             values.pop(key, None)
+    keys: set[tuple[Any, ...]] = set()
     for number, row in enumerate(content["results"], 1):
-        known = isinstance(row, dict) and all(isinstance(row.get(key), kind) for key, kind in _TYPES.items())
+        known = isinstance(row, dict) and _typed(row, _TYPES) and math.isfinite(row["seconds"])
         if not known or not _numbers(row["scores"]):
             raise RunError(
                 f"{path}: result {number} is damaged; expected {', '.join(_TYPES)}, and scores that are numbers, with "
                 f"{JOINT} and {SINGLE} among them"
             )
+        if _key(row) in keys:
+            raise RunError(f"{path}: {_named(row)} is there twice; leave one of them out")
+        keys.add(_key(row))
     if not any(row["tuned"] for row in content["results"]):
         raise RunError(f"{path}: it has no result with chosen values; finish the search first")
     return content
@@ -156,10 +172,12 @@ def merged(paths: Sequence[Path]) -> dict[str, Any]:
     """Several files as one.
 
     Raises:
-        RunError: where protocols, or settings on a dataset, differ, or a result comes twice with other scores.
+        RunError: where protocols, settings on a dataset, or the values chosen for a method differ, or a result comes
+            twice with other scores.
     """
     whole = read(paths[0])
     rows = {_key(row): row for row in whole["results"]}
+    chosen = {_key(row)[:3]: row for row in whole["results"]}
     for path in paths[1:]:
         other = read(path)
         _same(whole["protocol"], other["protocol"], f"{path}: another protocol than {paths[0]}")
@@ -171,12 +189,17 @@ def merged(paths: Sequence[Path]) -> dict[str, Any]:
         for dataset, numbers in other["diverged"].items():
             whole["diverged"][dataset] = whole["diverged"].get(dataset, {}) | numbers
         for row in other["results"]:
-            known = rows.setdefault(_key(row), row)
-            if known["scores"] != row["scores"]:
+            values = chosen.setdefault(_key(row)[:3], row)["values"]
+            if values != row["values"]:
                 raise RunError(
-                    f"{path}: {row['method']} on {row['dataset']} with seed {row['seed']} is in another file, with "
-                    "other scores; leave one of them out"
+                    f"{path}: {_named(row)} has other values than in another file ({row['values']}, not {values}); "
+                    "they are no runs of one choice, leave one of them out"
                 )
+            known = rows.setdefault(_key(row), row)
+            both = known["scores"].keys() & row["scores"].keys()  # measures of balance may be in one file alone
+            if any(known["scores"][name] != row["scores"][name] for name in both):
+                raise RunError(f"{path}: {_named(row)} is in another file, with other scores; leave one of them out")
+            known["scores"] = row["scores"] | known["scores"]
     return whole | {"results": list(rows.values())}
 
 
@@ -185,9 +208,24 @@ def _nested(values: Any) -> bool:
     return isinstance(values, dict) and all(isinstance(inner, dict) for inner in values.values())
 
 
+def _typed(values: Mapping[str, Any], types: Mapping[str, Any]) -> bool:
+    """Whether each of these names has a value of its type; True and False are no numbers."""
+    return values.keys() >= types.keys() and all(
+        isinstance(values[key], kind) and (kind is bool or type(values[key]) is not bool) for key, kind in types.items()
+    )
+
+
 def _numbers(scores: Mapping[str, Any]) -> bool:
-    return {JOINT, SINGLE} <= scores.keys() and all(
-        isinstance(value, int | float) and math.isfinite(value) for value in scores.values()
+    return (
+        {JOINT, SINGLE} <= scores.keys()
+        and not scores.keys() & _TYPES.keys()  # both are columns of one table
+        and all(type(value) in (int, float) and math.isfinite(value) for value in scores.values())
+    )
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    return f"{row['method']} on {row['dataset']} with seed {row['seed']}" + (
+        "" if row["tuned"] else " and the recipe's values"
     )
 
 
@@ -220,6 +258,7 @@ def tables(content: Mapping[str, Any], pictures: Mapping[str, str] | None = None
         lost = content["diverged"].get(dataset, {})
         parts += [
             f"## {dataset}",
+            not_searched(content["settings"].get(dataset, {})),
             dataset_table(of_dataset),
             diverged_trials(lost, protocol["trials"]),
             shown.get(dataset, ""),
@@ -249,11 +288,17 @@ def worded(protocol: Mapping[str, Any]) -> str:
     )
 
 
+def not_searched(settings: Mapping[str, Any]) -> str:
+    """A sentence on what every method has searched otherwise; "" where nothing is."""
+    other = [f"{key} {settings[key]}" for key in ("learning_rate", "weight_decay") if key in settings]
+    return f"Set for all methods: {markdown_text(', '.join(other))}." if other else ""
+
+
 def dataset_table(rows: pd.DataFrame) -> str:
     """A row per method, the highest joint mean first."""
     tuned = rows[rows["tuned"]].pivot_table(index="seed", columns="method", values=JOINT)
     recipe = rows[~rows["tuned"]].pivot_table(index="seed", columns="method", values=JOINT)
-    order = tuned.mean().sort_values(ascending=False, kind="stable").index
+    order = _in_order(tuned.mean())
     from_first = paired(tuned, tuned[order[0]])
     baseline = next((method for method in DEFAULTS if method in order), None)
     columns = {} if baseline is None else {(f"less {baseline}", "p"): tuned.drop(columns=baseline)}
@@ -285,6 +330,11 @@ def dataset_table(rows: pd.DataFrame) -> str:
     return markdown_table(pd.DataFrame(lines).fillna("n/a"))
 
 
+def _in_order(means: pd.Series) -> pd.Index:
+    """Methods, the highest mean first; those that differ by rounding alone as they come."""
+    return means.round(TIE).sort_values(ascending=False, kind="stable").index
+
+
 def diverged_trials(lost: Mapping[str, int], trials: int) -> str:
     """A sentence on the trials that diverged, which no rule chooses."""
     if not lost:
@@ -297,8 +347,12 @@ def balance_table(rows: pd.DataFrame) -> str:
     """A row per method in the order of `dataset_table`: means of the measures of balance."""
     rows = with_gaps(rows)
     names = sorted((name for name in rows if name.startswith(MEASURES) and rows[name].notna().any()), key=place)
-    means = rows.groupby("method")[[JOINT, *names]].mean().sort_values(JOINT, ascending=False, kind="stable")
-    table = means[names].map(lambda value: "n/a" if pd.isna(value) else f"{value:.1f}").reset_index()
+    means = rows.groupby("method")[[JOINT, *names]].mean()
+    table = (
+        means.loc[_in_order(means[JOINT]), names]
+        .map(lambda value: "n/a" if pd.isna(value) else f"{value:.1f}")
+        .reset_index()
+    )
     table["method"] = table["method"].map(markdown_text)
     return markdown_table(table.rename(columns=markdown_text)) if names else ""
 

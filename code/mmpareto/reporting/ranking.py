@@ -10,6 +10,7 @@ from scipy import stats
 
 from mmpareto.reporting.significance import LEVEL
 from mmpareto.reporting.summary import Summary, p_text
+from mmpareto.selection import TIE
 
 
 @cache
@@ -28,14 +29,18 @@ class Ranking:
     scores: pd.DataFrame
 
     @cached_property
+    def _rounded(self) -> pd.DataFrame:
+        return self.scores.round(TIE)  # means over seeds that differ by rounding alone are ties
+
+    @cached_property
     def ranks(self) -> pd.Series:
         """Mean rank of each method, 1 the highest accuracy, ties shared; the best first."""
-        return self.scores.rank(axis=1, ascending=False).mean().sort_values(kind="stable")
+        return self._rounded.rank(axis=1, ascending=False).mean().sort_values(kind="stable")
 
     @cached_property
     def p(self) -> float:
         """Friedman's test that all methods are alike; NaN if all of them tie."""
-        return float(stats.friedmanchisquare(*(self.scores[name] for name in self.scores)).pvalue)
+        return float(stats.friedmanchisquare(*(self._rounded[name] for name in self._rounded)).pvalue)
 
     @cached_property
     def critical_difference(self) -> float:

@@ -29,6 +29,7 @@ from mmpareto.reporting.finished import FinishedRun
 from mmpareto.reporting.significance import BASELINE, LEVEL, PairedTest, baseline_method, mean_ranks, paired_tests
 from mmpareto.reporting.sweeps import tuned
 from mmpareto.runs import RunError
+from mmpareto.selection import TIE
 
 JOINT = 2  # the column of the joint accuracy
 
@@ -59,8 +60,8 @@ class Summary:
     def best(self) -> list[bool]:
         """For each row, whether its joint mean is the highest; rows selected on test count only among themselves."""
         candidates = [row for row in self.rows if not row.selected_on_test] or list(self.rows)
-        highest = max(row.mean for row in candidates)
-        return [row in candidates and row.mean == highest for row in self.rows]
+        highest = max(round(row.mean, TIE) for row in candidates)
+        return [row in candidates and round(row.mean, TIE) == highest for row in self.rows]
 
     @property
     def bold(self) -> list[bool]:
