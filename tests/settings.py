@@ -10,7 +10,7 @@ from typing import Any
 from mmpareto import config_files
 from mmpareto.runs import CONFIG, RESOLVED, RunDirectory
 
-OF_DATA = ("encoders", "configurations", "classes", "modalities", "readers")
+OF_DATA = ("encoders", "configurations", "classes", "modalities", "readers", "samples")
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

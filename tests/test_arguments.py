@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from mmpareto import config_files
-from mmpareto.arguments import flags_of, parse
+from mmpareto.arguments import flags_of, parse, parse_settings
 from mmpareto.config import SECTIONS, Config, differing
 from mmpareto.errors import UsageError
 
@@ -57,6 +57,70 @@ def test_flags_override_a_file(tmp_path: Path) -> None:
     assert (other.method.method_options, other.optim.epochs) == ({}, 3)  # another method has other options
     moved = parse(["--config", str(path), "--dataset", "cremad", "--data_root", "d"], ROOT)
     assert moved.data.dataset_options == {"audio_features": "fbank", "frames": 2, "image_size": 224}
+
+
+def test_what_belongs_to_something_that_a_flag_replaces_does_not_contradict_it(tmp_path: Path) -> None:
+    def config(content: dict[str, Any] | list[str], *flags: str) -> Config:
+        path = tmp_path / "settings.yaml"
+        text = yaml.safe_dump(content) if isinstance(content, dict) else config_files.text(parse(content, ROOT).saved())
+        path.write_text(text)
+        return parse(["--config", str(path), *flags], ROOT)
+
+    # SGD in any case, and momentum beside another optimiser
+    assert config({"optim": {"optimizer": "sgd", "momentum": 0.0}}).optim.momentum == 0.0
+    assert config({"optim": {"optimizer": "Adam", "momentum": 0.5}}, "--optimizer", "SGD").optim.momentum == 0.5
+    with pytest.raises(UsageError, match="--momentum is SGD's; Adam has none"):
+        config({"optim": {"optimizer": "Adam", "momentum": 0.5}})
+    assert config(["--momentum", "0.5"], "--optimizer", "Adam").optim.optimizer == "Adam"
+    # schedules
+    assert config([], "--lr_decay_step", "3").optim.lr_schedule == "step"
+    assert config(["--lr_schedule", "cosine"], "--lr_decay_step", "3").optim.lr_schedule == "step"
+    for schedule in ("cosine", "constant"):
+        stepped = config(["--lr_decay_step", "3", "--lr_decay_ratio", "0.5"], "--lr_schedule", schedule).optim
+        assert (stepped.lr_schedule, stepped.lr_decay_step, stepped.lr_decay_ratio) == (schedule, None, 0.1)
+    # options and architectures of methods
+    assert config({"gamma": {"gamma": 2}}, "--method_options", "gamma=3").method.method_options["gamma"] == 3.0
+    assert config({"gamma": {"gamma": 2}}, "--method", "uniform").method.method_options == {}
+    for one, other, architecture in (
+        ("transformer", "mmpareto", "late_fusion"),
+        ("greedy", "uniform", "late_fusion"),
+        ("mmpareto", "transformer", "transformer"),
+    ):
+        assert config(["--method", one], "--method", other).model.architecture == architecture
+    kept = config(["--architecture", "mbt"], "--method", "uniform").model
+    assert kept.architecture == "mbt"
+
+
+def test_what_a_file_switches_on_can_be_switched_off(tmp_path: Path) -> None:
+    flags = ("--early_stopping", "3", "--amp", "bf16", "--checkpoint_minutes", "2", "--n_classes", "5")
+    path = saved(parse(flags, ROOT), tmp_path / "settings.yaml")
+    off = [word for flag in flags[::2] for word in (flag, "none")]
+    config = parse(["--config", str(path), *off], ROOT)
+    found = (config.optim.early_stopping, config.engine.amp, config.run.checkpoint_minutes, config.data.n_classes)
+    assert found == (None,) * 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        ({"wandb": False, "resume": False}, (None, None, None)),
+        ({"wandb": True, "resume": True, "clip_grad": True}, ("mmpareto", "last.pt", 1.0)),
+        ({"wandb": "mine", "resume": "auto", "clip_grad": 2.5}, ("mine", "auto", 2.5)),
+    ],
+)
+def test_true_and_false_are_flags_that_stand_alone_and_none(settings: dict[str, Any], found: tuple[Any, ...]) -> None:
+    config = parse_settings(settings, ROOT)
+    assert (config.run.wandb, config.run.resume, config.optim.clip_grad) == found
+
+
+@pytest.mark.parametrize(
+    "flags", [[], ["--optimizer", "Adam"], ["--method", "transformer"], ["--dataset", "cremad", "--lr_decay_step", "7"]]
+)
+def test_settings_of_a_run_are_a_mapping_as_well(flags: list[str]) -> None:
+    config = parse(flags, ROOT)
+    assert parse_settings({}, ROOT, config.saved()) == config
+    assert parse_settings({}, ROOT, config.flat()) == config
+    assert parse_settings({"epochs": 3, "optimizer": "AdamW"}, ROOT, config.saved()).optim.optimizer == "AdamW"
 
 
 def test_a_file_may_be_written_by_hand(tmp_path: Path) -> None:

@@ -38,6 +38,9 @@ SHORT: dict[str, dict[str, Any]] = {
         "encoder as a whole, as the paper's algorithm reads (default: tensor)",
     },
 }
+MOMENTUM, DECAY_RATIO = 0.9, 0.1  # of SGD, and of the step schedule, where nothing else is said
+OFF = "none"  # what a flag says that switches off what a file of settings switched on
+SWITCHED_OFF = ("n_classes", "early_stopping", "amp", "checkpoint_minutes")
 # what is chosen by one flag and has options in another one, --<name>_options; with the default
 WITH_OPTIONS: dict[str, tuple[Registry[Any], str]] = {
     "method": (METHODS, "mmpareto"),
@@ -65,44 +68,41 @@ class _Entries:
         return self.dataset.name if kind == "dataset" else self.chosen[kind].name
 
 
-def parse(argv: Sequence[str], root: Path) -> Config:
+def parse(argv: Sequence[str], root: Path, beside: Mapping[str, Any] | None = None) -> Config:
     """The settings that a command line asks for, with the dataset's recipe for what it leaves open.
 
     Args:
         argv: flags of train.py.
         root: folder under which data/ and runs/ are looked for where the command line names no other.
+        beside: settings that a program gives as those of a file, which flags override.
 
     Raises:
         UsageError: for an unknown flag or value (naming the known ones).
         SystemExit: after --help and --list-...
     """
     first = Parser(add_help=False)
-    for name in ("config", "dataset", *WITH_OPTIONS):
+    for name in ("config", "dataset", *WITH_OPTIONS, "optimizer", "lr_schedule", "lr_decay_step"):
         first.add_argument(f"--{name}")
+    first.add_argument("--method_options", nargs="+", action="extend")
     add_allow(first)
     early = {name: value for name, value in vars(first.parse_known_args(argv)[0]).items() if value is not None}
     path, allowed = early.pop("config", None), early.pop("allow")
-    in_file, empty = ({}, set[str]()) if path is None else _read(path, allowed)
-    if in_file.get("optimizer", "SGD") != "SGD":  # these two are saved, and mean nothing there
-        in_file.pop("momentum", None)
-    if in_file.get("lr_schedule", "step") != "step":
-        in_file.pop("lr_decay_ratio", None)
+    options = {text.partition("=")[0] for text in early.pop("method_options", [])}
+    in_file, empty = _merged(path, allowed, beside)
+    _drop_overridden(in_file, early, options)
     entries = _Entries(in_file | early)
-    for name in ("dataset", *WITH_OPTIONS):  # another one has other options
-        if name in early and _Entries(in_file).named(name) != entries.named(name):
-            in_file.pop(f"{name}_options", None)
-            if name == "dataset":
-                in_file.pop("data_root", None)
 
     parser = _parser(entries)
-    from_file = {} if path is None else _explicit(entries, in_file, path)
+    from_file = _explicit(entries, in_file, path or "config")
     # an empty setting of a file, as a run's without clipping is saved, is no recipe's value
     optional = {item.name for kind in SECTIONS.values() for item in fields(kind) if "None" in str(item.type)}
     parser.set_defaults(**dict.fromkeys(empty & optional), **from_file)
     given, unknown = parser.parse_known_args(argv)
     if unknown:
         _refuse_unknown(unknown, parser, entries.dataset.name)
-    values = vars(given)
+    values: dict[str, Any] = {
+        key: None if key in SWITCHED_OFF and value == OFF else value for key, value in vars(given).items()
+    }
     del values["config"], values["allow"]
     values["dataset_options"] = {key: values.pop(key) for key in entries.dataset.options}
     short = {key: value for key in SHORT if (value := values.pop(key)) is not None}
@@ -123,22 +123,31 @@ def parse(argv: Sequence[str], root: Path) -> Config:
 
 
 def parse_settings(
-    settings: Mapping[str, Any], root: Path, file: Path | None = None, allowed: Collection[str] = ()
+    settings: Mapping[str, Any],
+    root: Path,
+    file: Path | Mapping[str, Any] | None = None,
+    allowed: Collection[str] = (),
 ) -> Config:
     """The settings of a program or notebook, with the dataset's recipe for what they leave open.
 
     Args:
         settings: by the names of the flags; None leaves one open.
         root: see `parse`.
-        file: settings of --config, which `settings` override.
+        file: settings of --config, or a mapping of such, by section or without; `settings` override them.
         allowed: import paths that the file may name.
 
     Raises:
         UsageError: see `parse`.
     """
-    flags = [] if file is None else [f"--config={file}"]
+    beside: dict[str, Any] | None = None
+    if isinstance(file, Mapping):
+        parts = [
+            value if key in SECTIONS and isinstance(value, Mapping) else {key: value} for key, value in file.items()
+        ]
+        beside = {name: value for part in parts for name, value in part.items()}
+    flags = [] if file is None or beside is not None else [f"--config={file}"]
     flags += [f"--allow={path}" for path in allowed]
-    return parse([*flags, *_as_flags(settings, _parser(_Entries({})))], root)
+    return parse([*flags, *_as_flags(settings, _parser(_Entries({})))], root, beside)
 
 
 def saved_config(run: RunDirectory, allowed: Collection[str] = (), **changed: Any) -> Config:
@@ -201,6 +210,60 @@ def _text(names: Mapping[str, Any], name: str, default: str) -> str:
     return value
 
 
+def _merged(
+    path: str | None, allowed: Collection[str], beside: Mapping[str, Any] | None
+) -> tuple[dict[str, Any], set[str]]:
+    """The settings in a file and beside it, by flag, and the flags that these leave empty."""
+    in_file, empty = ({}, set[str]()) if path is None else _read(path, allowed)
+    more = {name: value for name, value in (beside or {}).items() if value not in (None, "")}
+    return in_file | more, {*empty, *(name for name, value in (beside or {}).items() if value is None)} - more.keys()
+
+
+def _drop_overridden(in_file: dict[str, Any], early: dict[str, Any], options: Collection[str]) -> None:
+    """Take out of a file's settings what belongs to something that the command line replaces.
+
+    A run saves every setting: momentum and the ratio of decay too, where its optimiser or schedule has none.
+
+    Args:
+        in_file: the file's settings, which are changed.
+        early: what the command line says of dataset, method, fusion, architecture, optimiser and schedule.
+        options: names of the method's options that it gives.
+    """
+    _drop_of_optimizer(in_file, early)
+    if "method" in early and "architecture" in in_file and "architecture" not in early:
+        before, now = (architecture_of(_Entries(names).named("method")) for names in (in_file, in_file | early))
+        usual = WITH_OPTIONS["architecture"][1]
+        if (before or usual) != (now or usual) and in_file["architecture"] == (before or usual):
+            del in_file["architecture"]  # the other method brings its own
+            in_file.pop("architecture_options", None)
+    for name in ("dataset", *WITH_OPTIONS):  # another one has other options
+        if name in early and _Entries(in_file).named(name) != _Entries(in_file | early).named(name):
+            in_file.pop(f"{name}_options", None)
+            for key in ("data_root",) if name == "dataset" else SHORT if name == "method" else ():
+                in_file.pop(key, None)
+    for key in options & in_file.keys() & SHORT.keys():
+        del in_file[key]
+
+
+def _drop_of_optimizer(in_file: dict[str, Any], early: dict[str, Any]) -> None:
+    """`_drop_overridden` for the optimiser and the schedule."""
+    saved, now = (str(names.get("optimizer", "SGD")).lower() for names in (in_file, in_file | early))
+    if now != "sgd" and (saved == "sgd" or in_file.get("momentum") == MOMENTUM):
+        in_file.pop("momentum", None)
+    if "lr_decay_step" in early and "lr_schedule" not in early:
+        in_file.pop("lr_schedule", None)
+    schedules = []
+    for names in (in_file, in_file | early):
+        usual = "constant" if names.get("lr_decay_step") is None else "step"
+        schedules.append(str(names.get("lr_schedule", usual)).lower())
+    saved, now = schedules
+    if now != "step":
+        if saved == "step":
+            in_file.pop("lr_decay_step", None)
+        if saved == "step" or in_file.get("lr_decay_ratio") == DECAY_RATIO:
+            in_file.pop("lr_decay_ratio", None)
+
+
 def _read(path: str, allowed: Collection[str]) -> tuple[dict[str, Any], set[str]]:
     """The settings in a file of --config, by flag, and the flags that it leaves empty.
 
@@ -255,6 +318,8 @@ def _as_flags(settings: Mapping[str, Any], parser: Parser) -> Iterable[str]:
             yield from (f"--{name}={key}={_shown(item)}" for key, item in flat.items() if item not in (None, ""))
         elif isinstance(value, bool) and isinstance(actions.get(name), argparse.BooleanOptionalAction):
             yield f"--{name}" if value else f"--no-{name}"
+        elif isinstance(value, bool) and name in actions and actions[name].nargs == "?":
+            yield from [f"--{name}"] * value  # a flag that may stand alone
         elif value is not None:
             yield f"--{name}={_shown(value)}"
 
@@ -304,7 +369,7 @@ def _resolve(values: dict[str, Any], entries: _Entries, root: Path) -> None:
     if values["momentum"] is not None and values["optimizer"] != "SGD":
         raise UsageError(f"--momentum is SGD's; {values['optimizer']} has none")
     if values["momentum"] is None:
-        values["momentum"] = 0.9
+        values["momentum"] = MOMENTUM
     if values["resume"] not in (None, "auto", LAST, PREVIOUS):
         raise UsageError(f"--resume {values['resume']}: expected {LAST}, {PREVIOUS}, auto or nothing")
     if values["resume"] and values["overwrite"]:
@@ -336,7 +401,7 @@ def _resolve_schedule(values: dict[str, Any]) -> None:
     if values["lr_decay_ratio"] is not None and schedule != "step":
         raise UsageError(f"--lr_decay_ratio needs --lr_decay_step: the schedule is {schedule}")
     if values["lr_decay_ratio"] is None:
-        values["lr_decay_ratio"] = 0.1
+        values["lr_decay_ratio"] = DECAY_RATIO
     if values["warmup_epochs"] >= values["epochs"] > 0 and values["warmup_epochs"] > 0:
         raise UsageError(
             f"--warmup_epochs {values['warmup_epochs']} leaves nothing of {counted(values['epochs'], 'epoch')}"
@@ -383,7 +448,7 @@ def _parser(entries: _Entries, suppress: bool = False) -> Parser:
                 f"--{item.name}",
                 default=argparse.SUPPRESS if suppress else default,
                 help=item.metadata["help"] or _described(entries.chosen[item.name.removesuffix("_options")]),
-                **item.metadata["argument"],
+                **_with_off(item.name, item.metadata["argument"]),
             )
         if section == "method":
             for name, arguments in SHORT.items():
@@ -400,6 +465,15 @@ def _parser(entries: _Entries, suppress: bool = False) -> Parser:
                     help=(option.help + default_text).replace("%", "%%").strip(),
                 )
     return parser
+
+
+def _with_off(name: str, argument: Mapping[str, Any]) -> dict[str, Any]:
+    """How argparse takes a flag, with OFF for those of SWITCHED_OFF."""
+    if name not in SWITCHED_OFF:
+        return dict(argument)
+    if "choices" in argument:
+        return {**argument, "choices": (*argument["choices"], OFF)}
+    return {**argument, "type": lambda text: text if text == OFF else argument["type"](text)}
 
 
 def _title(kind: type) -> tuple[str, str | None]:

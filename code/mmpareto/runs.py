@@ -5,6 +5,7 @@ resolved.json      encoders, classes, modalities  gradients.csv  a row per step 
 environment.json   versions, device, command      results.json   the scores; there only when the run is finished
 last.pt  previous.pt  best.pt   checkpoints
 diverged.json      where losses or gradients were no longer finite, which ended the run
+torchrun.txt       the job that torchrun started last in it: a restart continues its own run alone
 layers.csv         a row per epoch, encoder and parameter tensor: conflict rate, mean cosine
 *.png              figures                        events.*       TensorBoard
 evaluation_<split>.json, evaluation_<split>_*.png  what evaluate.py found
@@ -41,6 +42,7 @@ LAYERS = "layers.csv"
 EVALUATION = "evaluation_{}.json"  # of a split
 LAST, PREVIOUS, BEST, RESULTS = "last.pt", "previous.pt", "best.pt", "results.json"
 DIVERGED = "diverged.json"
+JOB = "torchrun.txt"
 EXPORTS = {"onnx": ".onnx", "torch_export": ".pt2"}  # suffixes of exported models, by format
 CODE = Path(__file__).resolve().parent.parent  # the package, and the commands beside it
 _OWN = (
@@ -58,6 +60,7 @@ _OWN = (
     "learning_curves.png",
     "gradients.png",
     "wandb_id.txt",
+    JOB,
     *(f"model{suffix}{description}" for suffix in EXPORTS.values() for description in ("", ".json")),
 )
 
@@ -227,7 +230,8 @@ def open_for(path: str, resume: bool, overwrite: bool) -> RunDirectory:
     run.lock()
     for half_written in run.path.glob(".*.part"):  # by a process that was killed
         half_written.unlink()
-    holds = "a finished run" if run.finished else "an unfinished run" if (run / LAST).exists() else ""
+    begun = any((run / name).exists() for name in (LAST, PREVIOUS))
+    holds = "a finished run" if run.finished else "an unfinished run" if begun else ""
     if holds and not resume and not overwrite:
         run.unlock()
         raise RunError(

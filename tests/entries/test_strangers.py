@@ -39,7 +39,7 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = parse([*CPU, "--dataset", "digits", "--ckpt_path", str(run.path)], run.path)
     data = build_split(options.data, 0, "val")
     model, encoders = make_model(options, data, torch.device("cpu"))
-    save_best(run, model, 1)
+    save_best(run, model, {"epoch": 1})
     modalities = {name: asdict(modality) for name, modality in data.modalities.items()}
     resolved = {"encoders": encoders, "classes": data.classes, "modalities": modalities}
     write_settings(run.path, options.flat() | resolved)

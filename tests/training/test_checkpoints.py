@@ -45,7 +45,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     }
     save_last(run, content)
     save_last(run, content)
-    save_best(run, model, 1)
+    save_best(run, model, {"epoch": 1})
     return run
 
 

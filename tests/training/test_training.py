@@ -29,6 +29,8 @@ from mmpareto import datasets, runs
 from mmpareto.arguments import parse
 from mmpareto.cli import train as entry
 from mmpareto.errors import UsageError
+from mmpareto.evaluation.all_heads import AllHeads
+from mmpareto.evaluation.scores import Scores
 from mmpareto.explanations import explained
 from mmpareto.inputs import Padded
 from mmpareto.integration import Integrator, MMPareto, OnFeatures, Uniform
@@ -124,6 +126,30 @@ def test_scores_are_means_over_samples_also_with_a_smaller_last_batch() -> None:
     for name, logits in {"joint": output.joint, **output.unimodal}.items():
         assert got[name]["loss"] == pytest.approx(F.cross_entropy(logits, label).item(), rel=1e-5)
         assert got[name]["accuracy"] == pytest.approx(100 * np.mean((logits.argmax(1) == label).numpy()), abs=1e-4)
+
+
+def test_logits_that_are_no_numbers_are_no_right_answers() -> None:
+    nothing, label = torch.full((3, 2), float("nan")), torch.tensor([0, 0, 1])
+    scores, together = Scores(["x"], torch.device("cpu")), AllHeads(torch.device("cpu"))
+    loss = torch.tensor(1.0)
+    scores.update(loss, {"x": loss}, nothing, {"x": torch.tensor([[1.0, -torch.inf]] * 3)}, label)
+    together.update(nothing, {"x": nothing}, label)
+    result = scores.compute()
+    assert (result["joint"]["accuracy"], round(result["x"]["accuracy"], 2)) == (0.0, 66.67)
+    assert together.compute()["logarithms"]["accuracy"] == 0.0
+
+
+def test_losses_of_samples_that_lack_a_modality_are_recorded_at_the_precision_of_all_losses() -> None:
+    model = small().float()
+    inputs, label = batch(6)
+    inputs = {name: value.float() for name, value in inputs.items()}
+    present = {name: torch.arange(6) != number for number, name in enumerate(inputs)}
+    step = TrainingStep(model, Method(Uniform()), torch.optim.SGD(model.parameters(), 0.0), amp=torch.bfloat16)
+    done = step(inputs, label, present=present)
+    with torch.no_grad():
+        expected = torch.nn.functional.cross_entropy(done.joint.float(), label)
+    assert done.losses.joint.dtype == torch.float32
+    assert done.losses.joint.item() == pytest.approx(expected.item(), abs=1e-6)
 
 
 def test_scoring_begins_anew() -> None:
@@ -409,6 +435,7 @@ def test_shares_make_up_every_batch(size: int, training: bool) -> None:
         (["--lr_schedule", "cosine"], [1, 0.9330127, 0.75, 0.5, 0.25, 0.0669873]),
         (["--lr_schedule", "cosine", "--warmup_epochs", "2"], [1 / 3, 2 / 3, 1, 0.8535534, 0.5, 0.1464466]),
         (["--warmup_epochs", "1"], [0.5, 1, 1, 1, 1, 1]),
+        (["--warmup_epochs", "2", "--lr_decay_step", "3"], [1 / 3, 2 / 3, 1, 1, 1, 0.1]),
     ],
 )
 def test_schedules(flags: list[str], expected: list[float], tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from mmpareto import runs
 from mmpareto.api.evaluation import Evaluation, evaluate
 from mmpareto.api.prediction import Predictor, load
 from mmpareto.arguments import parse_settings
-from mmpareto.config import SECTIONS
 from mmpareto.runs import RunDirectory
 from mmpareto.startup import root
 from mmpareto.training.run import run_training
@@ -106,15 +105,7 @@ def train(
         UserError: for unknown settings, and where data, device or run directory cannot be used.
         KeyboardInterrupt: where the run was interrupted; `resume=True` continues it.
     """
-    file = None if config is None or isinstance(config, Mapping) else Path(config)
-    if isinstance(config, Mapping):
-        parts = [
-            value if name in SECTIONS and isinstance(value, Mapping) else {name: value}
-            for name, value in config.items()
-        ]
-        settings = {name: value for part in (*parts, settings) for name, value in part.items()}
-    if settings.get("resume") is True:
-        settings["resume"] = runs.LAST
+    file = config if config is None or isinstance(config, Mapping) else Path(config)
     parsed = parse_settings(settings, Path(root()), file, allow)
     signals = Signals()
     in_main_thread = threading.current_thread() is threading.main_thread()

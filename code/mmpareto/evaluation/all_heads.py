@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmpareto.evaluation.scores import right_answers
 from mmpareto.integration import float64_device, to_float64
 from mmpareto.selection import COMBINATIONS
 
@@ -58,7 +59,7 @@ class AllHeads:
     ) -> None:
         """Add a batch: see `all_heads`; label [B]. Does not wait for the device."""
         combined = all_heads(joint, unimodal, present)
-        right = torch.stack([(combined[rule].argmax(-1) == label).sum() for rule in COMBINATIONS])
+        right = torch.stack([right_answers(combined[rule], label).sum() for rule in COMBINATIONS])
         self._counts += torch.cat([to_float64(right), self._counts.new_full((1,), len(label))])
 
     def reset(self) -> None:

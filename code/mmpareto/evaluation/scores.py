@@ -14,6 +14,11 @@ from torch import Tensor
 from mmpareto.integration import float64_device, to_float64
 
 
+def right_answers(logits: Tensor, label: Tensor) -> Tensor:
+    """Which predictions [..., B] of logits [..., B, C] are the labels [B]; none is where a logit is NaN."""
+    return (logits.argmax(-1) == label) & ~logits.isnan().any(-1)
+
+
 class Scores:
     """Mean loss and top-1 accuracy of the joint head and of each modality's own.
 
@@ -41,7 +46,7 @@ class Scores:
         """
         losses = torch.stack([joint_loss.detach(), *(unimodal_losses[name].detach() for name in self.heads[1:])])
         logits = torch.stack([joint_logits.detach(), *(unimodal_logits[name].detach() for name in self.heads[1:])])
-        right = logits.argmax(-1) == label
+        right = right_answers(logits, label)
         if present is None:
             counts = self._sums.new_full((len(losses),), len(label))
         else:

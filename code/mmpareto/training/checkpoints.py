@@ -127,13 +127,13 @@ def copy_to_last(run: RunDirectory) -> None:
         shutil.copyfileobj(source, file)
 
 
-def save_best(run: RunDirectory, model: nn.Module, epoch: int) -> None:
-    """Writes best.pt, the model of the selected epoch.
+def save_best(run: RunDirectory, model: nn.Module, best: Mapping[str, Any]) -> None:
+    """Writes best.pt, the model of the selected epoch, and its accuracy, loss and number.
 
     Raises RunError where it cannot be written.
     """
     try:
-        _write(run / BEST, _bytes({"model": model.state_dict(), "epoch": epoch}))
+        _write(run / BEST, _bytes({"model": model.state_dict(), **best}))
     except OSError as error:
         raise RunError(
             f"cannot write {run / BEST}: {error.strerror or error}; mend this (make room), then continue with --resume"

@@ -62,7 +62,7 @@ def rate_factor(optim: OptimConfig) -> Callable[[int], float]:
             return (epoch + 1) / (warmup + 1)
         if optim.lr_schedule == "step":
             assert optim.lr_decay_step is not None
-            return optim.lr_decay_ratio ** (epoch // optim.lr_decay_step)
+            return optim.lr_decay_ratio ** ((epoch - warmup) // optim.lr_decay_step)
         if optim.lr_schedule == "cosine":
             return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / max(1, optim.epochs - warmup)))
         return 1.0

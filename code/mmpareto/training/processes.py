@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from types import TracebackType
@@ -30,6 +31,7 @@ class Processes:
     rank        of this process, 0 .. size - 1.
     local_rank  among those on this machine: the number of its GPU.
     restarts    how often torchrun has started the job anew.
+    job         what torchrun's job is known by, the same after a restart; None without torchrun.
     """
 
     def __init__(self) -> None:
@@ -37,6 +39,9 @@ class Processes:
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
         self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         self.restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+        number = os.environ.get("TORCHELASTIC_RUN_ID", "none")  # of torchrun's --rdzv_id
+        by_torchrun = "TORCHELASTIC_RESTART_COUNT" in os.environ
+        self.job = (number if number != "none" else f"{platform.node()} {os.getppid()}") if by_torchrun else None
         self._pending: tuple[Tensor, Any] | None = None
         self._heartbeat: Heartbeat | None = None
 

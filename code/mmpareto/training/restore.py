@@ -9,7 +9,7 @@ import torch
 
 from mmpareto import runs
 from mmpareto.arguments import saved_encoders
-from mmpareto.config import Config, differing
+from mmpareto.config import Config, OptimConfig, differing
 from mmpareto.datasets import Modality, MultimodalDataset, Split, modality_from
 from mmpareto.datasets.readers import Reader
 from mmpareto.datasets.reading import reader_from
@@ -18,18 +18,22 @@ from mmpareto.methods import Method
 from mmpareto.models import MultimodalModel
 from mmpareto.runs import RunDirectory, RunError
 from mmpareto.training.checkpoints import has_best, load_checkpoint
-from mmpareto.training.setup import build_split, make_model
+from mmpareto.training.processes import Processes
+from mmpareto.training.setup import build_split, make_model, samples
 
 _CHECKPOINTS = (runs.LAST, runs.PREVIOUS, runs.BEST)
 
 
-def resolved(dataset: MultimodalDataset, model: MultimodalModel, encoders: Mapping[str, str]) -> dict[str, Any]:
+def resolved(
+    data: Mapping[str, MultimodalDataset], model: MultimodalModel, encoders: Mapping[str, str]
+) -> dict[str, Any]:
     """The content of resolved.json: what the data decided. A changed training file changes no score of this run.
 
     Args:
-        dataset: the training split.
+        data: {split: its samples}.
         encoders: {modality: name of its encoder}.
     """
+    dataset = data["train"]
     configurations = {name: getattr(encoder, "configuration", None) for name, encoder in model.innermost().items()}
     return {
         "encoders": encoders,
@@ -37,7 +41,24 @@ def resolved(dataset: MultimodalDataset, model: MultimodalModel, encoders: Mappi
         "classes": dataset.classes,
         "modalities": {name: asdict(modality) for name, modality in dataset.modalities.items()},
         "readers": dataset.saved_readers(),
+        "samples": samples(data),
     }
+
+
+def refuse_other_samples(run: RunDirectory, data: Mapping[str, MultimodalDataset]) -> None:
+    """Refuse to train on with other samples than those that the run began with; those of test may change.
+
+    Raises:
+        UsageError: with the split, and what was found.
+    """
+    before, now = run.read_json(runs.RESOLVED).get("samples"), samples(data)
+    for split in ("train", "val"):
+        saved = before.get(split) if isinstance(before, dict) else None  # earlier versions did not write it
+        if saved is not None and saved != now[split]:
+            raise UsageError(
+                f"{run.path} began with other samples of {split} ({saved}, now {now[split]}); give the folder of its "
+                "own data with --data_root, or begin another run with --ckpt_path"
+            )
 
 
 def same_data(run: RunDirectory, config: Config, split: Split) -> MultimodalDataset:
@@ -109,15 +130,26 @@ def saved_readers(run: RunDirectory) -> dict[str, Reader]:
         ) from error
 
 
-def continued_modalities(config: Config, restarts: int) -> dict[str, Modality] | None:
+def restarted(config: Config, processes: Processes) -> bool:
+    """Whether torchrun has started the job again that opened the run directory: it repeats the command line."""
+    if not processes.restarts:
+        return False
+    file = Path(config.run.ckpt_path) / runs.JOB
+    return processes.on_main(lambda: file.is_file() and file.read_text(errors="replace") == processes.job)
+
+
+def continued_modalities(config: Config, again: bool) -> dict[str, Modality] | None:
     """The modalities of the run that these settings continue or score again; None where a run begins.
 
     None also where the settings are of other data: the run directory refuses them later, by name.
+
+    Args:
+        again: see `restarted`.
     """
     run = RunDirectory(Path(config.run.ckpt_path))
     resume = config.run.resume
-    continues = resume is not None or bool(restarts) or not config.run.train
-    needed = (runs.LAST,) if resume == "auto" or restarts else _CHECKPOINTS
+    continues = resume is not None or again or not config.run.train
+    needed = _CHECKPOINTS[:2] if resume == "auto" or again else _CHECKPOINTS
     if not continues or not (run / runs.CONFIG).exists() or not any((run / n).exists() for n in needed):
         return None
     if {"dataset", "dataset_options", "data_root"} & set(differing(run.read_config(), config.flat())):
@@ -125,26 +157,40 @@ def continued_modalities(config: Config, restarts: int) -> dict[str, Modality] |
     return saved_modalities(run)
 
 
-def open_run(config: Config, method: Method, restarts: int) -> tuple[RunDirectory, str | None, bool]:
+def open_run(config: Config, method: Method, again: bool, job: str | None) -> tuple[RunDirectory, str | None, bool]:
     """The run directory, the checkpoint in it to continue from (None: the run begins), and whether it is finished.
+
+    Args:
+        again: see `restarted`.
+        job: of torchrun; None without it.
 
     Raises:
         RunError: where the directory cannot be used, or holds a run with other settings.
     """
     resume, overwrite = config.run.resume, config.run.overwrite
-    if resume == "auto" or restarts:  # torchrun repeats the command line
-        exists = (Path(config.run.ckpt_path) / runs.LAST).exists()
-        resume, overwrite = (runs.LAST if exists else None), overwrite and not restarts
+    if resume == "auto" or again:
+        there = [name for name in _CHECKPOINTS[:2] if (Path(config.run.ckpt_path) / name).exists()]
+        resume, overwrite = (there[0] if there else None), overwrite and not again
     directory = runs.open_for(config.run.ckpt_path, resume is not None, overwrite)
+    if job is not None:
+        directory.write_text(runs.JOB, job)
     if resume is None:
         return directory, None, False
     try:
         refuse_other_settings(directory, config, method)
-    except RunError:
+        finished = directory.finished and _ended(directory.read_results(), config.optim) and has_best(directory)
+    except BaseException:
         directory.unlock()
         raise
-    finished = directory.finished and directory.read_results()["epochs"] >= config.optim.epochs and has_best(directory)
     return directory, resume, finished
+
+
+def _ended(results: Mapping[str, Any], optim: OptimConfig) -> bool:
+    """Whether a run with these results has nothing left to train: all epochs, or those before it stops early."""
+    trained = results.get("epochs_trained", results["epochs"])
+    since = trained - results.get("selected_epoch", trained)
+    early = optim.early_stopping is not None and since >= optim.early_stopping
+    return results["epochs"] >= optim.epochs and (trained >= optim.epochs or early)
 
 
 def refuse_other_settings(directory: RunDirectory, config: Config, method: Method) -> None:

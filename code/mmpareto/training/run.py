@@ -5,8 +5,10 @@ data that differ among processes.
 """
 
 import functools
+import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +19,7 @@ from mmpareto.config import Config
 from mmpareto.datasets import SPLITS, MultimodalDataset
 from mmpareto.datasets.names import sample_warnings
 from mmpareto.errors import UsageError
-from mmpareto.escape import GREEN, coloured
+from mmpareto.escape import GREEN, coloured, counted
 from mmpareto.evaluation import EvaluationError
 from mmpareto.methods import Boundary, Method
 from mmpareto.reporting.tables import result_table, run_probe_table
@@ -45,8 +47,10 @@ from mmpareto.training.restore import (
     check_same_data,
     continued_modalities,
     open_run,
+    refuse_other_samples,
     refuse_other_settings,
     resolved,
+    restarted,
     saved_configurations,
 )
 from mmpareto.training.scoring import Scorer
@@ -169,14 +173,18 @@ class Run:
     def set_up_data(self) -> None:
         """Build the splits and their loaders; all processes must have the same data and settings."""
         config, seed = self.config, self.config.run.random_seed
-        earlier = continued_modalities(config, self.processes.restarts)
+        self.again = restarted(config, self.processes)
+        earlier = continued_modalities(config, self.again)
         self.continues = earlier is not None
         train_set = build_split(config.data, seed, "train", earlier)
         self.data: dict[str, MultimodalDataset] = {"train": train_set}
         for split in SPLITS[1:]:
             self.data[split] = build_split(config.data, seed, split, train_set.modalities)
         if earlier is not None:
-            check_same_data(RunDirectory(Path(config.run.ckpt_path)), config, train_set)
+            directory = RunDirectory(Path(config.run.ckpt_path))
+            check_same_data(directory, config, train_set)
+            if config.run.train:
+                refuse_other_samples(directory, self.data)
         self.modalities, classes = list(train_set.modalities), len(train_set.classes)
         check_shapes(config.engine, train_set.modalities)
         if config.data.n_classes not in (None, classes):
@@ -221,7 +229,7 @@ class Run:
             The checkpoint in it to continue from (None: the run begins), and whether the run is finished.
         """
         self.directory, checkpoint, finished = self.processes.on_main(
-            lambda: open_run(self.config, self.method, self.processes.restarts)
+            lambda: open_run(self.config, self.method, self.again, self.processes.job)
         )
         return checkpoint, finished
 
@@ -234,6 +242,11 @@ class Run:
             self.processes,
         )  # fmt: skip
         differences = self.state.restore(self.directory, checkpoint) if checkpoint else []
+        if (done := self.state.epoch - 1) > self.config.optim.epochs:
+            raise RunError(
+                f"{self.directory.path} has trained {counted(done, 'epoch')}, more than --epochs "
+                f"{self.config.optim.epochs}; give {done} or more, or name another folder with --ckpt_path"
+            )
         self.boundary_engine = BoundaryEngine(
             self.model, self.data["train"], self.config, self.device, self.processes, self.stopping.stop_together,
             self.state.fits, self.data["val"],
@@ -253,9 +266,14 @@ class Run:
             return
         for name in (runs.GRADIENTS, runs.LAYERS):
             self.directory.cut_csv(name, self.state.epoch)
+        measured = any(
+            row.get(f"conflict_rate_{name}") is not None for row in self.state.history for name in self.modalities
+        )
+        if measured and not self.directory.read_csv(runs.GRADIENTS):
+            self.warn(f"{self.directory / runs.GRADIENTS} is gone: conflict rates of the results begin at this epoch")
         for name in (runs.RESULTS, runs.DIVERGED):
             (self.directory / name).unlink(missing_ok=True)
-        self.directory.write_json(runs.RESOLVED, resolved(self.data["train"], self.model, self.encoders))
+        self.directory.write_json(runs.RESOLVED, resolved(self.data, self.model, self.encoders))
         self.directory.write_text(runs.CONFIG, config_files.text(self.config.saved()))
         self.directory.write_json(runs.ENVIRONMENT, runs.environment(self.device, self.processes.size))
         self.say(
@@ -289,6 +307,10 @@ class Run:
             lambda: {split: self.scores(split) for split in dict.fromkeys((selected_on, "val"))}
         )
         selection, validation = scores[selected_on], scores["val"]
+        if not math.isfinite(selection["joint"]["loss"]):
+            self.warn(
+                f"epoch {epoch}: the joint loss on {selected_on} is not finite; look at its data, or lower the rate"
+            )
         seconds = state.record.seconds
         state.seconds += seconds
 
@@ -393,15 +415,22 @@ class Run:
             state.epoch, self.config.optim.epochs, validation, labels, self.model, self.optimizer, self.boundary_engine
         )
         try:
-            began = time.monotonic()
             # whole epochs of an estimate are kept, as batches are
-            factors = self.stopping.saving(lambda: self.method.boundary(boundary))
-            state.seconds += time.monotonic() - began  # teachers and estimates are part of a method's cost
+            factors = self.stopping.saving(lambda: self.timed(lambda: self.method.boundary(boundary)))
         finally:
             self.boundary_engine.release()
         set_rates(self.optimizer, self.schedule, factors)
         state.bounds = state.epoch
         self.stopping.stop_after_phase(save=True)
+
+    def timed(self, work: Callable[[], T]) -> T:
+        """Do some work before an epoch; its time is the run's, as that of teachers and estimates, and no epoch's."""
+        began = time.monotonic()
+        try:
+            return work()
+        finally:
+            self.state.seconds += time.monotonic() - began
+            self.state.record.begin()
 
     def train_epoch(self, epoch: int) -> None:
         """Train on the batches of an epoch that are left."""

@@ -382,11 +382,18 @@ def make_step(
     )
 
 
+def samples(data: Mapping[str, MultimodalDataset]) -> dict[str, dict[str, Any]]:
+    """{split: what its samples are known by: their number, and a checksum of their labels in order}."""
+    return {
+        split: {"number": len(part), "labels": hashlib.sha256(part.labels.tobytes()).hexdigest()[:12]}
+        for split, part in data.items()
+    }
+
+
 def settings_and_data(config: Config, data: dict[str, MultimodalDataset]) -> dict[str, Any]:
     """What all processes of a run must have alike, by name."""
     differ = ("data_root", "data_on", "num_workers", "gpu_ids")
     values = {f"--{key}": value for key, value in config.flat().items() if key not in differ}
-    for name, split in data.items():
-        labels = hashlib.sha256(split.labels.tobytes()).hexdigest()[:12]
-        values |= {f"samples of {name}": len(split), f"checksum of the labels of {name}": labels}
+    for name, known in samples(data).items():
+        values |= {f"samples of {name}": known["number"], f"checksum of the labels of {name}": known["labels"]}
     return values | {"classes": list(data["train"].classes)}

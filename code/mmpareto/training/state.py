@@ -132,7 +132,7 @@ class TrainingState:
     def save_best(self, run: RunDirectory) -> None:
         """Writes best.pt, the model as it is now."""
         if self.processes.main:
-            save_best(run, self.model, self.best["epoch"])
+            save_best(run, self.model, self.best)
 
     def restore(self, run: RunDirectory, name: str) -> list[str]:
         """Load a checkpoint of the run.
@@ -168,10 +168,9 @@ class TrainingState:
         now = {"processes": self.processes.size, **arithmetic(self.device)}
         if before["processes"] == now["processes"]:
             set_process_state(saved["processes"][self.processes.rank], self.model, self.device)
-        if self.processes.main:
-            self._renew_best(run)
-            if name == PREVIOUS:
-                copy_to_last(run)
+        self.best = self.processes.on_main(lambda: self._renewed_best(run))
+        if self.processes.main and name == PREVIOUS:
+            copy_to_last(run)
         return [
             f"{key} {value} instead of {on_one_line(str(before.get(key)))[:100]}"
             for key, value in now.items()
@@ -212,19 +211,26 @@ class TrainingState:
             scores = {"sums": torch.zeros_like(scores["sums"]), "samples": 0}
         self.record.load_state_dict({**state, "scores": scores}, self.device)
 
-    def _renew_best(self, run: RunDirectory) -> None:
-        """Write best.pt again where the run was killed before it was written, or where it is damaged.
+    def _renewed_best(self, run: RunDirectory) -> dict[str, Any]:
+        """The selected epoch; best.pt is written again where the run was killed before it was, or where it is damaged.
+
+        A best.pt of a later epoch is of the part of the run that is trained again: it stays the selected one.
 
         Raises RunError where it is missing or damaged and the model at hand is not the selected one.
         """
         if self.best["accuracy"] < 0:  # nothing is selected yet
-            return
+            return self.best
         just_selected = self.best["epoch"] == self.epoch - 1 and self.record.batches == 0
         try:
-            saved_epoch = load_checkpoint(run / BEST, torch.device("cpu"), ("model", "epoch"))["epoch"]
+            saved = load_checkpoint(run / BEST, torch.device("cpu"), ("model", "epoch"))
         except RunError:
             if not just_selected:
                 raise
-            saved_epoch = None
-        if just_selected and saved_epoch != self.best["epoch"]:
+            saved = {"epoch": None}
+        scores = saved.get("accuracy"), saved.get("loss", "") or 0.0  # not in files of earlier versions
+        known = all(type(score) in (int, float) for score in scores)
+        if known and saved["epoch"] is not None and saved["epoch"] > self.best["epoch"]:
+            return {key: saved[key] for key in NOT_SELECTED}
+        if just_selected and saved["epoch"] != self.best["epoch"]:
             self.save_best(run)
+        return self.best

@@ -85,7 +85,9 @@ class TrainingStep:
                     norm = self._update(learning)
         if present is not None:  # the losses of these samples alone; those above are parts of the whole batch's
             whole = _joined([output for output, _, _ in pieces], present)
-            return Step(whole.joint, whole.unimodal, cross_entropies(whole, label), norm, diagnostics)
+            with self._autocast():
+                losses = cross_entropies(whole, label)
+            return Step(whole.joint, whole.unimodal, losses, norm, diagnostics)
         if len(pieces) == 1:
             output, loss, _ = pieces[0]
             return Step(output.joint, output.unimodal, loss, norm, diagnostics)
