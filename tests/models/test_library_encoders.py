@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from mmpareto.inputs import Padded
 from mmpareto.models import ENCODERS, ModelError, build_encoder
+from mmpareto.models.encoders.base import Preprocess
 
 LAYERS: dict[str, Any] = {
     "hidden_size": 16,
@@ -145,6 +147,52 @@ def test_vision_models(config: Any, tmp_path: Path) -> None:
         assert clip.tokens(torch.randn(3, 2, 1, 20, 32))[0].shape == (3, 2 * states.shape[1], 16)
 
 
+def test_a_restored_vision_model_keeps_what_its_processor_said(tmp_path: Path) -> None:
+    """Segformer's size and MobileViT's order of channels are in the processor alone."""
+    transformers = pytest.importorskip("transformers", reason="transformers, an extra, is not installed")
+    small: dict[str, Any] = {"hidden_sizes": [8] * 4, "depths": [1] * 4, "num_attention_heads": [1] * 4}
+    network = saved(transformers.SegformerConfig(**small, decoder_hidden_size=8), tmp_path)
+    processor = transformers.SegformerImageProcessor(size={"height": 64, "width": 32}, image_mean=[0.1, 0.2, 0.6])
+    processor.save_pretrained(tmp_path)
+    first: Any = build_encoder(f"hf:{tmp_path}", "image", (3, 20, 20)).eval()
+    assert first.preprocess.size == (64, 32)
+    configuration = json.loads(json.dumps(first.configuration))
+    name = f"hf:{tmp_path / 'gone'}"
+    again: Any = build_encoder(name, "image", (3, 20, 20), load=False, configuration=configuration).eval()
+    assert again.preprocess == first.preprocess
+    assert again.configuration == configuration
+    again.load_state_dict(first.state_dict())
+    x = torch.randn(2, 3, 20, 20)
+    with torch.no_grad():
+        assert torch.equal(again(x), first(x))
+        large = nn.functional.interpolate(x, (64, 32), mode="bilinear", align_corners=False, antialias=True)
+        states = network(pixel_values=large).last_hidden_state.flatten(2)
+        torch.testing.assert_close(first(x), states.mean(2))
+    older = {key: configuration[key] for key in ("model", "normalise")}
+    assert build_encoder(name, "image", (3, 20, 20), load=False, configuration=older).preprocess == Preprocess()
+
+
+def test_a_processor_that_does_not_normalise_and_flips_the_channels(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers, an extra, is not installed")
+    config = transformers.MobileViTConfig(
+        hidden_sizes=[8] * 3, neck_hidden_sizes=[8] * 7, num_attention_heads=1, image_size=32
+    )
+    network = saved(config, tmp_path)
+    without: Any = build_encoder(f"hf:{tmp_path}", "image", (3, 32, 32))
+    assert without.preprocess.mean is None  # nothing says how its images are normalised
+    transformers.MobileViTImageProcessor().save_pretrained(tmp_path)
+    first: Any = build_encoder(f"hf:{tmp_path}", "image", (3, 32, 32)).eval()
+    assert (first.preprocess.mean, first.preprocess.std) == ((0.0,) * 3, (1.0,) * 3)
+    again: Any = build_encoder("hf:x", "image", (3, 32, 32), load=False, configuration=first.configuration).eval()
+    again.load_state_dict(first.state_dict())
+    assert again.preprocess == first.preprocess
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        states = network(pixel_values=x[:, [2, 1, 0]]).last_hidden_state.flatten(2).transpose(1, 2)
+        torch.testing.assert_close(first.tokens(x)[0], states)
+        assert torch.equal(again(x), first(x))
+
+
 def test_the_vision_part_of_a_model_of_images_and_text(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers", reason="transformers, an extra, is not installed")
     vision = transformers.CLIPVisionConfig(image_size=32, patch_size=8, **LAYERS)
@@ -184,6 +232,15 @@ def test_weights_from_another_folder_and_random_ones(tmp_path: Path) -> None:
     ids = torch.randint(30, (2, 9))
     with torch.no_grad():
         assert torch.equal(again.eval()(ids), other.eval()(ids))
+
+
+def test_the_longest_text_of_a_model_that_counts_positions_from_its_padding(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers, an extra, is not installed")
+    saved(transformers.RobertaConfig(vocab_size=30, max_position_embeddings=12, pad_token_id=1, **LAYERS), tmp_path)
+    encoder = build_encoder(f"hf:{tmp_path}", "tokens", (10, 30)).eval()
+    assert encoder(torch.full((1, 10), 5)).isfinite().all()
+    with pytest.raises(ModelError, match="takes 10 tokens at most, the dataset has texts of 11"):
+        build_encoder(f"hf:{tmp_path}", "tokens", (11, 30))
 
 
 def test_what_transformers_cannot_do_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

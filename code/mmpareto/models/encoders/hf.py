@@ -62,21 +62,19 @@ class HuggingFaceEncoder(TokenEncoder):
             network.pooler.requires_grad_(False)  # nothing is computed from it
         self.width: int = config.hidden_size if hasattr(config, "hidden_size") else config.hidden_sizes[-1]
         self.padding_id = getattr(config, "pad_token_id", None) or 0
-        processor = None if configuration else _processor(source, kind)
-        self.normalise = bool(
-            configuration.get("normalise") if configuration else getattr(processor, "do_normalize", False)
-        )
+        # a run of an earlier version saved "model" and "normalise" alone
+        processing = configuration or _processing(_processor(source, kind))
+        self.normalise = bool(processing.get("normalise"))
         if kind in ("image", "frames"):
-            size = getattr(config, "image_size", None) or _size_of(processor)
+            size = getattr(config, "image_size", None) or processing.get("size")
             self.channels = getattr(config, "num_channels", 3)
+            self.flip = bool(processing.get("flip"))
+            statistics = (processing.get("mean"), processing.get("std"))
             self.preprocess = Preprocess(
                 None if size is None else (size, size) if isinstance(size, int) else (size[0], size[1]),
-                *(None if values is None else tuple(map(float, values)) for values in _statistics(processor)),
+                *(None if values is None else tuple(map(float, values)) for values in statistics),
             ).fitted(channels(kind, shape))
-        self.configuration = {
-            "model": json.loads(config.to_json_string(use_diff=False)),
-            "normalise": self.normalise,
-        }
+        self.configuration = {**processing, "model": json.loads(config.to_json_string(use_diff=False))}
 
     def _check(self, model: str, config: Any, shape: tuple[int, ...]) -> None:
         """Raise ModelError for a model that cannot take the inputs."""
@@ -86,6 +84,9 @@ class HuggingFaceEncoder(TokenEncoder):
             raise ModelError(f"hf:{model} {what}; {self.kind} needs an encoder that takes {argument}")
         if self.kind == "tokens":
             longest, vocabulary = getattr(config, "max_position_embeddings", shape[0]), config.vocab_size
+            positions = getattr(getattr(self.network, "embeddings", None), "position_embeddings", None)
+            if getattr(positions, "padding_idx", None) is not None:  # RoBERTa counts positions from padding_idx + 1
+                longest -= positions.padding_idx + 1
             if shape[1] > vocabulary:
                 raise ModelError(f"hf:{model} knows {vocabulary} tokens, the dataset has {shape[1]}: use its tokenizer")
             if 0 < longest < shape[0]:
@@ -105,7 +106,8 @@ class HuggingFaceEncoder(TokenEncoder):
         if self.kind == "waveform":
             return self._from_waveform(normalised(values, mask) if self.normalise else values, mask)
         pictures = resized(images(x), self.preprocess.size)
-        states = self._states(pixel_values=pictures.expand(-1, self.channels, -1, -1))
+        pictures = pictures.expand(-1, self.channels, -1, -1)
+        states = self._states(pixel_values=pictures.flip(1) if self.flip else pictures)
         states = states if states.dim() == 3 else states.flatten(2).transpose(1, 2)  # maps [B, D, H, W]
         return states.reshape(values.shape[0], -1, self.width), None
 
@@ -179,16 +181,39 @@ def _processor(source: str, kind: str) -> Any:
         return None
 
 
-def _size_of(processor: Any) -> tuple[int, int] | None:
+def _processing(processor: Any) -> dict[str, Any]:
+    """What a model expects of its inputs, in types of JSON.
+
+    Args:
+        processor: see `_processor`.
+
+    Returns:
+        {"normalise": whether waveforms are normalised, "size": [H, W], "mean" and "std": of images in 0 .. 1, "flip":
+        whether the channels are blue, green and red}; None where it is not known.
+    """
+    mean, std = _statistics(processor)
+    return {
+        "normalise": bool(getattr(processor, "do_normalize", False)),
+        "size": _size_of(processor),
+        "mean": None if mean is None else list(mean),
+        "std": None if std is None else list(std),
+        "flip": bool(getattr(processor, "do_flip_channel_order", False)),
+    }
+
+
+def _size_of(processor: Any) -> list[int] | None:
     size = getattr(processor, "size", None) or {}
     try:
-        return size["height"], size["width"]
+        height, width = size["height"], size["width"]
     except (KeyError, TypeError):
         return None
+    return None if height is None or width is None else [height, width]
 
 
 def _statistics(processor: Any) -> tuple[Any, Any]:
-    """Mean and std of an image processor; None where it applies none."""
-    if not getattr(processor, "do_normalize", False):
+    """Mean and std of an image processor: 0 and 1 where it applies none, None without a processor."""
+    if processor is None:
         return None, None
-    return processor.image_mean, processor.image_std
+    if not getattr(processor, "do_normalize", False):
+        return (0.0,), (1.0,)
+    return getattr(processor, "image_mean", None), getattr(processor, "image_std", None)
