@@ -223,6 +223,33 @@ def test_batch_norm_sees_present_samples_alone() -> None:
     assert torch.allclose(model.encoders["x"][1].running_mean, expected)
 
 
+@pytest.mark.parametrize("name", ARCHITECTURES.names())
+@pytest.mark.parametrize("compile_", [False, True])
+def test_a_batch_without_a_modality_leaves_its_encoder_alone(name: str, compile_: bool) -> None:
+    """Also where the absent inputs are not finite, and over several forward passes before the backward pass."""
+    torch.manual_seed(0)
+    shapes = {"x": ("image", (1, 8, 8)), "y": ("image", (1, 8, 8))}
+    model = build_model(shapes, CLASSES, dict.fromkeys(shapes, "cnn"), architecture=name)
+    model(inputs := {m: torch.randn(4, 1, 8, 8) for m in shapes})  # statistics that are not the first ones
+    before = {m: {key: value.clone() for key, value in e.named_buffers()} for m, e in model.innermost().items()}
+    forward = torch.compile(model, backend="aot_eager") if compile_ else model
+    present = {"x": torch.zeros(4, dtype=torch.bool), "y": torch.ones(4, dtype=torch.bool)}
+    total = torch.zeros(())
+    for fill in (7.0, float("nan")):
+        output = forward({**inputs, "x": torch.full((4, 1, 8, 8), fill)}, present)
+        losses = cross_entropies(output, torch.tensor([0, 1, 2, 0]))
+        total = total + losses.joint + losses.unimodal["x"] + losses.unimodal["y"]
+    total.backward()
+    after = {m: dict(encoder.named_buffers()) for m, encoder in model.innermost().items()}
+    assert before["x"]
+    assert all(torch.equal(after["x"][key], value) for key, value in before["x"].items())
+    assert all(not torch.equal(after["y"][key], value) for key, value in before["y"].items())
+    gradients = {m: [p.grad for p in encoder.parameters()] for m, encoder in model.innermost().items()}
+    assert not any(gradient is not None and gradient.any() for gradient in gradients["x"])
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    assert any(gradient is not None and gradient.any() for gradient in gradients["y"])
+
+
 def test_a_batch_without_a_modality_trains_the_other_one() -> None:
     model = built("late_fusion")
     present = {name: torch.full((BATCH,), name != "a") for name in SIZES}

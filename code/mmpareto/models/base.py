@@ -5,7 +5,8 @@ Shapes: B batch, C classes, D feature width (each modality has its own), N token
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -135,15 +136,44 @@ class MultimodalModel(nn.Module):
 
     def rows(self, value: Input, mask: Tensor | None) -> Input:
         """The input of an encoder. In training, rows of absent samples are those of present ones: batch norm sees no
-        stand-ins. Nothing waits for the device.
+        stand-ins. Where no sample is present the values are zeros; see `statistics_of_present`. Nothing waits for the
+        device.
         """
         if mask is None or not self.training:
             return value
         places = torch.arange(mask.shape[0], device=mask.device)
         present_first = torch.argsort((~mask).to(torch.uint8), stable=True)
         others = present_first[places % mask.sum().clamp(min=1)]
-        index = torch.where(mask, places, others)
-        return map_tensors(lambda tensor: tensor[index], value)
+        index, some = torch.where(mask, places, others), mask.any()
+
+        def taken(tensor: Tensor) -> Tensor:
+            rows = tensor[index]
+            return rows if rows.dtype == torch.bool else torch.where(some, rows, rows.new_zeros(()))
+
+        return map_tensors(taken, value)
+
+    @contextmanager
+    def statistics_of_present(self, masks: Mapping[str, Tensor] | None) -> Iterator[None]:
+        """Run encoders; where no sample has the modality, their running statistics (batch norm) stay as they were.
+
+        Nothing waits for the device.
+
+        Args:
+            masks: {modality: bool [B]}; None: all samples have all modalities.
+        """
+        if masks is None or not self.training:
+            yield
+            return
+        kept = [
+            (masks[name].any(), buffer, buffer.clone())
+            for name, encoder in self.encoders.items()
+            for key, buffer in encoder.named_buffers()
+            if key.rpartition(".")[2].startswith(("running_", "num_batches_tracked"))
+        ]
+        yield
+        for some, buffer, before in kept:
+            # .data: autograd saves the statistics, and would refuse tensors that were changed; it does not read them
+            buffer.data.copy_(torch.where(some, buffer, before))
 
 
 ARCHITECTURES: Registry[MultimodalModel] = registries.ARCHITECTURES

@@ -36,8 +36,9 @@ class LateFusion(MultimodalModel):
         masks = self.masks(inputs, present)
         having = dict.fromkeys(self.encoders) if masks is None else masks
         features = {}
-        for name, encoder in self.encoders.items():
-            with streams.beside(name):
-                features[name] = blank(encoder(self.rows(inputs[name], having[name])), having[name])
-        streams.join()
+        with self.statistics_of_present(masks):
+            for name, encoder in self.encoders.items():
+                with streams.beside(name):
+                    features[name] = blank(encoder(self.rows(inputs[name], having[name])), having[name])
+            streams.join()
         return self.from_features(features, masks)

@@ -91,10 +91,12 @@ class MBT(MultimodalModel):
     def forward(self, inputs: Inputs, present: Present | None = None) -> Output:
         """See MultimodalModel."""
         masks = self.masks(inputs, present)
+        having = dict.fromkeys(self.encoders) if masks is None else masks
         towers: dict[str, Tower] = dict(self.encoders.items())  # type: ignore[arg-type]
         tokens, padding = {}, {}
-        for name, tower in towers.items():
-            tokens[name], padding[name] = tower.begin(self.rows(inputs[name], None if masks is None else masks[name]))
+        with self.statistics_of_present(masks):
+            for name, tower in towers.items():
+                tokens[name], padding[name] = tower.begin(self.rows(inputs[name], having[name]))
         first = next(iter(tokens.values()))
         bottleneck = self.bottleneck.expand(first.shape[0], -1, -1)
         count = bottleneck.shape[1]
@@ -110,10 +112,7 @@ class MBT(MultimodalModel):
             }
             tokens = {name: result[:, :-count] for name, result in results.items()}
             bottleneck = self._mean({name: result[:, -count:] for name, result in results.items()}, masks, bottleneck)
-        features = {
-            name: blank(tower.norm(tokens[name][:, 0]), None if masks is None else masks[name])
-            for name, tower in towers.items()
-        }
+        features = {name: blank(tower.norm(tokens[name][:, 0]), having[name]) for name, tower in towers.items()}
         return self.from_features(features, masks)
 
     def innermost(self) -> dict[str, nn.Module]:

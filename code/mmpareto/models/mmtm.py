@@ -93,13 +93,14 @@ class MMTM(MultimodalModel):
         batch = values_of(next(iter(filled.values()))).shape[0]
         maps = {name: images(value) for name, value in filled.items()}
         stages = {name: encoder.stages() for name, encoder in self.encoders.items()}  # type: ignore[operator]
-        for number in range(len(self.exchange) + 1):
-            maps = {name: stages[name][number](value) for name, value in maps.items()}
-            if number:
-                means = [blank(_mean(value, batch), having[name]) for name, value in maps.items()]
-                for name, gate in zip(maps, self.exchange[number - 1](means), strict=True):
-                    frames = maps[name].shape[0] // batch
-                    maps[name] = maps[name] * gate.repeat_interleave(frames, 0)[:, :, None, None]
+        with self.statistics_of_present(masks):
+            for number in range(len(self.exchange) + 1):
+                maps = {name: stages[name][number](value) for name, value in maps.items()}
+                if number:
+                    means = [blank(_mean(value, batch), having[name]) for name, value in maps.items()]
+                    for name, gate in zip(maps, self.exchange[number - 1](means), strict=True):
+                        frames = maps[name].shape[0] // batch
+                        maps[name] = maps[name] * gate.repeat_interleave(frames, 0)[:, :, None, None]
         features = {name: blank(_mean(value, batch), having[name]) for name, value in maps.items()}
         return self.from_features(features, masks)
 

@@ -86,9 +86,14 @@ class Transformer(MultimodalModel):
         """See MultimodalModel."""
         masks = self.masks(inputs, present)
         tokens, padding, features = {}, {}, {}
+        with self.statistics_of_present(masks):
+            encoded = {
+                name: tokens_of(encoder, self.rows(inputs[name], None if masks is None else masks[name]))
+                for name, encoder in self.encoders.items()
+            }
         for name, encoder in self.encoders.items():
             having = None if masks is None else masks[name]
-            sequence, mask = tokens_of(encoder, self.rows(inputs[name], having))
+            sequence, mask = encoded[name]
             pooled = encoder.pool(sequence, mask) if isinstance(encoder, TokenEncoder) else sequence[:, 0]
             features[name] = blank(pooled, having)
             if self.pooled:

@@ -85,8 +85,9 @@ class HuggingFaceEncoder(TokenEncoder):
         if self.kind == "tokens":
             longest, vocabulary = getattr(config, "max_position_embeddings", shape[0]), config.vocab_size
             positions = getattr(getattr(self.network, "embeddings", None), "position_embeddings", None)
-            if getattr(positions, "padding_idx", None) is not None:  # RoBERTa counts positions from padding_idx + 1
-                longest -= positions.padding_idx + 1
+            padding = getattr(positions, "padding_idx", None)
+            if padding is not None:  # RoBERTa counts positions from here on
+                longest -= padding + 1
             if shape[1] > vocabulary:
                 raise ModelError(f"hf:{model} knows {vocabulary} tokens, the dataset has {shape[1]}: use its tokenizer")
             if 0 < longest < shape[0]:
