@@ -149,6 +149,23 @@ def test_features_are_the_pooled_positions_of_the_last_map(
         torch.testing.assert_close(encoder(x), expected)
 
 
+@pytest.mark.parametrize("architecture", ["mmtm", "transformer"])
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+def test_an_architecture_pools_as_its_encoders_do(architecture: str, pooling: str) -> None:
+    about = {"a": ("frames", (2, 3, 32, 32)), "b": ("image", (3, 32, 32))}
+    options = {name: {"pooling": pooling} for name in about}
+    names = dict.fromkeys(about, "resnet18")
+    model = build_model(about, 3, names, architecture=architecture, encoder_options=options).eval()
+    for excitation in getattr(model, "exchange", ()):  # gates of 1
+        for excite in excitation.excite:
+            nn.init.zeros_(excite.weight), nn.init.zeros_(excite.bias)
+    inputs = {name: torch.randn(2, *shape) for name, (_, shape) in about.items()}
+    with torch.no_grad():
+        features = model(inputs).features
+        for name, encoder in model.encoders.items():
+            torch.testing.assert_close(features[name], encoder(inputs[name]))
+
+
 # padding
 
 SMALL = {"width": "16", "layers": "2"}
@@ -321,6 +338,21 @@ def test_timm_pools_as_told(pooling: str) -> None:
         torch.testing.assert_close(encoder(x), expected)
     with pytest.raises(ModelError, match="pooling=cls: timm:test_resnet has no class token; choose own, mean or max"):
         build_encoder("timm:test_resnet", "image", (3, 32, 32), NONE | {"pooling": "cls"})
+
+
+@pytest.mark.parametrize("model", ["test_vit", "test_convnext"])
+@pytest.mark.parametrize("pooling", ["own", "mean"])
+def test_timm_pools_frames_the_same_in_the_architecture_transformer(model: str, pooling: str) -> None:
+    """ConvNeXt has a norm after its own pooling."""
+    about = {"a": ("frames", (2, 3, 32, 32)), "b": ("vector", (4,))}
+    options = {"a": NONE | {"size": "32", "pooling": pooling}}
+    both: Any = build_model(
+        about, 3, {"a": f"timm:{model}", "b": "mlp"}, architecture="transformer", encoder_options=options
+    ).eval()
+    encoder, x = both.encoders["a"], torch.rand(2, 2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(both({"a": x, "b": torch.randn(2, 4)}).features["a"], encoder(x))
+        torch.testing.assert_close(encoder(x), torch.stack([encoder(x[:, f]) for f in range(2)]).mean(0))
 
 
 def test_layers_after_the_pooling_are_no_part_of_tokens() -> None:

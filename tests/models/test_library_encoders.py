@@ -147,6 +147,16 @@ def test_vision_models(config: Any, tmp_path: Path) -> None:
         assert clip.tokens(torch.randn(3, 2, 1, 20, 32))[0].shape == (3, 2 * states.shape[1], 16)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "max", "cls"])
+def test_frames_are_pooled_one_by_one(pooling: str, tmp_path: Path) -> None:
+    saved(vit(), tmp_path)
+    encoder: Any = build_encoder(f"hf:{tmp_path}", "frames", (3, 3, 32, 32), {"pooling": pooling}).eval()
+    image: Any = build_encoder(f"hf:{tmp_path}", "image", (3, 32, 32), {"pooling": pooling}).eval()
+    x = torch.randn(2, 3, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(x), torch.stack([image(x[:, f]) for f in range(3)]).mean(0))
+
+
 def test_a_restored_vision_model_keeps_what_its_processor_said(tmp_path: Path) -> None:
     """Segformer's size and MobileViT's order of channels are in the processor alone."""
     transformers = pytest.importorskip("transformers", reason="transformers, an extra, is not installed")

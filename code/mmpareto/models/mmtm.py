@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mmpareto.inputs import Inputs, values_of
 from mmpareto.models.base import ARCHITECTURES, MakeFusion, MultimodalModel, Output, Present, blank, width_of
-from mmpareto.models.encoders.base import ConvolutionalEncoder, ModelError, images
+from mmpareto.models.encoders.base import ConvolutionalEncoder, ModelError, by_sample, images
 
 
 class Excitation(nn.Module):
@@ -101,7 +101,10 @@ class MMTM(MultimodalModel):
                     for name, gate in zip(maps, self.exchange[number - 1](means), strict=True):
                         frames = maps[name].shape[0] // batch
                         maps[name] = maps[name] * gate.repeat_interleave(frames, 0)[:, :, None, None]
-        features = {name: blank(_mean(value, batch), having[name]) for name, value in maps.items()}
+        features = {}
+        for name, value in maps.items():
+            pooled = self.encoders[name].pool(value.flatten(2).transpose(1, 2), None)  # type: ignore[operator]
+            features[name] = blank(by_sample(pooled, batch), having[name])
         return self.from_features(features, masks)
 
 

@@ -19,6 +19,14 @@ def tokens_of(encoder: nn.Module, x: Input) -> tuple[Tensor, Tensor | None]:
     return encoder(x)[:, None], None
 
 
+def feature_and_tokens_of(encoder: nn.Module, x: Input) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The feature [B, D] of an encoder, and `tokens_of` it, in one pass."""
+    if isinstance(encoder, TokenEncoder):
+        return encoder.feature_and_tokens(x)
+    feature = encoder(x)
+    return feature, feature[:, None], None
+
+
 def padding_of(tokens: Tensor, mask: Tensor | None) -> Tensor:
     """bool [B, N]: the tokens [B, N, W] that do not count."""
     return torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device) if mask is None else ~mask

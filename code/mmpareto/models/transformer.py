@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from mmpareto.inputs import Inputs
 from mmpareto.models.base import ARCHITECTURES, MakeFusion, MultimodalModel, Output, Present, blank, width_of
-from mmpareto.models.encoders.base import ModelError, TokenEncoder
-from mmpareto.models.tokens import TransformerLayer, padding_of, tokens_of
+from mmpareto.models.encoders.base import ModelError
+from mmpareto.models.tokens import TransformerLayer, feature_and_tokens_of, padding_of
 
 
 class JointTransformer(nn.Module):
@@ -85,21 +85,19 @@ class Transformer(MultimodalModel):
     def forward(self, inputs: Inputs, present: Present | None = None) -> Output:
         """See MultimodalModel."""
         masks = self.masks(inputs, present)
-        tokens, padding, features = {}, {}, {}
+        having = dict.fromkeys(self.encoders) if masks is None else masks
         with self.statistics_of_present(masks):
             encoded = {
-                name: tokens_of(encoder, self.rows(inputs[name], None if masks is None else masks[name]))
+                name: feature_and_tokens_of(encoder, self.rows(inputs[name], having[name]))
                 for name, encoder in self.encoders.items()
             }
-        for name, encoder in self.encoders.items():
-            having = None if masks is None else masks[name]
-            sequence, mask = encoded[name]
-            pooled = encoder.pool(sequence, mask) if isinstance(encoder, TokenEncoder) else sequence[:, 0]
-            features[name] = blank(pooled, having)
+        tokens, padding, features = {}, {}, {}
+        for name, (pooled, sequence, mask) in encoded.items():
+            features[name] = blank(pooled, having[name])
             if self.pooled:
                 sequence, mask = pooled[:, None], None
-            hidden = padding_of(sequence, mask)
-            tokens[name] = blank(sequence, having)
-            padding[name] = hidden if having is None else hidden | ~having[:, None]
+            hidden, present_here = padding_of(sequence, mask), having[name]
+            tokens[name] = blank(sequence, present_here)
+            padding[name] = hidden if present_here is None else hidden | ~present_here[:, None]
         unimodal = {name: head(features[name]) for name, head in self.heads.items()}
         return Output(features, unimodal, self.fusion(tokens, padding), masks)

@@ -72,6 +72,7 @@ class TokenEncoder(nn.Module):
 
     width: int
     pooling: str = "mean"  # "mean", "max", or "cls" where the first token is a class token
+    by_frame = False  # whether tokens of frames [B, F, ...] are those of each frame, one frame after the other
 
     def tokens(self, x: Input) -> tuple[Tensor, Tensor | None]:
         """Input of B samples -> tokens [B, N, D], and a mask bool [B, N] of those that count (None: all)."""
@@ -88,9 +89,19 @@ class TokenEncoder(nn.Module):
         counts = mask.sum(1, keepdim=True).clamp(min=1)
         return tokens.masked_fill(~mask[..., None], 0.0).sum(1) / counts.to(tokens.dtype)
 
+    def feature_and_tokens(self, x: Input) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Input of B samples -> the feature [B, D], the mean over frames where there are some, and `tokens` of it."""
+        tokens, mask = self.tokens(x)
+        batch = tokens.shape[0]
+        if not self.by_frame or values_of(x).dim() != 5:
+            return self.pool(tokens, mask), tokens, mask
+        frames = batch * values_of(x).shape[1]
+        pooled = self.pool(tokens.reshape(frames, -1, tokens.shape[2]), None if mask is None else mask.view(frames, -1))
+        return by_sample(pooled, batch), tokens, mask
+
     def forward(self, x: Input) -> Tensor:
         """Input of B samples -> [B, D]."""
-        return self.pool(*self.tokens(x))
+        return self.feature_and_tokens(x)[0]
 
 
 class ConvolutionalEncoder(TokenEncoder):
@@ -99,6 +110,7 @@ class ConvolutionalEncoder(TokenEncoder):
     A subclass sets `width` and `stage_widths`, and implements `stages`.
     """
 
+    by_frame = True
     stage_widths: tuple[int, ...]  # channels after each stage
 
     def stages(self) -> list[nn.Module]:

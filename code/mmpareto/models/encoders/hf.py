@@ -43,6 +43,7 @@ class HuggingFaceEncoder(TokenEncoder):
     """
 
     takes = frozenset(ARGUMENTS)
+    by_frame = True
 
     def __init__(
         self,

@@ -100,25 +100,37 @@ class TimmEncoder(TokenEncoder):
 
     def forward(self, x: Input) -> Tensor:
         """[B, channels, H, W] or [B, F, channels, H, W] -> [B, D]."""
-        maps = self._maps(x)
-        features = (
-            self.network.forward_head(maps, pre_logits=True) if self.own_pooling else self.pool(self._rows(maps), None)
-        )
-        return by_sample(features, values_of(x).shape[0])
+        return self._pooled(self._maps(x), x)
 
     def tokens(self, x: Input) -> tuple[Tensor, Tensor | None]:
         """[B, channels, H, W] or [B, F, channels, H, W] -> [B, N, D], those of all frames one after the other."""
-        if self.width != self.network.num_features:
-            raise ModelError(f"{self.name} has layers after its own pooling, which tokens lack: choose pooling=mean")
-        return self._rows(self._maps(x)).reshape(values_of(x).shape[0], -1, self.width), None
+        return self._tokens(self._maps(x), x), None
+
+    def feature_and_tokens(self, x: Input) -> tuple[Tensor, Tensor, Tensor | None]:
+        """See `TokenEncoder`."""
+        maps = self._maps(x)
+        return self._pooled(maps, x), self._tokens(maps, x), None
 
     def pool(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        """Tokens [B, N, D] -> [B, D]; the mean and the greatest value leave class tokens out."""
+        """Tokens of pictures [B, N, D] -> [B, D]; the mean and the greatest value leave class tokens out."""
         prefix = 0 if self.pooling == "cls" else getattr(self.network, "num_prefix_tokens", 0)
         return super().pool(tokens[:, prefix:], None if mask is None else mask[:, prefix:])
 
     def _maps(self, x: Input) -> Tensor:
         return self.network.forward_features(resized(images(x), self.size, self.mode))
+
+    def _pooled(self, maps: Tensor, x: Input) -> Tensor:
+        """Maps of images and frames -> [B, D]; a mean over frames."""
+        features = (
+            self.network.forward_head(maps, pre_logits=True) if self.own_pooling else self.pool(self._rows(maps), None)
+        )
+        return by_sample(features, values_of(x).shape[0])
+
+    def _tokens(self, maps: Tensor, x: Input) -> Tensor:
+        """Maps of images and frames -> [B, N, D]."""
+        if self.width != self.network.num_features:
+            raise ModelError(f"{self.name} has layers after its own pooling, which tokens lack: choose pooling=mean")
+        return self._rows(maps).reshape(values_of(x).shape[0], -1, self.width)
 
     def _rows(self, maps: Tensor) -> Tensor:
         """[B, N, D] as it is; maps [B, D, H, W] or [B, H, W, D] -> [B, H W, D]."""
