@@ -283,7 +283,7 @@ def test_the_columns_of_predictions_do_not_depend_on_the_samples() -> None:
     assert list(prediction_table([], ["s"], ["x", "y"]).columns)[3:] == ["joint_x", "joint_y", "s_x", "s_y"]
 
 
-def test_text_in_the_cells_of_a_list_may_look_like_a_file(tmp_path: Path) -> None:
+def test_text_in_the_cells_of_a_list_may_look_like_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = ["id,split,label,words,sensor"]
     for number in range(24):
         split, label = ("train", "val", "test")[number % 3], "ab"[number % 2]
@@ -296,3 +296,17 @@ def test_text_in_the_cells_of_a_list_may_look_like_a_file(tmp_path: Path) -> Non
     assert samples["0"]["words"] == "see a.txt"
     assert len(model.predict_named(samples)) == 24
     assert isinstance(model.predict(words="see a.txt"), Prediction)
+    assert isinstance(model.predict(words="see a" + 300 * " " + ".txt"), Prediction)
+    expected = model.predict(words="see a.txt").logits["words"]
+    list_folder, elsewhere = tmp_path / "list", tmp_path / "elsewhere"
+    for folder, content in ((list_folder, "see b.txt"), (elsewhere, "a file of another folder")):
+        folder.mkdir()
+        (folder / "c.txt").write_text(content)
+    (list_folder / "list.csv").write_text("id,words\n1,c.txt\n2,see a.txt\n")
+    (elsewhere / "see a.txt").write_text("b b b")
+    monkeypatch.chdir(elsewhere)  # paths are relative to the list
+    samples = model.read_manifest(list_folder / "list.csv")
+    assert samples == {"1": {"words": list_folder / "c.txt"}, "2": {"words": "see a.txt"}}
+    first, second = (prediction.logits["words"] for prediction in model.predict_named(samples))
+    torch.testing.assert_close(first, model.predict(words="see b.txt").logits["words"])
+    torch.testing.assert_close(second, expected)

@@ -15,7 +15,7 @@ from datasets.test_manifest_variable import OPTIONS, write
 from entries.command import inside
 
 from mmpareto.cli import prepare
-from mmpareto.datasets import DatasetError, MultimodalDataset, build, modality_from
+from mmpareto.datasets import DatasetError, Modality, MultimodalDataset, build, collate, modality_from, to_device
 from mmpareto.datasets.reading import is_file_of, read_input, reader_from
 
 
@@ -84,6 +84,21 @@ def test_text_sequences_and_tokens(tmp_path: Path) -> None:
             read_input(value, readers[name], modalities[name])
     with pytest.raises(DatasetError, match="expected a path, an array or a tensor, found object"):
         read_input(object(), readers["sensor"], modalities["sensor"])
+
+
+def test_whole_numbers_are_not_taken_for_bytes() -> None:
+    modality = Modality("image", (1, 2, 2))
+    reader = reader_from(None, modality)
+    values = np.full((1, 2, 2), 255)
+    others: list[object] = [values, values.tolist(), values.astype(np.uint16), values.astype(np.float64), values > 0]
+    for value, expected in zip(others, (255, 255, 255, 255, 1), strict=True):
+        inputs = [read_input(given, reader, modality) for given in (values.astype(np.uint8), value)]
+        batch = collate([{"inputs": {"a": x}, "label": 0, "id": ""} for x in inputs])
+        pixels = to_device(batch["inputs"], {"a": modality}, "cpu")["a"]
+        assert isinstance(pixels, torch.Tensor)
+        assert pixels[:, 0, 0, 0].tolist() == [1, expected]
+    ids = Modality("tokens", (3, 5))
+    assert read_input([1, 2], reader_from(None, ids), ids).dtype == torch.int64
 
 
 def test_a_missing_file_is_named_once() -> None:

@@ -22,7 +22,7 @@ from mmpareto.config import Config
 from mmpareto.datasets import Batch, DatasetError, Modality, collate
 from mmpareto.datasets.lists import check_ids, check_inside, read_table
 from mmpareto.datasets.readers import Reader
-from mmpareto.datasets.reading import absent_input, is_file_of, read_input
+from mmpareto.datasets.reading import Text, absent_input, is_file_of, read_input
 from mmpareto.evaluation.collected import collect
 from mmpareto.inputs import VARIABLE
 from mmpareto.models import MultimodalModel
@@ -162,10 +162,12 @@ class Predictor:
             samples[row["id"]] = {}
             for name in names:
                 value = row[name]
-                if value and is_file_of(value, self._readers[name]):
-                    value = file.parent / check_inside(value, file.parent, f"{file}: {row['id']}, {name}")
-                if value:
-                    samples[row["id"]][name] = value
+                if value and is_file_of(value, self._readers[name], file.parent):
+                    samples[row["id"]][name] = file.parent / check_inside(
+                        value, file.parent, f"{file}: {row['id']}, {name}"
+                    )
+                elif value:
+                    samples[row["id"]][name] = Text(value)
         return samples
 
     def _check(self, identifier: str, sample: Mapping[str, Any]) -> None:

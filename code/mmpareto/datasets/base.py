@@ -236,7 +236,7 @@ def collate(samples: Sequence[Sample] | Batch, variable: Collection[str] = ()) -
 
 
 def alike(values: list[Tensor]) -> list[Tensor]:
-    """Samples of one modality in one type: bytes are scaled to 0 .. 1 where others are floating point."""
+    """Samples of one modality in one type: int64 of integers (token ids), else floating point, with bytes in 0 .. 1."""
     if len({value.dtype for value in values}) == 1:
         return values
     if not any(value.is_floating_point() for value in values):

@@ -1,5 +1,6 @@
 """Inputs of new samples for a trained model: files, arrays or tensors, read as the run's dataset read its own."""
 
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -104,14 +105,23 @@ def _array_reader(modality: Modality) -> ArrayReader:
     return readers.get(modality.kind, FileReader)(modality)
 
 
-def is_file_of(value: str, reader: Reader) -> bool:
+class Text(str):
+    """The text itself, although it may look like the path of a file."""
+
+    __slots__ = ()
+
+
+def is_file_of(value: str, reader: Reader, folder: Path = Path()) -> bool:
     """Whether text names a file or folder that `reader` reads; else it is the text itself.
 
     Where the run was trained on text in cells, a file must be there to be one.
+
+    Args:
+        folder: that the path is relative to.
     """
     if not isinstance(reader, TextReader):
         return True
-    return value.lower().endswith(TEXT_SUFFIX) and (reader.files or Path(value).is_file())
+    return value.lower().endswith(TEXT_SUFFIX) and (reader.files or os.path.isfile(folder / value))
 
 
 def read_input(value: Any, reader: Reader, modality: Modality) -> Tensor:
@@ -119,13 +129,17 @@ def read_input(value: Any, reader: Reader, modality: Modality) -> Tensor:
 
     Args:
         value: the path of a file or folder that `reader` reads; or an array, a tensor or a list of numbers. Of a
-            modality of text: the text itself, or the path of a .txt file.
+            modality of text: the text itself, or the path of a .txt file. Bytes (uint8) and floating-point types stay
+            as they are, all others become float32 (but token ids).
 
     Raises:
         DatasetError: for a file that is missing or unusable, and for an array of another form.
     """
+    if isinstance(value, Text):
+        return reader.read(value, None)
     if isinstance(value, str | Path):
-        return reader.read(Path(value) if is_file_of(str(value), reader) else value, None)
+        is_file = isinstance(value, Path) or is_file_of(value, reader)
+        return reader.read(Path(value) if is_file else value, None)
     try:
         array = value if isinstance(value, Tensor) else torch.as_tensor(_plain(np.asarray(value)))
         array = array.detach().cpu().to_dense()
@@ -135,6 +149,8 @@ def read_input(value: Any, reader: Reader, modality: Modality) -> Tensor:
         ) from error
     if array.is_complex():
         raise DatasetError("expected an array of real numbers, found complex ones")
+    if modality.kind != "tokens" and array.dtype != torch.uint8 and not array.is_floating_point():
+        array = array.float()
     return _array_reader(modality).fitted(array, "the array")
 
 
