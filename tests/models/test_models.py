@@ -113,6 +113,6 @@ def test_impossible_models_are_refused() -> None:
         build_encoder("no.such:Thing", "image", (3, 28, 28))
     with pytest.raises(ModelError, match="two modalities"):
         build_model({"x": ("vector", (4,))}, 3, {"x": "mlp"})
-    for name in ("a.b", "joint", "heads", "keys"):
+    for name in ("a.b", "joint", "heads", "keys", "training", "_modules", "get", "fromkeys"):
         with pytest.raises(ValueError, match="cannot be called"):
             LateFusion({name: Identity(1), "b": Identity(1)}, 2)

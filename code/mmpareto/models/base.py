@@ -63,8 +63,10 @@ class MultimodalModel(nn.Module):
             raise ValueError(f"a multimodal classifier needs two modalities or more, found {list(encoders)}")
         if classes < 2:
             raise ValueError(f"a classifier needs two classes or more, found {classes}")
+        containers = (nn.ModuleDict(), nn.ParameterDict())  # whose attributes their keys must not have
         for name in encoders:
-            if "." in name or name in ("", "joint", "heads", "any") or hasattr(nn.ModuleDict, name):
+            taken = any(hasattr(container, name) for container in containers)
+            if "." in name or name in ("", "joint", "heads", "any") or taken:
                 raise ValueError(f"a modality cannot be called {name!r}: rename it (letters, digits and _ are safe)")
         self.classes = classes
         self.encoders = nn.ModuleDict(encoders)
