@@ -164,6 +164,16 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
         {},
         "clip11, codes: .*values from 9 to 9; expected whole numbers from 0 to 6",
     ),
+    "no token": (
+        files(lambda root: np.save(root / "codes" / "1.npy", np.ones(0, np.int64))),
+        {},
+        "1.npy: expected one token id or more, found an empty array",
+    ),
+    "not a token": (
+        files(lambda root: np.save(root / "codes" / "1.npy", np.array([1, np.nan]))),
+        {},
+        "1.npy: expected one token id or more, found values that are not finite",
+    ),
     "text without a declaration": (
         files(lambda root: None),
         {"text": ()},

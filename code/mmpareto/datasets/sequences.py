@@ -93,11 +93,22 @@ def tokens_modality(paths: Iterable[Path], longest: int | None) -> Modality:
 
     Args:
         longest: L; None: that of the longest one, at most LONGEST.
+
+    Raises:
+        DatasetError: for an array without ids, or with values that are not finite.
     """
     paths = list(paths)
     with ThreadPoolExecutor(4) as pool:
-        greatest = max(pool.map(lambda path: int(load_array(path).max()), paths))
+        greatest = max(pool.map(_greatest_id, paths))
     return Modality("tokens", (longest or greatest_length(paths), greatest + 1))
+
+
+def _greatest_id(path: Path) -> int:
+    ids = load_array(path)
+    if not ids.numel() or not ids.isfinite().all():
+        what = "values that are not finite" if ids.numel() else "an empty array"
+        raise DatasetError(f"{path}: expected one token id or more, found {what}; make the file again")
+    return int(ids.max())
 
 
 def greatest_length(paths: Iterable[Path]) -> int:
