@@ -64,6 +64,24 @@ def test_a_single_class_cannot_be_fitted() -> None:
         linear_probe((train[0], torch.zeros_like(train[1])), val, test)
 
 
+def test_a_modality_of_a_single_class_has_no_probe() -> None:
+    label = torch.arange(40) % 2
+    features = {name: label[:, None] + 0.1 * torch.randn(40, 3) for name in ("a", "b")}
+    everywhere = torch.ones(40, dtype=torch.bool)
+    whole = Collected(features, {}, torch.zeros(40, 2), label, {"a": everywhere, "b": everywhere})
+    for few in (label == 0, ~everywhere):
+        part = Collected(features, {}, torch.zeros(40, 2), label, {"a": everywhere, "b": few})
+        for splits in ((part, whole, whole), (part, part, part)):
+            result = probes(*splits, partial=True)
+            assert result["unimodal"]["a"]["accuracy"] == 100.0
+            assert result["unimodal"]["b"] is result["concatenated"] is None
+            assert "all features" not in probe_table({"split": "test", "probe": result})
+            with pytest.raises(EvaluationError, match="no sample of b, or the training split a single class of them"):
+                probes(*splits)
+    with pytest.raises(EvaluationError, match="the training split holds a single class"):
+        probes(Collected(features, {}, torch.zeros(40, 2), 0 * label, whole.present), whole, whole, partial=True)
+
+
 def test_samples_without_a_modality_in_common_have_no_probe_of_all_features() -> None:
     generator = torch.Generator().manual_seed(0)
     label = torch.arange(40) % 2

@@ -206,7 +206,7 @@ def evaluation_of(
             for rule, logs in all_heads(scored.joint, scored.unimodal, scored.present).items()
         },
         "synergy": synergy(scored.joint, scored.unimodal, scored.label, scored.present),
-        "probe": probes(passes["train"], passes["val"], scored) if probe else None,
+        "probe": probes(passes["train"], passes["val"], scored, partial=True) if probe else None,
         "subsets": [
             {"present": [name for name in modalities if name in present], "accuracy": accuracies[present]}
             for present in by_subset

@@ -20,6 +20,7 @@ from mmpareto.evaluation.collected import Collected
 
 GRID = (0.01, 0.1, 1.0, 10.0)  # inverse strengths C of the l2 regularisation
 MOST_STEPS = 1000  # of L-BFGS
+_SINGLE = "the training split holds a single class: nothing to fit a probe to; give --no-probe"
 
 
 def linear_probe(
@@ -45,7 +46,7 @@ def linear_probe(
         (f.double().numpy(), lab.numpy()) for f, lab in (train, val, chosen)
     )
     if len(np.unique(y)) < 2:
-        raise EvaluationError("the training split holds a single class: nothing to fit a probe to; give --no-probe")
+        raise EvaluationError(_SINGLE)
     scaler = StandardScaler().fit(x)
     x, x_val, x_chosen = (scaler.transform(part) for part in (x, x_val, x_chosen))
     best: dict[str, Any] = {"val_accuracy": -1.0}
@@ -65,32 +66,38 @@ def linear_probe(
     return best
 
 
-def probes(train: Collected, val: Collected, chosen: Collected) -> dict[str, Any]:
+def probes(train: Collected, val: Collected, chosen: Collected, *, partial: bool = False) -> dict[str, Any]:
     """Linear probes of each modality's features, and of all side by side, over the samples that have them.
 
     Args:
         train: what the probes are fitted on; C is chosen on `val`, accuracies are those on `chosen`.
+        partial: give None for a modality that cannot be probed; else it is refused.
 
     Returns:
-        {"unimodal": {modality: see `linear_probe`}, "concatenated": see `linear_probe`; None where a split has no
-        sample with all modalities, or train one class of them}.
+        {"unimodal": {modality: see `linear_probe`}, "concatenated": see `linear_probe`}; None where a split has no
+        sample with the modality, or with all of them, or train one class of these samples.
 
     Raises:
-        EvaluationError: where train holds a single class.
+        EvaluationError: where train holds a single class, or a modality cannot be probed.
     """
+    if len(train.label.unique()) < 2:
+        raise EvaluationError(_SINGLE)
 
-    def probe(names: Sequence[str]) -> dict[str, Any]:
+    def probe(names: Sequence[str]) -> dict[str, Any] | None:
         parts = [(part, part.having(names)) for part in (train, val, chosen)]
+        if not all(having.any() for _, having in parts) or len(train.label[parts[0][1]].unique()) < 2:
+            return None
         fitted, selecting, scored = (
             (torch.cat([part.features[name] for name in names], 1)[having], part.label[having])
             for part, having in parts
         )
         return linear_probe(fitted, selecting, scored)
 
-    modalities = list(train.features)
-    parts = [(part, part.having(modalities)) for part in (train, val, chosen)]
-    together = all(having.any() for _, having in parts) and len(train.label[parts[0][1]].unique()) > 1
-    return {
-        "unimodal": {name: probe([name]) for name in modalities},
-        "concatenated": probe(modalities) if together else None,
-    }
+    unimodal = {name: probe([name]) for name in train.features}
+    for name, result in unimodal.items():
+        if result is None and not partial:
+            raise EvaluationError(
+                f"a split has no sample of {name}, or the training split a single class of them: nothing to fit a "
+                "probe to"
+            )
+    return {"unimodal": unimodal, "concatenated": probe(list(train.features))}
