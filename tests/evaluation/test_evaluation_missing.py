@@ -20,7 +20,7 @@ from mmpareto.evaluation.missing import (
     subsets,
 )
 from mmpareto.evaluation.shapley import imbalance, shapley
-from mmpareto.models import MultimodalModel, build_model
+from mmpareto.models import MultimodalModel, build_model, fusion_maker
 
 SIZES = {"x": 6, "y": 4, "z": 3}
 MODALITIES = {name: Modality("vector", (size,)) for name, size in SIZES.items()}
@@ -87,6 +87,24 @@ def test_subsets_are_passes_with_the_missing_features_replaced(mean: bool) -> No
                 assert accuracy == pytest.approx(100 * plain.double().mean().item())
     assert len(set(accuracies.values())) > 4
     assert accuracies[frozenset(SIZES)] == 100 * int((collected.joint.argmax(1) == label).sum()) / 50
+
+
+@pytest.mark.parametrize("fusion", ["cosine", "film"])
+def test_features_of_mixed_precision_give_the_logits_of_their_pass(fusion: str) -> None:
+    torch.manual_seed(0)
+    about = dict.fromkeys(("x", "y"), ("vector", (16,)))
+    model = build_model(about, 30, dict.fromkeys(about, "mlp"), fusion_maker(fusion, {}))
+    modalities = {name: Modality("vector", (16,)) for name in about}
+    inputs = {name: torch.randn(4000, 16) for name in about}
+    batch: Batch = {"inputs": inputs, "label": torch.zeros(4000, dtype=torch.int64), "id": [""] * 4000}
+    collected = collect(model, [batch], modalities, CPU, torch.bfloat16)
+    assert set(collected.types.values()) == {torch.bfloat16}
+    said = collected.joint.argmax(1)
+    accuracies = accuracies_from_features(
+        {"all": collected.present}, model.fusion, collected.features, said, CPU, batch_size=4000, amp=torch.bfloat16,
+        types=collected.types,
+    )  # fmt: skip
+    assert accuracies == {"all": 100.0}
 
 
 def test_what_is_not_finite_is_named() -> None:

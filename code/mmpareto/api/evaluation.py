@@ -265,6 +265,7 @@ def case_accuracies(
         batch_size=config.data.batch_size,
         instead=instead,
         amp=amp,
+        types=scored.types,
     )
 
 

@@ -4,7 +4,7 @@ Shapes: N samples of the split, D feature width of a modality, C classes.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ class Collected:
     joint: Tensor  # float32 [N, C]
     label: Tensor  # int64 [N]
     present: dict[str, Tensor]  # {modality: bool [N]}
+    types: dict[str, torch.dtype] = field(default_factory=dict)  # of the features on the device, where they are known
 
     def logits(self) -> dict[str, Tensor]:
         """{"joint" or a modality: logits [N, C]}."""
@@ -52,15 +53,16 @@ def collect(
 
     Raises EvaluationError where the split is empty, or features or logits are not finite, naming the first such clip.
     """
-    parts, ids = [], list[str]()
+    parts, ids, types = [], list[str](), dict[str, torch.dtype]()
     for batch, _, output in outputs(model, batches, modalities, device, amp):
         computed = map_tensors(lambda value: value.float().cpu(), (output.features, output.unimodal, output.joint))
         everywhere = dict.fromkeys(modalities, torch.ones(len(batch["label"]), dtype=torch.bool))
+        types = {name: value.dtype for name, value in output.features.items()}
         parts.append((*computed, batch["label"], batch.get("present", everywhere)))
         ids += batch["id"]
     if not ids:
         raise EvaluationError("the split has no samples")
-    done = Collected(*pytree.tree_map(lambda *values: torch.cat(values), *parts))
+    done = Collected(*pytree.tree_map(lambda *values: torch.cat(values), *parts), types)
     values = {f"the features of {name}": value for name, value in done.features.items()}
     values |= {f"the logits of the {name} head": value for name, value in done.logits().items()}
     for what, value in values.items():

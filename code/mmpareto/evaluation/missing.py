@@ -66,6 +66,7 @@ def accuracies_from_features(
     batch_size: int,
     instead: Mapping[str, Tensor] | None = None,
     amp: torch.dtype | None = None,
+    types: Mapping[str, torch.dtype] | None = None,
 ) -> dict[Key, float]:
     """Accuracy in percent of the joint head in every case, by the fusion alone: for late fusion.
 
@@ -76,12 +77,14 @@ def accuracies_from_features(
             bit.
         instead: {modality: [D]} that replaces the features of an absent modality; None: the fusion's own stand-in.
         amp: type of automatic mixed precision, as in training.
+        types: {modality: type of the features in that pass}; None: that of `features`.
     """
     right = dict.fromkeys(cases, 0)
+    types = {name: value.dtype for name, value in features.items()} | dict(types or {})
     fusion.eval()
     for start in range(0, len(label), batch_size):
         part = slice(start, start + batch_size)
-        stored = {name: value[part].to(device) for name, value in features.items()}
+        stored = {name: value[part].to(device, types[name]) for name, value in features.items()}
         answer = label[part].to(device)
         for key, case in cases.items():
             masks = {name: case[name][part].to(device) for name in stored}
