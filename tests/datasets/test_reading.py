@@ -13,9 +13,11 @@ from datasets.make_manifest import write_manifest, write_rows
 from datasets.make_media import write_video
 from datasets.test_manifest_variable import OPTIONS, write
 from entries.command import inside
+from PIL import Image
 
 from mmpareto.cli import prepare
 from mmpareto.datasets import DatasetError, Modality, MultimodalDataset, build, collate, modality_from, to_device
+from mmpareto.datasets.readers import read_image
 from mmpareto.datasets.reading import is_file_of, read_input, reader_from
 
 
@@ -76,6 +78,8 @@ def test_text_sequences_and_tokens(tmp_path: Path) -> None:
         read_input(value, readers["note"], modalities["note"]) for value in (str(tmp_path / "note" / "1.txt"), text)
     )
     assert torch.equal(as_file, as_text)
+    with pytest.raises(DatasetError, match=r"a character that UTF-8 does not know \('\\udcff' at 1\)"):
+        read_input("a\udcff", readers["caption"], modalities["caption"])
     sequence = read_input(np.ones((2, 3)), readers["sensor"], modalities["sensor"])
     assert sequence.dtype == torch.float32
     assert read_input([1, 2], readers["codes"], modalities["codes"]).tolist() == [1, 2]
@@ -99,6 +103,15 @@ def test_whole_numbers_are_not_taken_for_bytes() -> None:
         assert pixels[:, 0, 0, 0].tolist() == [1, expected]
     ids = Modality("tokens", (3, 5))
     assert read_input([1, 2], reader_from(None, ids), ids).dtype == torch.int64
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_16_bit_picture_keeps_its_high_byte(channels: int, tmp_path: Path) -> None:
+    Image.fromarray(np.array([[300, 40000], [255, 65535]], np.uint16)).save(tmp_path / "a.png")
+    modality = Modality("image", (channels, 2, 2))
+    pixels = read_input(tmp_path / "a.png", reader_from(None, modality), modality)
+    assert pixels.tolist() == [[[1, 156], [0, 255]]] * channels
+    assert torch.equal(pixels, read_image(tmp_path / "a.png")[:channels])
 
 
 def test_a_missing_file_is_named_once() -> None:

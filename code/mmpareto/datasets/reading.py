@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from mmpareto.datasets.base import DatasetError, Modality
@@ -42,6 +43,8 @@ class FileReader(ArrayReader):
                 raise DatasetError(
                     f"{path}: expected a picture of {width} x {height} pixels, found {picture.width} x {picture.height}"
                 )
+            if picture.mode.startswith("I"):  # 16-bit greyscale, which convert() clips to 255
+                picture = Image.fromarray((np.array(picture) >> 8).astype(np.uint8))
             pixels = np.array(picture.convert("L" if channels == 1 else "RGB"))
         return torch.from_numpy(pixels).reshape(height, width, -1).permute(2, 0, 1)
 

@@ -73,9 +73,16 @@ def text_of(source: Path | str) -> str:
     """The text itself, or that of a file.
 
     Raises:
-        DatasetError: where the file cannot be read as UTF-8.
+        DatasetError: where the file cannot be read as UTF-8, or the text has no form in it.
     """
     if isinstance(source, str):
+        try:
+            source.encode()
+        except UnicodeEncodeError as error:
+            raise DatasetError(
+                f"the text has a character that UTF-8 does not know ({source[error.start]!a} at {error.start}); "
+                "give text in UTF-8"
+            ) from error
         return source
     refuse_special_file(source)
     try:
