@@ -152,7 +152,7 @@ def test_features_are_the_pooled_positions_of_the_last_map(
 @pytest.mark.parametrize("architecture", ["mmtm", "transformer"])
 @pytest.mark.parametrize("pooling", ["mean", "max"])
 def test_an_architecture_pools_as_its_encoders_do(architecture: str, pooling: str) -> None:
-    about = {"a": ("frames", (2, 3, 32, 32)), "b": ("image", (3, 32, 32))}
+    about = {"a": ("frames", (2, 3, 64, 64)), "b": ("image", (3, 64, 64))}
     options = {name: {"pooling": pooling} for name in about}
     names = dict.fromkeys(about, "resnet18")
     model = build_model(about, 3, names, architecture=architecture, encoder_options=options).eval()

@@ -4,7 +4,7 @@ Shapes: N samples of the split, D feature width of a modality, C classes.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -62,7 +62,7 @@ def collect(
         ids += batch["id"]
     if not ids:
         raise EvaluationError("the split has no samples")
-    done = Collected(*pytree.tree_map(lambda *values: torch.cat(values), *parts), types)
+    done = replace(Collected(*pytree.tree_map(lambda *values: torch.cat(values), *parts)), types=types)
     values = {f"the features of {name}": value for name, value in done.features.items()}
     values |= {f"the logits of the {name} head": value for name, value in done.logits().items()}
     for what, value in values.items():
