@@ -118,8 +118,10 @@ def test_a_batch_gives_what_its_samples_give_alone(name: str, fusion: str, train
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES.names())
-def test_an_absent_input_has_no_influence(name: str) -> None:
-    model, present = built(name), masks()
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("fill", [1e3, float("nan")])
+def test_an_absent_input_has_no_influence(name: str, training: bool, fill: float) -> None:
+    model, present = built(name).train(training), masks()
     label = torch.arange(BATCH) % CLASSES
 
     def run(inputs: dict[str, Input]) -> tuple[Output, dict[str, Tensor]]:
@@ -132,7 +134,7 @@ def test_an_absent_input_has_no_influence(name: str) -> None:
     inputs, other = data(name), data(name)
     for m, mask in present.items():
         value = other[m]
-        (value.values if isinstance(value, Padded) else value)[~mask] = 1e3
+        (value.values if isinstance(value, Padded) else value)[~mask] = fill
     first, second = run(inputs), run(other)
     assert torch.equal(first[0].joint, second[0].joint)
     assert first[1].keys() == second[1].keys()

@@ -137,22 +137,24 @@ class MultimodalModel(nn.Module):
         return {name: values.new_full((values.shape[0],), name in present, dtype=torch.bool) for name in self.encoders}
 
     def rows(self, value: Input, mask: Tensor | None) -> Input:
-        """The input of an encoder. In training, rows of absent samples are those of present ones: batch norm sees no
-        stand-ins. Where no sample is present the values are zeros; see `statistics_of_present`. Nothing waits for the
-        device.
+        """The input of an encoder: what absent samples hold has no influence, not even where it is not finite.
+
+        Their values are zeros. In training their rows are those of present samples instead, so that batch norm sees no
+        stand-ins; where no sample is present see `statistics_of_present`. Nothing waits for the device.
         """
-        if mask is None or not self.training:
+        if mask is None:
             return value
         places = torch.arange(mask.shape[0], device=mask.device)
-        present_first = torch.argsort((~mask).to(torch.uint8), stable=True)
-        others = present_first[places % mask.sum().clamp(min=1)]
-        index, some = torch.where(mask, places, others), mask.any()
+        if self.training:
+            present_first = torch.argsort((~mask).to(torch.uint8), stable=True)
+            others = present_first[places % mask.sum().clamp(min=1)]
+            places, mask = torch.where(mask, places, others), mask.any().expand(mask.shape)
 
-        def taken(tensor: Tensor) -> Tensor:
-            rows = tensor[index]
-            return rows if rows.dtype == torch.bool else torch.where(some, rows, rows.new_zeros(()))
+        def filled(tensor: Tensor) -> Tensor:
+            rows = tensor[places] if self.training else tensor
+            return rows if rows.dtype == torch.bool else blank(rows, mask)  # a mask stays: it marks one step or more
 
-        return map_tensors(taken, value)
+        return map_tensors(filled, value)
 
     @contextmanager
     def statistics_of_present(self, masks: Mapping[str, Tensor] | None) -> Iterator[None]:
