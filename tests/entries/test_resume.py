@@ -123,9 +123,7 @@ def test_a_restart_of_torchrun_continues_its_own_run_alone(
     (run / "results.json").unlink()
     assert "holds an unfinished run" in attempt("second", 1, "--epochs", "2")
     assert "2/2" in attempt("first", 1, "--epochs", "2")
-    before = (run / "environment.json").read_text()
     assert "1/2" in attempt("third", 1, "--epochs", "2", "--overwrite")  # which died before it opened the folder
-    assert (run / "environment.json").read_text() != before
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     assert processes.Processes().job == processes.Processes().job != "none"
     monkeypatch.delenv("TORCHELASTIC_RESTART_COUNT")
