@@ -30,11 +30,9 @@ from mmpareto.experiments.search import (
     Candidate,
     Search,
     Trial,
-    diverged_trials,
     drawn,
-    shared_settings,
-    write_leaderboard,
 )
+from mmpareto.experiments.search_results import diverged_trials, shared_settings, write_leaderboard
 from mmpareto.integration import Uniform
 from mmpareto.methods import METHODS, build_method
 from mmpareto.registry import Range

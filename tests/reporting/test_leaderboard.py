@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,9 @@ def test_trials_of_a_search_are_in_no_report_unless_they_are_named(tmp_path: Pat
     make_run(tmp_path / "tuned" / "digits" / "uniform" / "trial3" / "seed10", "uniform", seed=10)
     assert [run.seed for run in find([tmp_path])[0]] == [10]
     assert [run.seed for run in find([tmp_path / "trials"])[0]] == [0]
+    make_run(tmp_path / "others" / "trials" / "seed4", seed=4)  # no search's
+    assert [run.seed for run in find([tmp_path])[0]] == [4, 10]
+    shutil.rmtree(tmp_path / "others")
     assert [run.seed for run in find([tmp_path, tmp_path / "trials" / "digits"])[0]] == [10, 0]
 
 

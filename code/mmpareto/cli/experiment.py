@@ -37,7 +37,8 @@ from mmpareto.experiments.grid import Grid, Run, check_runs, expand, variation
 from mmpareto.experiments.launchers import Launcher, Local, Submitit, slurm_executor
 from mmpareto.experiments.process import State, diverged, state
 from mmpareto.experiments.schedule import Interrupted, run_all
-from mmpareto.experiments.search import TUNED, Search, Trial, write_leaderboard
+from mmpareto.experiments.search import TUNED, Search, Trial
+from mmpareto.experiments.search_results import write_leaderboard
 from mmpareto.experiments.sharing import read_gpu
 from mmpareto.flag_values import assignment, count, file_path, seed
 from mmpareto.reporting.finished import find

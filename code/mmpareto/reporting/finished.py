@@ -136,7 +136,7 @@ class FinishedRun:
 def find(paths: Iterable[Path]) -> tuple[list[FinishedRun], list[Path]]:
     """The finished runs at or below the given folders, and the folders of those that are not finished.
 
-    Runs in a folder TRIALS below a given one are left out.
+    Runs of a search's trials, in a folder TRIALS below a given one, are left out.
 
     Raises RunError if a folder is missing or holds no run, or if a run's files cannot be used.
     """
@@ -148,7 +148,7 @@ def find(paths: Iterable[Path]) -> tuple[list[FinishedRun], list[Path]]:
         folders, trials = [], 0
         above = path.resolve()
         for folder, files in _walk(path):
-            if runs.CONFIG in files and folder.is_relative_to(above) and TRIALS in folder.relative_to(above).parts:
+            if runs.CONFIG in files and folder.is_relative_to(above) and _of_trial(folder.relative_to(above)):
                 trials += 1
             elif runs.CONFIG in files:
                 folders.append(folder)
@@ -167,6 +167,12 @@ def find(paths: Iterable[Path]) -> tuple[list[FinishedRun], list[Path]]:
             elif folder not in finished:
                 finished[folder] = _read(folder)
     return list(finished.values()), list(unfinished)
+
+
+def _of_trial(path: Path) -> bool:
+    """Whether it ends as the run of a trial does: trials/<dataset>/<method>/trial<k>/seed<k>."""
+    *_, folder, _, _, trial, _ = ("",) * 5 + path.parts
+    return folder == TRIALS and trial.startswith("trial")
 
 
 def present(path: Path) -> bool:

@@ -1,0 +1,123 @@
+"""What a search leaves: trials.csv with every trial, leaderboard.json and its tables with the results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmpareto.config import FAST, ROUNDING, RUN_ONLY, Config
+from mmpareto.data_folders import dataset_title
+from mmpareto.escape import csv_cell
+from mmpareto.experiments.grid import Run
+from mmpareto.experiments.search import SEARCHED, TUNED, Search, Trial
+from mmpareto.registries import METHODS, architecture_of
+from mmpareto.reporting.finished import find
+from mmpareto.writing import write_text
+
+# settings that differ between methods, or from run to run
+_OF_A_METHOD = (
+    "method",
+    "method_options",
+    "gamma",
+    "learning_rate",
+    "weight_decay",
+    "random_seed",
+    "ckpt_path",
+    *ROUNDING,
+    *RUN_ONLY,
+)
+
+
+def write_leaderboard(search: Search, trials: Sequence[Trial], chosen: Sequence[Trial], finals: Sequence[Run]) -> bool:
+    """Write trials.csv, leaderboard.json and leaderboard.md into the output folder, and print the last one.
+
+    The result is whether there is a leaderboard: none where no run with chosen values is finished.
+    """
+    import pandas as pd
+
+    from mmpareto.reporting import leaderboard  # scipy takes seconds to import
+
+    rows = []
+    for trial in trials:
+        score = search.score(trial)
+        rows.append(
+            {
+                "dataset": trial.candidate.dataset,
+                "method": trial.candidate.method,
+                "trial": trial.number,
+                "values": " ".join(f"{key}={value}" for key, value in trial.values.items()),
+                "accuracy": "" if score is None else score[0],
+                "loss": "" if score is None or score[1] is None else score[1],
+                "chosen": int(trial in chosen),
+                "diverged": trial.diverged,
+            }
+        )
+    write_text(search.output / "trials.csv", pd.DataFrame(rows).map(csv_cell).to_csv(index=False))
+    values = {(trial.candidate.dataset, trial.candidate.method): trial.values for trial in chosen}
+    candidates = {(trial.candidate.dataset, trial.candidate.method): trial.candidate for trial in chosen}
+    finished, _ = find([run.folder for run in finals])
+    runs_of = {run.folder.resolve(): run for run in finals}
+    results: list[dict[str, Any]] = []
+    settings: dict[str, dict[str, list[Any]]] = {}  # {dataset: {setting: its values}}
+    environment: dict[str, Any] = {}
+    for run in finished:
+        planned = runs_of[run.path]
+        tuned = planned.name.startswith(f"{TUNED}/")
+        tried = values[planned.config.data.dataset, planned.config.method.method] if tuned else {}
+        results.append(leaderboard.result(run, tuned=tuned, values=tried))
+        candidate = candidates[planned.config.data.dataset, planned.config.method.method]
+        fixed = {key: candidate.fixed[key] for key in SEARCHED if key in candidate.fixed}
+        for key, value in (shared_settings(planned.config, run.config) | fixed).items():
+            values_of_key = settings.setdefault(run.dataset, {}).setdefault(key, [])
+            if value not in values_of_key:
+                values_of_key.append(value)
+        environment = {key: run.environment.get(key) for key in ("started", "device", "versions", "git")}
+    if not any(row["tuned"] for row in results):
+        return False
+    spaces: dict[str, dict[str, Any]] = {}
+    for candidate in dict.fromkeys(trial.candidate for trial in chosen):
+        own = {key: list(space) for key, space in METHODS[candidate.method].search.items()}
+        spaces[candidate.method] = own | {key: f"set to {candidate.fixed[key]}" for key in own.keys() & candidate.fixed}
+    content = {
+        "protocol": search.protocol,
+        "diverged": diverged_trials(trials),
+        "spaces": spaces,
+        "settings": {
+            dataset: {key: options[0] if len(options) == 1 else _mixed(options) for key, options in shared.items()}
+            for dataset, shared in settings.items()
+        },
+        "results": results,
+        "made": environment,
+    }
+    text = leaderboard.write(search.output, content)
+    print(f"\n{text}\nwritten: {search.output / leaderboard.FILE}")
+    return True
+
+
+def diverged_trials(trials: Sequence[Trial]) -> dict[str, dict[str, int]]:
+    """{dataset, as reports call it: {method: number of its trials that diverged}}, without zeros."""
+    numbers: dict[str, dict[str, int]] = {}
+    for trial in trials:
+        if trial.diverged:
+            data = trial.runs[0].config.data
+            of_dataset = numbers.setdefault(dataset_title(data.dataset, data.data_root), {})
+            of_dataset[trial.candidate.method] = of_dataset.get(trial.candidate.method, 0) + 1
+    return numbers
+
+
+def shared_settings(config: Config, recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that runs of all methods share: without the method's, and the architecture where it brings one.
+
+    Args:
+        recorded: the run's saved settings, with what `--fast` switched on.
+    """
+    brings = architecture_of(config.method.method)
+    other = {*_OF_A_METHOD, *(("architecture", "architecture_options") if brings else ())}
+    switched_on = {key: recorded[key] for key in FAST if key in recorded}
+    return {key: value for key, value in (config.flat() | switched_on).items() if key not in other}
+
+
+def _mixed(values: Sequence[Any]) -> str:
+    """A setting in which runs differ, such as the precision of --fast on two machines; the same in any order."""
+    texts = ("none" if value is None else str(value) for value in values)
+    return f"differs between the runs: {', '.join(sorted(texts))}"
