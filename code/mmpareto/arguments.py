@@ -427,7 +427,12 @@ def _parser(entries: _Entries, suppress: bool = False) -> Parser:
         argument_default=argparse.SUPPRESS if suppress else None,
     )
     add = parser.add_argument
-    add("--config", metavar="FILE", help="settings in YAML, such as a run's config.yaml; flags override them")
+    add(
+        "--config",
+        metavar="FILE",
+        help="settings in YAML, such as a run's config.yaml; flags override them, and "
+        f"{OFF} switches off --{', --'.join(SWITCHED_OFF)}",
+    )
     add_allow(parser)
     for name in LISTED:
         add(
