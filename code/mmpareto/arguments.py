@@ -89,11 +89,12 @@ def parse(argv: Sequence[str], root: Path, beside: Mapping[str, Any] | None = No
     path, allowed = early.pop("config", None), early.pop("allow")
     options = {text.partition("=")[0] for text in early.pop("method_options", [])}
     in_file, empty = _merged(path, allowed, beside)
-    _drop_overridden(in_file, early, options)
+    if in_file:
+        _drop_overridden(in_file, early, options)
     entries = _Entries(in_file | early)
 
     parser = _parser(entries)
-    from_file = _explicit(entries, in_file, path or "config")
+    from_file = _explicit(entries, in_file, path or "config") if in_file else {}
     # an empty setting of a file, as a run's without clipping is saved, is no recipe's value
     optional = {item.name for kind in SECTIONS.values() for item in fields(kind) if "None" in str(item.type)}
     parser.set_defaults(**dict.fromkeys(empty & optional), **from_file)

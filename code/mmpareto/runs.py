@@ -140,8 +140,8 @@ class RunDirectory:
             raise RunError(f"{self / name} cannot be read as a table ({error})") from error
         return [{csv_text(key): csv_text(value) for key, value in row.items()} for row in rows]
 
-    def cut_csv(self, name: str, epoch: int) -> None:
-        """Writes `name` again without its rows of epochs from `epoch` on.
+    def cut_csv(self, name: str, epoch: int) -> int:
+        """Writes `name` again without its rows of epochs from `epoch` on; the result is the number of those it keeps.
 
         Raises RunError where it is no table of numbers by epoch.
         """
@@ -155,6 +155,7 @@ class RunDirectory:
         except (KeyError, ValueError) as error:
             raise RunError(f"{self / name} is no table that train.py wrote ({error}); remove it") from error
         self.write_csv(name, kept)
+        return len(kept)
 
     def read_json(self, name: str) -> dict[str, Any]:
         """The content of `name`.
@@ -195,7 +196,8 @@ class RunDirectory:
             scores += [results[split]["unimodal"][name] for split in ("test", "val") for name in names]
             scores += [score for split in ("test", "val") for score in results[split].get("all_heads", {}).values()]
             rates = [results["integration"][name]["conflict_rate"] for name in names]
-            values = [results["epochs"], *(score["accuracy"] for score in scores), *(rate or 0 for rate in rates)]
+            values = [results["epochs"], results.get("epochs_trained", 0), results.get("selected_epoch", 0)]
+            values += [*(score["accuracy"] for score in scores), *(rate or 0 for rate in rates)]
             wrong = next((value for value in values if type(value) not in (int, float)), None)
             if wrong is not None:
                 raise TypeError(f"{wrong!r:.100} is no number")

@@ -159,7 +159,7 @@ def test_what_is_not_searched_as_usual_is_in_the_leaderboard(tmp_path: Path, mon
         "weight_decay": 0,
     }
     assert other["spaces"]["mmpareto"]["gamma"] == "set to 2.0"
-    assert "Set for all methods: learning" in leaderboard.tables(other)
+    assert "The same for all methods: learning" in leaderboard.tables(other)
     (tmp_path / "rate.yaml").write_text("optim:\n  learning_rate: 5\n")
     around = board("--config", str(tmp_path / "rate.yaml"))
     assert around["settings"]["twoview"]["learning_rate"] == "searched from 0.5 to 50"

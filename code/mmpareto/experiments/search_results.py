@@ -76,8 +76,10 @@ def write_leaderboard(search: Search, trials: Sequence[Trial], chosen: Sequence[
         return False
     spaces: dict[str, dict[str, Any]] = {}
     for candidate in dict.fromkeys(trial.candidate for trial in chosen):
-        own = {key: list(space) for key, space in METHODS[candidate.method].search.items()}
-        spaces[candidate.method] = own | {key: f"set to {candidate.fixed[key]}" for key in own.keys() & candidate.fixed}
+        spaces[candidate.method] = {
+            key: f"set to {candidate.fixed[key]}" if key in candidate.fixed else list(space)
+            for key, space in METHODS[candidate.method].search.items()
+        }
     content = {
         "protocol": search.protocol,
         "diverged": diverged_trials(trials),

@@ -65,8 +65,8 @@ class MultimodalModel(nn.Module):
             raise ValueError(f"a classifier needs two classes or more, found {classes}")
         containers = (nn.ModuleDict(), nn.ParameterDict())  # whose attributes their keys must not have
         for name in encoders:
-            taken = any(hasattr(container, name) for container in containers)
-            if "." in name or name in ("", "joint", "heads", "any") or taken:
+            is_attribute = any(hasattr(container, name) for container in containers)
+            if "." in name or name in ("", "joint", "heads", "any") or is_attribute:
                 raise ValueError(f"a modality cannot be called {name!r}: rename it (letters, digits and _ are safe)")
         self.classes = classes
         self.encoders = nn.ModuleDict(encoders)

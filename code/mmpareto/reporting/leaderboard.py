@@ -177,7 +177,7 @@ def merged(paths: Sequence[Path]) -> dict[str, Any]:
     """
     whole = read(paths[0])
     rows = {_key(row): row for row in whole["results"]}
-    chosen = {_key(row)[:3]: row for row in whole["results"]}
+    values_of = {_key(row)[:3]: row["values"] for row in whole["results"]}  # by dataset, method and tuned
     for path in paths[1:]:
         other = read(path)
         _same(whole["protocol"], other["protocol"], f"{path}: another protocol than {paths[0]}")
@@ -189,7 +189,7 @@ def merged(paths: Sequence[Path]) -> dict[str, Any]:
         for dataset, numbers in other["diverged"].items():
             whole["diverged"][dataset] = whole["diverged"].get(dataset, {}) | numbers
         for row in other["results"]:
-            values = chosen.setdefault(_key(row)[:3], row)["values"]
+            values = values_of.setdefault(_key(row)[:3], row["values"])
             if values != row["values"]:
                 raise RunError(
                     f"{path}: {_named(row)} has other values than in another file ({row['values']}, not {values}); "
@@ -291,7 +291,7 @@ def worded(protocol: Mapping[str, Any]) -> str:
 def not_searched(settings: Mapping[str, Any]) -> str:
     """A sentence on what every method has searched otherwise; "" where nothing is."""
     other = [f"{key} {settings[key]}" for key in ("learning_rate", "weight_decay") if key in settings]
-    return f"Set for all methods: {markdown_text(', '.join(other))}." if other else ""
+    return f"The same for all methods: {markdown_text(', '.join(other))}." if other else ""
 
 
 def dataset_table(rows: pd.DataFrame) -> str:

@@ -169,16 +169,16 @@ def open_run(config: Config, method: Method, again: bool, job: str | None) -> tu
     """
     resume, overwrite = config.run.resume, config.run.overwrite
     if resume == "auto" or again:
-        there = [name for name in _CHECKPOINTS[:2] if (Path(config.run.ckpt_path) / name).exists()]
-        resume, overwrite = (there[0] if there else None), overwrite and not again
+        checkpoints = (name for name in _CHECKPOINTS[:2] if (Path(config.run.ckpt_path) / name).exists())
+        resume, overwrite = next(checkpoints, None), overwrite and not again
     directory = runs.open_for(config.run.ckpt_path, resume is not None, overwrite)
-    if job is not None:
-        directory.write_text(runs.JOB, job)
-    if resume is None:
-        return directory, None, False
+    finished = False
     try:
-        refuse_other_settings(directory, config, method)
-        finished = directory.finished and _ended(directory.read_results(), config.optim) and has_best(directory)
+        if resume is not None:
+            refuse_other_settings(directory, config, method)
+            finished = directory.finished and _ended(directory.read_results(), config.optim) and has_best(directory)
+        if job is not None:
+            directory.write_text(runs.JOB, job)
     except BaseException:
         directory.unlock()
         raise

@@ -264,12 +264,11 @@ class Run:
             )
         if not self.processes.main:
             return
-        for name in (runs.GRADIENTS, runs.LAYERS):
-            self.directory.cut_csv(name, self.state.epoch)
+        steps, _ = (self.directory.cut_csv(name, self.state.epoch) for name in (runs.GRADIENTS, runs.LAYERS))
         measured = any(
             row.get(f"conflict_rate_{name}") is not None for row in self.state.history for name in self.modalities
         )
-        if measured and not self.directory.read_csv(runs.GRADIENTS):
+        if measured and not steps:
             self.warn(f"{self.directory / runs.GRADIENTS} is gone: conflict rates of the results begin at this epoch")
         for name in (runs.RESULTS, runs.DIVERGED):
             (self.directory / name).unlink(missing_ok=True)
