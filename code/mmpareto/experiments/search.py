@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from mmpareto import runs
-from mmpareto.arguments import SHORT, flags_of
+from mmpareto.arguments import flags_of
 from mmpareto.config import Config, OptimConfig
 from mmpareto.errors import UsageError
 from mmpareto.experiments.grid import Run, check_runs, flags_in, folder_name, make_run, refuse_owned
@@ -33,6 +33,7 @@ from mmpareto.registry import Range, Space
 from mmpareto.reporting.finished import TRIALS
 from mmpareto.runs import RunDirectory, RunError
 from mmpareto.selection import measured, rank
+from mmpareto.train_flags import SHORT
 from mmpareto.writing import write_text
 
 TIMES_RECIPE = Range(0.1, 10.0)  # the learning rate, times that of the dataset's recipe
