@@ -1,0 +1,89 @@
+"""The tables in docs/results* are those that report.py makes of the files beside them."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from mmpareto.reporting.leaderboard import merged, read, tables
+
+RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
+# the files of a page's tables, in the order of the tables
+FILES = {
+    "../results": ("twoview", "utd-mhad", "avmnist", "digits"),
+    "twoview": ("twoview",),
+    "utd-mhad": ("utd-mhad",),
+    "avmnist": ("avmnist",),
+    "digits": ("digits",),
+    "cg-mnist": ("cg-mnist", "cg-mnist-cpu"),
+}
+NOTHING = {"", "-", "n/a"}
+
+Table = list[dict[str, str]]
+
+
+def parsed(text: str) -> list[Table]:
+    """The tables of methods in a text of Markdown, a row by the names of its columns."""
+    found = []
+    for block in re.findall(r"(?:^\|.*\n)+", text + "\n", re.MULTILINE):
+        head, _, *rows = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in block.splitlines()]
+        if head[0] in ("method", ""):
+            found.append([dict(zip(head, row, strict=True)) for row in rows])
+    return found
+
+
+@cache
+def made(name: str) -> Table:
+    """A leaderboard's table of accuracies, with the measures of balance beside them."""
+    accuracies, balance = parsed(tables(read(RESULTS / f"{name}.json")))
+    measures = {row.pop("method"): row for row in balance}
+    return [row | measures.get(row["method"].removesuffix(" ="), {}) for row in accuracies]
+
+
+def expected(row: dict[str, str], column: str) -> str:
+    """A cell of a page; "probe, a / b" of it stands for two columns "probe, a" and "probe, b" of a report."""
+    if " / " not in column:
+        return row.get(column, "")
+    first, second = column.split(" / ")
+    kind = re.split(r"(?<=, )|(?<=^without )", first)[0]
+    values = [row.get(name, "") for name in (first, kind + second)]
+    if set(values) <= NOTHING:
+        return ""
+    signed = "less" in kind
+    return " / ".join(f"{float(value):+.1f}" if signed else value for value in values)
+
+
+def compare(table: Table, report: Table, whole: bool) -> None:
+    """Fails where a cell is another one than in the report, or a method is missing or at another place."""
+    names = [row["method"].removesuffix(" =") for row in table]
+    of_report = {row["method"].removesuffix(" ="): row for row in report}
+    assert names == [name for name in of_report if name in names]
+    assert not whole or len(names) == len(report), f"without {of_report.keys() - names}"
+    for name, row in zip(names, table, strict=True):
+        assert row["method"] == (of_report[name]["method"] if "less uniform" in row else name)
+        for column in row.keys() - {"method"}:
+            right = expected(of_report[name], column)
+            assert row[column] == right or {row[column], right} <= NOTHING, (name, column)
+
+
+@pytest.mark.parametrize("page", FILES)
+def test_tables_of_a_page_are_those_of_its_files(page: str) -> None:
+    published = parsed((RESULTS / f"{page}.md").read_text())
+    accuracies = [table for table in published if {"method", "less uniform"} <= table[0].keys()]
+    balance = [table for table in published if "right only jointly" in table[0]]
+    whole = page != "../results"
+    for table, name in zip(accuracies, FILES[page], strict=True):
+        compare(table, made(name), whole)
+    with_balance = [name for name in FILES[page] if whole and "right only jointly" in made(name)[0]]
+    for table, name in zip(balance, with_balance, strict=True):
+        compare(table, made(name), whole)
+
+
+def test_mean_ranks_are_those_of_the_files() -> None:
+    content = merged([RESULTS / f"{name}.json" for name in FILES["../results"][:3]])
+    *_, report = parsed(tables(content))
+    (table,) = [table for table in parsed((RESULTS / "../results.md").read_text()) if "mean rank" in table[0]]
+    assert [list(row.values()) for row in table] == [list(row.values()) for row in report]
