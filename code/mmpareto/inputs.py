@@ -9,6 +9,7 @@ Shapes: B batch, L length of the longest sample of a batch.
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple, TypeVar, get_args
 
+import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -53,3 +54,8 @@ def chunks(tree: T, parts: int) -> list[T]:
     return [
         pytree.tree_unflatten([None if pieces is None else pieces[k] for pieces in cut], spec) for k in range(count)
     ]
+
+
+def wide(values: Tensor) -> Tensor:
+    """Half precision as float32, everything else as it is."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values

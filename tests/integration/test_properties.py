@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmpareto.integration import MMPareto, OneJoint, Pareto, Uniform, diagnose, minimum_norm_weight
+from mmpareto.integration import MMPareto, OneJoint, Pareto, Uniform, diagnose, minimum_norm_weights
 from mmpareto.integration.gramian import combine, gramians
 
 SHAPES = [(3, 4), (5,), (2, 2, 3), (1,), (40, 30)]
@@ -162,7 +162,7 @@ def test_pareto_meets_the_optimality_conditions_of_the_minimum_norm_problem() ->
     for kind, seed, scale in cases():
         joint, unimodal = ([scale * g for g in part] for part in pair(kind, seed))
         j, u = flat(joint), flat(unimodal)
-        weight = minimum_norm_weight(gramians(joint, unimodal, torch.device("cpu")).sum(0))
+        weight = minimum_norm_weights(gramians(joint, unimodal, torch.device("cpu")).sum(0))[0]
         assert 0 <= weight <= 1
         h = weight * j + (1 - weight) * u
         slack = 1e-9 * max(j @ j, u @ u)

@@ -11,7 +11,7 @@ from integration.problems import LateFusion
 from integration.test_properties import KINDS, integrate, pair
 from torch import Tensor
 
-from mmpareto.integration import MMPareto, minimum_norm_weight
+from mmpareto.integration import MMPareto, minimum_norm_weights
 
 
 def gram(joint: float, unimodal: float, cosine: float) -> Tensor:
@@ -44,7 +44,7 @@ def test_the_published_direction_jumps_and_the_variants_do_not(norms: tuple[floa
 @pytest.mark.parametrize("cosine", [-0.999999, -0.7, -0.3, -0.05])
 def test_variants_by_their_formulas(norms: tuple[float, float], cosine: float) -> None:
     gramian = gram(*norms, cosine)
-    least = float(minimum_norm_weight(gramian[0]))
+    least = float(minimum_norm_weights(gramian[0])[0])
     linear = 0.5 + (least - 0.5) * -cosine
     weights = MMPareto(gamma=1.0, transition="linear").coefficients(gramian)[0]
     torch.testing.assert_close(weights, step(linear, gramian), rtol=1e-9, atol=1e-12)
@@ -108,7 +108,7 @@ def test_momentum_decides_by_the_average_and_keeps_each_encoder_s_own() -> None:
         weights = routine.encoder_coefficients("x", gramian)[0]
         conflict = bool(average[0, 0, 1] < 0)
         assert conflict == (number != 2)  # in the second step by the first one's
-        expected = step(float(minimum_norm_weight(average[0])), gramian) if conflict else torch.ones(2).double()
+        expected = step(float(minimum_norm_weights(average[0])[0]), gramian) if conflict else torch.ones(2).double()
         torch.testing.assert_close(weights, expected, rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(routine.encoder_coefficients("y", steps[0]), MMPareto(1.0).coefficients(steps[0]))
     before = routine.state_dict()["x"]

@@ -51,6 +51,19 @@ def test_worked_values() -> None:
     close(method.state["means"].unique(), [0.7])
 
 
+def test_a_step_that_is_not_finite_leaves_the_means_of_the_gates_as_they_are() -> None:
+    method, model = make("greedy")
+    output = model(batch(model)[0])
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    for gate in (0.6, float("nan"), 0.8):
+        method._gates[0] = torch.full_like(method.state["means"], gate)  # type: ignore[attr-defined]
+        method.losses(Piece(output, torch.zeros(8), cross_entropies(output, torch.zeros(8, dtype=torch.int64)), 1.0))
+        method.gradients(model)
+    close(method.state["means"].unique(), [0.7])
+    assert method.state["steps"] == 2
+
+
 def forward(model: MultimodalModel, inputs: dict[str, Tensor], constant: dict[str, Tensor]) -> tuple[Any, Any]:
     """{modality: logits} and {modality: gates}; `constant` gates take the place of some."""
     encoders, exchange = dict(model.encoders.items()), model.exchange[0]

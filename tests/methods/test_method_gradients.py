@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from methods.small import batch, gradients, make
+from methods.small import Row, batch, close, gradients, make, t
 from torch import Tensor
 
 from mmpareto.benchmarks.counting import Calls
 from mmpareto.integration import Uniform
-from mmpareto.methods import METHODS, Method, Piece, agm, build_method, cross_entropies
+from mmpareto.methods import METHODS, Method, Piece, agm, build_method, cross_entropies, gradnorm
 from mmpareto.methods.base import SharedDraws
 from mmpareto.methods.scalarizations import GROUP
-from mmpareto.models import MultimodalModel
+from mmpareto.models import MultimodalModel, build_model
+from mmpareto.models.mmtm import MMTM
 from mmpareto.training.step import TrainingStep
 
 # the plain routines have tests of their own in tests/integration
@@ -194,16 +195,59 @@ def test_agm_in_half_precision_scales_each_modality_by_its_own_kappa(
         assert (encoder_gradients[1][name] - right).norm() <= 0.01 * right.norm()
 
 
-def test_gradnorm_keeps_its_weights_where_the_first_loss_is_zero() -> None:
+def test_gradnorm_leaves_out_a_loss_that_is_zero() -> None:
+    """As that of a modality which no sample of the batch has, in the first batch too."""
+    moved = gradnorm.moved_weights(t([1, 1, 1]), t([5, 2, 1]), t([0, 0.5, 1]), alpha=1.5, rate=0.1)
+    close(moved, [3 / 2.9, 2.4 / 2.9, 3.3 / 2.9])  # G r^alpha = 0.816497 and 2.309401 of the last two
     method, model = make("gradnorm")
     inputs, label = batch(model)
     for step in range(3):
         output = model(inputs)
         losses = cross_entropies(output, label)
-        zero = losses._replace(joint=losses.joint * (step > 0))
-        method.losses(Piece(output, label, zero, 1.0))
+        method.losses(Piece(output, label, losses._replace(joint=losses.joint * (step > 0)), 1.0))
         method.gradients(model)
-        assert method.state["weights"].tolist() == [1.0, 1.0, 1.0]
+        assert method.state["first"].isfinite().tolist() == [step > 0, True, True]
+        method.losses(Piece(output, label, losses._replace(joint=losses.joint * float("nan")), 1.0))
+        before = method.state["weights"].clone()
+        method.gradients(model)
+        assert torch.equal(method.state["weights"], before)
+    assert method.state["first"][0] == cross_entropies(model(inputs), label).joint
+    weights = method.state["weights"].tolist()
+    assert len(set(weights)) == 3
+    assert sum(weights) == pytest.approx(3)
+
+
+@pytest.mark.parametrize("diagnose", [False, True])
+@pytest.mark.parametrize(("name", "joint_alone"), [("one_joint", True), ("unimodal", False)])
+@pytest.mark.parametrize("architecture", ["mmtm", "mbt"])
+def test_what_lies_between_encoders_learns_as_they_do(
+    architecture: str, name: str, joint_alone: bool, diagnose: bool
+) -> None:
+    """MMTM's gates and MBT's tokens get no gradient from a loss that does not reach the encoders."""
+    if architecture == "mmtm":
+        model: MultimodalModel = MMTM({m: Row() for m in "xy"}, 3).double()
+        inputs = {m: torch.randn(8, 1, 1, 6).double() for m in "xy"}
+    else:
+        about = dict.fromkeys("xy", ("image", (1, 8, 8)))
+        options = {"token_width": 8, "layers": 2, "fusion_layer": 0, "heads": 2}
+        model = build_model(about, 3, dict.fromkeys(about, "cnn"), None, "mbt", options).double().eval()
+        inputs = {m: torch.randn(8, 1, 8, 8).double() for m in "xy"}
+    output, label = model(inputs), torch.arange(8) % 3
+    losses = cross_entropies(output, label)
+    unimodal = torch.stack([*losses.unimodal.values()]).sum()
+    expected = plain_gradients(model, losses.joint if joint_alone else unimodal)
+    between = [key for key in expected if not key.startswith(("encoders.", "heads.", "fusion."))]
+    assert between
+    encoders, heads = model.partition()
+    integrator = build_method(name).integrator
+    integrator.backward(
+        losses.joint, losses.unimodal, encoders=encoders, heads=heads, features=output.features, diagnose=diagnose
+    )
+    found = {key: p.grad for key, p in model.named_parameters()}
+    for key in [*between, *(key for key in expected if key.startswith("encoders."))]:
+        torch.testing.assert_close(found[key], expected[key], rtol=1e-10, atol=1e-12)
+    for key in (key for key in expected if key.startswith(("heads.", "fusion."))):
+        assert found[key].abs().max() > 0  # they learn all the same
 
 
 def test_agm_with_kappa_one_is_the_joint_loss() -> None:

@@ -634,6 +634,16 @@ def test_g2d_s_phases_end_with_all_encoders() -> None:
         ("reconboost", {}, 9, ""),
         ("reconboost", {"alone_epochs": 2, "together_epochs": 0}, 3, ""),
         ("g2d", {}, 1, ""),
+        (
+            "mslr",
+            {},
+            6,
+            "it never changes a rate: without factors it does from epoch 7 on",
+        ),
+        ("mslr", {}, 7, ""),
+        ("mslr", {"factors": "x:0.5"}, 1, ""),
+        ("dwa", {}, 2, "its weights change from epoch 3 on, and the run has 2 epochs"),
+        ("dwa", {}, 3, ""),
     ],
 )
 def test_a_run_that_is_too_short_for_a_method(name: str, options: dict[str, Any], epochs: int, expected: str) -> None:

@@ -10,11 +10,25 @@ import pytest
 import sklearn.cluster
 import torch
 import torch.nn.functional as F
-from methods.small import close, make, t
+from methods.small import batch, close, make, t
 from sklearn.cluster import KMeans
 from torch import nn
 
-from mmpareto.methods import Losses, Piece, competition, cross_entropies, inforeg, lfm, mlb, opm, relearning, synib
+from mmpareto.methods import (
+    METHODS,
+    Losses,
+    Piece,
+    build_method,
+    competition,
+    cross_entropies,
+    inforeg,
+    lfm,
+    mlb,
+    opm,
+    relearning,
+    synib,
+)
+from mmpareto.methods.shared import divergence
 from mmpareto.models import ConcatFusion, EnsembleFusion, Output
 
 
@@ -114,9 +128,9 @@ def test_opm_s_rates() -> None:
 
 
 def test_synib_s_penalty() -> None:
-    close(synib.certainty_left(t([[2.0, 0, 0]])), 0.433040)
-    close(synib.certainty_left(t([[5.0, 5.0, 5.0]])), 0)
-    close(synib.divergence(t([[1.0, 0]]), t([[0.0, 0]])), 0.110944)
+    close(divergence(t([[2.0, 0, 0]]), t([[0.0, 0, 0]])), 0.433040)  # from uniform
+    close(divergence(t([[5.0, 5.0, 5.0]]), t([[0.0, 0, 0]])), 0)
+    close(divergence(t([[1.0, 0]]), t([[0.0, 0]])), 0.110944)
     close(synib.spread(t([[2.0, -1.0]]), t([[0.0, 0.5]])), 2.574361)
     close(synib.spread(t([[0.0, 0.0]]), t([[0.0, 0.0]])), 0)
     close(synib.evidence(torch.expm1(t([[1.0, 1e-20]])).log()), math.log(2) - 0.5)  # concentrations 2 and 1
@@ -193,3 +207,47 @@ def test_mimo_s_shares() -> None:
     weighted = method.losses(Piece(Output({}, {}, t(0.0)), torch.zeros(1), losses, 1.0))
     assert weighted.joint == 3
     close(torch.stack((weighted.unimodal["x"], weighted.unimodal["y"] / 2)), [0.119203, 0.880797])
+
+
+def test_synib_of_one_sample_is_the_joint_loss() -> None:
+    """There is no other sample to take values from."""
+    method, model = make("synib", rate=1.0)
+    inputs, label = batch(model, size=1)
+    output = model(inputs)
+    losses = cross_entropies(output, label)
+    assert torch.equal(method.losses(Piece(output, label, losses, 1.0)).joint, losses.joint)
+
+
+@pytest.mark.parametrize("options", [{"beta": 0.1}, {"threshold": 0.9}, {"unimodal": True}])
+def test_inforeg_s_published_rule_takes_no_other_options(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="published=true has a rule of its own"):
+        build_method("inforeg", published=True, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("ogm", "modulation_epochs"),
+        ("ogm_ge", "modulation_epochs"),
+        ("agm", "modulation_epochs"),
+        ("pmr", "modulation_epochs"),
+        ("pmr", "entropy_epochs"),
+        ("opm", "warm_up_epochs"),
+        ("greedy", "warm_up_epochs"),
+    ],
+)
+def test_numbers_of_epochs_are_not_negative(name: str, option: str) -> None:
+    with pytest.raises(ValueError, match=f"{option} must be 0 or more"):
+        build_method(name, **{option: -1})
+
+
+def test_g_blending_refuses_an_option_that_would_do_nothing() -> None:
+    with pytest.raises(ValueError, match="super_epoch=3 needs online=true"):
+        build_method("gblending", super_epoch=3)
+    build_method("gblending", super_epoch=3, online=True)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_knows_the_model_that_it_was_set_up_for(name: str) -> None:
+    method, model = make(name)
+    assert method.model is model

@@ -13,7 +13,7 @@ from methods.test_newer_gradients import begin
 from torch import Tensor
 from torchjd import scalarization as theirs
 
-from mmpareto.methods import METHODS, MethodError
+from mmpareto.methods import METHODS, Losses, MethodError, Piece, cross_entropies
 from mmpareto.methods.scalarizations import GROUP
 from mmpareto.models import MultimodalModel
 from mmpareto.training.step import TrainingStep
@@ -94,16 +94,57 @@ def test_equal_constants_are_the_uniform_sum_and_wrong_names_are_refused() -> No
         make("constant", weights="sound:2")
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_a_loss_of_a_modality_that_no_sample_has_stops_nothing(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # of the losses 1 and 2 alone
+        ("gls", [2**0.5 / 2, 2**0.5 / 4]),
+        ("famo", [2 / 3, 1 / 3]),
+        # of 1, 2 and 1.5, their mean
+        ("stch", [0.009711, 0.272209]),
+        ("cosmos", [0.252001, 0.385090]),
+        ("pbi", [-2.958184, 4.112884]),
+        ("uw", [0.5, 0.5]),
+        ("imtl_l", [1.0, 1.0]),
+    ],
+)
+def test_a_loss_of_a_modality_that_no_sample_has_says_nothing(name: str, expected: list[float]) -> None:
     """It is 0, of which the logarithm is not a number."""
     method, _ = make(name)
-    losses = torch.tensor([1.0, 2.0, 0.0], dtype=torch.float64)
-    weights = method.weights(losses)
-    assert weights[:2].min() > 0.01
-    expected = {"gls": [2**0.5 / 2, 2**0.5 / 4], "famo": [2 / 3, 1 / 3]}
-    if name in expected:
-        assert weights[:2].tolist() == pytest.approx(expected[name])
+    weights = method.weights(torch.tensor([1.0, 2.0, 0.0], dtype=torch.float64))
+    assert weights[:2].tolist() == pytest.approx(expected, abs=1e-6)
+    assert method.weights(torch.zeros(3, dtype=torch.float64)).abs().max() <= 1  # nothing is left to learn
+
+
+@pytest.mark.parametrize("name", ["uw", "imtl_l"])
+def test_the_scale_of_a_loss_that_no_sample_has_stays(name: str) -> None:
+    method, model = make(name)
+    inputs, label = batch(model)
+    output = model(inputs)
+    losses = cross_entropies(output, label)
+    losses = losses._replace(unimodal=losses.unimodal | {"y": losses.unimodal["y"] * 0})
+    method.losses(Piece(output, label, losses, 1.0))
+    method.gradients(model)
+    (scales,) = method.state.values()
+    assert (scales != 0).tolist() == [True, True, False]
+
+
+def test_dwa_s_means_are_over_the_steps_that_have_the_modality() -> None:
+    method, model = make("dwa")
+    inputs, label = batch(model)
+    output = model(inputs)
+    for x, y in ((1.0, 2.0), (3.0, 0.0)):
+        losses = Losses(torch.tensor(1.0), {"x": torch.tensor(x), "y": torch.tensor(y)})
+        method.losses(Piece(output, label, losses, 1.0))
+        method.gradients(model)
+    begin(method, model, 2)
+    assert method.state["means"][1].tolist() == [1, 2, 2]
+
+
+@pytest.mark.parametrize("name", ["constant", "stch", "cosmos", "pbi"])
+def test_weights_that_are_all_zero_are_refused(name: str) -> None:
+    with pytest.raises(MethodError, match="all weights are 0"):
+        make(name, weights="joint:0,x:0,y:0")
 
 
 def test_famo_follows_the_losses_that_are_there() -> None:

@@ -214,3 +214,19 @@ def test_the_documentation_has_a_row_for_each_fusion() -> None:
         rows = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
         assert len(rows) == 1, name
         assert all(f"`{option}`" in rows[0] for option in FUSIONS[name].options), name
+
+
+def test_the_cosine_with_an_absent_modality_is_zero_in_half_precision_too() -> None:
+    """The least norm that float32 divides by is zero in float16."""
+    fusion = FUSIONS.build("cosine", widths={"a": 3, "b": 2}, classes=4)
+    features = {"a": torch.randn(5, 3), "b": torch.randn(5, 2)}
+    masks = {"a": torch.tensor([True, False, True, True, False]), "b": torch.ones(5, dtype=torch.bool)}
+    expected = fusion(features, present=masks)
+    half = {name: value.half().requires_grad_() for name, value in features.items()}
+    with torch.autocast("cpu", torch.float16):
+        logits = fusion(half, present=masks)
+    torch.testing.assert_close(logits.float(), expected, rtol=0, atol=0.05)
+    logits.sum().backward()
+    for value in half.values():
+        assert value.grad is not None
+        assert value.grad.isfinite().all()

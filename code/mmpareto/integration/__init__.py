@@ -19,7 +19,7 @@ from mmpareto.integration.integrator import Integrator
 from mmpareto.integration.metabalance import MetaBalance
 from mmpareto.integration.mmpareto import MMPareto
 from mmpareto.integration.one_pass import OneJoint, OneUnimodal, Uniform
-from mmpareto.integration.pareto import Pareto, minimum_norm_weight, minimum_norm_weights
+from mmpareto.integration.pareto import Pareto, minimum_norm_weights
 from mmpareto.integration.partition import PartitionError
 from mmpareto.integration.torchjd_weighting import WEIGHTINGS, TorchJDWeighting
 
@@ -38,7 +38,6 @@ __all__ = [
     "Uniform",
     "diagnose",
     "float64_device",
-    "minimum_norm_weight",
     "minimum_norm_weights",
     "to_float64",
 ]

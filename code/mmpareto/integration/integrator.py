@@ -90,8 +90,12 @@ class Integrator(ABC):
     process_group: dist.ProcessGroup | None = None
     synchronise: bool = True
 
+    # which losses reach the heads that lie before the encoders' features: the joint one, the unimodal ones
+    between: ClassVar[tuple[bool, bool]] = (True, True)
+
     _partition: Partition | None = None
     _key: tuple[int, ...] = ()
+    _between: frozenset[int] = frozenset()  # ids of these parameters; where both losses reach them nobody asks
     _sets: _GradientSets | None = None  # None between two steps
 
     @abstractmethod
@@ -143,7 +147,9 @@ class Integrator(ABC):
             encoders: {name: module, parameters or named parameters}; modules and names make better messages.
             heads: all other parameters that the losses reach: unimodal heads, fusion, joint head.
             model: in the place of `heads`: all parameters of this module that belong to no encoder.
-            features: {encoder: [B, D]}, its outputs for these losses; needed by `OnFeatures` alone.
+            features: {encoder: [B, D]}, its outputs for these losses. `OnFeatures` needs them; `OneJoint` and
+                `OneUnimodal` learn from them which of the heads lie before the features, as modules do through which
+                encoders exchange information.
             loss_scale: factor of all losses that changes from step to step, such as a gradient scaler's: give
                 `scaler.scale(torch.ones((), device=...))`. Routines that remember norms (MetaBalance, pcd) and the
                 diagnostics need it; it stays in the gradients.
@@ -270,23 +276,23 @@ class Integrator(ABC):
             none: list[Tensor | None] = [None] * len(part.encoder_parameters)
             self._sets = _GradientSets(none, none, [None] * len(part.heads))
         sets, parameters = self._sets, part.encoder_parameters
-        inputs = part.all_parameters
+        of_joint, of_unimodal = self._heads(part)
         averages: Callable[[], list[Tensor]] = list
         try:
             set_gradients(part.heads, sets.heads)
             set_gradients(parameters, sets.joint)
-            add_gradients([given.joint], inputs, retain_graph=True)
+            add_gradients([given.joint], [*parameters, *of_joint], retain_graph=True)
             sets.joint = gradients(parameters)
             if last and self._averages_over_processes():
                 averages = start_average(filled(parameters, sets.joint), self.process_group)
             set_gradients(parameters, sets.unimodal)
-            add_gradients(given.unimodal, inputs)
+            add_gradients(given.unimodal, [*parameters, *of_unimodal])
             sets.unimodal, sets.heads = gradients(parameters), gradients(part.heads)
         except RuntimeError:
             check_placement(part)  # the model may have been wrapped after the first step
             raise
         finally:
-            set_gradients(inputs, None)
+            set_gradients(part.all_parameters, None)
         return averages
 
     def _encoder_by_encoder(
@@ -299,20 +305,21 @@ class Integrator(ABC):
     ) -> dict[str, EncoderDiagnostics]:
         """Both passes and the integration of one encoder after the other; see the class."""
         diagnostics: dict[str, EncoderDiagnostics] = {}
+        of_joint, of_unimodal = self._heads(part)
         set_gradients(part.all_parameters, None)
 
         def integrated(name: str, branch: Branch, joint_heads: list[Tensor]) -> Iterator[None]:
             parameters = part.encoders[name]
             pieces = graph.pieces([joint_loss, *branch.losses], branch.nodes, joint_only)
             joint, unimodal = yield from graph.both_passes(
-                parameters, joint_heads, part.heads, joint_loss, branch.losses, pieces
+                parameters, joint_heads, of_unimodal, joint_loss, branch.losses, pieces
             )
             check_dense([*joint, *unimodal])
             diagnostics[name] = self._integrate(name, parameters, joint, unimodal, loss_scale)
 
         # the first encoder's joint pass gives the heads the joint loss's gradient
         work = {
-            name: integrated(name, branch, part.heads if not k else [])
+            name: integrated(name, branch, of_joint if not k else [])
             for k, (name, branch) in enumerate(branches.items())
         }
         try:
@@ -339,6 +346,9 @@ class Integrator(ABC):
                 raise ValueError("the parameters changed between the micro-batches of one step")
             check_placement(part)
             self._partition, self._key = part, key  # the partition holds the parameters, so that no id is used again
+            if not all(self.between):
+                nodes = graph.walk(given.features.values()).nodes
+                self._between = frozenset(map(id, graph.leaves(nodes)))
         set_gradients(part.frozen, None)
         walks: list[graph.Walk] = []
         second_nodes: set[graph.Node] = set()
@@ -348,6 +358,13 @@ class Integrator(ABC):
         first_only = graph.walk(first, second_nodes).nodes
         check_reached(part, graph.leaves([*second_nodes, *first_only]))
         return part, first_only, walks
+
+    def _heads(self, part: Partition) -> tuple[list[Tensor], list[Tensor]]:
+        """The heads that the joint loss gives a gradient, and those that the unimodal losses do; see `between`."""
+        of_joint, of_unimodal = (
+            part.heads if reached else [p for p in part.heads if id(p) not in self._between] for reached in self.between
+        )
+        return of_joint, of_unimodal
 
     @property
     def _in_step(self) -> bool:

@@ -82,8 +82,9 @@ class OnePassIntegrator(Integrator):
             self._sums = [None] * len(parameters)
         try:
             set_gradients(parameters, self._sums)
-            if part.heads and of_heads:  # first, since the pass through the encoders frees the graph that both share
-                add_gradients(of_heads, part.heads, retain_graph=True)
+            heads = [p for p in part.heads if id(p) not in self._between]
+            if heads and of_heads:  # first, since the pass through the encoders frees the graph that both share
+                add_gradients(of_heads, heads, retain_graph=True)
             add_gradients(of_all, parameters)
             self._sums = gradients(parameters)
         finally:
@@ -97,6 +98,8 @@ class OneJoint(OnePassIntegrator):
     The unimodal heads still learn, on features that count as constants, so that their accuracies mean something; the
     published script leaves them untrained. One backward pass through the encoders.
     """
+
+    between: ClassVar[tuple[bool, bool]] = (True, False)
 
     def coefficients(self, gramians: Tensor) -> Tensor:
         """(1, 0) for every tensor."""
@@ -113,6 +116,8 @@ class OneUnimodal(OnePassIntegrator):
     classifier on independently trained encoders. A joint loss that needs no gradient (an ensemble has no joint head)
     is left alone. One backward pass through the encoders.
     """
+
+    between: ClassVar[tuple[bool, bool]] = (False, True)
 
     def coefficients(self, gramians: Tensor) -> Tensor:
         """(0, 1) for every tensor."""

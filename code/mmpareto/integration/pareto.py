@@ -29,11 +29,6 @@ def minimum_norm_weights(gramian: Tensor) -> Tensor:
     return torch.where(distance == 0, 0.5, torch.where(shares <= shares.flip(-1), shares, others))
 
 
-def minimum_norm_weight(gramian: Tensor) -> Tensor:
-    """Weight a of the first gradient alone, see `minimum_norm_weights`: [..., 2, 2] -> [...]."""
-    return minimum_norm_weights(gramian)[..., 0]
-
-
 def unit_scale(gramian: Tensor) -> Tensor:
     """Divide a Gramian [..., 2, 2] by the larger of its two squared norms; zeros stay zeros."""
     largest = gramian.diagonal(dim1=-2, dim2=-1).amax(-1)[..., None, None]

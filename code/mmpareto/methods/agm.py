@@ -10,12 +10,12 @@ from torch import Tensor
 
 from mmpareto.evaluation.missing import subsets
 from mmpareto.evaluation.shapley import shapley
+from mmpareto.inputs import wide
 from mmpareto.integration import OneJoint
 from mmpareto.integration.gramian import without_autocast
 from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece
-from mmpareto.methods.shared import finite, modulated
+from mmpareto.methods.shared import finite, modulated, whole
 from mmpareto.models import MultimodalModel
-from mmpareto.models.losses import wide
 from mmpareto.registry import Range
 
 
@@ -51,7 +51,8 @@ class AGM(Method):
 
     def __init__(self, alpha: float = 1.0, modulation_epochs: int = 20) -> None:
         super().__init__(OneJoint())
-        self.alpha, self.modulation_epochs = finite("alpha", alpha), modulation_epochs
+        self.alpha = finite("alpha", alpha)
+        self.modulation_epochs = whole("modulation_epochs", modulation_epochs)
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Begins the running means."""

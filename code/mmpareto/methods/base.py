@@ -179,7 +179,7 @@ class Method:
         return None
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
-        """Takes note of the model, the seed and the length of a run before it begins, or a checkpoint is restored.
+        """Prepares for a model, a seed and a number of epochs, before a run begins or a checkpoint is restored.
 
         Raises:
             MethodError: where the method cannot train it.

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmpareto.evaluation.missing import Subset, subsets
-from mmpareto.models.losses import wide
+from mmpareto.inputs import wide
 
 
 def influences(parts: Mapping[str, Tensor], whole: Tensor, shifts: int) -> dict[Subset, Tensor]:

@@ -42,7 +42,8 @@ class FAMO(Scalarization):
     def weights(self, losses: Tensor) -> Tensor:
         """The derivatives of f, [M + 1], after the step of w for the step before."""
         self._follow(losses)
-        return super().weights(torch.where(losses == 0, math.inf, losses))
+        weights = super().weights(torch.where(losses == 0, math.inf, losses))
+        return torch.where(losses == 0, 0.0, weights)  # where all are, the others are not finite
 
     @torch.no_grad()
     def _follow(self, losses: Tensor) -> None:

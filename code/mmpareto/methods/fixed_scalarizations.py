@@ -34,6 +34,10 @@ class GLS(Scalarization):
 
         return mean
 
+    def point(self, losses: Tensor) -> Tensor:
+        """The losses."""
+        return losses
+
 
 @METHODS.register("stch", group=GROUP, search={"mu": Range(0.03, 1.0)})
 class STCH(Scalarization):

@@ -12,8 +12,11 @@ from mmpareto.methods.shared import by_name, whole
 from mmpareto.models import MultimodalModel
 from mmpareto.registry import Range
 
+SUPER_EPOCH = 10
+LEAST = 0.1  # of a weight, times the equal one
 
-@METHODS.register("gblending", search={"super_epoch": Range(2, 10)})
+
+@METHODS.register("gblending", search={"held_out": Range(0.05, 0.3)})
 class GBlending(Method):
     """G-Blending (Wang et al., CVPR 2020): loss weights from generalisation and overfitting.
 
@@ -24,7 +27,8 @@ class GBlending(Method):
 
     T and V the mean losses of network k on the samples that it is trained on and on held-out ones, before and (') after
     it was trained alone for some epochs, on a copy: the unimodal networks on their own losses, the joint network on the
-    joint loss. Generalisation G counts from zero; weights are equal where nothing generalises; |dO| from 1e-4.
+    joint loss. Generalisation G counts from zero; weights are equal where nothing generalises; |dO| from 1e-4. A weight
+    is a tenth of the equal one or more, which is this project's choice: a head whose loss has no weight never learns.
 
     The weights sum up to 1, as in the paper: with equal ones this is the uniform sum at 1 / (M + 1) of the rate.
     An estimate trains two copies, one with all unimodal networks side by side and one with the joint loss alone, so
@@ -33,7 +37,7 @@ class GBlending(Method):
 
     Args:
         online: False: once, before the first epoch. True: before every super-epoch, from the weights at hand.
-        super_epoch: epochs of a super-epoch, 10 in BalanceBenchmark; the paper's is not known here.
+        super_epoch: with `online`, epochs of a super-epoch, 10 in BalanceBenchmark; the paper's is not known here.
         estimate_epochs: that the copies are trained; 0: as long as what follows, the run or the super-epoch.
         held_out: part of the training samples that the estimate, and it alone, does without; this project's choice.
     """
@@ -41,12 +45,14 @@ class GBlending(Method):
     changes = "weights of the losses"
 
     def __init__(
-        self, online: bool = False, super_epoch: int = 10, estimate_epochs: int = 0, held_out: float = 0.1
+        self, online: bool = False, super_epoch: int = SUPER_EPOCH, estimate_epochs: int = 0, held_out: float = 0.1
     ) -> None:
         super().__init__(Uniform())
         if not 0 < held_out < 1:
             raise ValueError(f"held_out must lie between 0 and 1, found {held_out}")
         self.online, self.super_epoch = bool(online), whole("super_epoch", super_epoch, 1)
+        if super_epoch != SUPER_EPOCH and not online:
+            raise ValueError(f"super_epoch={super_epoch} needs online=true: without it there is one estimate")
         self.estimate_epochs, self.held_out = whole("estimate_epochs", estimate_epochs), held_out
 
     @property
@@ -56,6 +62,7 @@ class GBlending(Method):
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Equal weights until the first estimate."""
+        super().setup(model, seed, epochs)
         self.heads, self.seed = ["joint", *model.encoders], seed
         like = next(model.parameters()).detach()
         self.state["weights"] = like.new_full((len(self.heads),), 1 / len(self.heads))
@@ -79,7 +86,8 @@ class GBlending(Method):
         wrong = {head: values for head, values in measured.items() if not all(map(math.isfinite, values))}
         if wrong:
             raise MethodError(
-                f"G-Blending: its estimate met losses that are not finite ({wrong}); lower --learning_rate"
+                f"G-Blending: its estimate met losses that are not finite ({wrong}); lower --learning_rate, or, where "
+                "no held-out sample has a modality, give a greater --method_options held_out=X"
             )
         weights = blend([before[head] for head in self.heads], [after[head] for head in self.heads])
         self.state["weights"].copy_(torch.tensor(weights, dtype=torch.float64))
@@ -114,5 +122,6 @@ def blend(before: Sequence[tuple[float, float]], after: Sequence[tuple[float, fl
     for (trained, new), (trained_then, new_then) in zip(before, after, strict=True):
         overfitting = (new_then - trained_then) - (new - trained)
         raw.append(max(0.0, new - new_then) / max(overfitting**2, 1e-8))
-    total = sum(raw)
-    return [value / total for value in raw] if total > 0 else [1 / len(raw)] * len(raw)
+    total, equal = sum(raw), 1 / len(raw)
+    weights = [max(value / total, LEAST * equal) for value in raw] if total > 0 else [equal] * len(raw)
+    return [weight / sum(weights) for weight in weights]

@@ -6,11 +6,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from mmpareto.inputs import wide
 from mmpareto.integration import Uniform
 from mmpareto.methods.base import METHODS, Losses, Method, MethodError, Piece
 from mmpareto.methods.shared import by_name, finite
 from mmpareto.models import MultimodalModel
-from mmpareto.models.losses import wide
 from mmpareto.registry import Range
 
 
@@ -27,9 +27,10 @@ class GradNorm(Method):
     then all w are scaled to sum up to T. g_i is the norm of the gradient of L_i into the features that its head reads:
     no weight of an encoder is shared by all heads, so the features take the place of the paper's last shared layer.
 
-    L_i(0) is the first step's loss. Norms are those of the whole batch, over micro-batches and processes. They cost T
-    backward passes through heads alone. Weights stay above 1e-3 before they are scaled; the paper
-    lets them pass zero.
+    L_i(0) is the first loss above zero. A task whose loss is zero, as that of a modality which no sample of the batch
+    has, is left out of the means, and its weight stays. Norms are those of the whole batch, over micro-batches and
+    processes. They cost T backward passes through heads alone. Weights stay above 1e-3 before they are scaled; the
+    paper lets them pass zero.
 
     Args:
         alpha: how strongly slow tasks are pulled up, 1.5 in the paper (its choice by dataset).
@@ -53,6 +54,7 @@ class GradNorm(Method):
         Raises:
             MethodError: for a model with a frozen encoder.
         """
+        super().setup(model, seed, epochs)
         self.names = list(model.encoders)
         for name, encoder in model.encoders.items():
             if not any(parameter.requires_grad for parameter in encoder.parameters()):
@@ -65,7 +67,7 @@ class GradNorm(Method):
         self.state["first"] = like.new_full((len(self.names) + 1,), torch.nan)  # L_i(0)
 
     def losses(self, piece: Piece) -> Losses:
-        """The weighted losses; takes down the norms."""
+        """The weighted losses; collects the norms."""
         features = piece.output.features
         tasks = [(piece.losses.joint, list(features.values()))]
         tasks += [(piece.losses.unimodal[name], [features[name]]) for name in self.names]
@@ -82,11 +84,12 @@ class GradNorm(Method):
         """Moves the weights for the next step."""
         squares, values = self.collected().unbind()
         first, weights = self.state["first"], self.state["weights"]
-        first.copy_(torch.where(first.isnan(), values, first))
-        progress = values / first
+        finite = values.isfinite().all()
+        first.copy_(torch.where(finite & first.isnan() & (values > 0), values, first))
+        # zero where it has no loss, in this step or yet; sign(NaN) is 0, so moved weights may be finite where it is not
+        progress = torch.where((values > 0) & (first > 0), values / first, 0.0)
         moved = moved_weights(weights, (squares / self.processes).sqrt(), progress, self.alpha, self.rate)
-        # a first loss of zero has no progress, and sign(NaN) is 0, so `moved` would be finite
-        usable = progress.isfinite().all() & moved.isfinite().all()
+        usable = finite & progress.isfinite().all() & moved.isfinite().all()
         weights.copy_(torch.where(usable, moved, weights))
 
     def figures(self) -> dict[str, float]:
@@ -95,7 +98,13 @@ class GradNorm(Method):
 
 
 def moved_weights(weights: Tensor, norms: Tensor, progress: Tensor, alpha: float, rate: float) -> Tensor:
-    """The weights [T] after a step; norms g_i [T], progress L_i / L_i(0) [T]; see GradNorm."""
-    target = (weights * norms).mean() * (progress / progress.mean()) ** alpha
+    """The weights [T] after a step; norms g_i [T], progress L_i / L_i(0) [T], zero to leave out; see GradNorm."""
+    known = progress > 0
+
+    def mean(values: Tensor) -> Tensor:
+        return torch.where(known, values, 0.0).sum() / known.sum()
+
+    target = mean(weights * norms) * (progress / mean(progress)) ** alpha
     moved = (weights - rate * norms * torch.sign(weights * norms - target)).clamp(min=1e-3)
+    moved = torch.where(known, moved, weights)
     return moved * (len(moved) / moved.sum())

@@ -7,11 +7,11 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 
+from mmpareto.inputs import wide
 from mmpareto.integration import OneUnimodal
 from mmpareto.methods.base import METHODS, Boundary, Losses, Piece
 from mmpareto.methods.shared import MeanLogits, by_name, finite, hold_back, late, whole
 from mmpareto.models import MultimodalModel
-from mmpareto.models.losses import wide
 from mmpareto.models.mmtm import Excitation
 from mmpareto.registry import Range
 
@@ -28,7 +28,9 @@ class Greedy(MeanLogits):
 
     the layers that all gates share counted for each modality. Where max s - min s > epsilon, the next `window` steps
     re-balance c = argmax s: the gates of c are their mean over the steps before, a constant, and only encoder c and its
-    head learn. Then plain steps go on. Of two modalities this is the published rule; for more it is this project's.
+    head learn: the gradients of all others are zero. Momentum and weight decay still move them, which the published
+    runs, by SGD without momentum, do not have. Then plain steps go on. Of two modalities this is the published rule;
+    for more it is this project's.
 
     In the published code all parameters learn while it re-balances (`published`), which its author calls a departure
     from the paper; the mean of the second modality's gates is taken from the first one's; and validation is run with
@@ -54,10 +56,11 @@ class Greedy(MeanLogits):
     ) -> None:
         super().__init__(OneUnimodal())
         self.epsilon, self.window = finite("epsilon", epsilon), whole("window", window, 1)
-        self.warm_up_epochs, self.published = warm_up_epochs, bool(published)
+        self.warm_up_epochs, self.published = whole("warm_up_epochs", warm_up_epochs), bool(published)
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
-        """Takes note of all gates."""
+        """Collects all gates."""
+        super().setup(model, seed, epochs)
         self.names, self.exchange = list(model.encoders), list(cast(Iterable[Excitation], model.exchange))
         like, sizes = next(model.parameters()).detach(), [sum(module.widths) for module in self.exchange]
         self.state["speeds"] = like.new_zeros(2, len(self.names))  # sums of mu: of gates, of encoders
@@ -69,7 +72,7 @@ class Greedy(MeanLogits):
             self.exchange[number].replace = partial(self._replace, number, means)
 
     def _replace(self, number: int, means: Tensor, gates: list[Tensor]) -> list[Tensor]:
-        """The gates [B, C_m] of one exchange as they scale maps, in training; takes down their means."""
+        """The gates [B, C_m] of one exchange as they scale maps, in training; keeps their means."""
         self._gates[number] = torch.cat([wide(gate.detach()).mean(0) for gate in gates])
         parts = means.split([gate.shape[1] for gate in gates])
         constant = [(self.state["left"] > 0) & (self.state["chosen"] == position) for position in range(len(gates))]
@@ -85,7 +88,7 @@ class Greedy(MeanLogits):
         return {}
 
     def losses(self, piece: Piece) -> Losses:
-        """The unimodal losses; takes down the means of the gates."""
+        """The unimodal losses; collects the means of the gates."""
         self.collect(torch.cat(self._gates) * piece.share)
         return Losses(piece.losses.joint.detach(), piece.losses.unimodal)
 
@@ -93,8 +96,11 @@ class Greedy(MeanLogits):
     def gradients(self, model: MultimodalModel) -> None:
         """Adds up the speeds, or holds back what does not learn; chooses what the next step is."""
         state, balancing = self.state, self.state["left"] > 0
-        state["steps"] += 1
-        state["means"].lerp_(self.collected().to(state["means"].dtype), 1 / state["steps"])
+        means = self.collected().to(state["means"].dtype)
+        known = means.isfinite().all()
+        state["steps"] += known
+        moved = state["means"].lerp(means, 1 / state["steps"].clamp(min=1))
+        state["means"].copy_(torch.where(known, moved, state["means"]))
         encoders = [[*model.encoders[name].parameters(), *model.heads[name].parameters()] for name in self.names]
         shared = [p for module in self.exchange for p in module.squeeze.parameters()]
         gates = [[p for module in self.exchange for p in module.excite[k].parameters()] for k in range(len(encoders))]

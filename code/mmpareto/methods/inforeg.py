@@ -12,6 +12,8 @@ from mmpareto.methods.shared import contributions_of, detached_heads, encoder_we
 from mmpareto.models import MultimodalModel, cross_entropies
 from mmpareto.registry import Range
 
+BETA, THRESHOLD = 0.9, 0.04  # in the paper
+
 
 @METHODS.register("inforeg", search={"beta": Range(0.5, 1.0), "threshold": Range(0.01, 0.1)})
 class InfoReg(Method):
@@ -33,8 +35,8 @@ class InfoReg(Method):
     one epoch apart, of sums over tensors of mean squares, the added term included, and threshold 0.05.
 
     Args:
-        beta: strength, 0.9 in the paper.
-        threshold: of the window, 0.04 in the paper.
+        beta: strength.
+        threshold: of the window.
         unimodal: add the unimodal losses (InfoReg* in the paper).
         published: the released code's rule.
     """
@@ -44,8 +46,10 @@ class InfoReg(Method):
     refuses: ClassVar[Mapping[str, str]] = {"missing": "its scores compare modalities on the same samples"}
 
     def __init__(
-        self, beta: float = 0.9, threshold: float = 0.04, unimodal: bool = False, published: bool = False
+        self, beta: float = BETA, threshold: float = THRESHOLD, unimodal: bool = False, published: bool = False
     ) -> None:
+        if published and (beta, threshold, unimodal) != (BETA, THRESHOLD, False):
+            raise ValueError("published=true has a rule of its own: leave beta, threshold and unimodal out")
         super().__init__(Uniform() if unimodal or published else OneJoint())
         self.beta, self.published = finite("beta", beta), bool(published)
         self.threshold = 0.05 if published else finite("threshold", threshold)
@@ -89,7 +93,7 @@ class InfoReg(Method):
 
     @torch.no_grad()
     def gradients(self, model: MultimodalModel) -> None:
-        """Pulls the encoder of a leading modality back; takes down the squared gradients."""
+        """Pulls the encoder of a leading modality back; adds up the squared gradients."""
         totals = self.collected()
         scores, samples = totals[:-1], totals[-1] * self.processes
         strengths = pull(scores * samples if self.published else scores, self.beta, self.published)

@@ -16,7 +16,8 @@ from mmpareto.registry import Range
 class Learned(Scalarization):
     """A scalarization that is linear in the losses, whose parameters learn with the model by gradient descent.
 
-    The papers give them to the model's optimiser; here they have a rate of their own, without momentum.
+    The papers give them to the model's optimiser; here they have a rate of their own, without momentum. That of a loss
+    of 0 stays: no sample of the batch has the modality.
     """
 
     refuses: ClassVar[Mapping[str, str]] = {}  # its weights do not depend on the losses
@@ -35,7 +36,7 @@ class Learned(Scalarization):
         self.state[self.parameter] = getattr(self.function, self.parameter).detach()  # shares the memory
 
     def losses(self, piece: Piece) -> Losses:
-        """The weighted losses; takes them down."""
+        """The weighted losses; collects them."""
         values = piece.losses.values() * piece.share
         self.collect(values)
         return piece.losses.weighted(self.weights(values))
@@ -45,7 +46,7 @@ class Learned(Scalarization):
         losses, parameter = self.collected(), getattr(self.function, self.parameter)
         with torch.enable_grad():
             (gradient,) = torch.autograd.grad(self.function(losses), parameter)
-        self.state[self.parameter] -= torch.where(gradient.isfinite(), self.rate * gradient, 0.0)
+        self.state[self.parameter] -= torch.where(gradient.isfinite() & (losses != 0), self.rate * gradient, 0.0)
 
     def figures(self) -> dict[str, float]:
         """The losses' weights."""

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from mmpareto.inputs import wide
 from mmpareto.integration import Uniform
 from mmpareto.methods.base import METHODS, Boundary, Losses, Piece
 from mmpareto.methods.shared import MeanLogits, finite, whole
 from mmpareto.models import MultimodalModel
-from mmpareto.models.losses import wide
 from mmpareto.registry import Range
 
 # the published schedule, by powers of the epoch 0 .. 199
@@ -40,8 +40,8 @@ class LFM(MeanLogits):
 
     H the Hessian of alpha CE + (1 - alpha) A and g the gradient of CE, over all parameters; the rate is halved every 20
     epochs. This is the rule of the public code, first tensor included; the paper's text was not at hand. There the
-    samples are the same in all epochs and leave the training split; here they are drawn anew from the validation split,
-    which BalanceBenchmark takes too, and the model is in evaluation mode.
+    samples are the same in all epochs and leave the training split; here they come from the validation split, others
+    each time; BalanceBenchmark takes this split too. The model is in evaluation mode.
 
     Args:
         schedule_epochs: epochs over which alpha follows the polynomial; 200 in the published code.

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mmpareto.inputs import wide
 from mmpareto.integration import Uniform
 from mmpareto.methods.base import METHODS, Losses, Method, MethodError, Piece
 from mmpareto.methods.competition import contrast, regularizer
 from mmpareto.methods.shared import beside, contributions_of, finite, one_of, whole
 from mmpareto.models import MultimodalModel
-from mmpareto.models.losses import wide
 from mmpareto.registry import Range
 
 Game = Literal["greedy", "independent", "collaborative"]

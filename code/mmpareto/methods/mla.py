@@ -6,11 +6,11 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from mmpareto.inputs import wide
 from mmpareto.integration import OneUnimodal, float64_device, to_float64
 from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece, Turn
 from mmpareto.methods.shared import one_of, share_head
 from mmpareto.models import EnsembleFusion, MultimodalModel
-from mmpareto.models.losses import wide
 
 
 @METHODS.register("mla", search={"project": [True, False]})
@@ -27,7 +27,8 @@ class MLA(Method):
     P [D, D] the identity at first, r the mean of f_m over the batch. The prediction is the mean of the logits,
     weighted sample by sample by softmax(-H_m), H_m the entropy of modality m's prediction.
 
-    P of a step is made of the steps before, which is what keeps the head's answer to them. In the public code it
+    The head's bias is not projected, and momentum brings directions back that the projection took out: without momentum
+    the head keeps its answers best. P of a step is made of the steps before. In the public code it
     contains the step's own r, and is divided by its norm (`normalise`), which shrinks the gradient to about 1 /
     sqrt(D). But a wrong parameter name switches it off there, so that published results have no projection: `project`.
     The entropy there is over the samples of a batch and not over classes; its default is the plain mean: `combine`.
@@ -59,6 +60,7 @@ class MLA(Method):
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Begin with a projection that changes nothing."""
+        super().setup(model, seed, epochs)
         self.names = list(model.encoders)
         self.head = cast(nn.Linear, model.heads[self.names[0]])
         if self.project:
@@ -81,7 +83,7 @@ class MLA(Method):
         return {}
 
     def losses(self, piece: Piece) -> Losses:
-        """The loss of the modality whose turn it is; takes down the mean of its features."""
+        """The loss of the modality whose turn it is; keeps the mean of its features."""
         name = self.names[piece.turn]
         if self.project:
             features = to_float64(wide(piece.output.features[name].detach()))

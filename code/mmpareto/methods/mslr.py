@@ -2,6 +2,7 @@
 
 import torch
 
+from mmpareto.escape import counted
 from mmpareto.integration import OneJoint
 from mmpareto.methods.base import METHODS, Boundary, Method, MethodError
 from mmpareto.methods.shared import by_name, named_values, whole
@@ -37,6 +38,7 @@ class MSLR(Method):
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Raises MethodError for a factor of no modality."""
+        super().setup(model, seed, epochs)
         self.names = list(model.encoders)
         for name in self.factors:
             if name not in self.names:
@@ -44,6 +46,15 @@ class MSLR(Method):
         self.state["rates"] = torch.ones(len(self.names), dtype=torch.float64)  # factors of this epoch
         # the last accuracies, oldest first; NaN where there is none yet; on the CPU, read once an epoch
         self.state["accuracies"] = torch.full((len(self.names), self.window), torch.nan, dtype=torch.float64)
+
+    def idle(self, epochs: int) -> str:
+        """Where no factor is given, and the run ends before the window is full."""
+        if any(factor != 1 for factor in self.factors.values()) or epochs > self.window + 1:
+            return ""
+        return (
+            f"it never changes a rate: without factors it does from epoch {self.window + 2} on, and the run has "
+            f"{counted(epochs, 'epoch')}; give factors, or a smaller window"
+        )
 
     def boundary(self, now: Boundary) -> dict[str, float]:
         """The factors of the epoch."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mmpareto.integration import OneJoint
 from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece, SharedDraws
-from mmpareto.methods.shared import finite, part_scores
+from mmpareto.methods.shared import finite, part_scores, whole
 from mmpareto.models import MultimodalModel
 from mmpareto.registry import Range
 
@@ -42,7 +42,8 @@ class OGM(Method):
 
     def __init__(self, alpha: float = 0.8, modulation_epochs: int = 51) -> None:
         super().__init__(OneJoint())
-        self.alpha, self.modulation_epochs = finite("alpha", alpha), modulation_epochs
+        self.alpha = finite("alpha", alpha)
+        self.modulation_epochs = whole("modulation_epochs", modulation_epochs)
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Begins the modulation."""
@@ -55,7 +56,7 @@ class OGM(Method):
         return {}
 
     def losses(self, piece: Piece) -> Losses:
-        """The plain ones; takes down how sure each modality alone is of the right class."""
+        """The plain ones; collects how sure each modality alone is of the right class."""
         self.collect(part_scores(self.model, piece) * piece.share)
         return piece.losses
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmpareto.integration import OneJoint
 from mmpareto.methods.base import METHODS, Boundary, Losses, Piece, SharedDraws
-from mmpareto.methods.shared import finite, late, part_scores
+from mmpareto.methods.shared import finite, late, part_scores, whole
 from mmpareto.models import MultimodalModel
 from mmpareto.registry import Range
 
@@ -51,10 +51,10 @@ class OPM(SharedDraws):
     def __init__(self, base: float = 0.5, strength: float = 0.5, rate: float = 0.7, warm_up_epochs: int = 6) -> None:
         super().__init__(OneJoint())
         self.base, self.strength = finite("base", base), finite("strength", strength)
-        self.rate, self.warm_up_epochs = finite("rate", rate, most=1), warm_up_epochs
+        self.rate, self.warm_up_epochs = finite("rate", rate, most=1), whole("warm_up_epochs", warm_up_epochs)
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
-        """Takes note of the widths."""
+        """Prepare the modulation."""
         super().setup(model, seed, epochs)
         like = next(model.parameters()).detach()
         self.widths = [float(model.widths[name]) for name in model.encoders]

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmpareto.inputs import wide
 from mmpareto.integration import OneJoint
 from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece
-from mmpareto.methods.shared import finite
+from mmpareto.methods.shared import finite, whole
 from mmpareto.models import MultimodalModel
-from mmpareto.models.losses import wide
 from mmpareto.registry import Range
 
 
@@ -58,10 +58,12 @@ class PMR(Method):
         if not 0 <= momentum < 1 or not 0 < fraction <= 1:
             raise ValueError(f"momentum must be in [0, 1) and fraction in (0, 1], found {momentum} and {fraction}")
         self.alpha, self.mu, self.momentum, self.fraction = finite("alpha", alpha), finite("mu", mu), momentum, fraction
-        self.entropy_epochs, self.modulation_epochs = entropy_epochs, modulation_epochs
+        self.entropy_epochs = whole("entropy_epochs", entropy_epochs)
+        self.modulation_epochs = whole("modulation_epochs", modulation_epochs)
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Makes room for the prototypes."""
+        super().setup(model, seed, epochs)
         like, self.names = next(model.parameters()).detach(), list(model.encoders)
         for name in self.names:
             self.state[f"prototypes_{name}"] = like.new_zeros(model.classes, model.widths[name])

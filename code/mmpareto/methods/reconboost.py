@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpareto.escape import counted
+from mmpareto.inputs import wide
 from mmpareto.integration import OneUnimodal
 from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece, Turn
 from mmpareto.methods.shared import finite, share_head, whole
 from mmpareto.models import BoostedSum, MultimodalModel
-from mmpareto.models.losses import wide
 from mmpareto.registry import Range
 
 

@@ -33,7 +33,7 @@ class Relearning(Method):
 
     Args:
         strength: 3 in the published code.
-        interval: epochs from one re-learning to the next; 20 there.
+        interval: epochs from one re-learning to the next, which comes after so many; in the code after 21, 41 and 61.
         times: how often; 3 there.
     """
 
@@ -47,6 +47,7 @@ class Relearning(Method):
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Makes room for the first weights."""
+        super().setup(model, seed, epochs)
         self.names, self.classes = list(model.encoders), model.classes
         self.state |= {name: torch.zeros_like(p) for name, p in encoder_weights(model, "first").items()}
         self.state["pulls"] = torch.zeros(len(self.names), dtype=torch.float64)  # on the CPU, read once an epoch

@@ -10,7 +10,7 @@ from mmpareto.models import MultimodalModel
 
 @METHODS.register("rlw", group=GROUP)
 class RLW(SharedDraws):
-    """RLW (Lin et al., TMLR 2022): weights drawn anew for each step, the softmax of normal numbers.
+    """RLW (Lin et al., TMLR 2022): random weights for each step, the softmax of normal numbers.
 
     TorchJD's Random draws from the generator of each process; here all processes have the same weights.
     """

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mmpareto.integration import Uniform
+from mmpareto.methods.base import MethodError
 from mmpareto.methods.shared import Weighted, named_values
 from mmpareto.models import MultimodalModel
 
@@ -17,7 +18,8 @@ class Scalarization(Weighted):
     """Minimises a function f of all losses: each counts its derivative of f, at the losses of the whole batch.
 
     So the gradient is that of f over all processes, where averaging the processes' own f would be another function.
-    f is a module of TorchJD, which maps losses [M + 1], the joint one first, to a scalar.
+    f is a module of TorchJD, which maps losses [M + 1], the joint one first, to a scalar. A loss of 0, as that of a
+    modality which no sample of the batch has, counts as the mean of the others where f is derived.
 
     Args:
         name: of TorchJD's class.
@@ -38,7 +40,10 @@ class Scalarization(Weighted):
         if self.text is not None:
             values = named_values("weights", self.text, self.names)
             default = 1 / len(self.names) if self.even else 1.0
-            arguments.append(torch.stack([self.like.new_full((), values.get(name, default)) for name in self.names]))
+            weights = [values.get(name, default) for name in self.names]
+            if not any(weights):
+                raise MethodError(f"weights={self.text}: all weights are 0, so that nothing learns; give one above 0")
+            arguments.append(torch.stack([self.like.new_full((), weight) for weight in weights]))
         return getattr(importlib.import_module("torchjd.scalarization"), self.name)(*arguments)
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
@@ -48,8 +53,15 @@ class Scalarization(Weighted):
         self.like = next(model.parameters()).detach()
         self.function = self.make()
 
+    def point(self, losses: Tensor) -> Tensor:
+        """Where f is derived: the losses [M + 1], none of which is 0."""
+        present = losses != 0
+        mean = torch.where(present, losses, 0.0).sum() / present.sum().clamp(min=1)
+        return torch.where(present, losses, mean)
+
     def weights(self, losses: Tensor) -> Tensor:
-        """The derivatives of f, [M + 1]."""
+        """The derivatives of f, [M + 1]; zeros where all losses are 0."""
         with torch.enable_grad():
-            point = losses.detach().requires_grad_()
-            return torch.autograd.grad(self.function(point), point)[0].detach()
+            point = self.point(losses.detach()).requires_grad_()
+            (slopes,) = torch.autograd.grad(self.function(point), point)
+        return torch.where((losses != 0).any(), slopes, 0.0)

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpareto.escape import counted
+from mmpareto.inputs import wide
 from mmpareto.methods.base import Losses, Method, MethodError, Piece
 from mmpareto.models import EnsembleFusion, MultimodalModel, cross_entropies
-from mmpareto.models.losses import wide
 
 
 class MeanLogits(Method):
@@ -62,6 +62,12 @@ def certainty(logits: Iterable[Tensor], label: Tensor) -> Tensor:
     """The mean probability of the right class, [M], from M logits [B, C] and the labels [B]."""
     stacked = wide(torch.stack(list(logits)))
     return F.softmax(stacked, -1).gather(-1, label.expand(len(stacked), -1).unsqueeze(-1)).mean((1, 2))
+
+
+def divergence(target: Tensor, logits: Tensor) -> Tensor:
+    """KL(softmax(target) || softmax(logits)), the mean over the batch of logits [B, C]."""
+    logs, targets = F.log_softmax(wide(logits), 1), F.log_softmax(wide(target), 1)
+    return F.kl_div(logs, targets, reduction="batchmean", log_target=True)
 
 
 @torch.no_grad()

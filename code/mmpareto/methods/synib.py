@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Dirichlet, kl_divergence
 
+from mmpareto.inputs import wide
 from mmpareto.integration import OneJoint
 from mmpareto.methods.base import METHODS, Losses, Method, Piece
-from mmpareto.methods.shared import beside, finite, one_of
+from mmpareto.methods.shared import beside, divergence, finite, one_of
 from mmpareto.models import MultimodalModel
-from mmpareto.models.losses import wide
 from mmpareto.registry import Range
 
 Target = Literal["uniform", "withheld", "gaussian", "dirichlet"]
@@ -39,7 +39,7 @@ class SynIB(Method):
     u_m is a constant; v is a linear map of the corrupted features side by side, which the joint head of `concat` reads
     too, and learns with the model. The code has a layer between features and both heads, normalises features by a layer
     norm first, and its default schedule of p divides zero by zero. The fusion runs M times more. With several processes
-    the other sample is one of the same process.
+    the other sample is one of the same process; a batch of one sample has no penalty.
 
     Args:
         weight: lambda; 1 for CREMA-D in the published scripts, where the target is withheld; 0.001 for UR-Funny and
@@ -65,6 +65,8 @@ class SynIB(Method):
     def losses(self, piece: Piece) -> Losses:
         """The joint loss with its penalties, the unimodal ones as they are."""
         features = piece.output.features
+        if len(piece.label) == 1:
+            return piece.losses
         penalties = []
         for name, value in features.items():
             # the batch is shuffled: its next row is any other sample
@@ -79,20 +81,9 @@ class SynIB(Method):
         logits = self.model.fusion(features)
         if self.target == "gaussian":
             return spread(logits, self._head(torch.cat([*features.values()], 1)))
-        return certainty_left(logits) if self.target == "uniform" else divergence(withheld, logits)
-
-
-def certainty_left(logits: Tensor) -> Tensor:
-    """KL(softmax(logits) || uniform), the mean over the batch of logits [B, C]."""
-    logs = F.log_softmax(wide(logits), 1)
-    uniform = torch.full_like(logs, 1 / logs.shape[1])
-    return F.kl_div(uniform.log(), logs, reduction="batchmean", log_target=True)
-
-
-def divergence(target: Tensor, logits: Tensor) -> Tensor:
-    """KL(softmax(target) || softmax(logits)), the mean over the batch of logits [B, C]."""
-    logs, targets = F.log_softmax(wide(logits), 1), F.log_softmax(wide(target), 1)
-    return F.kl_div(logs, targets, reduction="batchmean", log_target=True)
+        if self.target == "uniform":
+            return divergence(logits, torch.zeros_like(logits))
+        return divergence(withheld, logits)
 
 
 def spread(logits: Tensor, values: Tensor) -> Tensor:

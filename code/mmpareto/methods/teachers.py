@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmpareto.inputs import wide
 from mmpareto.integration import Integrator, OneUnimodal
 from mmpareto.methods.base import Boundary, Losses, Method, Piece
 from mmpareto.methods.shared import whole
 from mmpareto.models import MultimodalModel, Output
-from mmpareto.models.losses import wide
 
 
 class Alone(Method):
@@ -47,6 +47,7 @@ class Taught(Method):
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Make room for the teachers."""
+        super().setup(model, seed, epochs)
         self._teachers = copy.deepcopy(model).requires_grad_(False).eval()
         for name, value in self._teachers.state_dict().items():
             if not name.startswith("fusion."):  # which nobody asks

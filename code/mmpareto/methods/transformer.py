@@ -24,6 +24,7 @@ class TransformerControl(Method):
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Raises MethodError for another architecture."""
+        super().setup(model, seed, epochs)
         if not isinstance(model, Transformer):
             raise MethodError(
                 f"the method transformer needs the architecture of this name, found {type(model).__name__}; leave "

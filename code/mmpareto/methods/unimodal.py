@@ -38,7 +38,7 @@ class Ensemble(Method):
 class FineTune(Method):
     """Unimodal pre-training, then fine-tuning: encoders learn alone, then together from one joint loss.
 
-    At the turn the joint head is drawn anew, by `reset_parameters` of the fusion and its layers, and the optimiser
+    At the turn the joint head begins again, by `reset_parameters` of the fusion and its layers, and the optimiser
     forgets its momentum. The checkpoint is selected among the epochs after it. The learning-rate schedule runs on.
 
     The published code of several methods loads unimodal encoders so that a name that does not match passes silently

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmpareto.inputs import wide
 from mmpareto.models.base import Output
 
 
@@ -29,11 +30,6 @@ class Losses(NamedTuple):
         """Each loss times its weight; weights [M + 1], in the order of `values`."""
         unimodal = {name: loss * weights[k] for k, (name, loss) in enumerate(self.unimodal.items(), 1)}
         return Losses(self.joint * weights[0], unimodal)
-
-
-def wide(values: Tensor) -> Tensor:
-    """Half precision as float32, everything else as it is."""
-    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
 def cross_entropies(output: Output, label: Tensor, factors: Mapping[str, Tensor] | None = None) -> Losses:

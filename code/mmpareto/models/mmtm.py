@@ -44,8 +44,9 @@ class MMTM(MultimodalModel):
         z = relu(W [s_1; ...; s_M] + b),    map_m <- factor sigmoid(E_m z + e_m) map_m       (Equations 2 to 4)
 
     An encoder, for integration, is the modality's encoder; the modules between them are shared and learn from the sum
-    of all losses. A feature has seen the other modalities. So the unimodal gradient of an encoder is that of the sum of
-    all unimodal losses, those of the other modalities included.
+    of the losses that reach the encoders: all of them, but with one joint loss or unimodal training. A feature has seen
+    the other modalities. So the unimodal gradient of an encoder is that of the sum of all unimodal losses, those of the
+    other modalities included.
 
     For an absent modality s_m is zero, and so is its feature.
 

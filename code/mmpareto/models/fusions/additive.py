@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmpareto.inputs import wide
 from mmpareto.models.fusions.base import FUSIONS, Present, used
 
 
@@ -94,6 +95,6 @@ class CosineFusion(nn.Module):
         """{modality: [B, D]} -> {modality: [B, C]}: scale * cosines, which sum up to the joint logits."""
         blocks = self.head.weight.split(list(self.widths.values()), dim=1)
         return {
-            name: self.scale * F.linear(F.normalize(features[name], dim=1), F.normalize(block, dim=1))
+            name: self.scale * F.linear(F.normalize(wide(features[name]), dim=1), F.normalize(wide(block), dim=1))
             for name, block in zip(self.widths, blocks, strict=True)
         }
