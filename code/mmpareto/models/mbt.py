@@ -51,9 +51,9 @@ class MBT(MultimodalModel):
     averages the logits of a head on each; `--fusion sum` is that with trained weights).
 
     An encoder, for integration, is the modality's encoder, map, class token and layers; the bottleneck is shared and
-    learns from the sum of the losses that reach the encoders, as MMTM's modules do. From `fusion_layer` on a feature has
-    seen the other modalities. So the unimodal gradient of an encoder is that of the sum of all unimodal losses, those of
-    the other modalities included.
+    learns from the losses that reach the encoders, as MMTM's modules do. From `fusion_layer` on a feature has seen the
+    other modalities. So the unimodal gradient of an encoder is that of the sum of all unimodal losses, those of the
+    other modalities included.
 
     An absent modality is left out of the mean of the bottleneck tokens, and its feature is zero.
 
