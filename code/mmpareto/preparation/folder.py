@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mmpareto.data_folders import DESCRIPTION, UNFINISHED
-from mmpareto.datasets.base import DatasetError
+from mmpareto.datasets.base import SPLITS, DatasetError
 from mmpareto.datasets.files import refuse_special_file
 from mmpareto.json_files import read_object
+from mmpareto.preparation.sources import SOURCES
 from mmpareto.writing import lock, write_text
 
 LOCK = ".preparation.lock"
@@ -32,8 +33,10 @@ def exclusive(output: Path, identity: dict[str, Any]) -> Iterator[None]:
         _require_identity(output, identity)
         if not (file.exists() and file.stat().st_size):
             write_text(file, json.dumps(identity))
-        for part in output.glob(_FIRST_PART):
-            part.unlink()
+        for name in (UNFINISHED, SOURCES, DESCRIPTION, *(f"splits/{split}.csv" for split in SPLITS)):
+            place = output / name
+            for part in place.parent.glob(f".{place.name}.*.part"):  # of a process that was killed
+                part.unlink()
         (output / "splits").mkdir(exist_ok=True)
         yield
         file.unlink()
