@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mmpareto import writing
-from mmpareto.writing import write_together
+from mmpareto.runs import RunDirectory
+from mmpareto.writing import write_text, write_together
 
 NAMES = [f"{number}.txt" for number in range(9)] + ["below/10.txt"]
 
@@ -71,3 +75,36 @@ def test_what_another_process_writes_is_not_removed(tmp_path: Path) -> None:
         write_together(tmp_path, content("new"))
         assert staged.is_dir()
     assert files(tmp_path) == content("new")
+
+
+@pytest.mark.parametrize("write", [write_text, lambda path, text: write_together(path.parent, {path.name: b"text"})])
+def test_a_full_disk_is_named_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Any) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/a\.txt'"):
+        write(tmp_path / "a.txt", "text")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_a_full_disk_is_named_with_the_table(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"No space left on device: '.*/metrics\.csv'"):
+        RunDirectory(tmp_path).append_csv("metrics.csv", [{"epoch": 0}])
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.EBADF])
+def test_without_locks_nothing_of_another_process_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """EBADF: network file systems lock no folders."""
+
+    def flock(file: Any, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    (tmp_path / ".new-files-other").mkdir()
+    write_together(tmp_path, {"a.txt": b"text"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".new-files-other", "a.txt"]

@@ -26,12 +26,16 @@ def explained(error: Exception, memory: str, then: str) -> str | None:
             f"too many open files ({first}): the limit is {limit} (ulimit -n), and every process that loads data needs "
             f"some; try ulimit -n 4096, or fewer --num_workers (0: none); {then}"
         )
-    no_room = number == errno.ENOSPC and error.filename is None  # type: ignore[attr-defined]
-    if no_room or "shared memory" in text or "Bus error" in text or "file </torch_" in text:
+    if "shared memory" in text or "Bus error" in text or "file </torch_" in text:
         return (
             f"no room in shared memory ({first}): processes that load data hand their batches over in /dev/shm, "
             f"{_free('/dev/shm')} free; make it larger (docker run --shm-size 8g, or mount -o remount,size=8g "
             f"/dev/shm), or try fewer --num_workers (0 needs none) or a smaller --batch_size; {then}"
+        )
+    if number == errno.ENOSPC and error.filename is None:  # type: ignore[attr-defined]
+        return (
+            f"a disk is full ({first}): make room where results and temporary files are written (df -h shows where; "
+            f"/dev/shm has {_free('/dev/shm')} free); {then}"
         )
     if any(kind.__name__ == "BackendCompilerFailed" for kind in type(error).__mro__):  # torch._dynamo is slow to import
         return f"torch.compile failed ({first}): train without --compile, or mend the C++ compiler; {then}"

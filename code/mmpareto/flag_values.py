@@ -51,6 +51,11 @@ def positive(text: str) -> float:
     return number(text, float, lambda x: 0 < x < float("inf"), "a number above zero")
 
 
+def frame_rate(text: str) -> float:
+    """Frames a second, from 0.001 to 1000."""
+    return number(text, float, lambda x: 0.001 <= x <= 1000, "a number above zero, from 0.001 to 1000")
+
+
 def not_negative(text: str) -> float:
     """A finite number, zero or more."""
     return number(text, float, lambda x: 0 <= x < float("inf"), "a number, zero or more")

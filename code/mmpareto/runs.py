@@ -31,7 +31,7 @@ from mmpareto import config_files
 from mmpareto.errors import UserError
 from mmpareto.escape import csv_text, write_csv_rows
 from mmpareto.json_files import read_object, require_regular
-from mmpareto.writing import atomically, lock, write_text
+from mmpareto.writing import atomically, lock, naming, write_text
 
 if TYPE_CHECKING:
     import torch
@@ -120,7 +120,7 @@ class RunDirectory:
 
     def append_csv(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Adds rows to `name`; `read_csv` passes over a last line that a crash cut off."""
-        with open(self / name, "a", encoding="utf-8", newline="") as file:
+        with naming(self / name), open(self / name, "a", encoding="utf-8", newline="") as file:
             _write_rows(file, rows, header=file.tell() == 0)
 
     def read_csv(self, name: str) -> list[dict[str, str]]:

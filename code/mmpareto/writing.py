@@ -1,5 +1,6 @@
 """Write files that are there whole or not at all, one by one or together, and lock files between processes."""
 
+import errno
 import fcntl
 import os
 import shutil
@@ -7,13 +8,25 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
 _STAGED = ".new-files-"
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # of file systems that have none
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # what asks a process to end
+
+
+@contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+    """Name the file in errors of the system that name none: a full disk is noticed when bytes are written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 @contextmanager
@@ -22,7 +35,7 @@ def atomically(path: Path) -> Iterator[IO[bytes]]:
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     beside.unlink(missing_ok=True)
     try:
-        with open(beside, "xb") as file:  # x: a link of that name is not followed
+        with naming(path), open(beside, "xb") as file:  # x: a link of that name is not followed
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -37,14 +50,20 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def lock(file: IO[str] | IO[bytes] | int, *, shared: bool = False, wait: bool = False) -> None:
-    """Lock an open file or folder for this process until it is closed.
+def lock(file: IO[str] | IO[bytes] | int, *, shared: bool = False, wait: bool = False) -> bool:
+    """Lock an open file or folder for this process until it is closed; False where the file system has no locks.
 
     shared  several processes may hold the lock; network file systems want the file open for reading. Otherwise one
             process holds it, and the file must be open for writing.
     wait    until the lock is free; otherwise raise BlockingIOError where another process holds it.
     """
-    fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return False
+    return True
 
 
 @contextmanager
@@ -82,8 +101,8 @@ def write_together(folder: Path, content: Mapping[str, bytes], outdated: Iterabl
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(folder)
     with _staging(folder) as staged:
-        for number, data in enumerate(content.values()):
-            with open(staged / str(number), "wb") as file:
+        for number, (name, data) in enumerate(content.items()):
+            with naming(folder / name), open(staged / str(number), "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -100,26 +119,27 @@ def write_together(folder: Path, content: Mapping[str, bytes], outdated: Iterabl
 def _staging(folder: Path) -> Iterator[Path]:
     """A folder for files that are not complete; locked, so that others know that its process is alive."""
     staged = Path(tempfile.mkdtemp(prefix=_STAGED, dir=folder))
-    lock = os.open(staged, os.O_RDONLY)
+    descriptor = os.open(staged, os.O_RDONLY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with suppress(OSError):  # network file systems lock no folders
+            lock(descriptor, wait=True)
         yield staged
     finally:
         shutil.rmtree(staged, ignore_errors=True)
-        os.close(lock)
+        os.close(descriptor)
 
 
 def _remove_abandoned(folder: Path) -> None:
     """Removes what processes left behind that were killed."""
     for staged in folder.glob(f"{_STAGED}*"):
         try:
-            lock = os.open(staged, os.O_RDONLY | os.O_DIRECTORY)
+            descriptor = os.open(staged, os.O_RDONLY | os.O_DIRECTORY)
         except OSError:
             continue
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(staged, ignore_errors=True)
+            if lock(descriptor):
+                shutil.rmtree(staged, ignore_errors=True)
         except OSError:  # another process is writing
             pass
         finally:
-            os.close(lock)
+            os.close(descriptor)

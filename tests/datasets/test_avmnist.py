@@ -17,9 +17,10 @@ from entries.command import inside, refused
 from mmpareto import datasets
 from mmpareto.cli import prepare
 from mmpareto.datasets import SPLITS, DatasetError
+from mmpareto.datasets.base import UnusableError
 from mmpareto.datasets.cgmnist import mnist_split
 from mmpareto.datasets.in_memory import InMemoryImages
-from mmpareto.preparation.avmnist import LENGTH, RATE, in_noise, recordings, without_leading_components
+from mmpareto.preparation.avmnist import LENGTH, RATE, in_noise, recordings, waveform, without_leading_components
 
 SPEAKERS = ("anna", "ben", "carl", "dora")
 
@@ -111,6 +112,20 @@ def test_speakers_are_in_one_split(tmp_path: Path) -> None:
     for splits in (by_speaker, cut, official):
         together = [path for paths in splits.values() for path in paths]
         assert len(together) == len(set(together)) == 280
+
+
+def test_no_part_for_validation_is_one_recording_of_each_digit(tmp_path: Path) -> None:
+    for digit in range(10):
+        for take in range(25):
+            (tmp_path / f"{digit}_anna_{take}.wav").touch()
+    sizes = {part: len(recordings(tmp_path, "official", part, 0)["val"]) for part in (None, 0.0, 0.1, 0.2)}
+    assert sizes == {None: 20, 0.0: 10, 0.1: 20, 0.2: 40}
+
+
+def test_a_recording_that_begins_with_silence_is_refused(tmp_path: Path) -> None:
+    sound = write_wav(tmp_path / "0_anna_0.wav", np.append(np.full(LENGTH, 0.25), np.sin(np.arange(500))), RATE)
+    with pytest.raises(UnusableError, match=r"silent sound.*0_anna_0\.wav: its first 0\.784 s have one value"):
+        waveform(sound)
 
 
 @pytest.mark.parametrize("snr", [-9.0, 0.0, 20.0])

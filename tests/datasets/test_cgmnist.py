@@ -6,6 +6,7 @@ import gzip
 import os
 import pickle
 import struct
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +148,13 @@ def test_idx_files_hold_what_they_announce(tmp_path: Path, shape: tuple[int, ...
     file.write_bytes(gzip.compress(content) if suffix else content)
     with pytest.raises(DatasetError, match="is no whole idx file of bytes in 1 dimension"):
         read_idx(file, 1)
+
+
+def test_nothing_is_unpacked_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "full"))
+    images, _ = digits(5, 0)
+    write_idx(tmp_path / "a.gz", images)
+    np.testing.assert_array_equal(read_idx(tmp_path / "a.gz", 3), images)
 
 
 def test_a_small_file_that_unpacks_to_gigabytes_is_refused(tmp_path: Path) -> None:

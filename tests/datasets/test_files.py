@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import struct
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mmpareto.datasets import DatasetError
-from mmpareto.datasets.files import load_npy, refuse_special_file
+from mmpareto.datasets.files import load_npy, refuse_special_file, write_array, write_image
 from mmpareto.special_files import hint, special_file
 
 
@@ -97,3 +100,27 @@ def test_a_name_in_another_spelling_is_named(tmp_path: Path) -> None:
     assert "differ in upper or lower case alone" in hint(tmp_path / composed / "noël.WAV")
     assert hint(tmp_path / decomposed / "other.wav") == ""
     assert hint(tmp_path / decomposed / "Noël.wav") == ""
+
+
+def test_a_disk_that_fills_up_with_the_last_bytes_is_noticed(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 60, 3)).astype(np.uint8))
+    array = np.arange(700.0)
+    picture.save(tmp_path / "expected.jpg", quality=95)
+    picture.save(tmp_path / "expected.png")
+    np.save(tmp_path / "expected.npy", array)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    writes: list[tuple[str, Callable[[Path], None]]] = [
+        (".jpg", lambda path: write_image(path, picture, quality=95)),
+        (".png", lambda path: write_image(path, picture)),
+        (".npy", lambda path: write_array(path, array)),
+    ]
+    for suffix, write in writes:
+        size = (tmp_path / f"expected{suffix}").stat().st_size
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size - 48, before[1]))
+            with pytest.raises(OSError):
+                write(tmp_path / f"a{suffix}")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        write(tmp_path / f"a{suffix}")
+        assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"expected{suffix}").read_bytes()

@@ -87,6 +87,8 @@ def test_line_ends_quotes_and_marks_do_not_change_what_is_read(tmp_path: Path) -
     [
         ("id,name\n", "the first line must name label; found id,name"),
         ("id,label,label\n", "the first line names the column 'label' twice; found id,label,label"),
+        ("id;label\na;x\n", "must name id, label; found id;label; its values are separated by ';', expected commas"),
+        ("ID,Label\na,x\n", "must name id, label; found ID,Label; write id in the place of ID; write label in the"),
         ("id,label\n\na,x\nb\n", "line 4 has 1 value, the header 2; expected id,label, found 'b'"),
         ("id,label\na,x,y\n", "line 2 has 3 values, the header 2"),
     ],
@@ -189,9 +191,16 @@ def test_cuts_are_stratified_seeded_and_whole() -> None:
     assert cut([f"clip {i}" for i in range(100)], labels, 0.2, 0, "validation")[1] == [f"clip {i}" for i in off]
 
 
-def test_a_small_cut_has_every_class() -> None:
-    _, off = cut(range(15), ["a", "b", "c"] * 5, 0.1, 0, "validation")
+@pytest.mark.parametrize("part", [0.0, 0.1])
+def test_a_small_cut_has_as_many_samples_as_there_are_classes(part: float) -> None:
+    _, off = cut(range(15), ["a", "b", "c"] * 5, part, 0, "validation")
     assert len(off) == 3
+
+
+def test_a_small_class_can_be_on_one_side_only() -> None:
+    labels = ["a"] * 98 + ["b"] * 2
+    _, off = cut(range(100), labels, 0.1, 0, "validation")
+    assert Counter(labels[i] for i in off) == {"a": 10}
 
 
 @pytest.mark.parametrize("labels", [["a", "a", "b"], ["a", "b"], ["a", "b", "a", "b", "c"]])

@@ -31,6 +31,10 @@ def test_sounds_keep_rate_channels_and_samples(tmp_path: Path, rate: int, channe
 def damaged(path: Path, kind: str) -> Path:
     if kind == "silent":
         return write_wav(path / "a.wav", np.zeros(8000))
+    if kind == "opposite":
+        return write_wav(path / "a.wav", np.stack([tone(), -tone()], axis=1))
+    if kind == "constant":
+        return write_wav(path / "a.wav", np.full((8000, 2), 0.3))
     if kind == "no samples":
         return write_wav(path / "a.wav", np.zeros(0))
     if kind == "pointer":
@@ -46,6 +50,8 @@ def damaged(path: Path, kind: str) -> Path:
     ("kind", "reason"),
     [
         ("silent", "silent sound"),
+        ("opposite", "silent sound"),
+        ("constant", "silent sound"),
         ("no samples", "empty sound track|unreadable file"),
         ("pointer", "git-lfs pointer"),
         ("no track", "no sound track"),
@@ -190,3 +196,22 @@ def test_written_frames(tmp_path: Path, short_side: int | None, size: tuple[int,
     with Image.open(tmp_path / "frames" / names[1]) as image:
         assert image.size == size
         assert nearest(float(np.asarray(image).mean()), 30) == 10
+
+
+def test_a_part_of_a_file(tmp_path: Path) -> None:
+    sound = tone(3.0)
+    file = write_wav(tmp_path / "a.wav", sound)
+    samples = read_sound(file, (1.0, 2.5)).samples[0]
+    np.testing.assert_allclose(samples, sound[16000:40000], atol=1e-4)
+    np.testing.assert_array_equal(read_sound(file, (2.0, 9.0)).samples[0], read_sound(file).samples[0, 32000:])
+    video = write_video(tmp_path / "a.mp4", 60, 10)  # 6 s
+    stamps = [float(time) for time, _ in read_frames(video, 2, (2.0, 4.0))]
+    assert stamps == pytest.approx([2.0, 2.5, 3.0, 3.5])
+    whole = [picture for _, picture in read_frames(video, 2)]
+    part = [picture for _, picture in read_frames(video, 2, (2.0, 20.0))]
+    np.testing.assert_array_equal(part, whole[4:])
+    assert write_frames(video, tmp_path / "frames", 1, part=(2.0, 4.0)) == 2
+    with pytest.raises(UnusableError, match="it ends before the part from 7 to 9 s"):
+        write_frames(video, tmp_path / "none", 1, part=(7.0, 9.0))
+    with pytest.raises(UnusableError, match="it ends before the part from 7 to 9 s"):
+        read_sound(file, (7.0, 9.0))

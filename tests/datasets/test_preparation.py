@@ -46,7 +46,7 @@ def clips_in(source: Path, texts: Sequence[str | None]) -> list[Clip]:
     clips = []
     for number, text in enumerate(texts):
         path = source / f"{number}.raw"
-        if text is not None:
+        if text is not None and not (path.exists() and path.read_text() == text):  # written again, it has changed
             path.write_text(text)
         split: Any = ("train", "train", "val", "test")[number % 4]
         clips.append(Clip(f"c{number}", split, "xy"[number % 2], {"text": path} if text is not None else {}))
@@ -92,7 +92,7 @@ def test_what_was_left_out_is_counted_and_named(tmp_path: Path) -> None:
     assert sorted(contents(tmp_path / "out")) == sorted(
         [f"text/c{i}.txt" for i in (0, 3, 6, 7)]
         + [f"pages/c{i}/1.txt" for i in (0, 3, 6, 7)]
-        + ["dataset.json", "splits/train.csv", "splits/val.csv", "splits/test.csv"]
+        + ["dataset.json", ".sources.txt", "splits/train.csv", "splits/val.csv", "splits/test.csv"]
     )
     assert (tmp_path / "out" / "splits" / "train.csv").read_text() == "id,label\nc0,x\n"
     assert (tmp_path / "out" / "text" / "c3.txt").read_text() == "B"

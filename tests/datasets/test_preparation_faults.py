@@ -21,6 +21,7 @@ from mmpareto.datasets import DatasetError
 from mmpareto.datasets.prepared import read_description
 from mmpareto.preparation import common as preparation
 from mmpareto.preparation.common import Clip, Outcome
+from mmpareto.preparation.folder import exclusive
 
 TEXTS = ["a", "b", "c", "d"]
 
@@ -64,6 +65,17 @@ def test_side_cars_of_macos_are_in_nobodys_way(tmp_path: Path) -> None:
         for name in (".DS_Store", "._lock"):
             (folder / name).write_bytes(b"of the Finder")
     assert run(tmp_path / "out", clips).prepared == 4
+
+
+@pytest.mark.parametrize("name", [".sources.txt", "dataset.json", "splits/val.csv"])
+def test_a_kill_in_a_later_write(tmp_path: Path, name: str) -> None:
+    place = tmp_path / "out" / name
+    part = place.with_name(f".{place.name}.12345.part")
+    part.parent.mkdir(parents=True)
+    part.write_text("half")
+    (tmp_path / "out" / ".preparation.json").write_text('{"fps": 1}')
+    with exclusive(tmp_path / "out", {"fps": 1}):
+        assert not part.exists()
 
 
 def test_a_kill_in_the_very_first_write(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_preparing_again_gives_the_same_bytes(raw: Path, tmp_path: Path) -> None
     for name in ("a", "b"):
         prepared(raw, tmp_path / name)
     files = [path for path in sorted((tmp_path / "a").rglob("*")) if path.is_file()]
-    assert len(files) == 2 * 64 + 4
+    assert len(files) == 2 * 64 + 5
     assert all(path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes() for path in files)
 
 

@@ -617,7 +617,7 @@ def test_no_garbage_is_collected_during_a_capture(monkeypatch: pytest.MonkeyPatc
             RuntimeError("unable to write to file </torch_7_8>: No space left on device (28)"),
             "--num_workers (0 needs none)",
         ),
-        (OSError(28, "No space left on device"), "no room in shared memory"),
+        (OSError(28, "No space left on device"), "a disk is full"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error."), "/dev/shm"),
         (OSError(24, "Too many open files"), "ulimit -n"),
         (BackendCompilerFailed(print, RuntimeError("C++ compile error"), None), "train without --compile"),

@@ -28,6 +28,7 @@ from mmpareto.errors import UsageError
 from mmpareto.flag_values import file_path, workers
 from mmpareto.registries import METHODS
 from mmpareto.startup import program
+from mmpareto.writing import naming
 
 
 def parser() -> Parser:
@@ -99,6 +100,6 @@ def benchmark(arguments: argparse.Namespace) -> int:
         print("\n" + steps.table(rows[-len(ways) :]), flush=True)
     if arguments.output:
         about = {"machine": machine, "threads": torch.get_num_threads(), "torch": torch.__version__}
-        with open(arguments.output, "w", encoding="utf-8") as file:
+        with naming(arguments.output), open(arguments.output, "w", encoding="utf-8") as file:
             json.dump({**about, "rows": rows}, file, indent=2)
     return 2 if arguments.output is None and startup.lost_output() else 0

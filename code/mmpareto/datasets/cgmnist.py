@@ -14,9 +14,10 @@ and downloads MNIST through torchvision where the folder has none of them.
 import contextlib
 import gzip
 import io
+import math
 import zlib
 from pathlib import Path
-from tempfile import NamedTemporaryFile, TemporaryDirectory
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -33,7 +34,13 @@ from mmpareto.datasets.prepared import read_description
 VAL_FRACTION = 0.1  # of the 60,000 training digits
 PUBLISHED = "mnist_10color_jitter_var_*.npy"
 _SEED = 0  # splits and colours are part of the dataset: they do not move with a run's seed
+_BYTES = 8  # the sign of unsigned bytes in an idx file
 _MOST_BYTES = 2**28  # of an idx file; MNIST's largest has 47 MB
+_NAMES = {  # of MNIST's files, by part and content
+    (part, content): f"{prefix}-{content}s-idx{dimensions}-ubyte"
+    for part, prefix in (("train", "train"), ("test", "t10k"))
+    for content, dimensions in (("image", 3), ("label", 1))
+}
 _MODALITIES = {
     "gray": Modality("image", (1, 28, 28), (0.1307,), (0.3081,)),
     "colour": Modality("image", (3, 28, 28)),
@@ -136,16 +143,11 @@ def read_mnist(root: Path, download: bool = True) -> dict[str, tuple[np.ndarray,
     Raises:
         DatasetError: files missing, damaged, or of another form.
     """
-    names = {
-        (part, content): f"{prefix}-{content}s-idx{dimensions}-ubyte"
-        for part, prefix in (("train", "train"), ("test", "t10k"))
-        for content, dimensions in (("image", 3), ("label", 1))
-    }
-    files = {key: path for key, name in names.items() if (path := _find(root, name))}
+    files = _mnist_files(root)
     if download and not files:
         _download(root)
-        files = {key: path for key, name in names.items() if (path := _find(root, name))}
-    missing = [name for key, name in names.items() if key not in files]
+        files = _mnist_files(root)
+    missing = [name for key, name in _NAMES.items() if key not in files]
     if missing:
         raise DatasetError(f"cgmnist: {root} lacks {', '.join(missing)} (plain or .gz); add them, or empty the folder")
     parts = {}
@@ -159,6 +161,17 @@ def read_mnist(root: Path, download: bool = True) -> dict[str, tuple[np.ndarray,
         check_digits(labels, labels_file)
         parts[part] = (images, labels)
     return parts
+
+
+def raw_files(root: Path, variance: float | None = None) -> list[Path]:
+    """The files that `load` reads, or with no variance `mnist_split`: MNIST's, or the published coloured one."""
+    published = None if variance is None else _published_file(root, variance)
+    return [published] if published else list(_mnist_files(root).values())
+
+
+def _mnist_files(root: Path) -> dict[tuple[str, str], Path]:
+    """MNIST's files, as far as they are there, by part and content."""
+    return {key: path for key, name in _NAMES.items() if (path := _find(root, name))}
 
 
 def _find(root: Path, name: str) -> Path | None:
@@ -198,21 +211,17 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     Raises:
         DatasetError: where it is damaged, cut off, too large, or has another type or number of dimensions.
     """
-    from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor
-
     refuse_special_file(path)
     try:
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file, NamedTemporaryFile() as unpacked:
-            unpacked.write(file.read(_MOST_BYTES))  # a small .gz can unpack to any size
-            unpacked.flush()
-            array = read_sn3_pascalvincent_tensor(unpacked.name).numpy()
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            content = file.read(_MOST_BYTES)  # a small .gz can unpack to any size
     except (OSError, EOFError, zlib.error) as error:
         raise DatasetError(f"{path}: cannot be read ({error}); fetch the file again") from error
-    except Exception:  # torchvision asserts, and indexes what is not there
-        array = np.empty(())
-    if array.dtype != np.uint8 or array.ndim != dimensions:
+    start = 4 + 4 * dimensions  # a magic number of 4 bytes and the sizes, of 4 bytes each, come before the values
+    shape = [int.from_bytes(content[place : place + 4]) for place in range(4, start, 4)]
+    if content[:4] != bytes((0, 0, _BYTES, dimensions)) or len(content) != start + math.prod(shape):
         raise DatasetError(f"{path}: is no whole idx file of bytes in {dimensions} dimension(s); fetch the file again")
-    return array
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
 
 
 # the published coloured arrays

@@ -1,5 +1,7 @@
 """Files on disk: refuse pipes, devices and git-lfs pointers, check .npy sizes, find names in another spelling."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import gc
@@ -8,12 +10,16 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from types import SimpleNamespace
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from mmpareto.datasets.base import UnusableError
 from mmpareto.special_files import file_kind, special_file
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".flv", ".avi", ".mov", ".m4v", ".mpg")
 SOUND_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac")
@@ -115,6 +121,31 @@ def _checked_npy(path: Path) -> Iterator[tuple[IO[bytes], tuple[int, ...], bool,
         if size < announced or min(shape, default=0) < 0:
             raise ValueError(f"{size} bytes of data, the header announces {dtype} {list(shape)}; the file is cut off")
         yield file, shape, fortran, dtype
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write a .npy file of numbers.
+
+    Python writes the bytes: NumPy does not notice where a disk fills up with the last ones.
+
+    Raises OSError where not all of them could be written.
+    """
+    with open(path, "wb") as file:
+        np.save(SimpleNamespace(write=file.write), array, allow_pickle=False)
+
+
+def write_image(path: Path, image: Image.Image, **options: Any) -> None:
+    """Write an image in the format of the path's suffix; `options` are those of Pillow's `Image.save`.
+
+    Python writes the bytes: Pillow does not notice where a disk fills up.
+
+    Raises OSError where not all of them could be written.
+    """
+    from PIL.Image import registered_extensions
+
+    buffer = io.BytesIO()
+    image.save(buffer, registered_extensions()[path.suffix.lower()], **options)
+    path.write_bytes(buffer.getvalue())
 
 
 @contextlib.contextmanager

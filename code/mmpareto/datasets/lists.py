@@ -59,7 +59,9 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     _, header = next(rows)
     lacking = ", ".join(name for name in columns if name not in header)
     if lacking:
-        raise DatasetError(f"{path}: the first line must name {lacking}; found {','.join(header)}")
+        raise DatasetError(
+            f"{path}: the first line must name {lacking}; found {','.join(header)}{_remedy(columns, header)}"
+        )
     repeated = next((name for name in header if header.count(name) > 1), None)
     if repeated is not None:
         raise DatasetError(f"{path}: the first line names the column {repeated!r} twice; found {','.join(header)}")
@@ -74,6 +76,15 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
         lines.append(line)
         values.extend(row)
     return pd.DataFrame(np.array(values, object).reshape(-1, len(header)), lines, header)
+
+
+def _remedy(columns: Sequence[str], header: Sequence[str]) -> str:
+    """The end of a sentence where a header has the right names, with other separators or in another letter case."""
+    separator = next((sign for sign in ";|" if len(header) == 1 and sign in header[0]), None)
+    if separator is not None:
+        return f"; its values are separated by {separator!r}, expected commas"
+    alike = {name: other for name in columns for other in header if name != other and name == other.lower()}
+    return "".join(f"; write {name} in the place of {other}" for name, other in alike.items() if name not in header)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -209,13 +220,15 @@ def check_inside(relative: str, root: Path, source: Path | str) -> str:
 def cut(
     samples: Sequence[Sample], labels: Sequence[str], part: float, seed: int, what: str
 ) -> tuple[list[Sample], list[Sample]]:
-    """Cut `part` (0 .. 1) of the samples off, at least one of each class, stratified by class, drawn from `seed`.
+    """Cut `part` (0 .. 1) of the samples off, or as many as there are classes where that is more, drawn from `seed`.
+
+    Each class gives about the same part of its samples: one with few of them can be on one side only.
 
     labels  of the samples.
     what    names the cut in messages.
     Returns the samples that stay and those cut off, both in their order.
 
-    Raises DatasetError where a class has too few samples for both sides.
+    Raises DatasetError where a class has one sample only, or where fewer samples would stay than there are classes.
     """
     counts = Counter(labels)
     rare = [label for label, count in counts.items() if count < 2]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from mmpareto.data_folders import UNFINISHED, require_prepared
 from mmpareto.datasets.base import SPLITS, DatasetError, Split, say
 from mmpareto.datasets.files import (
     IMAGE_SUFFIXES,
@@ -101,6 +102,8 @@ def read_manifest(
     """
     file = root / MANIFEST
     if not file.exists():
+        if (root / UNFINISHED).exists():
+            require_prepared(root, "manifest")  # says that the preparation has not ended
         raise DatasetError(f"{root} has no {MANIFEST}; docs/datasets.md shows how to write it")
     said = tuple((declared or {}).items())
     return _read_manifest(root, val_fraction, seed, tuple(sounds_of_videos), missing_ok, said, version(file))

@@ -20,7 +20,7 @@ from PIL import Image
 
 from mmpareto.datasets.base import UnusableError
 from mmpareto.datasets.containers import missing_part
-from mmpareto.datasets.files import refuse_pointer, refuse_special_file
+from mmpareto.datasets.files import refuse_pointer, refuse_special_file, write_image
 from mmpareto.datasets.readers import JPEG_QUALITY
 
 # FFmpeg's formats that hold media themselves; playlists and lists of files, which name others, are not among them
@@ -34,6 +34,10 @@ _MANY_CHANNELS = 8  # of so many PyAV gives planar samples with a segmentation f
 _MOST_SAMPLES = 2**28  # 1 GiB as float32
 _TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")
 _LONGEST_GAP = 3600  # seconds between two frames
+_ROUNDING = 1e-6  # of the loudest sample: what is left of channels that cancel each other
+
+
+Part = tuple[float, float]  # start and end in seconds
 
 
 @dataclass(frozen=True)
@@ -127,16 +131,37 @@ def _frames_of(packet: av.Packet[Any]) -> Sequence[av.AudioFrame | av.VideoFrame
         raise
 
 
-def read_sound(path: Path) -> Sound:
+def is_silent(mono: np.ndarray, loudest: float | None = None) -> bool:
+    """Whether samples [N] have one value throughout: features are made of their differences from the mean.
+
+    loudest  of the channels whose mean they are; None: of the samples themselves.
+    """
+    greatest = float(np.abs(mono).max()) if loudest is None else loudest
+    return float(np.ptp(mono)) <= _ROUNDING * greatest
+
+
+def length_of(path: Path) -> float | None:
+    """Seconds that a media file announces; None where it announces none.
+
+    Raises UnusableError for a damaged file.
+    """
+    with _opened(path) as container:
+        return None if container.duration is None else container.duration / av.time_base
+
+
+def read_sound(path: Path, part: Part | None = None) -> Sound:
     """The default sound track of a media file, with the rate and the channels that it begins with.
 
     Where the rate changes within the file, the rest is resampled; where the number of channels changes, the rest is the
     mean of its channels, in each channel.
 
-    Raises UnusableError: no sound track, no samples in it, silence, damage, a rate that no sound has.
+    part  of the track, in seconds from its beginning; None: all of it.
+
+    Raises UnusableError: no sound track, no samples in it, silence in the mean of the channels, damage, a rate that no
+    sound has.
     """
     blocks: list[np.ndarray] = []
-    rate = channels = samples = 0
+    rate = channels = samples = passed = 0
     for frame in _resampled(path):
         block = frame.to_ndarray()
         if not frame.format.is_planar:
@@ -144,18 +169,29 @@ def read_sound(path: Path) -> Sound:
         rate, channels = rate or frame.sample_rate, channels or len(block)
         if len(block) != channels:
             block = np.broadcast_to(block.mean(axis=0, dtype=np.float32), (channels, block.shape[1]))
+        if part is not None:
+            start, end = (max(round(second * rate) - passed, 0) for second in part)
+            passed += block.shape[1]
+            if not end:
+                break
+            block = block[:, start:end]
         blocks.append(block)
         samples += block.size
         if samples > _MOST_SAMPLES:
             raise UnusableError("sound too long", f"{path}: more than {_MOST_SAMPLES} samples; cut it")
     if not samples:
-        raise UnusableError("empty sound track", path)
+        raise UnusableError("empty sound track", path if part is None else f"{path}: {_outside(part)}")
     whole = np.concatenate(blocks, axis=1)
     if not np.isfinite(whole).all():
         raise UnusableError("sound that is not finite", path)
-    if not whole.any():
-        raise UnusableError("silent sound", f"{path}: all samples are zero")
-    return Sound(whole, rate)
+    sound = Sound(whole, rate)
+    if is_silent(sound.mono(), max(float(whole.max()), -float(whole.min()))):
+        raise UnusableError("silent sound", f"{path}: the mean of its channels has one value throughout")
+    return sound
+
+
+def _outside(part: Part) -> str:
+    return f"it ends before the part from {part[0]:g} to {part[1]:g} s"
 
 
 def _resampled(path: Path) -> Iterator[av.AudioFrame]:
@@ -180,15 +216,18 @@ def _resampled(path: Path) -> Iterator[av.AudioFrame]:
         yield from resampler.resample(None)
 
 
-def read_frames(path: Path, fps: float) -> Iterator[tuple[Fraction, np.ndarray]]:
+def read_frames(path: Path, fps: float, part: Part | None = None) -> Iterator[tuple[Fraction, np.ndarray]]:
     """The frames that a video shows at 0, 1 / fps, 2 / fps, ... seconds after its first one, until it ends.
 
     Gives (time stamp in seconds, uint8 [H, W, 3]): at each time the last frame that is not later, upright. A video of a
-    single frame gives that one. A frame of a slow video can come more than once.
+    single frame gives that one. A frame of a slow video can come more than once. Pixels are taken as square.
+
+    part  of the video, in seconds after its first frame: frames from the one until the other; None: all of it.
 
     Raises UnusableError: no picture, no frames, damage, time stamps that jump.
     """
     step = 1 / Fraction(fps).limit_denominator(1000)
+    stop: Fraction | None = None
     shown: tuple[Fraction, av.VideoFrame] | None = None
     due = end = offset = Fraction(0)  # offset: the length of what was joined before, where the stamps begin again
     for frame in _decoded(path, "video"):
@@ -197,19 +236,22 @@ def read_frames(path: Path, fps: float) -> Iterator[tuple[Fraction, np.ndarray]]
             continue
         time = frame.pts * frame.time_base + offset
         if shown is None:
-            due = time
+            due = time + Fraction(part[0] if part else 0)
+            stop = time + Fraction(part[1]) if part else None
         elif time < shown[0] - 1:
             offset, time = offset + end - time, end
         end = time + Fraction(frame.duration or 0) * frame.time_base
         if max(time - shown[0] if shown else 0, end - time) > _LONGEST_GAP:
             raise UnusableError("time stamps that jump", f"{path}: a frame is shown for more than {_LONGEST_GAP} s")
         while shown is not None and due < time:
+            if stop is not None and due >= stop:
+                return
             yield shown[0], _upright(shown[1])
             due += step
         shown = time, frame
     if shown is None:
         raise UnusableError("no frames", path)
-    while due <= shown[0] or due < end:
+    while (due <= shown[0] or due < end) and (stop is None or due < stop):
         yield shown[0], _upright(shown[1])
         due += step
 
@@ -229,17 +271,22 @@ def _upright(frame: av.VideoFrame) -> np.ndarray:
     return np.ascontiguousarray(picture[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1])
 
 
-def write_frames(path: Path, folder: Path, fps: float, short_side: int | None = None) -> int:
+def write_frames(path: Path, folder: Path, fps: float, short_side: int | None = None, part: Part | None = None) -> int:
     """Write a video's frames (see `read_frames`) as `folder/frame_00001.jpg`, ...; return their number.
 
     short_side  frames whose shorter side is longer are resized to it, in pixels; None: as they are.
+    part        see `read_frames`.
+
+    Raises UnusableError: there are none; see `read_frames`.
     """
     folder.mkdir()
     number = 0
-    for number, (_, picture) in enumerate(read_frames(path, fps), start=1):
+    for number, (_, picture) in enumerate(read_frames(path, fps, part), start=1):
         image = Image.fromarray(picture)
         if short_side is not None and min(image.size) > short_side:
             scale = short_side / min(image.size)
             image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-        image.save(folder / f"frame_{number:05d}.jpg", quality=JPEG_QUALITY)
+        write_image(folder / f"frame_{number:05d}.jpg", image, quality=JPEG_QUALITY)
+    if part is not None and not number:
+        raise UnusableError("no frames", f"{path}: {_outside(part)}")
     return number

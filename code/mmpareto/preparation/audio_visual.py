@@ -8,12 +8,13 @@ from pathlib import Path
 from mmpareto.datasets.base import DatasetError
 from mmpareto.datasets.features import AudioFeatures, write_features
 from mmpareto.datasets.files import is_lfs_pointer
-from mmpareto.datasets.media import read_sound, write_frames
+from mmpareto.datasets.media import length_of, read_sound, write_frames
 from mmpareto.datasets.readers import PACKED, frame_files, write_packed
-from mmpareto.flag_values import count, positive
+from mmpareto.flag_values import count, frame_rate
 from mmpareto.preparation.common import Clip, Outcome, add_cut_arguments, prepare
 
 VAL_FRACTION = 0.1
+_LONGER = 2.0  # seconds that a file may be longer than its part and still be that part: cuts fall on key frames
 TOOLS = ("av", "numpy", "pillow", "soxr", "torchaudio")
 
 
@@ -22,7 +23,7 @@ def add_media_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--audio_features", choices=("fbank", "stft"), default="fbank", help="MMPareto's or OGM-GE's (default: fbank)"
     )
-    parser.add_argument("--fps", type=positive, default=1.0, metavar="X", help="frames a second (default: 1)")
+    parser.add_argument("--fps", type=frame_rate, default=1.0, metavar="X", help="frames a second (default: 1)")
     add_frame_arguments(parser)
     add_cut_arguments(parser, f"of train, as validation, where it is cut from train (default: {VAL_FRACTION})")
 
@@ -54,8 +55,11 @@ def make(
     pack: bool = False,
 ) -> None:
     """Write `audio.npy`, and `visual/` or `visual.npy`, of a clip with the sources "audio" and "visual"."""
-    write_features(read_sound(clip.source["audio"]), audio_features, folder / "audio.npy")
-    write_frames(clip.source["visual"], folder / "visual", fps, frame_size)
+    part = clip.part
+    if part is not None and (length_of(clip.source["visual"]) or 0.0) <= part[1] - part[0] + _LONGER:
+        part = None
+    write_features(read_sound(clip.source["audio"], part), audio_features, folder / "audio.npy")
+    write_frames(clip.source["visual"], folder / "visual", fps, frame_size, part)
     if pack:
         write_packed(frame_files(folder / "visual"), folder / f"visual{PACKED}")
 
@@ -88,4 +92,5 @@ def prepare_clips(
         parameters=media | splits,
         workers=args.workers,
         tools=TOOLS,
+        sources=(args.source,),
     )

@@ -21,10 +21,11 @@ import torch
 
 from mmpareto.datasets.avmnist import BINS, FRAMES
 from mmpareto.datasets.base import SPLITS, DatasetError, Split, UnusableError
-from mmpareto.datasets.cgmnist import mnist_split
+from mmpareto.datasets.cgmnist import mnist_split, raw_files
+from mmpareto.datasets.files import write_array
 from mmpareto.datasets.in_memory import DIGITS
 from mmpareto.datasets.lists import cut
-from mmpareto.datasets.media import read_sound
+from mmpareto.datasets.media import is_silent, read_sound
 from mmpareto.flag_values import count, decibels, fraction
 from mmpareto.preparation.common import PREPARATIONS, Clip, Outcome, add_cut_arguments, samples_of
 from mmpareto.preparation.common import prepare as prepare_clips
@@ -73,7 +74,8 @@ def prepare(args: argparse.Namespace) -> Outcome:
         except UnusableError as error:
             raise DatasetError(f"{error}; fetch the file again, or delete it") from error
     mnist_split(args.image, "test", download=False)
-    clips = [Clip(split, split, "", {"sound": args.sound, "image": args.image}) for split in SPLITS]
+    source, images = {"sound": args.sound, "image": args.image}, raw_files(args.image)
+    clips = [Clip(split, split, "", source, raw=[*splits[split], *images]) for split in SPLITS]
     parameters = {
         "split": args.split,
         "val_fraction": args.val_fraction,
@@ -92,6 +94,7 @@ def prepare(args: argparse.Namespace) -> Outcome:
         parameters=parameters,
         workers=min(args.workers, len(clips)),
         tools=("av", "numpy", "scikit-learn", "torchaudio"),
+        sources=(args.sound, args.image),
         members=functools.partial(samples_of, output=args.output),
     )
 
@@ -109,7 +112,8 @@ def recordings(source: Path, split: str, val_fraction: float | None, seed: int) 
     what = f"{folder}: validation"
     if split == "official":
         test = [path for path, match in matches.items() if int(match[3]) < OFFICIAL_TEST]
-        train, val = _cut([path for path in matches if path not in set(test)], val_fraction or VAL_FRACTION, seed, what)
+        part = VAL_FRACTION if val_fraction is None else val_fraction
+        train, val = _cut([path for path in matches if path not in set(test)], part, seed, what)
         return {"train": train, "val": val, "test": test}
     speakers = sorted({match[2] for match in matches.values()})
     if len(speakers) < TEST_SPEAKERS + 2:
@@ -145,9 +149,9 @@ def make(
     chosen = _images_of(labels, digits, random)
     train, _, _ = mnist_split(clip.source["image"], "train", download=False)
     hard = without_leading_components(train, images[chosen], removed_energy)
-    np.save(folder / "sound.npy", sounds[:, None].astype(np.float16), allow_pickle=False)
-    np.save(folder / "image.npy", hard[:, None].astype(np.float16), allow_pickle=False)
-    np.save(folder / "label.npy", labels, allow_pickle=False)
+    write_array(folder / "sound.npy", sounds[:, None].astype(np.float16))
+    write_array(folder / "image.npy", hard[:, None].astype(np.float16))
+    write_array(folder / "label.npy", labels)
 
 
 def _images_of(labels: np.ndarray, digits: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -165,12 +169,14 @@ def _images_of(labels: np.ndarray, digits: np.ndarray, random: np.random.Generat
 def waveform(path: Path) -> np.ndarray:
     """A recording, float32 [<= LENGTH], its mean subtracted; longer ones are cut.
 
-    Raises UnusableError where it cannot be read, or has another rate than FSDD's.
+    Raises UnusableError where it cannot be read, is silent, or has another rate than FSDD's.
     """
     sound = read_sound(path)
     if sound.rate != RATE:
         raise UnusableError("another sample rate", f"{path}: {sound.rate} Hz, expected {RATE}")
     samples = sound.mono()[:LENGTH]
+    if is_silent(samples):
+        raise UnusableError("silent sound", f"{path}: its first {LENGTH / RATE:g} s have one value")
     return samples - samples.mean()
 
 

@@ -8,10 +8,9 @@ import argparse
 import functools
 from pathlib import Path
 
-import numpy as np
-
 from mmpareto.datasets.base import SPLITS
-from mmpareto.datasets.cgmnist import load
+from mmpareto.datasets.cgmnist import load, raw_files
+from mmpareto.datasets.files import write_array
 from mmpareto.datasets.in_memory import DIGITS
 from mmpareto.flag_values import fraction
 from mmpareto.preparation.common import PREPARATIONS, Clip, Outcome, samples_of
@@ -29,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def prepare(args: argparse.Namespace) -> Outcome:
     """Prepare the dataset as the flags say; a split's digits share a file for each modality."""
     load(args.source, "test", args.variance)  # raises before any work where raw files are missing or damaged
-    clips = [Clip(split, split, "", {"mnist": args.source}) for split in SPLITS]
+    raw = raw_files(args.source, args.variance)
+    clips = [Clip(split, split, "", {"mnist": args.source}, raw=raw) for split in SPLITS]
     return prepare_clips(
         args.output,
         name="cgmnist",
@@ -40,6 +40,7 @@ def prepare(args: argparse.Namespace) -> Outcome:
         parameters={"variance": args.variance},
         workers=min(args.workers, len(clips)),
         tools=("numpy", "scikit-learn"),
+        sources=(args.source,),
         members=functools.partial(samples_of, output=args.output),
     )
 
@@ -48,4 +49,4 @@ def make(clip: Clip, folder: Path, *, variance: float) -> None:
     """Write the arrays of one split."""
     images, labels = load(clip.source["mnist"], clip.split, variance)
     for name, array in {**images, "label": labels}.items():
-        np.save(folder / f"{name}.npy", array, allow_pickle=False)
+        write_array(folder / f"{name}.npy", array)

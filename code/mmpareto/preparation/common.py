@@ -5,22 +5,21 @@ A prepared dataset:
     dataset.json                     name, modalities, classes, parameters, tool versions, what was left out and why
     splits/{train,val,test}.csv      id,label, and absent (modalities with / between) where some clips lack one
     <modality>/<id><suffix>          a file, or a folder where the suffix is empty
+    .sources.txt                     a digest of each clip's raw files: a clip whose files changed is made again
 
 dataset.json is written last: a folder without it is not finished. A clip's files are made in a folder beside and
 renamed into place, so that files in place are whole; after a kill, the same command continues.
 """
 
 import argparse
-import contextlib
 import errno
-import fnmatch
 import functools
 import json
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -30,7 +29,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from mmpareto import registries
-from mmpareto.data_folders import DESCRIPTION, UNFINISHED
+from mmpareto.data_folders import DESCRIPTION
 from mmpareto.datasets.base import SPLITS, DatasetError, Split, UnusableError
 from mmpareto.datasets.files import refuse_special_file
 from mmpareto.datasets.in_memory import numbered_ids, read_array
@@ -39,11 +38,11 @@ from mmpareto.datasets.names import class_warnings, name_warnings
 from mmpareto.datasets.workers import Died, run_in_processes
 from mmpareto.escape import counted
 from mmpareto.flag_values import count_or_zero, fraction
-from mmpareto.json_files import read_object
+from mmpareto.preparation.folder import LOCK, exclusive
+from mmpareto.preparation.sources import digest, forget_changed
 from mmpareto.registry import Registry
 from mmpareto.writing import lock, write_text
 
-_FIRST_PART = f".{UNFINISHED}.*.part"  # of the first file that a preparation writes
 _BESIDE = ".unfinished"  # where files are made before they are renamed into place
 _LOCK = "lock"  # in it; shared by the workers that make a clip
 _SHOWN = 50  # classes up to which the summary has a line for each
@@ -60,6 +59,9 @@ class Clip:
     label   the name of its class.
     source  {modality: raw file, or its text}; empty where the clip is listed but not there: it counts as missing.
     absent  modalities that the clip does not have: no file is made for them.
+    raw     the raw files, where `source` names the folders that hold them.
+    part    start and end in seconds: what the clip is of a raw file that may be longer.
+    lost    why a clip without source lacks one that should be there: it counts as unusable.
     """
 
     id: str
@@ -67,6 +69,9 @@ class Clip:
     label: str
     source: Mapping[str, Any] = field(default_factory=dict)
     absent: frozenset[str] = frozenset()
+    raw: Sequence[Path] = ()
+    part: tuple[float, float] | None = None
+    lost: str = ""
 
 
 Make = Callable[[Clip, Path], None]
@@ -117,6 +122,7 @@ def prepare(
     parameters: Mapping[str, Any],
     workers: int,
     tools: Sequence[str] = (),
+    sources: Sequence[Path] = (),
     members: Callable[[Clip], Sequence[Clip]] | None = None,
 ) -> Outcome:
     """Prepare a dataset into the folder `output`, or continue a preparation that was cut short.
@@ -130,6 +136,7 @@ def prepare(
     parameters  what makes the result what it is; a folder made with others is refused.
     workers     number of processes.
     tools       distributions whose versions dataset.json records.
+    sources     the folders of the raw files: a folder that is moved as a whole has not changed.
     members     for files that hold many clips each: the clips in one of `clips`, called when all is made; splits and
                 summary count these.
 
@@ -140,8 +147,9 @@ def prepare(
         check_modality(modality, name)
     _refuse_links(output, modalities)
     identity = {"name": name, "parameters": dict(parameters)}
-    with _exclusive(output, identity):
-        reasons = _make_all(output, name, clips, modalities, make, workers)
+    with exclusive(output, identity):
+        digests = {clip.id: digest(clip.raw or clip.source, sources) for clip in clips if clip.source}
+        reasons = _make_all(output, name, clips, modalities, make, workers, digests)
         if members is not None:
             within = {clip.id: members(clip) for clip in clips}
             reasons = {member.id: reasons[whole] for whole in reasons for member in within[whole]}
@@ -184,12 +192,21 @@ def _make_all(
     modalities: Mapping[str, str],
     make: Make,
     workers: int,
+    digests: Mapping[str, str],
 ) -> dict[str, Reason]:
-    """Make the files of all clips that lack some; return {id: reason} of those that are left out."""
+    """Make the files of all clips that lack some, or whose raw files changed; {id: reason} of those that are left out.
+
+    digests  of the raw files, by id.
+    """
     beside = _fresh_beside(output / _BESIDE)
     for modality in modalities:
         (output / modality).mkdir(exist_ok=True)
-    reasons = {clip.id: ("missing", "not found in the source") for clip in clips if not clip.source}
+    forget_changed(output, digests, modalities)
+    reasons = {
+        clip.id: ("no such file", clip.lost) if clip.lost else ("missing", "not found in the source")
+        for clip in clips
+        if not clip.source
+    }
     waiting = [
         clip
         for clip in clips
@@ -212,13 +229,14 @@ def _make_all(
 
 def _refuse_links(output: Path, modalities: Iterable[str]) -> None:
     """Raise DatasetError where the preparation would write, or delete, outside of the folder, or would wait."""
-    lock_file = output / _BESIDE / _LOCK
-    for path in (output / _BESIDE, lock_file, output / "splits", *(output / modality for modality in modalities)):
+    locks = (output / LOCK, output / _BESIDE / _LOCK)
+    for path in (output / _BESIDE, *locks, output / "splits", *(output / modality for modality in modalities)):
         if path.is_symlink():
             raise DatasetError(
                 f"{path}: is a link, and a preparation writes there; delete it, or give another --output"
             )
-    refuse_special_file(lock_file)
+    for path in locks:
+        refuse_special_file(path)
 
 
 def _fresh_beside(place: Path) -> Path:
@@ -270,58 +288,11 @@ def _make_one(
     return None
 
 
-@contextlib.contextmanager
-def _exclusive(output: Path, identity: dict[str, Any]) -> Iterator[None]:
-    """Hold the folder for one preparation with one set of parameters."""
-    if output.exists() and not output.is_dir():
-        raise DatasetError(f"{output} is a file; --output must name a folder")
-    file = output / UNFINISHED
-    earlier = next((f for f in (file, output / DESCRIPTION) if f.exists() and f.stat().st_size), None)
-    if earlier is None and output.is_dir() and not all(map(_is_harmless, output.iterdir())):
-        raise DatasetError(f"{output} holds other files and no {DESCRIPTION}; give --output a new or empty folder")
-    if earlier is not None:
-        refuse_special_file(earlier)
-        try:
-            saved = read_object(earlier)
-        except ValueError as error:
-            raise DatasetError(
-                f"{earlier}: cannot be read ({error}); delete the folder and prepare the dataset again"
-            ) from error
-        earlier_identity = {key: saved.get(key) for key in identity}
-        if earlier_identity != json.loads(json.dumps(identity)):
-            raise DatasetError(
-                f"{output} was prepared as {json.dumps(earlier_identity)}, expected {json.dumps(identity)}; "
-                "give another --output, or delete the folder"
-            )
-    output.mkdir(parents=True, exist_ok=True)
-    if earlier != file:
-        write_text(file, json.dumps(identity))
-    with open(file, "r+") as locked:
-        try:
-            lock(locked)
-        except BlockingIOError as error:
-            raise DatasetError(f"{output}: another process is preparing it; wait for it, or end it") from error
-        for part in output.glob(_FIRST_PART):
-            part.unlink()
-        (output / "splits").mkdir(exist_ok=True)
-        yield
-        file.unlink()
-
-
-def _is_harmless(path: Path) -> bool:
-    """Whether a file may lie in a folder that a preparation begins.
-
-    data/<dataset> has its README already, a killed run leaves a part of its first file, macOS .DS_Store and ._name.
-    """
-    harmless = (UNFINISHED, _FIRST_PART, "README.md", ".DS_Store", "._*")
-    return any(fnmatch.fnmatchcase(path.name, pattern) for pattern in harmless)
-
-
 def _state_table(clips: Sequence[Clip], reasons: Mapping[str, Reason]) -> pd.DataFrame:
     """A row for each clip: id, split, class, absent modalities, state, and if it is left out reason and detail."""
     rows = []
     for clip in clips:
-        state = "prepared" if clip.id not in reasons else "unusable" if clip.source else "missing"
+        state = "prepared" if clip.id not in reasons else "unusable" if clip.source or clip.lost else "missing"
         rows.append(
             (clip.id, clip.split, clip.label, "/".join(sorted(clip.absent)), state, *reasons.get(clip.id, ("", "")))
         )

@@ -6,22 +6,26 @@ Which clips, in one of two ways:
                              them. With train and validate, validate is the test split; with test too, validate
                              validates.
 Validation is cut from train where the lists have none. A clip is found by its name as listed, or else by its YouTube
-id, the first 11 characters of it. Many videos are gone from YouTube: missing clips are counted and named.
+id, the first 11 characters of it; where the name of the file has no times and the file is longer than the clip, the
+listed seconds are cut out of it. Many videos are gone from YouTube: missing clips are counted and named.
 """
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpareto.datasets.base import SPLITS, DatasetError, Split
+from mmpareto.datasets.base import SPLITS, DatasetError, Split, say
 from mmpareto.datasets.files import VIDEO_SUFFIXES, is_hidden
 from mmpareto.datasets.kinetics_sounds import CLASSES
 from mmpareto.datasets.lists import check_unique, cut, read_rows, read_table
+from mmpareto.escape import counted
 from mmpareto.flag_values import file_path
 from mmpareto.preparation.audio_visual import VAL_FRACTION, add_media_arguments, prepare_clips
 from mmpareto.preparation.common import PREPARATIONS, Clip, Outcome
 
 _ID = 11  # characters of a YouTube id
+_TIMES = re.compile(r"_(\d+)_(\d+)")  # start and end in seconds, behind the id
 _COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
 _SPLITS: dict[str, Split] = {"train": "train", "val": "val", "validate": "val", "test": "test"}
 
@@ -47,6 +51,7 @@ def prepare(args: argparse.Namespace) -> Outcome:
     else:
         listed = annotated(args.annotations)
     check_unique([clip for pairs in listed.values() for clip, _ in pairs], "the lists together")
+    warn_of_shared(listed)
     val_fraction = None
     if "val" in listed and args.val_fraction is not None:
         raise DatasetError("--val_fraction: the annotations have a validation split; leave the flag or the file out")
@@ -60,7 +65,8 @@ def prepare(args: argparse.Namespace) -> Outcome:
     for split in SPLITS:
         for clip, label in listed[split]:
             path = files.get(clip) or files.get(clip[:_ID])
-            clips.append(Clip(clip, split, label, {"audio": path, "visual": path} if path else {}))
+            source = {"audio": path, "visual": path} if path else {}
+            clips.append(Clip(clip, split, label, source, part=part_of(clip, path) if path else None))
     how = {
         "lists": "published" if lists else "annotations",
         "split_seed": args.split_seed,
@@ -110,6 +116,29 @@ def annotated(paths: Sequence[Path]) -> Listed:
             f"{', '.join(listed) or 'none'}"
         )
     return listed
+
+
+def part_of(clip: str, path: Path) -> tuple[float, float] | None:
+    """Start and end, as a clip's name has them, where its file may be a whole video: the file's name has no times."""
+    times = _TIMES.fullmatch(clip[_ID:])
+    if times is None or _TIMES.fullmatch(path.stem[_ID:]):
+        return None
+    return float(times[1]), float(times[2])
+
+
+def warn_of_shared(listed: Listed) -> None:
+    """Warn, naming some, of videos of which several splits list parts: a model would be tested on what it has seen."""
+    splits: dict[str, dict[Split, str]] = {}
+    for split, pairs in listed.items():
+        for clip, _ in pairs:
+            splits.setdefault(clip[:_ID], {})[split] = clip
+    shared = [clips for clips in splits.values() if len(clips) > 1]
+    if shared:
+        names = ", ".join(" and ".join(f"{clip} ({split})" for split, clip in clips.items()) for clips in shared[:3])
+        say(
+            f"warning: {counted(len(shared), 'video')} in several splits, such as {names}; take them out of all splits "
+            "but one"
+        )
 
 
 def find_clips(source: Path) -> dict[str, Path]:

@@ -13,27 +13,29 @@ import functools
 import shutil
 from pathlib import Path
 
-import numpy as np
+import torch
 from PIL import Image
 
 from mmpareto.datasets.base import DatasetError, UnusableError
 from mmpareto.datasets.features import write_features
-from mmpareto.datasets.files import refuse_pointer
+from mmpareto.datasets.files import refuse_pointer, write_array, write_image
+from mmpareto.datasets.items import Item
 from mmpareto.datasets.manifest_file import VAL_FRACTION, Source, declarations, read_manifest
 from mmpareto.datasets.media import read_sound, write_frames
 from mmpareto.datasets.readers import PACKED, frame_files, load_array, read_image, write_packed
 from mmpareto.datasets.text import text_of
-from mmpareto.flag_values import positive
+from mmpareto.flag_values import frame_rate
 from mmpareto.preparation.audio_visual import TOOLS, add_frame_arguments, refuse_pointers
 from mmpareto.preparation.common import PREPARATIONS, Clip, Outcome, add_cut_arguments
 from mmpareto.preparation.common import prepare as prepare_clips
+from mmpareto.special_files import hint
 
 SEEN = {"video", "frames", "image"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this preparation."""
-    parser.add_argument("--fps", type=positive, metavar="X", help="frames a second of videos (default: 1)")
+    parser.add_argument("--fps", type=frame_rate, metavar="X", help="frames a second of videos (default: 1)")
     add_frame_arguments(parser)
     parser.add_argument(
         "--sound", nargs="+", default=[], metavar="MODALITY", help="modalities whose videos are read for their sound"
@@ -61,6 +63,7 @@ def prepare(args: argparse.Namespace) -> Outcome:
             item.label,
             {} if item.id in listed.missing else item.paths,
             frozenset(listed.sources) - frozenset(item.paths),
+            lost=_lost(item) if item.id in listed.missing else "",
         )
         for split, items in listed.clips.items()
         for item in items
@@ -93,7 +96,14 @@ def prepare(args: argparse.Namespace) -> Outcome:
         },
         workers=args.workers,
         tools=TOOLS,
+        sources=(args.source,),
     )
+
+
+def _lost(item: Item) -> str:
+    """Name the files of a clip that are not there."""
+    lost = {name: path for name, path in item.paths.items() if isinstance(path, Path) and not path.exists()}
+    return "; ".join(f"{name}: {path}{hint(path)}" for name, path in lost.items())
 
 
 def _suffix(source: Source, modality: str, clips: list[Clip], pack: bool) -> str:
@@ -107,7 +117,15 @@ def _suffix(source: Source, modality: str, clips: list[Clip], pack: bool) -> str
     if source in ("text", "words"):
         return ".txt"
     suffixes = {clip.source[modality].suffix for clip in clips if modality in clip.source}
-    return suffixes.pop() if len(suffixes) == 1 else ".png" if source == "image" else ".npy"
+    formats = {_format(suffix) for suffix in suffixes}
+    if len(formats) == 1:
+        return (suffixes if len(suffixes) == 1 else formats).pop()
+    return ".png" if source == "image" else ".npy"
+
+
+def _format(suffix: str) -> str:
+    """The usual suffix of a file format: .jpg for .jpeg, .JPG and .jpg."""
+    return ".jpg" if suffix.lower() == ".jpeg" else suffix.lower()
 
 
 def make(
@@ -154,16 +172,16 @@ def make(
 def _copy_image(path: Path, place: Path) -> None:
     """Copy an image that can be decoded whole, or save it in another format."""
     image = read_image(path)
-    if path.suffix == place.suffix:
+    if _format(path.suffix) == _format(place.suffix):
         shutil.copyfile(path, place)
     else:
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(place)
+        write_image(place, Image.fromarray(image.permute(1, 2, 0).numpy()))
 
 
 def _copy_array(path: Path, place: Path) -> None:
     """Copy an array that can be read, or save it in another format."""
     array = load_array(path)
-    if path.suffix == place.suffix:
+    if _format(path.suffix) == _format(place.suffix):
         shutil.copyfile(path, place)
     else:
-        np.save(place, array.numpy(), allow_pickle=False)
+        write_array(place, (array.float() if array.dtype == torch.bfloat16 else array).numpy())  # NumPy has no bfloat16

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from mmpareto.datasets.base import DatasetError, UnusableError
-from mmpareto.datasets.files import is_hidden
+from mmpareto.datasets.files import is_hidden, write_image
 from mmpareto.datasets.lists import cut
 from mmpareto.datasets.meshes import read_mesh
 from mmpareto.datasets.modelnet40 import (
@@ -88,6 +88,7 @@ def prepare(args: argparse.Namespace) -> Outcome:
         parameters=parameters,
         workers=args.workers,
         tools=("numpy", "pillow", *(("pyvista", "vtk") if meshes else ())),
+        sources=(args.source,),
     )
 
 
@@ -96,14 +97,15 @@ def make(clip: Clip, folder: Path, *, views: Sequence[int], size: int) -> None:
     if "mesh" in clip.source:
         vertices, faces = read_mesh(clip.source["mesh"])
         for view, picture in zip(views, render(vertices, faces, views, size), strict=True):
-            Image.fromarray(picture).save(folder / f"view{view}.png")
+            write_image(folder / f"view{view}.png", Image.fromarray(picture))
         return
     for name, path in clip.source.items():
         try:
             with opened_image(path) as image:
-                image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC).save(folder / f"{name}.png")
+                resized = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
         except DatasetError as error:
             raise UnusableError("unreadable image", error) from error
+        write_image(folder / f"{name}.png", resized)
 
 
 def camera(view: int) -> np.ndarray:

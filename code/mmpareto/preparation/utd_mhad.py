@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from mmpareto.datasets.base import DatasetError, Split, UnusableError
-from mmpareto.datasets.files import refuse_special_file
+from mmpareto.datasets.files import refuse_special_file, write_array
 from mmpareto.datasets.utd_mhad import ACTIONS, MAP_SHAPE, block
 from mmpareto.flag_values import count, positive
 from mmpareto.preparation.common import PREPARATIONS, Clip, Outcome
@@ -93,6 +93,7 @@ def prepare(args: argparse.Namespace) -> Outcome:
         parameters=parameters | {"rate": args.rate},
         workers=args.workers,
         tools=("numpy", "pillow", "scipy") if "depth" in modalities else ("numpy", "scipy"),
+        sources=(args.source,),
     )
 
 
@@ -158,7 +159,7 @@ def make(clip: Clip, folder: Path, *, rate: float) -> None:
             values = averaged(frames.reshape(len(frames), -1), block(name, rate))
         else:
             values = averaged(array / np.array([1, 1, 1, _DEGREES, _DEGREES, _DEGREES]), block(name, rate))
-        np.save(folder / f"{name}.npy", values, allow_pickle=False)
+        write_array(folder / f"{name}.npy", values)
 
 
 def motion_maps(depth: np.ndarray) -> np.ndarray:
