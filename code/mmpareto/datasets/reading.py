@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from mmpareto.datasets.base import DatasetError, Modality
@@ -38,7 +38,8 @@ class FileReader(ArrayReader):
     def _picture(self, path: Path) -> Tensor:
         """uint8 [channels, H, W]."""
         channels, height, width = self.modality.shape
-        with opened_image(path) as picture:
+        with opened_image(path) as opened:
+            picture = ImageOps.exif_transpose(opened)
             if picture.size != (width, height):
                 raise DatasetError(
                     f"{path}: expected a picture of {width} x {height} pixels, found {picture.width} x {picture.height}"
