@@ -23,16 +23,28 @@ TEXT_SUFFIX = ".txt"
 
 
 class FileReader(ArrayReader):
-    """Reader of a modality whose training samples were no files: an array, or a picture of its size for an image."""
+    """Reader of a modality whose training samples were no files: an array, or a picture of its size for an image.
+
+    pictures  False: an image's values are computed from a picture, so that a picture is refused.
+    """
+
+    def __init__(self, modality: Modality, pictures: bool = True) -> None:
+        super().__init__(modality)
+        self.pictures = pictures and modality.kind == "image"
 
     def read(self, path: Path, generator: torch.Generator | None) -> Tensor:
         """See `Reader`."""
         suffix = path.suffix.lower()
         if suffix in ARRAY_SUFFIXES:
             return super().read(path, generator)
-        if self.modality.kind == "image" and suffix in IMAGE_SUFFIXES:
+        if suffix in IMAGE_SUFFIXES and self.pictures:
             return self._picture(path)
-        kinds = [*ARRAY_SUFFIXES, *(IMAGE_SUFFIXES if self.modality.kind == "image" else ())]
+        if suffix in IMAGE_SUFFIXES and self.modality.kind == "image":
+            raise DatasetError(
+                f"{path}: is a picture, and the run was trained on values that prepare.py computes from one; give such "
+                f"an array ({', '.join(ARRAY_SUFFIXES)}) of shape {list(self.modality.shape)}"
+            )
+        kinds = [*ARRAY_SUFFIXES, *(IMAGE_SUFFIXES if self.pictures else ())]
         raise DatasetError(f"{path}: expected a file with one of {', '.join(kinds)}")
 
     def _picture(self, path: Path) -> Tensor:
@@ -88,6 +100,8 @@ def reader_from(saved: Mapping[str, Any] | None, modality: Modality) -> Reader:
     if saved is None:
         return _array_reader(modality)
     kind, shape = saved["reader"], modality.shape
+    if kind == "computed":
+        return FileReader(modality, pictures=False)
     if kind == "image":
         return ImageReader(shape[-1])
     if kind == "frames":

@@ -10,7 +10,7 @@ import torch
 from mmpareto import runs
 from mmpareto.arguments import saved_encoders
 from mmpareto.config import Config, OptimConfig, differing
-from mmpareto.datasets import Modality, MultimodalDataset, Split, modality_from
+from mmpareto.datasets import DATASETS, Modality, MultimodalDataset, Split, modality_from
 from mmpareto.datasets.readers import Reader
 from mmpareto.datasets.reading import reader_from
 from mmpareto.errors import UsageError
@@ -121,8 +121,10 @@ def saved_readers(run: RunDirectory) -> dict[str, Reader]:
     Raises:
         RunError: where the run does not say it.
     """
-    saved = run.read_json(runs.RESOLVED).get("readers", {})
+    saved, dataset = run.read_json(runs.RESOLVED).get("readers", {}), str(run.read_config().get("dataset"))
+    computed = getattr(DATASETS[dataset].source, "computed", ()) if dataset in DATASETS else ()
     try:
+        saved = {name: {"reader": "computed"} for name in computed} | saved  # earlier versions did not write these
         return {name: reader_from(saved.get(name), modality) for name, modality in saved_modalities(run).items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RunError(
