@@ -26,6 +26,7 @@ VOCABULARY = 8000  # of a tokenizer that is trained here
 LONGEST_TEXT = 256  # tokens that a sample is cut to, unless another number is given
 _MOST_BYTES = 2**24  # of a text file
 _UNKNOWN = "[UNK]"
+TOKENIZER = "tokenizer.json"  # the file in a folder
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the fork of loader processes
 
 
@@ -123,7 +124,7 @@ def load_tokenizer(where: str) -> str:
         DatasetError: where there is none.
     """
     path = Path(where)
-    file = path / "tokenizer.json" if path.is_dir() else path
+    file = path / TOKENIZER if path.is_dir() else path
     if file.exists():
         return tokenizer_from(text_of(file)).to_str()
     if path.exists() or path.is_absolute() or where.startswith("."):
