@@ -292,12 +292,18 @@ def test_text_in_the_cells_of_a_list_may_look_like_a_file(tmp_path: Path, monkey
     (tmp_path / "manifest.csv").write_text("\n".join(rows) + "\n")
     flags = ["--dataset", "manifest", "--data_root", tmp_path, "--text", "words", "--batch_size", "4"]
     model = load(train(tmp_path / "run", *flags, "--epochs", "1", "--num_workers", "0", "--no-figures"), device="cpu")
-    samples = model.read_manifest(tmp_path / "manifest.csv")
-    assert samples["0"]["words"] == "see a.txt"
-    assert len(model.predict_named(samples)) == 24
+    named = model.read_manifest(tmp_path / "manifest.csv")
+    assert named["0"]["words"] == "see a.txt"
+    assert len(model.predict_named(named)) == 24
     assert isinstance(model.predict(words="see a.txt"), Prediction)
     assert isinstance(model.predict(words="see a" + 300 * " " + ".txt"), Prediction)
     expected = model.predict(words="see a.txt").logits["words"]
+    (tmp_path / "wrong.csv").write_text("id,words\n1,sea.txt\n")
+    for samples in ([{"words": "sea.txt"}], model.read_manifest(tmp_path / "wrong.csv").values()):
+        with pytest.raises(
+            DatasetError, match=r"words: .*sea\.txt: there is no such file; a word that ends in .txt is"
+        ):
+            model.predict(list(samples))
     list_folder, elsewhere = tmp_path / "list", tmp_path / "elsewhere"
     for folder, content in ((list_folder, "see b.txt"), (elsewhere, "a file of another folder")):
         folder.mkdir()
@@ -305,8 +311,8 @@ def test_text_in_the_cells_of_a_list_may_look_like_a_file(tmp_path: Path, monkey
     (list_folder / "list.csv").write_text("id,words\n1,c.txt\n2,see a.txt\n")
     (elsewhere / "see a.txt").write_text("b b b")
     monkeypatch.chdir(elsewhere)  # paths are relative to the list
-    samples = model.read_manifest(list_folder / "list.csv")
-    assert samples == {"1": {"words": list_folder / "c.txt"}, "2": {"words": "see a.txt"}}
-    first, second = (prediction.logits["words"] for prediction in model.predict_named(samples))
+    named = model.read_manifest(list_folder / "list.csv")
+    assert named == {"1": {"words": list_folder / "c.txt"}, "2": {"words": "see a.txt"}}
+    first, second = (prediction.logits["words"] for prediction in model.predict_named(named))
     torch.testing.assert_close(first, model.predict(words="see b.txt").logits["words"])
     torch.testing.assert_close(second, expected)

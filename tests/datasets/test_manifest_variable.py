@@ -200,6 +200,21 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
     "text for a sequence": (files(lambda root: None), {"sequences": ("note",)}, "note holds text, and is named as seq"),
     "unknown column": (files(lambda root: None), {"tokens": ("code",)}, "there is no modality 'code'"),
     "named twice": (files(lambda root: None), {"tokens": ("sensor",)}, "--tokens names sensor, which is named already"),
+    "paths in a column of text": (
+        files(lambda root: None),
+        {"text": ("caption", "note")},
+        r"note holds the text itself, and 12 of 12 cells are paths of files, such as note/0.txt; leave note out of",
+    ),
+    "mistyped path in a column of text": (
+        lambda root, rows: change(5, caption="a.TXT")(root, rows),
+        {},
+        "caption holds the text itself, and 1 of 10 cells are paths of files, such as a.TXT",
+    ),
+    "path with a space in a column of text": (
+        lambda root, rows: ((root / "a b.txt").write_text("c"), change(5, caption="a b.txt")(root, rows)),
+        {},
+        "1 of 10 cells are paths of files, such as a b.txt",
+    ),
     "no tokenizer": (files(lambda root: None), {"tokenizer": "./none"}, "there is no none; give a tokenizer.json"),
     "nothing in training": (
         lambda root, rows: write_rows(root, [row | ({"sensor": ""} if row["split"] != "test" else {}) for row in rows]),

@@ -1,6 +1,5 @@
 """Inputs of new samples for a trained model: files, arrays or tensors, read as the run's dataset read its own."""
 
-import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,10 +15,8 @@ from mmpareto.datasets.features import SoundReader
 from mmpareto.datasets.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from mmpareto.datasets.readers import ARRAY_SUFFIXES, ArrayReader, FramesReader, ImageReader, Reader, opened_image
 from mmpareto.datasets.sequences import SequenceReader, TokensReader
-from mmpareto.datasets.text import TextReader
+from mmpareto.datasets.text import TEXT_SUFFIX, TextReader, is_path_of_text
 from mmpareto.inputs import VARIABLE
-
-TEXT_SUFFIX = ".txt"
 
 
 class FileReader(ArrayReader):
@@ -132,14 +129,14 @@ class Text(str):
 def is_file_of(value: str, reader: Reader, folder: Path = Path()) -> bool:
     """Whether text names a file or folder that `reader` reads; else it is the text itself.
 
-    Where the run was trained on text in cells, a file must be there to be one.
+    Where the run was trained on text in cells, see `is_path_of_text`.
 
     Args:
         folder: that the path is relative to.
     """
     if not isinstance(reader, TextReader):
         return True
-    return value.lower().endswith(TEXT_SUFFIX) and (reader.files or os.path.isfile(folder / value))
+    return value.lower().endswith(TEXT_SUFFIX) if reader.files else is_path_of_text(value, folder)
 
 
 def read_input(value: Any, reader: Reader, modality: Modality) -> Tensor:
