@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmpareto.datasets import DATASETS, DatasetError
+from mmpareto.datasets import DATASETS, DatasetError, MultimodalDataset
 from mmpareto.datasets.reading import read_input
+from mmpareto.errors import UsageError
 from mmpareto.runs import RunDirectory
-from mmpareto.training.restore import saved_modalities, saved_readers
+from mmpareto.training.restore import other_samples, refuse_other_samples, saved_modalities, saved_readers
+from mmpareto.training.setup import samples
 
 
 def directory(folder: Path, dataset: str, **resolved: object) -> RunDirectory:
@@ -50,3 +52,32 @@ def test_a_picture_is_refused_for_computed_values(
             read_input(tmp_path / "a.gif", reader, modality)
     np.save(tmp_path / "a.npy", np.zeros(shape, np.float32))
     assert read_input(tmp_path / "a.npy", reader, modality).shape == shape
+
+
+class Named(MultimodalDataset):
+    """Samples of two classes in turn, known by their ids."""
+
+    def __init__(self, ids: str) -> None:
+        super().__init__()
+        self.ids, self.labels = list(ids), np.arange(len(ids)) % 2
+
+    def sample_ids(self) -> list[str]:
+        return self.ids
+
+
+def test_a_run_goes_on_with_the_same_samples_not_with_others_of_the_same_classes(tmp_path: Path) -> None:
+    data: dict[str, MultimodalDataset] = {"train": Named("abcd"), "val": Named("ef"), "test": Named("gh")}
+    swapped = data | {"train": Named("ebcd"), "val": Named("af")}
+    run = directory(tmp_path, "mine", samples=samples(data))
+    refuse_other_samples(run, data | {"test": Named("g")})
+    with pytest.raises(UsageError, match=r"began with other samples of train \(\{'number': 4, 'labels': .* 'ids': "):
+        refuse_other_samples(run, swapped)
+    assert other_samples(run, "test", Named("ga"))
+    assert not other_samples(run, "test", data["test"])
+    earlier = {split: {key: known[key] for key in ("number", "labels")} for split, known in samples(data).items()}
+    for before in ({"samples": earlier}, {}, {"samples": {}}):
+        run = directory(tmp_path, "mine", **before)
+        refuse_other_samples(run, swapped)
+    run = directory(tmp_path, "mine", samples=earlier)
+    with pytest.raises(UsageError, match=r"other samples of val \(\{'number': 2, 'labels': '\w+'\}, now \{'number': 3"):
+        refuse_other_samples(run, data | {"val": Named("efg")})

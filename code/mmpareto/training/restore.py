@@ -45,19 +45,30 @@ def resolved(
     }
 
 
+def other_samples(run: RunDirectory, split: str, dataset: MultimodalDataset) -> str:
+    """What differs between the samples of a split that the run began with and those of a dataset; "" where nothing.
+
+    Earlier versions did not write what their samples are, or no ids: what is not known does not differ.
+    """
+    before = run.read_json(runs.RESOLVED).get("samples")
+    saved = before.get(split) if isinstance(before, dict) else None
+    now = samples({split: dataset})[split]
+    if isinstance(saved, dict):
+        now = {key: value for key, value in now.items() if key in saved}
+    return "" if saved in (None, now) else f"{saved}, now {now}"
+
+
 def refuse_other_samples(run: RunDirectory, data: Mapping[str, MultimodalDataset]) -> None:
     """Refuse to train on with other samples than those that the run began with; those of test may change.
 
     Raises:
         UsageError: with the split, and what was found.
     """
-    before, now = run.read_json(runs.RESOLVED).get("samples"), samples(data)
     for split in ("train", "val"):
-        saved = before.get(split) if isinstance(before, dict) else None  # earlier versions did not write it
-        if saved is not None and saved != now[split]:
+        if difference := other_samples(run, split, data[split]):
             raise UsageError(
-                f"{run.path} began with other samples of {split} ({saved}, now {now[split]}); give the folder of its "
-                "own data with --data_root, or begin another run with --ckpt_path"
+                f"{run.path} began with other samples of {split} ({difference}); give the folder of its own data with "
+                "--data_root, or begin another run with --ckpt_path"
             )
 
 
