@@ -151,6 +151,10 @@ class MultimodalDataset(Dataset[Sample]):
         """The samples' ids, in their order; none where they are not known without reading any media."""
         return ()
 
+    def sample_files(self) -> Collection[str]:
+        """Paths of all files of the samples, each once; none where samples are no files that a list names."""
+        return ()
+
     def saved_readers(self) -> dict[str, dict[str, Any]]:
         """{modality: how its files are read}, in types of JSON, of which `reading.reader_from` makes readers again.
 

@@ -135,6 +135,10 @@ class Manifest(ClipDataset):
         super().__init__("manifest", split, items, readers, classes, seed)
         self.check(root)
 
+    def sample_files(self) -> set[str]:
+        """See MultimodalDataset."""
+        return self.items.files
+
 
 def _prepared_sources(root: Path, description: Mapping[str, Any]) -> dict[str, str]:
     """{modality: source} of a prepared dataset.

@@ -285,7 +285,8 @@ class Run:
         ids = {split: part.sample_ids() for split, part in self.data.items()}
         if idle := self.method.idle(self.config.optim.epochs):
             self.warn(f"{self.config.method.method}: {idle}")
-        for warning in sample_warnings(self.data["train"].classes, labels, ids, self.modalities):
+        files, train_set = {split: part.sample_files() for split, part in self.data.items()}, self.data["train"]
+        for warning in sample_warnings(train_set.classes, labels, ids, self.modalities, files, train_set.absent):
             self.warn(warning)
         self.say(f"\n{self.table.header}")
 
