@@ -257,6 +257,51 @@ def test_what_cannot_be_predicted_is_named(run_on_media: Path, media: Path, tmp_
     )
 
 
+def test_all_inputs_that_cannot_be_read_are_named_at_once(run_on_media: Path, media: Path, tmp_path: Path) -> None:
+    model = load(run_on_media, device="cpu", batch_size=2)
+    good = media / rows_of_test(media)[0]["photo"]
+    samples: dict[str, Mapping[str, object]] = {str(number): {"photo": good} for number in range(8)}
+    samples["1"] = {"photo": tmp_path / "a.png", "sensor": tmp_path / "a.npy", "sound": None}
+    samples["6"] = {"photo": tmp_path / "b.png"}
+    with pytest.raises(DatasetError) as caught:
+        model.predict_named(samples)
+    assert [line.split(f": {tmp_path}/")[0] for line in str(caught.value).splitlines()] == [
+        "1, photo", "1, sensor", "6, photo",
+    ]  # fmt: skip
+    with pytest.raises(DatasetError) as caught:
+        model.predict_named({str(number): {} for number in range(60)} | {"x": {"smell": "a"}})
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 51
+    assert lines[0].startswith("0: has no input")
+    assert lines[-1] == "and 11 more"
+
+
+def test_a_column_that_is_not_there_is_said(
+    run_on_media: Path, media: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = load(run_on_media, device="cpu")
+    row = rows_of_test(media)[0]
+    shutil.copy(media / row["photo"], tmp_path / "a.png")
+    (tmp_path / "new.csv").write_text("id,label,photo,sense\n1,x,a.png,a.npy\n")
+    samples = model.read_manifest(tmp_path / "new.csv")
+    assert samples == {"1": {"photo": tmp_path / "a.png"}}
+    assert capsys.readouterr().err.splitlines() == [
+        f"{tmp_path}/new.csv: there is no column {name}: the modality is missing in all samples; columns that are not "
+        "read: sense"
+        for name in ("sound", "sight", "sensor")
+    ]
+
+
+def test_an_output_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
+    for output, message in (
+        (tmp_path, "is a folder; give the name of a file in it"),
+        (tmp_path / ("x" * 250), "cannot be written (File name too long); name another file"),
+        (tmp_path / "a" / "b.csv", f"there is no folder {tmp_path}/a; make it"),
+    ):
+        assert message in refused(entry.main, tmp_path / "no run", "--input", "photo=a.png", "--output", output)
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_older_run_and_a_damaged_one(run_on_media: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(run_on_media, tmp_path / "copy"))
     resolved = json.loads((copy / "resolved.json").read_text())
