@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from datasets.make_manifest import write_manifest, write_rows
+from datasets.make_media import tone, write_wav
 from entries.command import inside, refused
 from matplotlib.figure import Figure
 from PIL import Image
@@ -276,6 +277,27 @@ def test_all_inputs_that_cannot_be_read_are_named_at_once(run_on_media: Path, me
     assert lines[-1] == "and 11 more"
 
 
+def test_a_sound_of_another_rate_than_those_of_training_is_said_once(
+    run_on_media: Path, media: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        write_wav(tmp_path / f"{number}.wav", tone(0.4, 300, 8000), 8000)
+    model = load(run_on_media, device="cpu")
+    row = rows_of_test(media)[0]
+    model.predict(sound=media / row["sound"])
+    assert capsys.readouterr().err == ""
+    model.predict([{"sound": tmp_path / f"{number}.wav"} for number in range(3)])
+    (said,) = capsys.readouterr().err.splitlines()
+    assert ".wav: a sound of 8000 Hz, and the run was trained on sounds of 16000 Hz, whose features differ" in said
+    assert "ffmpeg -i SOUND -ar 16000" in said
+    copy = Path(shutil.copytree(run_on_media, tmp_path / "copy"))
+    resolved = json.loads((copy / "resolved.json").read_text())
+    del resolved["readers"]["sound"]["rates"]
+    (copy / "resolved.json").write_text(json.dumps(resolved))
+    load(copy, device="cpu").predict(sound=tmp_path / "0.wav")
+    assert capsys.readouterr().err == ""  # a run from before, which does not know
+
+
 def test_a_column_that_is_not_there_is_said(
     run_on_media: Path, media: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -306,10 +328,18 @@ def test_an_older_run_and_a_damaged_one(run_on_media: Path, tmp_path: Path) -> N
     copy = Path(shutil.copytree(run_on_media, tmp_path / "copy"))
     resolved = json.loads((copy / "resolved.json").read_text())
     readers = resolved.pop("readers")
-    assert readers["sound"] == {"reader": "sound", "features": "fbank", "stored": False}
+    known = {"reader": "sound", "features": "fbank", "stored": False}
+    assert readers["sound"] == known | {"rates": {"16000": 12}}
     (copy / "resolved.json").write_text(json.dumps(resolved))
     assert load(copy, device="cpu").predict(sensor=np.zeros(5)).label in resolved["classes"]
-    for damage in ({"sound": {"reader": "scent"}}, {"sound": {}}, ["sound"], {"sound": 3}):
+    for damage in (
+        {"sound": {"reader": "scent"}},
+        {"sound": {}},
+        ["sound"],
+        {"sound": 3},
+        {"sound": known | {"rates": {"a": 1}}},
+        {"sound": known | {"rates": [16000]}},
+    ):
         (copy / "resolved.json").write_text(json.dumps(resolved | {"readers": damage}))
         with pytest.raises(RunError, match=r"readers that train\.py does not write"):
             load(copy)

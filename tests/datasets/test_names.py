@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets.make_manifest import write_rows
+from datasets.make_manifest import write_manifest, write_rows
+from datasets.make_media import tone, write_wav
 
 from mmpareto.datasets import SPLITS, MultimodalDataset, build
 from mmpareto.datasets.names import class_text, class_warnings, name_warnings, sample_warnings
@@ -157,3 +159,20 @@ def test_a_modality_that_one_class_alone_lacks_gives_it_away(labels: str, lackin
     ]
     assert len(found) == bool(message)
     assert all(message in text for text in found)
+
+
+def test_sounds_of_several_rates_are_counted(tmp_path: Path) -> None:
+    rows = write_manifest(tmp_path, 12, val=True)
+    options = {"image_size": 8, "frames": 1}
+    for expected in ([], ["16000 Hz (5 train, 3 val, 3 test), 22050 Hz (1 train)"]):
+        data = {split: build("manifest", tmp_path, split, **options) for split in SPLITS}
+        readers = {split: part.saved_readers() for split, part in data.items()}
+        labels = {split: part.labels for split, part in data.items()}
+        warnings = sample_warnings(["a", "b", "c"], labels, {}, ["sound"], readers=readers)
+        assert [re.split("[:;] ", text)[1] for text in warnings if " Hz " in text] == expected
+        write_wav(tmp_path / rows[0]["sound"], tone(0.4, 300, 22050), 22050)
+        (tmp_path / ".checked.json").unlink()
+    # a dataset that was checked before: some training sounds are looked at
+    again = [build("manifest", tmp_path, "train", **options).saved_readers()["sound"] for _ in range(2)]
+    assert again[0] == again[1] == readers["train"]["sound"]
+    assert again[0]["rates"] == {"16000": 5, "22050": 1}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,16 @@ from PIL import Image
 from mmpareto.datasets import DATASETS, DatasetError, MultimodalDataset
 from mmpareto.datasets.reading import read_input
 from mmpareto.errors import UsageError
+from mmpareto.models import build_model
 from mmpareto.runs import RunDirectory
-from mmpareto.training.restore import other_samples, refuse_other_samples, saved_modalities, saved_readers
+from mmpareto.training.restore import (
+    other_samples,
+    refuse_other_samples,
+    resolved,
+    saved_modalities,
+    saved_rates,
+    saved_readers,
+)
 from mmpareto.training.setup import samples
 
 
@@ -81,3 +90,23 @@ def test_a_run_goes_on_with_the_same_samples_not_with_others_of_the_same_classes
     run = directory(tmp_path, "mine", samples=earlier)
     with pytest.raises(UsageError, match=r"other samples of val \(\{'number': 2, 'labels': '\w+'\}, now \{'number': 3"):
         refuse_other_samples(run, data | {"val": Named("efg")})
+
+
+def test_a_run_that_goes_on_keeps_the_rates_of_its_sounds(tmp_path: Path) -> None:
+    """Its sounds are not looked at again."""
+
+    class Sounds(Named):
+        def saved_readers(self) -> dict[str, dict[str, Any]]:
+            return {"left": {"reader": "sound"}, "right": {"reader": "sound", "rates": {"8000": 2}}, "x": {}}
+
+    known = {"reader": "sound", "rates": {"16000": 4}}
+    run = directory(tmp_path, "mine", readers={"left": known, "right": known, "x": {"reader": "image"}, "gone": known})
+    about = dict.fromkeys(("left", "right"), ("vector", (2,)))
+    model = build_model(about, 2, dict.fromkeys(about, "mlp"))
+    dataset = Sounds("ab")
+    dataset.modalities, dataset.classes = {}, ["a", "b"]
+    content = resolved({"train": dataset}, model, {}, saved_rates(run))
+    rates = {name: reader.get("rates") for name, reader in content["readers"].items()}
+    assert rates == {"left": {"16000": 4}, "right": {"8000": 2}, "x": None}
+    assert saved_rates(directory(tmp_path, "mine")) == {}
+    assert saved_rates(directory(tmp_path, "mine", readers=[known])) == {}

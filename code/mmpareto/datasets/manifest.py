@@ -134,6 +134,10 @@ class Manifest(ClipDataset):
         }
         super().__init__("manifest", split, items, readers, classes, seed)
         self.check(root)
+        if split == "train" and modalities is None:
+            for name, reader in self.readers.items():
+                if isinstance(reader, SoundReader):
+                    reader.look_at(self.items.sources(name))
 
     def sample_files(self) -> set[str]:
         """See MultimodalDataset."""

@@ -7,6 +7,7 @@ import statistics
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -162,6 +163,23 @@ def _absence_warnings(classes: Sequence[str], labels: np.ndarray, absent: Mappin
     return warnings
 
 
+def _rate_warnings(modalities: Sequence[str], readers: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+    """Warnings for sounds of several sample rates, of the splits whose sounds were looked at."""
+    warnings = []
+    for name in modalities:
+        numbers: dict[int, list[str]] = {}
+        for split, part in readers.items():
+            for rate, number in part.get(name, {}).get("rates", {}).items():
+                numbers.setdefault(int(rate), []).append(f"{number} {split}")
+        if len(numbers) > 1:
+            shown = (f"{rate} Hz ({', '.join(numbers[rate])})" for rate in sorted(numbers))
+            warnings.append(
+                f"sounds of {name} have several sample rates: {_listed(shown, len(numbers), ', ')}; their features "
+                "differ, since the mel bins reach half the rate: resample the sounds to one rate"
+            )
+    return warnings
+
+
 def sample_warnings(
     classes: Sequence[str],
     labels: Mapping[str, np.ndarray],
@@ -169,6 +187,7 @@ def sample_warnings(
     modalities: Sequence[str],
     files: Mapping[str, Collection[str]] | None = None,
     absent: Mapping[str, np.ndarray] | None = None,
+    readers: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
 ) -> list[str]:
     """All warnings about a dataset.
 
@@ -176,6 +195,7 @@ def sample_warnings(
     ids     {split: id of each sample}; empty where they are not known.
     files   {split: paths of its samples' files, each once}, where they are known.
     absent  {modality: bool [N], True where a training sample lacks it}.
+    readers {split: how its files are read}, see `MultimodalDataset.saved_readers`.
     """
     times = Counter(identifier for part in ids.values() for identifier in part)
     repeated = [identifier for identifier, number in times.items() if number > 1]
@@ -191,5 +211,5 @@ def sample_warnings(
             f"files that are in two splits: {_listed(map(ascii, shared), len(shared))}; where they are the same "
             "samples under other ids, take them out of one"
         )
-    warnings += _absence_warnings(classes, labels["train"], absent or {})
+    warnings += _absence_warnings(classes, labels["train"], absent or {}) + _rate_warnings(modalities, readers or {})
     return warnings + name_warnings("ids", times) + name_warnings("modalities", modalities)

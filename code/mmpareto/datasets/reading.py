@@ -104,7 +104,8 @@ def reader_from(saved: Mapping[str, Any] | None, modality: Modality) -> Reader:
     if kind == "frames":
         return VideoReader(shape[0], shape[-1], saved.get("fps"), saved.get("frame_size"))
     if kind == "sound":
-        return SoundReader(saved["features"], shape[1], saved["stored"] is True)
+        rates = {int(rate): int(number) for rate, number in saved.get("rates", {}).items()}
+        return SoundReader(saved["features"], shape[1], saved["stored"] is True, rates)
     if kind == "array":
         return ArrayReader(modality, padded=saved["padded"] is True)
     if kind == "text":

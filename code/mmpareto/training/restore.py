@@ -25,22 +25,29 @@ _CHECKPOINTS = (runs.LAST, runs.PREVIOUS, runs.BEST)
 
 
 def resolved(
-    data: Mapping[str, MultimodalDataset], model: MultimodalModel, encoders: Mapping[str, str]
+    data: Mapping[str, MultimodalDataset],
+    model: MultimodalModel,
+    encoders: Mapping[str, str],
+    rates: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The content of resolved.json: what the data decided. A changed training file changes no score of this run.
 
     Args:
         data: {split: its samples}.
         encoders: {modality: name of its encoder}.
+        rates: see `saved_rates`; of a run that goes on, whose sounds may not have been looked at again.
     """
     dataset = data["train"]
+    readers = dataset.saved_readers()
+    for name in rates.keys() & readers.keys():
+        readers[name].setdefault("rates", rates[name])
     configurations = {name: getattr(encoder, "configuration", None) for name, encoder in model.innermost().items()}
     return {
         "encoders": encoders,
         "configurations": {name: value for name, value in configurations.items() if value is not None},
         "classes": dataset.classes,
         "modalities": {name: asdict(modality) for name, modality in dataset.modalities.items()},
-        "readers": dataset.saved_readers(),
+        "readers": readers,
         "samples": samples(data),
     }
 
@@ -141,6 +148,13 @@ def saved_readers(run: RunDirectory) -> dict[str, Reader]:
         raise RunError(
             f"{run / runs.RESOLVED} holds readers that train.py does not write ({error!r:.100}); train the run again"
         ) from error
+
+
+def saved_rates(run: RunDirectory) -> dict[str, Any]:
+    """{modality: sample rates of its training sounds}, where the run says them."""
+    saved = run.read_json(runs.RESOLVED).get("readers")
+    readers = saved.items() if isinstance(saved, dict) else ()
+    return {name: reader["rates"] for name, reader in readers if isinstance(reader, dict) and "rates" in reader}
 
 
 def restarted(config: Config, processes: Processes) -> bool:
