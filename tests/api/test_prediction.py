@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from datasets.make_manifest import write_manifest, write_rows
+from datasets.make_media import tone, write_wav
 from entries.command import inside, refused
 from matplotlib.figure import Figure
 from PIL import Image
@@ -257,14 +258,88 @@ def test_what_cannot_be_predicted_is_named(run_on_media: Path, media: Path, tmp_
     )
 
 
+def test_all_inputs_that_cannot_be_read_are_named_at_once(run_on_media: Path, media: Path, tmp_path: Path) -> None:
+    model = load(run_on_media, device="cpu", batch_size=2)
+    good = media / rows_of_test(media)[0]["photo"]
+    samples: dict[str, Mapping[str, object]] = {str(number): {"photo": good} for number in range(8)}
+    samples["1"] = {"photo": tmp_path / "a.png", "sensor": tmp_path / "a.npy", "sound": None}
+    samples["6"] = {"photo": tmp_path / "b.png"}
+    with pytest.raises(DatasetError) as caught:
+        model.predict_named(samples)
+    assert [line.split(f": {tmp_path}/")[0] for line in str(caught.value).splitlines()] == [
+        "1, photo", "1, sensor", "6, photo",
+    ]  # fmt: skip
+    with pytest.raises(DatasetError) as caught:
+        model.predict_named({str(number): {} for number in range(60)} | {"x": {"smell": "a"}})
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 51
+    assert lines[0].startswith("0: has no input")
+    assert lines[-1] == "and 11 more"
+
+
+def test_a_sound_of_another_rate_than_those_of_training_is_said_once(
+    run_on_media: Path, media: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        write_wav(tmp_path / f"{number}.wav", tone(0.4, 300, 8000), 8000)
+    model = load(run_on_media, device="cpu")
+    row = rows_of_test(media)[0]
+    model.predict(sound=media / row["sound"])
+    assert capsys.readouterr().err == ""
+    model.predict([{"sound": tmp_path / f"{number}.wav"} for number in range(3)])
+    (said,) = capsys.readouterr().err.splitlines()
+    assert ".wav: a sound of 8000 Hz, and the run was trained on sounds of 16000 Hz, whose features differ" in said
+    assert "ffmpeg -i SOUND -ar 16000" in said
+    copy = Path(shutil.copytree(run_on_media, tmp_path / "copy"))
+    resolved = json.loads((copy / "resolved.json").read_text())
+    del resolved["readers"]["sound"]["rates"]
+    (copy / "resolved.json").write_text(json.dumps(resolved))
+    load(copy, device="cpu").predict(sound=tmp_path / "0.wav")
+    assert capsys.readouterr().err == ""  # a run from before, which does not know
+
+
+def test_a_column_that_is_not_there_is_said(
+    run_on_media: Path, media: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = load(run_on_media, device="cpu")
+    row = rows_of_test(media)[0]
+    shutil.copy(media / row["photo"], tmp_path / "a.png")
+    (tmp_path / "new.csv").write_text("id,label,photo,sense\n1,x,a.png,a.npy\n")
+    samples = model.read_manifest(tmp_path / "new.csv")
+    assert samples == {"1": {"photo": tmp_path / "a.png"}}
+    assert capsys.readouterr().err.splitlines() == [
+        f"{tmp_path}/new.csv: there is no column {name}: the modality is missing in all samples; columns that are not "
+        "read: sense"
+        for name in ("sound", "sight", "sensor")
+    ]
+
+
+def test_an_output_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
+    for output, message in (
+        (tmp_path, "is a folder; give the name of a file in it"),
+        (tmp_path / ("x" * 250), "cannot be written (File name too long); name another file"),
+        (tmp_path / "a" / "b.csv", f"there is no folder {tmp_path}/a; make it"),
+    ):
+        assert message in refused(entry.main, tmp_path / "no run", "--input", "photo=a.png", "--output", output)
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_older_run_and_a_damaged_one(run_on_media: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(run_on_media, tmp_path / "copy"))
     resolved = json.loads((copy / "resolved.json").read_text())
     readers = resolved.pop("readers")
-    assert readers["sound"] == {"reader": "sound", "features": "fbank", "stored": False}
+    known = {"reader": "sound", "features": "fbank", "stored": False}
+    assert readers["sound"] == known | {"rates": {"16000": 12}}
     (copy / "resolved.json").write_text(json.dumps(resolved))
     assert load(copy, device="cpu").predict(sensor=np.zeros(5)).label in resolved["classes"]
-    for damage in ({"sound": {"reader": "scent"}}, {"sound": {}}, ["sound"], {"sound": 3}):
+    for damage in (
+        {"sound": {"reader": "scent"}},
+        {"sound": {}},
+        ["sound"],
+        {"sound": 3},
+        {"sound": known | {"rates": {"a": 1}}},
+        {"sound": known | {"rates": [16000]}},
+    ):
         (copy / "resolved.json").write_text(json.dumps(resolved | {"readers": damage}))
         with pytest.raises(RunError, match=r"readers that train\.py does not write"):
             load(copy)
@@ -292,12 +367,18 @@ def test_text_in_the_cells_of_a_list_may_look_like_a_file(tmp_path: Path, monkey
     (tmp_path / "manifest.csv").write_text("\n".join(rows) + "\n")
     flags = ["--dataset", "manifest", "--data_root", tmp_path, "--text", "words", "--batch_size", "4"]
     model = load(train(tmp_path / "run", *flags, "--epochs", "1", "--num_workers", "0", "--no-figures"), device="cpu")
-    samples = model.read_manifest(tmp_path / "manifest.csv")
-    assert samples["0"]["words"] == "see a.txt"
-    assert len(model.predict_named(samples)) == 24
+    named = model.read_manifest(tmp_path / "manifest.csv")
+    assert named["0"]["words"] == "see a.txt"
+    assert len(model.predict_named(named)) == 24
     assert isinstance(model.predict(words="see a.txt"), Prediction)
     assert isinstance(model.predict(words="see a" + 300 * " " + ".txt"), Prediction)
     expected = model.predict(words="see a.txt").logits["words"]
+    (tmp_path / "wrong.csv").write_text("id,words\n1,sea.txt\n")
+    for samples in ([{"words": "sea.txt"}], model.read_manifest(tmp_path / "wrong.csv").values()):
+        with pytest.raises(
+            DatasetError, match=r"words: .*sea\.txt: there is no such file; a word that ends in .txt is"
+        ):
+            model.predict(list(samples))
     list_folder, elsewhere = tmp_path / "list", tmp_path / "elsewhere"
     for folder, content in ((list_folder, "see b.txt"), (elsewhere, "a file of another folder")):
         folder.mkdir()
@@ -305,8 +386,8 @@ def test_text_in_the_cells_of_a_list_may_look_like_a_file(tmp_path: Path, monkey
     (list_folder / "list.csv").write_text("id,words\n1,c.txt\n2,see a.txt\n")
     (elsewhere / "see a.txt").write_text("b b b")
     monkeypatch.chdir(elsewhere)  # paths are relative to the list
-    samples = model.read_manifest(list_folder / "list.csv")
-    assert samples == {"1": {"words": list_folder / "c.txt"}, "2": {"words": "see a.txt"}}
-    first, second = (prediction.logits["words"] for prediction in model.predict_named(samples))
+    named = model.read_manifest(list_folder / "list.csv")
+    assert named == {"1": {"words": list_folder / "c.txt"}, "2": {"words": "see a.txt"}}
+    first, second = (prediction.logits["words"] for prediction in model.predict_named(named))
     torch.testing.assert_close(first, model.predict(words="see b.txt").logits["words"])
     torch.testing.assert_close(second, expected)

@@ -22,6 +22,7 @@ from mmpareto.datasets import SPLITS, DatasetError, base, build, manifest_file
 from mmpareto.datasets.base import UnusableError
 from mmpareto.datasets.features import fbank
 from mmpareto.datasets.lists import read_table
+from mmpareto.datasets.manifest import array_modality
 from mmpareto.datasets.manifest_file import in_order, read_manifest
 from mmpareto.datasets.media import read_sound
 from mmpareto.datasets.readers import ImageReader
@@ -109,6 +110,33 @@ def test_arrays_by_their_shape(tmp_path: Path, shape: tuple[int, ...], dtype: st
         np.save(tmp_path / row["sensor"], np.ones(shape, dtype))
     modality = dataset(tmp_path).modalities["sensor"]
     assert (modality.kind, modality.shape) == (kind, expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "outcome"),
+    [
+        ((28, 30, 1), "uint8", "refused"),
+        ((224, 224, 3), "uint8", "refused"),
+        ((2, 16, 16, 4), "uint8", "refused"),
+        ((28, 28, 3), "float32", "warned"),
+        ((2, 28, 28, 3), "float64", "warned"),
+        ((16, 9, 3), "uint8", "warned"),  # 16 channels, perhaps
+        ((3, 28, 3), "uint8", ""),
+        ((4, 9, 9, 9), "uint8", ""),
+        ((16, 64, 5), "float32", ""),
+    ],
+)
+def test_images_whose_channels_come_last(
+    tmp_path: Path, shape: tuple[int, ...], dtype: str, outcome: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "a.npy", np.ones(shape, dtype))
+    advice = re.escape(f"is read as {shape[-3]} channels of {shape[-2]} x {shape[-1]} values; store the channels")
+    if outcome == "refused":
+        with pytest.raises(DatasetError, match=rf"a\.npy: an array of shape .*, which {advice}"):
+            array_modality(tmp_path / "a.npy")
+    else:
+        assert array_modality(tmp_path / "a.npy").shape == shape
+        assert bool(re.search(advice, capsys.readouterr().err)) == (outcome == "warned")
 
 
 def test_labels_that_are_numbers_are_ordered_by_value() -> None:

@@ -96,6 +96,24 @@ def test_text_is_tokenised_by_what_the_training_split_taught(tmp_path: Path) -> 
     assert again.modalities == data["train"].modalities
 
 
+def test_files_that_change_in_one_process_are_read_again(tmp_path: Path) -> None:
+    write(tmp_path)
+    before = parts(tmp_path)["train"].modalities
+    assert parts(tmp_path)["train"].modalities == before
+    (tmp_path / "note" / "0.txt").write_text(" ".join(["many other words"] * 20))
+    np.save(tmp_path / "sensor" / "0.npy", np.ones((20, 3), np.float32))
+    np.save(tmp_path / "codes" / "0.npy", np.full(20, 30))
+    later = parts(tmp_path)["train"].modalities
+    assert later["caption"] == before["caption"]
+    assert (later["note"].shape[0], later["sensor"].shape, later["codes"].shape) == (60, (20, 3), (20, 31))
+    for kept in (tmp_path / "tokenizer.json", tmp_path):
+        sizes = []
+        for name in ("caption", "note"):
+            (tmp_path / "tokenizer.json").write_text(str(later[name].tokenizer))
+            sizes.append(parts(tmp_path, tokenizer=str(kept))["train"].modalities["note"].shape[1])
+        assert sizes == [later["caption"].shape[1], later["note"].shape[1]]
+
+
 def test_lengths_vocabulary_and_tokenizer_by_option(tmp_path: Path) -> None:
     write(tmp_path)
     small = parts(tmp_path, longest=2, vocabulary=40)["train"]
@@ -182,6 +200,21 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
     "text for a sequence": (files(lambda root: None), {"sequences": ("note",)}, "note holds text, and is named as seq"),
     "unknown column": (files(lambda root: None), {"tokens": ("code",)}, "there is no modality 'code'"),
     "named twice": (files(lambda root: None), {"tokens": ("sensor",)}, "--tokens names sensor, which is named already"),
+    "paths in a column of text": (
+        files(lambda root: None),
+        {"text": ("caption", "note")},
+        r"note holds the text itself, and 12 of 12 cells are paths of files, such as note/0.txt; leave note out of",
+    ),
+    "mistyped path in a column of text": (
+        lambda root, rows: change(5, caption="a.TXT")(root, rows),
+        {},
+        "caption holds the text itself, and 1 of 10 cells are paths of files, such as a.TXT",
+    ),
+    "path with a space in a column of text": (
+        lambda root, rows: ((root / "a b.txt").write_text("c"), change(5, caption="a b.txt")(root, rows)),
+        {},
+        "1 of 10 cells are paths of files, such as a b.txt",
+    ),
     "no tokenizer": (files(lambda root: None), {"tokenizer": "./none"}, "there is no none; give a tokenizer.json"),
     "nothing in training": (
         lambda root, rows: write_rows(root, [row | ({"sensor": ""} if row["split"] != "test" else {}) for row in rows]),

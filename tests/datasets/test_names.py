@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets.make_manifest import write_manifest, write_rows
+from datasets.make_media import tone, write_wav
 
+from mmpareto.datasets import SPLITS, MultimodalDataset, build
 from mmpareto.datasets.names import class_text, class_warnings, name_warnings, sample_warnings
 
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
@@ -105,3 +111,68 @@ def test_ids_and_modalities_are_looked_at_too() -> None:
         "ids that look alike: 'x1', 'X1' differ in upper and lower case alone; 'caf\\xe9', 'cafe\\u0301'" in warnings[1]
     )
     assert "modalities that look alike: 'sound', 'Sound'" in warnings[2]
+
+
+def test_a_file_that_is_in_two_splits_under_two_ids_is_named(tmp_path: Path) -> None:
+    rows = []
+    for number in range(8):
+        np.save(tmp_path / f"{number}.npy", np.ones(3))
+        split = ("train", "train", "val", "test")[number % 4]
+        rows.append({"id": f"c{number}", "split": split, "label": "ab"[number // 4], "a": f"{number}.npy"})
+        rows[-1] |= {"b": "" if number == 1 else f"{number}.npy", "words": "the same words"}
+    write_rows(tmp_path, rows)
+    data = {split: build("manifest", tmp_path, split, text=("words",)) for split in SPLITS}
+    assert not warned(data)
+    rows[2]["a"] = "./0.npy"
+    rows[7]["b"] = "1.npy"
+    write_rows(tmp_path, rows)
+    data = {split: build("manifest", tmp_path, split, text=("words",)) for split in SPLITS}
+    (warning,) = warned(data)
+    assert warning.startswith("files that are in two splits: '0.npy'; '1.npy'; where they are the same samples")
+
+
+def warned(data: Mapping[str, MultimodalDataset]) -> list[str]:
+    labels = {split: np.repeat([0, 1], 3) for split in data}
+    files = {split: part.sample_files() for split, part in data.items()}
+    return sample_warnings(["a", "b"], labels, {}, ["s", "t"], files)
+
+
+@pytest.mark.parametrize(
+    ("labels", "lacking", "message"),
+    [
+        ("aabbcc", "-++---", ""),  # of two classes
+        ("aabbcc", "++----", r"without s are all of the class 'a' (2 of its 2): its absence gives the class away"),
+        ("aabbcc", "+-----", ""),  # one of two: by chance, perhaps
+        ("b" * 30 + "a", "+" * 10 + "-" * 21, r"'b' (10 of its 30)"),
+        ("b" * 30 + "a", "+" * 9 + "-" * 22, ""),
+        ("b" * 10, "+" * 9 + "-", ""),  # there is no other class
+    ],
+)
+def test_a_modality_that_one_class_alone_lacks_gives_it_away(labels: str, lacking: str, message: str) -> None:
+    indices = np.array(["abc".index(label) for label in labels])
+    absent = {"s": np.array([mark == "+" for mark in lacking]), "t": np.zeros(len(labels), bool)}
+    counts = {"train": indices}
+    found = [
+        text
+        for text in sample_warnings(["a", "b", "c"], counts, {}, ["s", "t"], absent=absent)
+        if text.startswith("training samples without")
+    ]
+    assert len(found) == bool(message)
+    assert all(message in text for text in found)
+
+
+def test_sounds_of_several_rates_are_counted(tmp_path: Path) -> None:
+    rows = write_manifest(tmp_path, 12, val=True)
+    options = {"image_size": 8, "frames": 1}
+    for expected in ([], ["16000 Hz (5 train, 3 val, 3 test), 22050 Hz (1 train)"]):
+        data = {split: build("manifest", tmp_path, split, **options) for split in SPLITS}
+        readers = {split: part.saved_readers() for split, part in data.items()}
+        labels = {split: part.labels for split, part in data.items()}
+        warnings = sample_warnings(["a", "b", "c"], labels, {}, ["sound"], readers=readers)
+        assert [re.split("[:;] ", text)[1] for text in warnings if " Hz " in text] == expected
+        write_wav(tmp_path / rows[0]["sound"], tone(0.4, 300, 22050), 22050)
+        (tmp_path / ".checked.json").unlink()
+    # a dataset that was checked before: some training sounds are looked at
+    again = [build("manifest", tmp_path, "train", **options).saved_readers()["sound"] for _ in range(2)]
+    assert again[0] == again[1] == readers["train"]["sound"]
+    assert again[0]["rates"] == {"16000": 5, "22050": 1}

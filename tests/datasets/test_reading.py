@@ -114,6 +114,19 @@ def test_a_16_bit_picture_keeps_its_high_byte(channels: int, tmp_path: Path) -> 
     assert torch.equal(pixels, read_image(tmp_path / "a.png")[:channels])
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_a_picture_for_samples_in_memory_stands_as_it_was_taken(channels: int, depth: type, tmp_path: Path) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    pixels = np.arange(0, 24, dtype=depth).reshape(4, 6) * (257 if depth == np.uint16 else 1)
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=turned)
+    modality = Modality("image", (channels, 6, 4))
+    read = read_input(tmp_path / "a.png", reader_from(None, modality), modality)
+    assert torch.equal(read, read_image(tmp_path / "a.png")[:channels])
+    assert read[0, 0].tolist() == [18, 12, 6, 0]
+
+
 def test_a_missing_file_is_named_once() -> None:
     modality = modality_from({"kind": "vector", "shape": [3], "mean": None, "std": None})
     for suffix in (".npy", ".pt"):

@@ -129,6 +129,7 @@ def test_depth_is_a_modality_where_it_is_asked_for(tmp_path: Path) -> None:
         "inertial": (torch.float32, [17, 6]),
         "depth": (torch.uint8, [3, 64, 64]),
     }
+    assert parts["train"].saved_readers() == {"depth": {"reader": "computed"}}
     np.save(tmp_path / "out" / "depth" / "a1_s1_t1.npy", np.zeros((3, 64, 63), np.uint8))
     with pytest.raises(DatasetError, match=r"expected uint8 \[3, 64, 64\], found uint8 \[3, 64, 63\]"):
         datasets.build("utd-mhad", tmp_path / "out", "train")

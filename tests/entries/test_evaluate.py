@@ -17,6 +17,7 @@ from PIL import Image
 from settings import change_settings, read_settings, write_settings
 
 from mmpareto import datasets
+from mmpareto.api import evaluation as api
 from mmpareto.cli import evaluate as entry
 from mmpareto.cli import train as training
 from mmpareto.models import build_model
@@ -125,6 +126,15 @@ def test_an_unfinished_run_and_one_selected_on_test_are_marked(
     evaluation = json.loads((copied / "evaluation_test.json").read_text())
     assert evaluation["finished"] is False
     assert len(evaluation["notes"]) == 2
+
+
+def test_other_samples_than_when_the_run_began_are_noted(copied: Path) -> None:
+    resolved = json.loads((copied / "resolved.json").read_text())
+    resolved["samples"]["val"]["ids"] = "0" * 12
+    (copied / "resolved.json").write_text(json.dumps(resolved))
+    notes = {split: api.evaluate(copied, split, device="cpu", missing_rates=()).notes for split in ("val", "test")}
+    assert notes["val"][-1].startswith("val holds other samples than when the run began; make sure that none of them")
+    assert notes["test"] == []
 
 
 def test_overwriting_a_run_takes_its_evaluation_away(copied: Path) -> None:

@@ -28,7 +28,7 @@ from mmpareto.reporting.tables import present_note
 from mmpareto.runs import RunDirectory
 from mmpareto.selection import RATES
 from mmpareto.training.probing import collect_split, split_batches
-from mmpareto.training.restore import same_data, trained_model
+from mmpareto.training.restore import other_samples, same_data, trained_model
 from mmpareto.training.setup import choose_device
 from mmpareto.training.switches import autocast_type
 
@@ -186,6 +186,8 @@ def evaluation_of(
     absent = [row["class"] for row in heads["joint"]["per_class"] if not row["samples"]]
     present = {name: [100 * float(having.double().mean())] for name, having in scored.present.items()}
     said = notes(split, config.optim.selected_on, run.finished, epoch, absent, probe)
+    if other_samples(run, split, data):
+        said.append(f"{split} holds other samples than when the run began; make sure that none of them was trained on")
     if note := present_note(present, [split]):
         said.append(note)
     content = {

@@ -20,6 +20,7 @@ from torch import Tensor
 from mmpareto.arguments import saved_config
 from mmpareto.config import Config
 from mmpareto.datasets import Batch, DatasetError, Modality, collate
+from mmpareto.datasets.base import say
 from mmpareto.datasets.lists import check_ids, check_inside, read_table
 from mmpareto.datasets.readers import Reader
 from mmpareto.datasets.reading import Text, absent_input, is_file_of, read_input
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _READING = 4  # threads
+_NAMED = 50  # inputs that cannot be read
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,7 @@ class Predictor:
 
     def predict_named(self, samples: Mapping[str, Mapping[str, Any]]) -> list[Prediction]:
         """Classify samples {id: {modality: input}}; see `predict`."""
-        for identifier, sample in samples.items():
-            self._check(identifier, sample)
+        _refuse([problem for identifier, sample in samples.items() for problem in self._problems(identifier, sample)])
         if not samples:
             return []
         with ThreadPoolExecutor(_READING) as pool:
@@ -143,7 +144,8 @@ class Predictor:
     def read_manifest(self, path: str | Path) -> dict[str, dict[str, Path | str]]:
         """The samples {id: {modality: path or text}} of a CSV file with the column id and one per modality.
 
-        Paths are relative to the file; an empty cell is a missing modality. Other columns are not read.
+        Paths are relative to the file; an empty cell is a missing modality, and so is a column that is not there, which
+        is said on standard error. Other columns are not read.
 
         Raises:
             DatasetError: for a file of another form, and for paths that lead out of its folder.
@@ -157,6 +159,11 @@ class Predictor:
                 f"{file}: expected a column for one or more of the modalities {', '.join(self.modalities)}, found "
                 f"{','.join(table.columns)}"
             )
+        others = [name for name in table.columns if name not in (*names, "id", "split", "label")]
+        for name in self.modalities:
+            if name not in names:
+                unread = f"; columns that are not read: {', '.join(others)}" if others else ""
+                say(f"{file}: there is no column {name}: the modality is missing in all samples{unread}")
         samples: dict[str, dict[str, Path | str]] = {}
         for row in table.to_dict("records"):
             samples[row["id"]] = {}
@@ -170,25 +177,33 @@ class Predictor:
                     samples[row["id"]][name] = Text(value)
         return samples
 
-    def _check(self, identifier: str, sample: Mapping[str, Any]) -> None:
+    def _problems(self, identifier: str, sample: Mapping[str, Any]) -> Iterator[str]:
+        """What is wrong with a sample's modalities."""
+        known = ", ".join(self.modalities)
         for name in sample:
             if name not in self.modalities:
-                raise DatasetError(
-                    f"{identifier}: the run has no modality {name!r:.100}; its modalities: {', '.join(self.modalities)}"
-                )
+                yield f"{identifier}: the run has no modality {name!r:.100}; its modalities: {known}"
         if all(value is None for value in sample.values()):
-            raise DatasetError(f"{identifier}: has no input; give one or more of {', '.join(self.modalities)}")
+            yield f"{identifier}: has no input; give one or more of {known}"
 
     def _batches(self, samples: Mapping[str, Mapping[str, Any]], pool: ThreadPoolExecutor) -> Iterator[Batch]:
-        """Batches of the run's size, as `evaluate.py` makes them."""
+        """Batches of the run's size, as `evaluate.py` makes them.
+
+        After an input that cannot be read there are no more batches: the others are read so that all are named at once.
+        """
+        problems: list[str] = []
         variable = [name for name, modality in self.modalities.items() if modality.kind in VARIABLE]
         incomplete = any(sample.get(name) is None for sample in samples.values() for name in self.modalities)
         names, size = list(samples), self.config.data.batch_size
         for start in range(0, len(names), size):
             part = names[start : start + size]
             read = list(pool.map(lambda name: self._read(name, samples[name]), part))
+            problems += [problem for _, unread in read for problem in unread]
+            if problems:
+                continue
             batch = collate(
-                [{"inputs": inputs, "label": 0, "id": name} for name, inputs in zip(part, read, strict=True)], variable
+                [{"inputs": inputs, "label": 0, "id": name} for name, (inputs, _) in zip(part, read, strict=True)],
+                variable,
             )
             if incomplete:
                 batch["present"] = {
@@ -196,17 +211,26 @@ class Predictor:
                     for modality in self.modalities
                 }
             yield batch
+        _refuse(problems)
 
-    def _read(self, identifier: str, sample: Mapping[str, Any]) -> dict[str, Tensor]:
-        inputs = {}
+    def _read(self, identifier: str, sample: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
+        """A sample's inputs, and the reasons of those that cannot be read."""
+        inputs, problems = {}, []
         for name, modality in self.modalities.items():
             value = sample.get(name)
             try:
                 reader = self._readers[name]
                 inputs[name] = absent_input(modality) if value is None else read_input(value, reader, modality)
             except DatasetError as error:
-                raise DatasetError(f"{identifier}, {name}: {error}") from error
-        return inputs
+                problems.append(f"{identifier}, {name}: {error}")
+        return inputs, problems
+
+
+def _refuse(problems: Sequence[str]) -> None:
+    """Raise DatasetError with what is wrong with the inputs, where there is anything."""
+    if problems:
+        more = [f"and {len(problems) - _NAMED} more"] if len(problems) > _NAMED else []
+        raise DatasetError("\n".join([*problems[:_NAMED], *more]))
 
 
 def load(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,8 +57,8 @@ def predict(arguments: argparse.Namespace) -> None:
     if len(inputs) < len(arguments.input or ()):
         raise UsageError("--input: a modality is given twice")
     output: Path | None = arguments.output
-    if output is not None and not output.parent.is_dir():
-        raise UsageError(f"--output {output}: there is no folder {output.parent}; make it, or name another one")
+    if output is not None:
+        check_output(output)
     saved_config(RunDirectory(arguments.run), arguments.allow)  # refuses a folder that holds no run
     from mmpareto.api.prediction import load, prediction_table  # PyTorch takes seconds to import
 
@@ -75,6 +76,18 @@ def predict(arguments: argparse.Namespace) -> None:
         write_csv_rows(text, [table.columns.tolist(), *cells.values.tolist()])
         write_text(output, text.getvalue())
         print(f"\nwritten: {output}")
+
+
+def check_output(output: Path) -> None:
+    """Raise UsageError where a file cannot be written: before all samples are predicted."""
+    if not output.parent.is_dir():
+        raise UsageError(f"--output {output}: there is no folder {output.parent}; make it, or name another one")
+    if output.is_dir():
+        raise UsageError(f"--output {output}: is a folder; give the name of a file in it")
+    try:
+        tempfile.NamedTemporaryFile(prefix=f".{output.name}.", suffix=".part", dir=output.parent).close()
+    except OSError as error:
+        raise UsageError(f"--output {output}: cannot be written ({error.strerror}); name another file") from error
 
 
 def sample_text(prediction: Prediction) -> str:

@@ -28,6 +28,7 @@ class AVMNIST(InMemoryImages):
 
     recipe = {"epochs": 10, "learning_rate": 0.1, "model": "cnn"}
     must_hold = (DESCRIPTION,)
+    computed = frozenset({"image"})
 
     def __init__(self, root: Path | None, split: Split, *, seed: int = 0) -> None:
         root = require_root(root, "avmnist")

@@ -123,6 +123,8 @@ class MultimodalDataset(Dataset[Sample]):
     embedded: ClassVar[bool | Mapping[str, Any]] = False
     # files of which the folder holds one, empty: the folder must be there; None: it may be missing, and is downloaded
     must_hold: ClassVar[tuple[str, ...] | None] = None
+    # modalities of kind image whose values are computed from pictures: a picture is no input of theirs
+    computed: ClassVar[frozenset[str]] = frozenset()
 
     name: str
     modalities: dict[str, Modality]
@@ -149,12 +151,17 @@ class MultimodalDataset(Dataset[Sample]):
         """The samples' ids, in their order; none where they are not known without reading any media."""
         return ()
 
+    def sample_files(self) -> Collection[str]:
+        """Paths of all files of the samples, each once; none where samples are no files that a list names."""
+        return ()
+
     def saved_readers(self) -> dict[str, dict[str, Any]]:
         """{modality: how its files are read}, in types of JSON, of which `reading.reader_from` makes readers again.
 
-        They are saved with a run, whose model then reads new files. Empty where samples are no files.
+        They are saved with a run, whose model then reads new files. A modality that is left out takes arrays, and an
+        image pictures of its size as well.
         """
-        return {}
+        return {name: {"reader": "computed"} for name in self.modalities if name in self.computed}
 
     def set_epoch(self, epoch: int) -> None:
         """Select the augmentation of this epoch (0, 1, ...) in all worker processes."""

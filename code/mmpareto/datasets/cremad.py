@@ -73,6 +73,8 @@ class CREMAD(ClipDataset):
             items, readers["audio"] = _circulating(root, visual, split, audio_features, (modalities or {}).get("audio"))
         super().__init__("cremad", split, items, readers, CLASSES, seed)
         self.check(root)
+        if split == "train" and modalities is None and isinstance(reader := self.readers["audio"], SoundReader):
+            reader.look_at(self.items.sources("audio"))
 
 
 def read_list(path: Path) -> list[tuple[str, str]]:

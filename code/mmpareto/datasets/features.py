@@ -5,7 +5,10 @@ Shapes: L audio frames, M mel bins.
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmpareto.datasets.base import DatasetError, Modality, UnusableError
+from mmpareto.datasets.base import DatasetError, Modality, UnusableError, say
 from mmpareto.datasets.readers import ARRAY_SUFFIXES, LOG_RANGE, ArrayReader, FramesReader, Reader
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ STFT_SHAPE = (257, 188)
 # log(1e-7) is -16.1; the greatest magnitude of 512 samples of full scale is below e^6
 _STFT_RANGE = (-17.0, 10.0)
 _STFT_RATE, _STFT_SECONDS, _STFT_WINDOW, _STFT_HOP = 22050, 3, 512, 353
+_LOOKED_AT = 50  # sounds
 WINDOW_SECONDS, SHIFT_SECONDS = 0.025, 0.010  # of fbank features
 
 
@@ -136,31 +140,72 @@ class SoundReader:
     features  fbank or stft.
     frames    length L of fbank features: longer sounds are cut, shorter ones padded.
     stored    round to float16, as features are that `write_features` stored.
+    trained   {rate in Hz: number} of the sounds that a run was trained on: others are warned of; None: not known.
 
-    It reads stored features (.npy, .pt), too.
+    It reads stored features (.npy, .pt), too. The mel bins of fbank reach half the rate of each sound: its features
+    differ at another rate. Those of stft do not.
     """
 
-    def __init__(self, features: AudioFeatures, frames: int = FBANK_FRAMES, stored: bool = False) -> None:
+    def __init__(
+        self,
+        features: AudioFeatures,
+        frames: int = FBANK_FRAMES,
+        stored: bool = False,
+        trained: Mapping[int, int] | None = None,
+    ) -> None:
         self.features, self.stored = features, stored
         self._arrays = FeatureReader(features, frames)
         self.modality = self._arrays.modality
+        self._trained = dict(trained or {}) if features == "fbank" else {}
+        self._rates: list[int] = []  # of the sounds that were checked, or looked at
+        self._warned: dict[int, Path] = {}
 
     def read(self, path: Path, generator: torch.Generator | None) -> Tensor:
         """[1, L, 128] or [1, 257, 188]; float32, float16 where it is stored."""
         if path.suffix.lower() in ARRAY_SUFFIXES:
             return self._arrays.read(path, generator)
-        _, length, bins = self.modality.shape
         from mmpareto.datasets.media import read_sound  # PyAV takes 0.2 s to import
 
         sound = read_sound(path)
+        if self._trained and sound.rate not in self._trained and self._warned.setdefault(sound.rate, path) is path:
+            usual = max(self._trained, key=lambda rate: self._trained[rate])
+            say(
+                f"{path}: a sound of {sound.rate} Hz, and the run was trained on sounds of "
+                f"{' and '.join(f'{rate} Hz' for rate in sorted(self._trained))}, whose features differ: resample "
+                f"sounds of {sound.rate} Hz first (ffmpeg -i SOUND -ar {usual} RESAMPLED.wav)"
+            )
+        return self._features(sound)
+
+    def _features(self, sound: Sound) -> Tensor:
+        _, length, bins = self.modality.shape
         array = torch.from_numpy(fbank(sound, length) if self.features == "fbank" else stft(sound))
         array = torch.cat([array, array.new_zeros(length - len(array), bins)])[None]
         return array.half() if self.stored else array
 
     def check(self, path: Path) -> None:
-        """Decode the sound."""
-        self.read(path, None)
+        """Decode the sound, and note its rate."""
+        if path.suffix.lower() in ARRAY_SUFFIXES:
+            self._arrays.read(path, None)
+            return
+        from mmpareto.datasets.media import read_sound
+
+        sound = read_sound(path)
+        self._features(sound)
+        self._rates.append(sound.rate)
+
+    def look_at(self, paths: Sequence[Path]) -> None:
+        """Note the rates of some sounds where the check noted none, because it was done before."""
+        from mmpareto.datasets.media import read_sound
+
+        if self._rates or self.features != "fbank":
+            return
+        for path in paths[:: max(1, len(paths) // _LOOKED_AT)]:
+            with contextlib.suppress(UnusableError):
+                self._rates.append(read_sound(path).rate)
 
     def saved(self) -> dict[str, Any]:
-        """See `Reader`."""
-        return {"reader": "sound", "features": self.features, "stored": self.stored}
+        """See `Reader`; with {rate: number} of the sounds that were checked or looked at."""
+        saved: dict[str, Any] = {"reader": "sound", "features": self.features, "stored": self.stored}
+        if self._rates and self.features == "fbank":
+            saved["rates"] = {str(rate): number for rate, number in sorted(Counter(self._rates).items())}
+        return saved

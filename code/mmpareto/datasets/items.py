@@ -82,6 +82,12 @@ class Items(Sequence[Item]):
         return [value if modality in self._texts else self.root / value for value in self._paths[modality] if value]
 
     @property
+    def files(self) -> set[str]:
+        """Paths of all files, relative to `root`."""
+        columns = [column.tolist() for name, column in self._paths.items() if name not in self._texts]
+        return {path for column in columns for path in column if path}
+
+    @property
     def digest(self) -> str:
         """A hash of all ids, labels and paths."""
         columns = [self.ids, self.labels, *(column.tolist() for column in self._paths.values())]

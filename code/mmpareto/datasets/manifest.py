@@ -9,22 +9,28 @@ validation is cut from train.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
+
+import torch
 
 from mmpareto.data_folders import DESCRIPTION, require_root
-from mmpareto.datasets.base import DATASETS, DatasetError, Kind, Modality, Split, UnusableError
+from mmpareto.datasets.base import DATASETS, DatasetError, Kind, Modality, Split, UnusableError, say
 from mmpareto.datasets.clips import ClipDataset
 from mmpareto.datasets.features import FBANK_FRAMES, FeatureReader, SoundReader, fbank_frames
+from mmpareto.datasets.files import version
 from mmpareto.datasets.manifest_file import MANIFEST, Source, declarations, read_manifest
 from mmpareto.datasets.prepared import read_description, read_split
 from mmpareto.datasets.readers import ArrayReader, FramesReader, ImageReader, Reader, load_array
 from mmpareto.datasets.sequences import SequenceReader, TokensReader, array_length, sequence_modality, tokens_modality
-from mmpareto.datasets.text import TextReader, text_modality
+from mmpareto.datasets.text import TOKENIZER, TextReader, text_modality
 from mmpareto.startup import shell_command
 
+Result = TypeVar("Result")
+
+_PICTURE = 16  # pixels from which on each side bytes with 1, 3 or 4 values at the end are a picture
 # the sources that options of `Manifest` are for
 _KINDS = {
     "image_size": ("image", "frames"),
@@ -128,6 +134,14 @@ class Manifest(ClipDataset):
         }
         super().__init__("manifest", split, items, readers, classes, seed)
         self.check(root)
+        if split == "train" and modalities is None:
+            for name, reader in self.readers.items():
+                if isinstance(reader, SoundReader):
+                    reader.look_at(self.items.sources(name))
+
+    def sample_files(self) -> set[str]:
+        """See MultimodalDataset."""
+        return self.items.files
 
 
 def _prepared_sources(root: Path, description: Mapping[str, Any]) -> dict[str, str]:
@@ -171,13 +185,28 @@ def _reader(source: str, train: tuple[Any, ...], resolved: Modality | None, opti
     return SoundReader("fbank", length) if source == "sound" else FeatureReader("fbank", length)
 
 
-# a run asks for its three splits
-_sequence_modality = functools.lru_cache(maxsize=4)(sequence_modality)
-_tokens_modality = functools.lru_cache(maxsize=4)(tokens_modality)
-_text_modality = functools.lru_cache(maxsize=4)(text_modality)
+def _kept(function: Callable[..., Result]) -> Callable[..., Result]:
+    """`function(sources, *options)`, called again only where a file that they name has changed."""
+
+    @functools.lru_cache(maxsize=16)
+    def kept(versions: int, *arguments: Any) -> Result:
+        del versions  # a part of the cache's key
+        return function(*arguments)
+
+    def asked(sources: tuple[Path | str, ...], *options: Any) -> Result:
+        files = [source for source in sources if isinstance(source, Path)]
+        files += [path for name in options if isinstance(name, str) for path in (Path(name), Path(name, TOKENIZER))]
+        return kept(hash(tuple(map(version, files))), sources, *options)
+
+    return asked
 
 
-@functools.lru_cache(maxsize=16)  # a run asks for its three splits
+_sequence_modality = _kept(sequence_modality)
+_tokens_modality = _kept(tokens_modality)
+_text_modality = _kept(text_modality)
+
+
+@_kept
 def _longest(paths: tuple[Path, ...]) -> int:
     """Feature frames of the longest of some sounds, or of their stored features; at most FBANK_FRAMES."""
     longest = 1
@@ -211,7 +240,7 @@ def array_modality(path: Path) -> Modality:
     frames [F, C, H, W]. Values stay as they are; bytes are scaled to 0 .. 1.
 
     Raises:
-        DatasetError: for other shapes.
+        DatasetError: for other shapes, and for images whose channels come last.
     """
     array = load_array(path)
     shape = tuple(array.shape)
@@ -220,6 +249,15 @@ def array_modality(path: Path) -> Modality:
         raise DatasetError(
             f"{path}: an array of shape {list(shape)}; expected [N], [L, M], [channels, H, W] or [F, channels, H, W]"
         )
+    if array.dim() >= 3 and shape[-1] in (1, 3, 4) and shape[-3] > 4:
+        height, width, last = shape[-3:]
+        problem = (
+            f"{path}: an array of shape {list(shape)}, which is read as {height} channels of {width} x {last} values; "
+            "store the channels of images before height and width (numpy.moveaxis(array, -1, -3))"
+        )
+        if array.dtype == torch.uint8 and min(height, width) >= _PICTURE:
+            raise DatasetError(problem)
+        say(f"manifest: {problem}, if these are images")
     if array.dim() == 2:
         return Modality("spectrogram", (1, *shape))
     if array.dim() == 3 and shape[0] == 1 and array.is_floating_point():

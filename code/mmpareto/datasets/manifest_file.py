@@ -20,6 +20,7 @@ from mmpareto.datasets.files import (
 )
 from mmpareto.datasets.items import Items
 from mmpareto.datasets.lists import are_plain, check_ids, check_inside, check_modality, cut, read_table
+from mmpareto.datasets.text import is_path_of_text
 from mmpareto.escape import counted
 from mmpareto.special_files import hint
 
@@ -163,6 +164,13 @@ def _read_manifest(
         if files.empty:
             raise DatasetError(f"{file}: no clip has the modality {name}; take its column out")
         if declared.get(name) == "words":
+            named = [path for path in files["path"].tolist() if is_path_of_text(path, root)]
+            if named:
+                raise DatasetError(
+                    f"{file}: --text says that {name} holds the text itself, and {len(named)} of "
+                    f"{counted(len(files), 'cell')} are paths of files, such as {named[0]:.90}; leave {name} out of "
+                    "--text, so that the files are read, or write their text into the cells"
+                )
             sources[name] = "words"
             continue
         files["kind"] = file_kinds(root, files["path"].tolist())

@@ -7,11 +7,13 @@ import statistics
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 RARE = 2  # samples in train up to which a class may be a typing error
 _LISTED = 5  # names or groups that a warning lists
+_TELLING = 10  # samples that lack a modality and are of one class: hardly by chance
 _SHOWN = 20  # classes up to which the samples of each are shown
 # characters without width that are letters or marks to Unicode
 _BLANK = re.compile(
@@ -144,16 +146,56 @@ def class_text(classes: Sequence[str], counts: Mapping[str, Sequence[int]]) -> s
     return f"{len(classes)} classes, least/median/most samples of one: {', '.join(ranges)}"
 
 
+def _absence_warnings(classes: Sequence[str], labels: np.ndarray, absent: Mapping[str, np.ndarray]) -> list[str]:
+    """Warnings for modalities that training samples of one class alone lack: many of them, or all of the class."""
+    counts = np.bincount(labels, minlength=len(classes))
+    warnings = []
+    for name, rows in absent.items():
+        lacking = np.bincount(labels[rows], minlength=len(classes))
+        (indices,) = np.nonzero(lacking)
+        index = int(indices[0]) if len(indices) else 0
+        if len(indices) == 1 < np.count_nonzero(counts) and lacking[index] >= min(_TELLING, counts[index]):
+            warnings.append(
+                f"training samples without {name} are all of the class {classes[index]!a} ({lacking[index]} of its "
+                f"{counts[index]}): its absence gives the class away; add it, or drop it from samples of all classes "
+                f"(--missing {name}=0.3)"
+            )
+    return warnings
+
+
+def _rate_warnings(modalities: Sequence[str], readers: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+    """Warnings for sounds of several sample rates, of the splits whose sounds were looked at."""
+    warnings = []
+    for name in modalities:
+        numbers: dict[int, list[str]] = {}
+        for split, part in readers.items():
+            for rate, number in part.get(name, {}).get("rates", {}).items():
+                numbers.setdefault(int(rate), []).append(f"{number} {split}")
+        if len(numbers) > 1:
+            shown = (f"{rate} Hz ({', '.join(numbers[rate])})" for rate in sorted(numbers))
+            warnings.append(
+                f"sounds of {name} have several sample rates: {_listed(shown, len(numbers), ', ')}; their features "
+                "differ, since the mel bins reach half the rate: resample the sounds to one rate"
+            )
+    return warnings
+
+
 def sample_warnings(
     classes: Sequence[str],
     labels: Mapping[str, np.ndarray],
     ids: Mapping[str, Sequence[str]],
     modalities: Sequence[str],
+    files: Mapping[str, Collection[str]] | None = None,
+    absent: Mapping[str, np.ndarray] | None = None,
+    readers: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
 ) -> list[str]:
     """All warnings about a dataset.
 
     labels  {split: class index of each sample}.
     ids     {split: id of each sample}; empty where they are not known.
+    files   {split: paths of its samples' files, each once}, where they are known.
+    absent  {modality: bool [N], True where a training sample lacks it}.
+    readers {split: how its files are read}, see `MultimodalDataset.saved_readers`.
     """
     times = Counter(identifier for part in ids.values() for identifier in part)
     repeated = [identifier for identifier, number in times.items() if number > 1]
@@ -162,4 +204,12 @@ def sample_warnings(
         warnings.append(
             f"ids that are in two splits: {_listed(map(ascii, repeated), len(repeated))}; take them out of one"
         )
+    used = Counter(itertools.chain(*(files or {}).values()))
+    shared = sorted(path for path, number in used.items() if number > 1)
+    if shared:
+        warnings.append(
+            f"files that are in two splits: {_listed(map(ascii, shared), len(shared))}; where they are the same "
+            "samples under other ids, take them out of one"
+        )
+    warnings += _absence_warnings(classes, labels["train"], absent or {}) + _rate_warnings(modalities, readers or {})
     return warnings + name_warnings("ids", times) + name_warnings("modalities", modalities)

@@ -6,6 +6,8 @@ Shapes: F frames of a clip, L audio frames, M mel bins, H x W pixels.
 """
 
 import contextlib
+import functools
+import itertools
 import mmap
 import os
 import re
@@ -24,11 +26,11 @@ from mmpareto.datasets.crops import Crop, fit
 from mmpareto.datasets.files import (
     FETCH_POINTERS,
     IMAGE_SUFFIXES,
-    is_hidden,
     is_lfs_pointer,
     load_npy,
     map_npy,
     refuse_special_file,
+    version,
 )
 from mmpareto.pickles import is_tensor, require_legacy, require_only
 
@@ -77,25 +79,51 @@ def _drawing_from(generator: torch.Generator) -> Iterator[None]:
 
 
 def frame_files(folder: Path) -> list[Path]:
-    """A folder's images in the order of the last number in their names, whatever it starts from.
+    """A folder's images in their order, see `frame_names`."""
+    return [folder / name for name in frame_names(folder)]
+
+
+def frame_names(folder: Path) -> list[str]:
+    """The names of a folder's images in the order of the numbers in them; listed again only when the folder changes.
 
     Raises DatasetError where there are none, or where two have the same number.
     """
+    return _frame_names(folder, version(folder)).split("/")
+
+
+@functools.lru_cache(maxsize=4096)  # each of the loader's processes keeps one text a folder
+def _frame_names(folder: Path, folder_version: tuple[int, ...]) -> str:
+    """`frame_names` with / between them."""
+    del folder_version  # a part of the cache's key
     try:
-        paths = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(p, folder)]
+        listed = os.listdir(folder)
     except OSError as error:
         raise DatasetError(f"{folder}: expected a folder of frames: {error.strerror}") from error
-    numbered: dict[int, Path] = {}
-    for path in paths:
-        numbers = re.findall(r"\d+", path.stem)
-        if not numbers:
-            raise DatasetError(f"{path}: a frame needs its number in its name, such as frame_00001.jpg")
-        other = numbered.setdefault(int(numbers[-1]), path)
-        if other is not path:
-            raise DatasetError(f"{folder}: {other.name} and {path.name} have the same number")
-    if not numbered:
+    names = [name for name in listed if name[0] != "." and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
+    numbers = [[int(digits) for digits in re.findall(r"\d+", Path(name).stem)] for name in names]
+    for name, its_numbers in zip(names, numbers, strict=True):
+        if not its_numbers:
+            raise DatasetError(f"{folder / name}: a frame needs its number in its name, such as frame_00001.jpg")
+    if not names:
         raise DatasetError(f"{folder}: no frames; expected images such as frame_00001.jpg")
-    return [numbered[number] for number in sorted(numbered)]
+    texts = {re.sub(r"\d+", "0", Path(name).stem) for name in names}
+    if len(texts) > 1 or _last_counts(numbers):
+        numbers = [its_numbers[-1:] for its_numbers in numbers]
+    ordered = sorted(zip(numbers, names, strict=True))
+    for (number, name), (other_number, other) in itertools.pairwise(ordered):
+        if number == other_number:
+            raise DatasetError(f"{folder}: {name} and {other} have the same number")
+    return "/".join(name for _, name in ordered)
+
+
+def _last_counts(numbers: list[list[int]]) -> bool:
+    """Whether the last of each frame's numbers counts the frames, so that the others are no part of their order.
+
+    It does not where it begins again once, as the seconds of a clip do that starts in the middle of a minute.
+    """
+    last = [its_numbers[-1] for its_numbers in sorted(numbers)]
+    starts_again = len(last) >= 10 and all((b - a) % len(last) == 1 for a, b in itertools.pairwise(last))
+    return not starts_again and sorted(last) == list(range(min(last), min(last) + len(last)))
 
 
 def chosen_frames(count: int, frames: int, generator: torch.Generator | None) -> list[int]:
@@ -245,10 +273,11 @@ class ImageReader:
             return
         with opened_image(path) as image:
             image.verify()
-            with open(path, "rb") as file:  # nothing in a JPEG's header tells its length
-                jpeg = file.read(2) == _JPEG
-                file.seek(-2, os.SEEK_END)
-                whole = not jpeg or file.read(2) == _JPEG_END
+            whole = image.format in ("PNG", "WEBP")  # read to their end above; of others the header alone
+            with open(path, "rb") as file:
+                if file.read(2) == _JPEG:  # nothing in a JPEG's header tells its length
+                    file.seek(-2, os.SEEK_END)
+                    whole = file.read(2) == _JPEG_END
         if not whole:
             read_image(path)
 
@@ -282,9 +311,9 @@ class FramesReader(ImageReader):
             for index in chosen_frames(len(packed), self.frames, generator):
                 yield _unpacked(packed[index])
         else:
-            files = frame_files(path)
-            for index in chosen_frames(len(files), self.frames, generator):
-                yield read_image(files[index])
+            names = frame_names(path)
+            for index in chosen_frames(len(names), self.frames, generator):
+                yield read_image(path / names[index])
 
     def check(self, path: Path) -> None:
         """Check each frame."""

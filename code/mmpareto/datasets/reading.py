@@ -1,6 +1,5 @@
 """Inputs of new samples for a trained model: files, arrays or tensors, read as the run's dataset read its own."""
 
-import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from mmpareto.datasets.base import DatasetError, Modality
@@ -16,29 +15,40 @@ from mmpareto.datasets.features import SoundReader
 from mmpareto.datasets.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from mmpareto.datasets.readers import ARRAY_SUFFIXES, ArrayReader, FramesReader, ImageReader, Reader, opened_image
 from mmpareto.datasets.sequences import SequenceReader, TokensReader
-from mmpareto.datasets.text import TextReader
+from mmpareto.datasets.text import TEXT_SUFFIX, TextReader, is_path_of_text
 from mmpareto.inputs import VARIABLE
-
-TEXT_SUFFIX = ".txt"
 
 
 class FileReader(ArrayReader):
-    """Reader of a modality whose training samples were no files: an array, or a picture of its size for an image."""
+    """Reader of a modality whose training samples were no files: an array, or a picture of its size for an image.
+
+    pictures  False: an image's values are computed from a picture, so that a picture is refused.
+    """
+
+    def __init__(self, modality: Modality, pictures: bool = True) -> None:
+        super().__init__(modality)
+        self.pictures = pictures and modality.kind == "image"
 
     def read(self, path: Path, generator: torch.Generator | None) -> Tensor:
         """See `Reader`."""
         suffix = path.suffix.lower()
         if suffix in ARRAY_SUFFIXES:
             return super().read(path, generator)
-        if self.modality.kind == "image" and suffix in IMAGE_SUFFIXES:
+        if suffix in IMAGE_SUFFIXES and self.pictures:
             return self._picture(path)
-        kinds = [*ARRAY_SUFFIXES, *(IMAGE_SUFFIXES if self.modality.kind == "image" else ())]
+        if suffix in IMAGE_SUFFIXES and self.modality.kind == "image":
+            raise DatasetError(
+                f"{path}: is a picture, and the run was trained on values that prepare.py computes from one; give such "
+                f"an array ({', '.join(ARRAY_SUFFIXES)}) of shape {list(self.modality.shape)}"
+            )
+        kinds = [*ARRAY_SUFFIXES, *(IMAGE_SUFFIXES if self.pictures else ())]
         raise DatasetError(f"{path}: expected a file with one of {', '.join(kinds)}")
 
     def _picture(self, path: Path) -> Tensor:
         """uint8 [channels, H, W]."""
         channels, height, width = self.modality.shape
-        with opened_image(path) as picture:
+        with opened_image(path) as opened:
+            picture = ImageOps.exif_transpose(opened)
             if picture.size != (width, height):
                 raise DatasetError(
                     f"{path}: expected a picture of {width} x {height} pixels, found {picture.width} x {picture.height}"
@@ -87,12 +97,15 @@ def reader_from(saved: Mapping[str, Any] | None, modality: Modality) -> Reader:
     if saved is None:
         return _array_reader(modality)
     kind, shape = saved["reader"], modality.shape
+    if kind == "computed":
+        return FileReader(modality, pictures=False)
     if kind == "image":
         return ImageReader(shape[-1])
     if kind == "frames":
         return VideoReader(shape[0], shape[-1], saved.get("fps"), saved.get("frame_size"))
     if kind == "sound":
-        return SoundReader(saved["features"], shape[1], saved["stored"] is True)
+        rates = {int(rate): int(number) for rate, number in saved.get("rates", {}).items()}
+        return SoundReader(saved["features"], shape[1], saved["stored"] is True, rates)
     if kind == "array":
         return ArrayReader(modality, padded=saved["padded"] is True)
     if kind == "text":
@@ -117,14 +130,14 @@ class Text(str):
 def is_file_of(value: str, reader: Reader, folder: Path = Path()) -> bool:
     """Whether text names a file or folder that `reader` reads; else it is the text itself.
 
-    Where the run was trained on text in cells, a file must be there to be one.
+    Where the run was trained on text in cells, see `is_path_of_text`.
 
     Args:
         folder: that the path is relative to.
     """
     if not isinstance(reader, TextReader):
         return True
-    return value.lower().endswith(TEXT_SUFFIX) and (reader.files or os.path.isfile(folder / value))
+    return value.lower().endswith(TEXT_SUFFIX) if reader.files else is_path_of_text(value, folder)
 
 
 def read_input(value: Any, reader: Reader, modality: Modality) -> Tensor:

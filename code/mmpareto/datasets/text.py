@@ -26,6 +26,8 @@ VOCABULARY = 8000  # of a tokenizer that is trained here
 LONGEST_TEXT = 256  # tokens that a sample is cut to, unless another number is given
 _MOST_BYTES = 2**24  # of a text file
 _UNKNOWN = "[UNK]"
+TEXT_SUFFIX = ".txt"
+TOKENIZER = "tokenizer.json"  # the file in a folder
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the fork of loader processes
 
 
@@ -69,6 +71,14 @@ class TextReader:
         return max(1, len(self._tokenizer.encode(text_of(source)).ids))
 
 
+def is_path_of_text(cell: str, folder: Path) -> bool:
+    """Whether the cell of a list is the path of a text file below `folder`, and not the text itself.
+
+    It ends in .txt, and there is such a file, or it is a single word: text hardly is.
+    """
+    return cell.lower().endswith(TEXT_SUFFIX) and (len(cell.split()) == 1 or os.path.isfile(folder / cell))
+
+
 def text_of(source: Path | str) -> str:
     """The text itself, or that of a file.
 
@@ -89,6 +99,8 @@ def text_of(source: Path | str) -> str:
         if source.stat().st_size > _MOST_BYTES:
             raise DatasetError(f"{source}: is larger than {_MOST_BYTES >> 20} MiB; expected the text of one sample")
         return source.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise DatasetError(f"{source}: there is no such file; a word that ends in .txt is the path of one") from error
     except OSError as error:
         raise DatasetError(f"{source}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -123,7 +135,7 @@ def load_tokenizer(where: str) -> str:
         DatasetError: where there is none.
     """
     path = Path(where)
-    file = path / "tokenizer.json" if path.is_dir() else path
+    file = path / TOKENIZER if path.is_dir() else path
     if file.exists():
         return tokenizer_from(text_of(file)).to_str()
     if path.exists() or path.is_absolute() or where.startswith("."):

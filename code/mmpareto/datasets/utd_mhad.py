@@ -41,6 +41,7 @@ class UTDMHAD(MultimodalDataset):
 
     recipe = {"epochs": 25, "batch_size": 32, "learning_rate": 0.001, "optimizer": "Adam"}
     must_hold = (DESCRIPTION,)
+    computed = frozenset({"depth"})
 
     def __init__(self, root: Path | None, split: Split, *, seed: int = 0) -> None:
         super().__init__(seed)

@@ -10,7 +10,7 @@ import torch
 from mmpareto import runs
 from mmpareto.arguments import saved_encoders
 from mmpareto.config import Config, OptimConfig, differing
-from mmpareto.datasets import Modality, MultimodalDataset, Split, modality_from
+from mmpareto.datasets import DATASETS, Modality, MultimodalDataset, Split, modality_from
 from mmpareto.datasets.readers import Reader
 from mmpareto.datasets.reading import reader_from
 from mmpareto.errors import UsageError
@@ -25,24 +25,44 @@ _CHECKPOINTS = (runs.LAST, runs.PREVIOUS, runs.BEST)
 
 
 def resolved(
-    data: Mapping[str, MultimodalDataset], model: MultimodalModel, encoders: Mapping[str, str]
+    data: Mapping[str, MultimodalDataset],
+    model: MultimodalModel,
+    encoders: Mapping[str, str],
+    rates: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The content of resolved.json: what the data decided. A changed training file changes no score of this run.
 
     Args:
         data: {split: its samples}.
         encoders: {modality: name of its encoder}.
+        rates: see `saved_rates`; of a run that goes on, whose sounds may not have been looked at again.
     """
     dataset = data["train"]
+    readers = dataset.saved_readers()
+    for name in rates.keys() & readers.keys():
+        readers[name].setdefault("rates", rates[name])
     configurations = {name: getattr(encoder, "configuration", None) for name, encoder in model.innermost().items()}
     return {
         "encoders": encoders,
         "configurations": {name: value for name, value in configurations.items() if value is not None},
         "classes": dataset.classes,
         "modalities": {name: asdict(modality) for name, modality in dataset.modalities.items()},
-        "readers": dataset.saved_readers(),
+        "readers": readers,
         "samples": samples(data),
     }
+
+
+def other_samples(run: RunDirectory, split: str, dataset: MultimodalDataset) -> str:
+    """What differs between the samples of a split that the run began with and those of a dataset; "" where nothing.
+
+    Earlier versions did not write what their samples are, or no ids: what is not known does not differ.
+    """
+    before = run.read_json(runs.RESOLVED).get("samples")
+    saved = before.get(split) if isinstance(before, dict) else None
+    now = samples({split: dataset})[split]
+    if isinstance(saved, dict):
+        now = {key: value for key, value in now.items() if key in saved}
+    return "" if saved in (None, now) else f"{saved}, now {now}"
 
 
 def refuse_other_samples(run: RunDirectory, data: Mapping[str, MultimodalDataset]) -> None:
@@ -51,13 +71,11 @@ def refuse_other_samples(run: RunDirectory, data: Mapping[str, MultimodalDataset
     Raises:
         UsageError: with the split, and what was found.
     """
-    before, now = run.read_json(runs.RESOLVED).get("samples"), samples(data)
     for split in ("train", "val"):
-        saved = before.get(split) if isinstance(before, dict) else None  # earlier versions did not write it
-        if saved is not None and saved != now[split]:
+        if difference := other_samples(run, split, data[split]):
             raise UsageError(
-                f"{run.path} began with other samples of {split} ({saved}, now {now[split]}); give the folder of its "
-                "own data with --data_root, or begin another run with --ckpt_path"
+                f"{run.path} began with other samples of {split} ({difference}); give the folder of its own data with "
+                "--data_root, or begin another run with --ckpt_path"
             )
 
 
@@ -121,13 +139,22 @@ def saved_readers(run: RunDirectory) -> dict[str, Reader]:
     Raises:
         RunError: where the run does not say it.
     """
-    saved = run.read_json(runs.RESOLVED).get("readers", {})
+    saved, dataset = run.read_json(runs.RESOLVED).get("readers", {}), str(run.read_config().get("dataset"))
+    computed = getattr(DATASETS[dataset].source, "computed", ()) if dataset in DATASETS else ()
     try:
+        saved = {name: {"reader": "computed"} for name in computed} | saved  # earlier versions did not write these
         return {name: reader_from(saved.get(name), modality) for name, modality in saved_modalities(run).items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RunError(
             f"{run / runs.RESOLVED} holds readers that train.py does not write ({error!r:.100}); train the run again"
         ) from error
+
+
+def saved_rates(run: RunDirectory) -> dict[str, Any]:
+    """{modality: sample rates of its training sounds}, where the run says them."""
+    saved = run.read_json(runs.RESOLVED).get("readers")
+    readers = saved.items() if isinstance(saved, dict) else ()
+    return {name: reader["rates"] for name, reader in readers if isinstance(reader, dict) and "rates" in reader}
 
 
 def restarted(config: Config, processes: Processes) -> bool:

@@ -52,6 +52,7 @@ from mmpareto.training.restore import (
     resolved,
     restarted,
     saved_configurations,
+    saved_rates,
 )
 from mmpareto.training.scoring import Scorer
 from mmpareto.training.setup import (
@@ -272,7 +273,8 @@ class Run:
             self.warn(f"{self.directory / runs.GRADIENTS} is gone: conflict rates of the results begin at this epoch")
         for name in (runs.RESULTS, runs.DIVERGED):
             (self.directory / name).unlink(missing_ok=True)
-        self.directory.write_json(runs.RESOLVED, resolved(self.data, self.model, self.encoders))
+        rates = saved_rates(self.directory) if self.continues else {}
+        self.directory.write_json(runs.RESOLVED, resolved(self.data, self.model, self.encoders, rates))
         self.directory.write_text(runs.CONFIG, config_files.text(self.config.saved()))
         self.directory.write_json(runs.ENVIRONMENT, runs.environment(self.device, self.processes.size))
         self.say(
@@ -285,7 +287,10 @@ class Run:
         ids = {split: part.sample_ids() for split, part in self.data.items()}
         if idle := self.method.idle(self.config.optim.epochs):
             self.warn(f"{self.config.method.method}: {idle}")
-        for warning in sample_warnings(self.data["train"].classes, labels, ids, self.modalities):
+        files = {split: part.sample_files() for split, part in self.data.items()}
+        readers = {split: part.saved_readers() for split, part in self.data.items()}
+        classes, absent = self.data["train"].classes, self.data["train"].absent
+        for warning in sample_warnings(classes, labels, ids, self.modalities, files, absent, readers):
             self.warn(warning)
         self.say(f"\n{self.table.header}")
 

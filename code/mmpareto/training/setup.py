@@ -383,11 +383,19 @@ def make_step(
 
 
 def samples(data: Mapping[str, MultimodalDataset]) -> dict[str, dict[str, Any]]:
-    """{split: what its samples are known by: their number, and a checksum of their labels in order}."""
+    """{split: what its samples are known by: their number, and checksums of their labels and ids in order}."""
     return {
-        split: {"number": len(part), "labels": hashlib.sha256(part.labels.tobytes()).hexdigest()[:12]}
+        split: {
+            "number": len(part),
+            "labels": _checksum(part.labels.tobytes()),
+            "ids": _checksum("\n".join(part.sample_ids()).encode(errors="backslashreplace")),
+        }
         for split, part in data.items()
     }
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:12]
 
 
 def settings_and_data(config: Config, data: dict[str, MultimodalDataset]) -> dict[str, Any]:
@@ -395,5 +403,6 @@ def settings_and_data(config: Config, data: dict[str, MultimodalDataset]) -> dic
     differ = ("data_root", "data_on", "num_workers", "gpu_ids")
     values = {f"--{key}": value for key, value in config.flat().items() if key not in differ}
     for name, known in samples(data).items():
-        values |= {f"samples of {name}": known["number"], f"checksum of the labels of {name}": known["labels"]}
+        values |= {f"samples of {name}": known["number"]}
+        values |= {f"checksum of the {what} of {name}": known[what] for what in ("labels", "ids")}
     return values | {"classes": list(data["train"].classes)}
