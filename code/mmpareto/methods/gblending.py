@@ -12,7 +12,7 @@ from mmpareto.methods.shared import by_name, whole
 from mmpareto.models import MultimodalModel
 from mmpareto.registry import Range
 
-SUPER_EPOCH = 10
+SUPER_EPOCH = 10  # the default
 LEAST = 0.1  # of a weight, times the equal one
 
 
@@ -45,7 +45,7 @@ class GBlending(Method):
     changes = "weights of the losses"
 
     def __init__(
-        self, online: bool = False, super_epoch: int = SUPER_EPOCH, estimate_epochs: int = 0, held_out: float = 0.1
+        self, online: bool = False, super_epoch: int = 10, estimate_epochs: int = 0, held_out: float = 0.1
     ) -> None:
         super().__init__(Uniform())
         if not 0 < held_out < 1:

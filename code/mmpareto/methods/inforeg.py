@@ -12,7 +12,7 @@ from mmpareto.methods.shared import contributions_of, detached_heads, encoder_we
 from mmpareto.models import MultimodalModel, cross_entropies
 from mmpareto.registry import Range
 
-BETA, THRESHOLD = 0.9, 0.04  # in the paper
+BETA, THRESHOLD = 0.9, 0.04  # the defaults, from the paper
 
 
 @METHODS.register("inforeg", search={"beta": Range(0.5, 1.0), "threshold": Range(0.01, 0.1)})
@@ -46,7 +46,7 @@ class InfoReg(Method):
     refuses: ClassVar[Mapping[str, str]] = {"missing": "its scores compare modalities on the same samples"}
 
     def __init__(
-        self, beta: float = BETA, threshold: float = THRESHOLD, unimodal: bool = False, published: bool = False
+        self, beta: float = 0.9, threshold: float = 0.04, unimodal: bool = False, published: bool = False
     ) -> None:
         if published and (beta, threshold, unimodal) != (BETA, THRESHOLD, False):
             raise ValueError("published=true has a rule of its own: leave beta, threshold and unimodal out")
