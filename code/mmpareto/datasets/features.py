@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mmpareto.datasets.base import DatasetError, Modality, UnusableError, say
+from mmpareto.datasets.files import write_array
 from mmpareto.datasets.readers import ARRAY_SUFFIXES, LOG_RANGE, ArrayReader, FramesReader, Reader
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def write_features(sound: Sound, kind: AudioFeatures, path: Path, frames: int | 
     normalisation divides by. `fbank` is stored without padding: a CREMA-D clip takes 65 kB, not 512.
     """
     features = fbank(sound, frames) if kind == "fbank" else stft(sound)
-    np.save(path, features.astype(np.float16), allow_pickle=False)
+    write_array(path, features.astype(np.float16))
 
 
 def audio_visual_readers(audio_features: AudioFeatures, frames: int, image_size: int) -> dict[str, Reader]:
@@ -195,13 +196,14 @@ class SoundReader:
 
     def look_at(self, paths: Sequence[Path]) -> None:
         """Note the rates of some sounds where the check noted none, because it was done before."""
-        from mmpareto.datasets.media import read_sound
+        from mmpareto.datasets.media import rate_of
 
         if self._rates or self.features != "fbank":
             return
         for path in paths[:: max(1, len(paths) // _LOOKED_AT)]:
-            with contextlib.suppress(UnusableError):
-                self._rates.append(read_sound(path).rate)
+            if path.suffix.lower() not in ARRAY_SUFFIXES:
+                with contextlib.suppress(UnusableError):
+                    self._rates.append(rate_of(path))
 
     def saved(self) -> dict[str, Any]:
         """See `Reader`; with {rate: number} of the sounds that were checked or looked at."""

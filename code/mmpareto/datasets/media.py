@@ -190,6 +190,16 @@ def read_sound(path: Path, part: Part | None = None) -> Sound:
     return sound
 
 
+def rate_of(path: Path) -> int:
+    """The sample rate in Hz that a sound begins with; no more than its beginning is decoded.
+
+    Raises UnusableError: no sound track, no samples in it, damage, a rate that no sound has.
+    """
+    for frame in _resampled(path):
+        return frame.sample_rate
+    raise UnusableError("empty sound track", path)
+
+
 def _outside(part: Part) -> str:
     return f"it ends before the part from {part[0]:g} to {part[1]:g} s"
 

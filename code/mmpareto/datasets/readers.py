@@ -31,6 +31,7 @@ from mmpareto.datasets.files import (
     map_npy,
     refuse_special_file,
     version,
+    write_array,
 )
 from mmpareto.pickles import is_tensor, require_legacy, require_only
 
@@ -211,7 +212,7 @@ def write_packed(files: Sequence[Path], place: Path) -> None:
         raise UnusableError(
             "frames of several sizes", f"{files[0].parent}: {sizes[0]} and {sizes[-1]} cannot be packed"
         )
-    np.save(place, np.stack(images), allow_pickle=False)
+    write_array(place, np.stack(images))
 
 
 def _unpacked(image: np.ndarray) -> Tensor:
