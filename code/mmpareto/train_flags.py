@@ -3,7 +3,7 @@
 import argparse
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields
 from typing import Any, NoReturn
 
 from mmpareto.command_line import Parser, add_allow, listing
@@ -100,7 +100,7 @@ def train_parser(entries: Entries, suppress: bool = False) -> Parser:
             group.add_argument(
                 f"--{item.name}",
                 default=argparse.SUPPRESS if suppress else default,
-                help=item.metadata["help"] or _described(entries.chosen[item.name.removesuffix("_options")]),
+                help=_help(item, default) or _described(entries.chosen[item.name.removesuffix("_options")]),
                 **_with_off(item.name, item.metadata["argument"]),
             )
         if section == "method":
@@ -109,7 +109,7 @@ def train_parser(entries: Entries, suppress: bool = False) -> Parser:
         if section == "data":
             group = parser.add_argument_group(f"the dataset {dataset.name}")
             for key, option in dataset.options.items():
-                default_text = "" if option.default is None else f" (default: {shown(option.default)})"
+                default_text = "" if option.default is None else f" (default: {shown(option.default) or OFF})"
                 group.add_argument(
                     f"--{key}",
                     default=argparse.SUPPRESS if suppress else option.default,
@@ -143,11 +143,19 @@ def _title(kind: type) -> tuple[str, str | None]:
     return heading.lower(), description or None
 
 
+def _help(item: Field[Any], default: Any) -> str:
+    """Help on a field, with the default that holds for the dataset in words."""
+    words = item.metadata["unset"] if default in (None, []) else shown(default)
+    if isinstance(default, bool):
+        words = "on" if default else "off"
+    return item.metadata["help"].replace("%(default)s", words.replace("%", "%%"))
+
+
 def _described(entry: Entry[Any]) -> str:
     """Help on the options of an entry."""
     parts = []
     for key, option in entry.options.items():
-        default = "no default" if option.default is REQUIRED else f"default: {shown(option.default)}"
+        default = "no default" if option.default is REQUIRED else f"default: {shown(option.default) or OFF}"
         parts.append(f"{key} ({default})" + (f": {option.help.rstrip('.')}" if option.help else ""))
     text = f"options of {entry.name}: {'; '.join(parts) or 'none'}; name another one to see its own"
     return text.replace("%", "%%")
