@@ -79,6 +79,19 @@ def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
     assert 'id="mmpareto.integration.Integrator.backward"' in (tmp_path / "api" / "integration.html").read_text()
 
 
+def test_no_two_pages_train_in_one_folder() -> None:
+    """A run with other settings is in the way: whoever follows one page and then the next must not meet it."""
+    pages: dict[str, set[Path]] = {}
+    for page in PAGES:
+        for language, _, content in FENCE.findall(page.read_text()):
+            for line in content.replace("\\\n", " ").splitlines() if language == "sh" else ():
+                if re.search(r"(experiment|mmpareto|distributed)\.sh|(experiment|train)\.py", line):
+                    folder = re.search(r"--(?:output|ckpt_path) (\S+)", line)
+                    pages.setdefault("runs" if folder is None else folder[1], set()).add(page)
+    assert not pages.pop("runs") & set(TUTORIALS)
+    assert {folder: users for folder, users in pages.items() if len(users) > 1} == {}
+
+
 def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().split()) <= 900
 
