@@ -141,7 +141,8 @@ class ModelConfig:
     )
     encoder_options: dict[str, str] = flag(
         dict,
-        "options of one modality's encoder: weights (pretrained, none or a file), frozen, lr_factor, pooling where it "
+        "options of one modality's encoder: weights (none, a file, or pretrained for timm:, hf: and "
+        "torchaudio:), frozen, lr_factor, pooling where it "
         "has tokens, and its own (--list-encoders) (default: %(default)s)",
         type=option_text,
         nargs="+",
