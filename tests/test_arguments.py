@@ -18,7 +18,7 @@ from mmpareto.config import SECTIONS, Config, differing
 from mmpareto.errors import UsageError
 from mmpareto.flag_values import shown
 from mmpareto.registries import DATASETS
-from mmpareto.train_flags import SHORT, Entries, train_parser
+from mmpareto.train_flags import MEANT, SHORT, Entries, train_parser
 
 ROOT = Path("/somewhere")
 
@@ -153,6 +153,7 @@ def test_a_recipe_can_be_switched_off(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("epoch: 3", "unknown flag --epoch for the dataset twoview; did you mean --epochs?"),
+        ("optim: {lr: 1}", "unknown flag --lr for the dataset twoview; did you mean --learning_rate?"),
         ("optim: {epochs: none}", "--epochs: expected a whole number above zero, found 'none'"),
         ("method: {method: magic}", "unknown method 'magic'"),
         ("data: {dataset: [1]}", "dataset is \\[1\\], expected text"),
@@ -220,6 +221,12 @@ def test_every_field_is_one_flag_with_help() -> None:
     assert len(set(names)) == len(names)
     assert {"gamma", "rescale", "variance"} <= flags_of("digits")
     assert set(names) <= flags_of("digits")
+
+
+def test_names_with_a_space_between_them_are_no_list() -> None:
+    with pytest.raises(UsageError, match="'b' belongs to no flag; a list is written with commas"):
+        parse(["--dataset", "manifest", "--sequences", "a", "b"], ROOT)
+    assert all(meant in {f"--{name}" for name in flags_of("twoview")} for meant in MEANT.values())
 
 
 OTHER_RECIPE = {"momentum": 0.5, "clip_grad": 2.0, "lr_schedule": "cosine", "weight_decay": 0.0, "warmup_epochs": 1}

@@ -28,6 +28,16 @@ SHORT: dict[str, dict[str, Any]] = {
     },
 }
 MOMENTUM, DECAY_RATIO = 0.9, 0.1  # of SGD, and of the step schedule, where nothing else is said
+# what other programs call these flags
+MEANT = {
+    "--lr": "--learning_rate",
+    "--wd": "--weight_decay",
+    "--seed": "--random_seed",
+    "--gpu": "--gpu_ids",
+    "--device": "--gpu_ids",
+    "--workers": "--num_workers",
+    "--output": "--ckpt_path",
+}
 OFF = "none"  # what a flag says that switches off what a file of settings switched on
 SWITCHED_OFF = ("n_classes", "early_stopping", "amp", "checkpoint_minutes")
 # what is chosen by one flag and has options in another one, --<name>_options; with the default
@@ -163,8 +173,13 @@ def _described(entry: Entry[Any]) -> str:
 
 def refuse_unknown(unknown: Sequence[str], parser: Parser, dataset: str) -> NoReturn:
     """Raise UsageError for flags that the parser does not know, with the one that is most like the first."""
+    if not unknown[0].startswith("-"):
+        raise UsageError(
+            f"{unknown[0]!r:.100} belongs to no flag; a list is written with commas and without spaces, as in a,b, and "
+            "a value that holds spaces between quotation marks"
+        )
     flag = unknown[0].partition("=")[0]
     known = [option for action in parser._actions for option in action.option_strings]
-    close = difflib.get_close_matches(flag, known, n=1)
+    close = [MEANT[flag]] if flag in MEANT else difflib.get_close_matches(flag, known, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
     raise UsageError(f"unknown flag {flag:.100} for the dataset {dataset}; {hint}known: {', '.join(sorted(known))}")

@@ -17,6 +17,8 @@ from mmpareto.escape import counted
 from mmpareto.integration import OnFeatures
 from mmpareto.methods import METHODS, Method, MethodError, build_method
 from mmpareto.models import (
+    ARCHITECTURES,
+    FUSIONS,
     MakeFusion,
     MultimodalModel,
     build_model,
@@ -24,6 +26,7 @@ from mmpareto.models import (
     fusion_maker,
     options_by_modality,
 )
+from mmpareto.registry import Registry
 from mmpareto.training.data import Loader
 from mmpareto.training.processes import Processes
 from mmpareto.training.step import TrainingStep
@@ -259,10 +262,11 @@ def on_features(name: str, method: Method, engine: EngineConfig) -> OnFeatures:
 
 
 # what each of `MultimodalModel.offers` means
+# what each need is, and where it is found
 _NEEDS = {
-    "features": "joint logits that are a function of the encoders' features alone",
-    "contributions": "joint logits that are a sum of one part per modality",
-    "gates": "encoders that scale one another's channels by gates",
+    "features": ("joint logits that are a function of the encoders' features alone", "--architecture late_fusion"),
+    "contributions": ("joint logits that are a sum of one part per modality", "--fusion"),
+    "gates": ("encoders that scale one another's channels by gates", "--architecture mmtm"),
 }
 
 
@@ -272,20 +276,29 @@ def set_up(method: Method, model: MultimodalModel, seed: int, epochs: int) -> No
     Raises:
         UsageError: where it cannot train it.
     """
-    needs = dict.fromkeys(sorted(method.requires), f"the method {type(method).__name__}")
+    needs = dict.fromkeys(sorted(method.requires), f"--method {_name(METHODS, method)}")
     if isinstance(method.integrator, OnFeatures):
         needs["features"] = "--integrate features"
     for need, name in needs.items():
         if need not in model.offers:
+            (what, found), lacking = _NEEDS[need], f"--architecture {_name(ARCHITECTURES, model)}"
+            if need == "contributions":
+                found += f" {' or '.join(key for key in FUSIONS if hasattr(FUSIONS[key].source, need))}"
+                lacking += f" with --fusion {_name(FUSIONS, model.fusion)}"
             raise UsageError(
-                f"{name} needs {_NEEDS[need]}, which {type(model).__name__} with the fusion "
-                f"{type(model.fusion).__name__} does not have; choose another --architecture, --fusion or --method "
-                "(docs/methods.md says what goes together)"
+                f"{name} needs {what}, which {lacking} does not have; take {found}, or another method (docs/methods.md "
+                "says what goes together)"
             )
     try:
         method.setup(model, seed, epochs)
     except MethodError as error:
         raise UsageError(str(error)) from error
+
+
+def _name(registry: Registry[Any], part: Any) -> str:
+    """What the command line calls a method, fusion or architecture."""
+    kind = type(part)
+    return next((key for key in registry if registry[key].source is kind), f"{kind.__module__}:{kind.__qualname__}")
 
 
 def make_model(
