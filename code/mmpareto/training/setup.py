@@ -26,7 +26,6 @@ from mmpareto.models import (
     fusion_maker,
     options_by_modality,
 )
-from mmpareto.registry import Registry
 from mmpareto.training.data import Loader
 from mmpareto.training.processes import Processes
 from mmpareto.training.step import TrainingStep
@@ -276,15 +275,15 @@ def set_up(method: Method, model: MultimodalModel, seed: int, epochs: int) -> No
     Raises:
         UsageError: where it cannot train it.
     """
-    needs = dict.fromkeys(sorted(method.requires), f"--method {_name(METHODS, method)}")
+    needs = dict.fromkeys(sorted(method.requires), f"--method {METHODS.name_of(method)}")
     if isinstance(method.integrator, OnFeatures):
         needs["features"] = "--integrate features"
     for need, name in needs.items():
         if need not in model.offers:
-            (what, found), lacking = _NEEDS[need], f"--architecture {_name(ARCHITECTURES, model)}"
+            (what, found), lacking = _NEEDS[need], f"--architecture {ARCHITECTURES.name_of(model)}"
             if need == "contributions":
                 found += f" {' or '.join(key for key in FUSIONS if hasattr(FUSIONS[key].source, need))}"
-                lacking += f" with --fusion {_name(FUSIONS, model.fusion)}"
+                lacking += f" with --fusion {FUSIONS.name_of(model.fusion)}"
             raise UsageError(
                 f"{name} needs {what}, which {lacking} does not have; take {found}, or another method (docs/methods.md "
                 "says what goes together)"
@@ -293,12 +292,6 @@ def set_up(method: Method, model: MultimodalModel, seed: int, epochs: int) -> No
         method.setup(model, seed, epochs)
     except MethodError as error:
         raise UsageError(str(error)) from error
-
-
-def _name(registry: Registry[Any], part: Any) -> str:
-    """What the command line calls a method, fusion or architecture."""
-    kind = type(part)
-    return next((key for key in registry if registry[key].source is kind), f"{kind.__module__}:{kind.__qualname__}")
 
 
 def make_model(
