@@ -273,7 +273,7 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """Speed: each switch agrees with the plain path to its type's precision; see code/benchmark.py."""
+    """Speed: each switch agrees with the plain path to its type's precision; see benchmark.py."""
 
     fast: bool = switch(
         False, "switch on what is fastest and safe here, and print it (default: %(default)s)", saved=False

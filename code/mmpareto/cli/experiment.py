@@ -376,7 +376,7 @@ def _meant(passed: Sequence[str]) -> str:
     ours = list(parser()._option_string_actions)
     flags = [token.partition("=")[0] for token in passed if token.startswith("--")]
     close = [match for flag in flags for match in difflib.get_close_matches(flag, ours, n=1, cutoff=0.8)]
-    return f" (experiment.py itself has {', '.join(close)})" if close else ""
+    return f" ({program('experiment')} itself has {', '.join(close)})" if close else ""
 
 
 def _short(part: str | Path) -> str:

@@ -25,7 +25,7 @@ class SharedBatches(Sampler[list[int]]):
     A batch is `batch_size` samples over all processes, whatever their number: what is learned does not depend on it.
 
     With `lengths` (int64 [N], of the samples) a shuffled epoch has batches of similar length: WINDOW batches at a time
-    are sorted by length, and the order of the batches is drawn anew.
+    are sorted by length, and the order of the batches is drawn again.
 
     training  every process gets something of every batch, since all must take the step: where there are fewer samples
               than processes, one that counts nothing (see `share`). Otherwise such a process gets nothing.
