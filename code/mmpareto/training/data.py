@@ -217,7 +217,7 @@ def _unchanged(batch: Any) -> Any:
 
 
 def _leave_signals_to_the_trainer(ending: torch.Tensor, worker: int) -> None:
-    """Ctrl-C and Slurm reach all processes; the workers must outlast the step in which the trainer hears of it."""
+    """Keep workers alive until the trainer has finished the current step: Ctrl-C and Slurm reach all processes."""
     del worker
 
     def end(number: int, frame: FrameType | None) -> None:
