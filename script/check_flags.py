@@ -2,7 +2,7 @@
 
 python script/check_flags.py --dataset cremad --epochs 10
 
-The launchers of several processes call it first: they start a job anew after a failure, which mends no wrong flag.
+The launchers of several processes call it first: they restart a job after a failure, and a wrong flag would fail again.
 """
 
 import sys

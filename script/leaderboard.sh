@@ -6,8 +6,12 @@
 set -eu
 ROOT=$(CDPATH='' cd -P -- "$(dirname -- "$0")/.." && pwd)
 . "$ROOT/script/setup.sh"
-if [ "${1-}" = --quick ]; then
+QUICK=
+for flag in "$@"; do # --quick is taken out wherever it stands
   shift
+  if [ "$flag" = --quick ]; then QUICK=yes; else set -- "$@" "$flag"; fi
+done
+if [ -n "$QUICK" ]; then
   set -- --methods one_joint uniform mmpareto --trials 2 --seeds 10 11 "$@"
 else
   set -- --methods unimodal ensemble one_joint transformer uniform uniform_gamma random pareto mmpareto ogm_ge agm pmr mmcosine \

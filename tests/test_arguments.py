@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -15,6 +16,9 @@ from mmpareto import config_files
 from mmpareto.arguments import flags_of, parse, parse_settings
 from mmpareto.config import SECTIONS, Config, differing
 from mmpareto.errors import UsageError
+from mmpareto.flag_values import shown
+from mmpareto.registries import DATASETS
+from mmpareto.train_flags import MEANT, SHORT, Entries, train_parser
 
 ROOT = Path("/somewhere")
 
@@ -149,6 +153,7 @@ def test_a_recipe_can_be_switched_off(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("epoch: 3", "unknown flag --epoch for the dataset twoview; did you mean --epochs?"),
+        ("optim: {lr: 1}", "unknown flag --lr for the dataset twoview; did you mean --learning_rate?"),
         ("optim: {epochs: none}", "--epochs: expected a whole number above zero, found 'none'"),
         ("method: {method: magic}", "unknown method 'magic'"),
         ("data: {dataset: [1]}", "dataset is \\[1\\], expected text"),
@@ -216,6 +221,44 @@ def test_every_field_is_one_flag_with_help() -> None:
     assert len(set(names)) == len(names)
     assert {"gamma", "rescale", "variance"} <= flags_of("digits")
     assert set(names) <= flags_of("digits")
+
+
+def test_names_with_a_space_between_them_are_no_list() -> None:
+    with pytest.raises(UsageError, match="'b' belongs to no flag; a list is written with commas"):
+        parse(["--dataset", "manifest", "--sequences", "a", "b"], ROOT)
+    assert all(meant in {f"--{name}" for name in flags_of("twoview")} for meant in MEANT.values())
+
+
+OTHER_RECIPE = {"momentum": 0.5, "clip_grad": 2.0, "lr_schedule": "cosine", "weight_decay": 0.0, "warmup_epochs": 1}
+OTHER_RECIPE |= {"augment": "none", "amp": "bf16", "tf32": True, "integrate": "features", "n_classes": 10}
+
+
+@pytest.mark.parametrize(("dataset", "recipe"), [*((name, {}) for name in DATASETS), ("digits", OTHER_RECIPE)])
+def test_help_names_the_defaults_that_are_taken(
+    dataset: str, recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in recipe.items():
+        monkeypatch.setitem(DATASETS[dataset].attributes["recipe"], name, value)
+    config = parse(["--dataset", dataset], ROOT)
+    values = {name: value for part in vars(config).values() for name, value in vars(part).items()}
+    values |= config.data.dataset_options | {name: config.method.method_options[name] for name in SHORT}
+    assert recipe.items() <= values.items()
+    parser = train_parser(Entries({"dataset": dataset}))
+    of_files = ("dataset", "data_root", "ckpt_path", "resume")  # their default is no value of the dataset
+    for action in parser._actions:
+        name = action.dest
+        if name not in values or name in of_files or name.endswith("_options"):
+            continue
+        value = values[name]
+        if isinstance(value, bool) and action.nargs == 0:
+            value = "on" if value else "off"
+        words = re.search(r"\(default: (.*?)(?:, |[;:)])", parser._get_formatter()._expand_help(action))
+        if words is None:
+            assert value is None, name  # the help says it in other words
+        elif value in (None, (), {}):
+            assert words[1] not in ("", "None"), name
+        else:
+            assert words[1] == shown(value), name
 
 
 def test_the_recipe_of_a_dataset_comes_before_the_published_values() -> None:

@@ -79,6 +79,30 @@ def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
     assert 'id="mmpareto.integration.Integrator.backward"' in (tmp_path / "api" / "integration.html").read_text()
 
 
+def test_no_two_pages_train_in_one_folder() -> None:
+    """A run with other settings is in the way: whoever follows one page and then the next must not meet it."""
+    pages: dict[str, set[Path]] = {}
+    for page in PAGES:
+        for language, _, content in FENCE.findall(page.read_text()):
+            for line in content.replace("\\\n", " ").splitlines() if language == "sh" else ():
+                if re.search(r"(experiment|mmpareto|distributed)\.sh|(experiment|train)\.py", line):
+                    folder = re.search(r"--(?:output|ckpt_path) (\S+)", line)
+                    pages.setdefault("runs" if folder is None else folder[1], set()).add(page)
+    assert not pages.pop("runs") & set(TUTORIALS)
+    assert {folder: users for folder, users in pages.items() if len(users) > 1} == {}
+
+
+def test_the_list_of_files_is_whole() -> None:
+    """Where one file of a folder stands for all, the page says so; elsewhere each module is named."""
+    page, package = (ROOT / "docs" / "architecture.md").read_text(), ROOT / "code" / "mmpareto"
+    folders = ("", "api", "benchmarks", "experiments", "integration", "models", "training")
+    files = [path for folder in folders for path in (package / folder).glob("*.py") if path.name != "__init__.py"]
+    for path in (package / "datasets").glob("*.py"):
+        files += [] if "@DATASETS.register" in path.read_text() or path.name == "__init__.py" else [path]
+    assert [path.name for path in files if path.name not in page] == []
+    assert page.index("__main__.py  ") < page.index("  cli/")  # the layers of pyproject.toml
+
+
 def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().split()) <= 900
 

@@ -101,4 +101,4 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert sum("text/html" in output.get("data", {}) for output in outputs) >= 6
     said = "".join(output.get("text", "") for output in outputs if output.output_type == "stream")
     assert "epoch 1/3" in said  # of the progress bar
-    assert (tmp_path / "runs" / "twoview" / "mmpareto" / "seed0" / "results.json").exists()
+    assert (tmp_path / "runs_notebook" / "mmpareto" / "results.json").exists()

@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from mmpareto.errors import UsageError
 from mmpareto.flag_values import import_path
+from mmpareto.startup import shell_command
 
 if TYPE_CHECKING:
     from mmpareto.registry import Registry
+
+
+_EXAMPLE = re.compile(r"python code/(\w+)\.py")
 
 
 class Parser(argparse.ArgumentParser):
@@ -21,6 +25,8 @@ class Parser(argparse.ArgumentParser):
         def formatter(prog: str) -> argparse.HelpFormatter:
             return argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=110)
 
+        if "description" in arguments:  # its examples, as they are typed here
+            arguments["description"] = _EXAMPLE.sub(lambda match: shell_command(match[1]), arguments["description"])
         super().__init__(formatter_class=formatter, allow_abbrev=False, **arguments)
 
     def error(self, message: str) -> NoReturn:

@@ -35,17 +35,18 @@ DEFAULT_DATASET = "twoview"
 OPTIMIZERS = ("SGD", "Adam", "AdamW")
 
 
-def flag(default: Any, help: str, *, saved: bool = True, **argument: Any) -> Any:  # argparse's word
+def flag(default: Any, help: str, *, unset: str = "none", saved: bool = True, **argument: Any) -> Any:
     """A field that is a flag; a value of None that the field's type lacks is resolved when flags are parsed.
 
     Args:
         default: where neither the command line nor the dataset's recipe sets it.
         help: of the flag; `%(default)s` stands for the default that holds for the dataset.
+        unset: the words for a default of None, or of no values.
         saved: whether it makes the run what it is: part of config.yaml.
         argument: further arguments of argparse's add_argument.
     """
     value = {"default_factory": dict} if default is dict else {"default": default}
-    return field(**value, metadata={"help": help, "saved": saved, "argument": argument})
+    return field(**value, metadata={"help": help, "unset": unset, "saved": saved, "argument": argument})
 
 
 def switch(default: bool, help: str, *, saved: bool = True) -> Any:
@@ -68,12 +69,17 @@ class DataConfig:
         metavar="NAME",
     )
     data_root: str | None = flag(
-        None, "folder of the prepared data (default: data/<dataset>)", type=path_text, metavar="FOLDER"
+        None,
+        "folder of the prepared data (default: %(default)s)",
+        unset="data/<dataset>",
+        type=path_text,
+        metavar="FOLDER",
     )
     dataset_options: dict[str, Any] = field(default_factory=dict)  # a flag for each option of the dataset
     n_classes: int | None = flag(
         None,
-        "refuse to run on data with another number of classes (default: any number)",
+        "refuse to run on data with another number of classes (default: %(default)s)",
+        unset="any number",
         type=count,
         metavar="N",
     )
@@ -86,7 +92,7 @@ class DataConfig:
     missing: dict[str, float] = flag(
         dict,
         "drop a modality in this fraction of the samples, in training and scoring alike; the same samples in every "
-        "epoch (default: none)",
+        "epoch (default: %(default)s)",
         type=assigned_fraction,
         nargs="+",
         action="extend",
@@ -102,12 +108,14 @@ class DataConfig:
     data_on: str | None = flag(
         None,
         "where the samples are kept: device cuts batches out on the device that trains, for datasets that are held in "
-        "memory (default: device on a GPU where they take a quarter of its free memory or less, else host)",
+        "memory (default: %(default)s)",
+        unset="device on a GPU where they take a quarter of its free memory or less, else host",
         choices=("device", "host"),
     )
     num_workers: int | None = flag(
         None,
-        "processes that load data (default: 0 for data in memory, else the cores minus one, at most 8)",
+        "processes that load data (default: %(default)s)",
+        unset="0 for data in memory, else the cores minus one, at most 8",
         type=workers,
         metavar="N",
     )
@@ -119,13 +127,13 @@ class ModelConfig:
 
     model: str | None = flag(
         None,
-        "encoder of all modalities (--list-encoders), or package.module:Class (default: %(default)s; None: by the kind "
-        "of the modality; resnet18, as published, for media)",
+        "encoder of all modalities (--list-encoders), or package.module:Class (default: %(default)s)",
+        unset="by the kind of the modality: resnet18, as published, for media",
         metavar="ENCODER",
     )
     encoder: dict[str, str] = flag(
         dict,
-        "encoder of one modality; goes before --model (default: none is set)",
+        "encoder of one modality; goes before --model (default: %(default)s)",
         type=assignment_text,
         nargs="+",
         action="extend",
@@ -133,8 +141,9 @@ class ModelConfig:
     )
     encoder_options: dict[str, str] = flag(
         dict,
-        "options of one modality's encoder: weights (pretrained, none or a file), frozen, lr_factor, pooling where it "
-        "has tokens, and its own (--list-encoders) (default: none is set)",
+        "options of one modality's encoder: weights (none, a file, or pretrained for timm:, hf: and "
+        "torchaudio:), frozen, lr_factor, pooling where it "
+        "has tokens, and its own (--list-encoders) (default: %(default)s)",
         type=option_text,
         nargs="+",
         action="extend",
@@ -175,7 +184,7 @@ class MethodConfig:
     integrate: str = flag(
         "parameters",
         "parameters: exact, two backward passes through the encoders; features: at the encoders' outputs, one pass, an "
-        "upper bound of the exact problem (default: parameters)",
+        "upper bound of the exact problem (default: %(default)s)",
         choices=("parameters", "features"),
     )
     diagnose_interval: int = flag(
@@ -199,7 +208,7 @@ class OptimConfig:
     )
     optimizer: str = flag(
         "SGD",
-        f"{', '.join(OPTIMIZERS)} (default: %(default)s, as published)",
+        f"{', '.join(OPTIMIZERS)} (default: %(default)s; published: SGD)",
         type=one_of(OPTIMIZERS),
         metavar="NAME",
     )
@@ -209,38 +218,46 @@ class OptimConfig:
         type=positive,
         metavar="X",
     )
-    momentum: float = flag(None, "of SGD (default: 0.9, as published)", type=fraction, metavar="X")
+    momentum: float = flag(
+        None, "of SGD (default: %(default)s; published: 0.9)", unset="0.9", type=fraction, metavar="X"
+    )
     weight_decay: float = flag(
-        1e-4, "of all parameters (default: %(default)s, as published)", type=not_negative, metavar="X"
+        1e-4, "of all parameters (default: %(default)s; published: 0.0001)", type=not_negative, metavar="X"
     )
     lr_schedule: str = flag(
         None,
-        "of the learning rate, changed once an epoch (default: constant, as in the published runs, whose step schedule "
-        "was built and never stepped; step where --lr_decay_step is given)",
+        "of the learning rate, changed once an epoch (default: %(default)s)",
+        unset="constant, as in the published runs, whose step schedule was built and never stepped; step where "
+        "--lr_decay_step is given",
         choices=("constant", "step", "cosine"),
     )
     lr_decay_step: int | None = flag(
         None,
-        "multiply the learning rate by --lr_decay_ratio every N epochs (default: never, as in the published runs)",
+        "multiply the learning rate by --lr_decay_ratio every N epochs (default: %(default)s)",
+        unset="never, as in the published runs",
         type=count,
         metavar="N",
     )
-    lr_decay_ratio: float = flag(None, "of --lr_decay_step (default: 0.1, as published)", type=positive, metavar="X")
+    lr_decay_ratio: float = flag(
+        None, "of --lr_decay_step (default: %(default)s; published: 0.1)", unset="0.1", type=positive, metavar="X"
+    )
     warmup_epochs: int = flag(
         0,
-        "epochs in which the learning rate rises linearly, before the schedule (default: 0, as published)",
+        "epochs in which the learning rate rises linearly, before the schedule (default: %(default)s; published: 0)",
         type=count_or_zero,
         metavar="N",
     )
     early_stopping: int | None = flag(
         None,
-        "end after N epochs in a row without a better joint accuracy on the selecting split (default: never)",
+        "end after N epochs in a row without a better joint accuracy on the selecting split (default: %(default)s)",
+        unset="never",
         type=count,
         metavar="N",
     )
     clip_grad: float | None = flag(
         None,
-        "clip the integrated gradient to this norm; 1 where no number follows, 0: no clipping (default: no clipping)",
+        "clip the integrated gradient to this norm; 1 where no number follows, 0: no clipping (default: %(default)s)",
+        unset="no clipping",
         type=not_negative,
         nargs="?",
         const=1.0,
@@ -249,35 +266,40 @@ class OptimConfig:
     selected_on: str = flag(
         "val",
         "split whose best joint accuracy selects the checkpoint; test is the published protocol: it flatters, and the "
-        "results are marked (default: val)",
+        "results are marked (default: %(default)s)",
         choices=("val", "test"),
     )
 
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """Speed: each switch agrees with the plain path to its type's precision; see code/benchmark.py."""
+    """Speed: each switch agrees with the plain path to its type's precision; see benchmark.py."""
 
-    fast: bool = switch(False, "switch on what is fastest and safe on this device, and print it", saved=False)
+    fast: bool = switch(
+        False, "switch on what is fastest and safe here, and print it (default: %(default)s)", saved=False
+    )
     amp: str | None = flag(
         None,
-        "automatic mixed precision; fp16 scales the losses and skips steps that overflow (default: float32)",
+        "automatic mixed precision; fp16 scales the losses and skips steps that overflow (default: %(default)s)",
+        unset="float32",
         choices=("bf16", "fp16"),
     )
-    channels_last: bool = switch(False, "memory format of convolutions (default: off)")
+    channels_last: bool = switch(False, "memory format of convolutions (default: %(default)s)")
     tf32: bool = switch(
-        False, "19-bit products in float32 matrix work on NVIDIA GPUs (default: off, for convolutions too)"
+        False, "19-bit products in float32 matrix work on NVIDIA GPUs, convolutions included (default: %(default)s)"
     )
-    compile: bool = switch(False, "torch.compile the model (default: off; takes a minute once)")
-    cuda_graph: bool = switch(False, "capture the whole step in a CUDA graph (default: off)")
+    compile: bool = switch(False, "torch.compile the model, which takes a minute once (default: %(default)s)")
+    cuda_graph: bool = switch(False, "capture the whole step in a CUDA graph (default: %(default)s)")
     accumulate: int = flag(
         1,
         "cut each batch into N micro-batches to save memory; gradients are summed first and integrated once, batch "
-        "norm sees the micro-batches (default: 1)",
+        "norm sees the micro-batches (default: %(default)s)",
         type=count,
         metavar="N",
     )
-    sync_batchnorm: bool = switch(False, "batch norm over the samples of all processes (default: off: each its own)")
+    sync_batchnorm: bool = switch(
+        False, "batch norm over all processes' samples, not each its own (default: %(default)s)"
+    )
 
     def filled(self, choice: Mapping[str, Any]) -> EngineConfig:
         """With `choice`, of FAST, in the place of switches that are off; what is switched on stays."""
@@ -288,34 +310,40 @@ class EngineConfig:
 class RunConfig:
     """Run."""
 
-    random_seed: int = flag(0, "of weights, order and augmentation (default: 0, as published)", type=seed, metavar="N")
+    random_seed: int = flag(
+        0, "of weights, order and augmentation (default: %(default)s; published: 0)", type=seed, metavar="N"
+    )
     gpu_ids: str | None = flag(
         None,
-        "GPU to use, or one for each process, such as 0,1; or cpu, mps (default: the first ones, where there are some)",
+        "GPU to use, or one for each process, such as 0,1; or cpu, mps (default: %(default)s)",
+        unset="the first ones, where there are some",
         metavar="ID",
     )
     ckpt_path: str = flag(
         None,
-        "the run directory (default: runs/<dataset>/<method>/seed<random_seed>)",
+        "the run directory (default: %(default)s)",
+        unset="runs/<dataset>/<method>/seed<random_seed>",
         saved=False,
         type=path_text,
         metavar="FOLDER",
     )
     checkpoint_minutes: float | None = flag(
         None,
-        "write last.pt that often within an epoch too (default: after each epoch)",
+        "write last.pt that often within an epoch too (default: %(default)s)",
+        unset="after each epoch",
         type=positive,
         metavar="X",
     )
     log_interval: int = flag(
         50,
-        "steps between two points of the TensorBoard curves; only then the device is waited for (default: 50)",
+        "steps between two points of the TensorBoard curves; only then the device is waited for (default: %(default)s)",
         type=count,
         metavar="N",
     )
     wandb: str | None = flag(
         None,
-        "log to Weights & Biases as well; WANDB_MODE=offline keeps it on this machine (default: off)",
+        "log to Weights & Biases as well; WANDB_MODE=offline keeps it on this machine (default: %(default)s)",
+        unset="off",
         nargs="?",
         const="mmpareto",
         metavar="PROJECT",
@@ -329,25 +357,26 @@ class RunConfig:
         const=LAST,
         metavar="CHECKPOINT",
     )
-    overwrite: bool = switch(False, "delete the run in the run directory (default: refuse)", saved=False)
+    overwrite: bool = switch(False, "delete the run in the run directory (default: %(default)s, refuse)", saved=False)
     probe: bool = switch(
         False,
         "fit linear probes to the encoders of the selected checkpoint at the end, and compare them with those of "
-        "encoders that were trained alone where there is such a run (default: off)",
+        "encoders that were trained alone where there is such a run (default: %(default)s)",
         saved=False,
     )
     probe_alone: str | None = flag(
         None,
-        "the run of --method unimodal that --probe compares with (default: runs/<dataset>/unimodal/seed<random_seed>)",
+        "the run of --method unimodal that --probe compares with (default: %(default)s)",
+        unset="runs/<dataset>/unimodal/seed<random_seed>",
         saved=False,
         type=path_text,
         metavar="RUN",
     )
     figures: bool = switch(
-        True, "--no-figures draws none at the end, which takes a second or two (default: --figures)", saved=False
+        True, "--no-figures draws none at the end, which takes a second or two (default: %(default)s)", saved=False
     )
     train: bool = switch(
-        True, "--no-train scores the selected checkpoint of a finished run again (default: --train)", saved=False
+        True, "--no-train scores the selected checkpoint of a finished run again (default: %(default)s)", saved=False
     )
 
 

@@ -1,8 +1,8 @@
-"""Errors that a user can mend; commands print their message in place of a traceback."""
+"""User errors: commands print their message in place of a traceback."""
 
 
 class UserError(Exception):
-    """Base of all errors that a user can mend: the message says what was found, what was expected and what to do."""
+    """Base of all user errors: the message says what was found, what was expected and what to do."""
 
 
 class DatasetError(UserError):

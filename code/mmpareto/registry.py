@@ -213,6 +213,11 @@ class Registry(Generic[T]):
             "your own"
         )
 
+    def name_of(self, part: object) -> str:
+        """The registered name of an object's class; `package.module:Class` where it has none."""
+        kind = type(part)
+        return next((name for name in self if self[name].source is kind), f"{kind.__module__}:{kind.__qualname__}")
+
     def __getitem__(self, name: str) -> Entry[T]:
         """The entry of a name, or of a class at `package.module:Class`.
 

@@ -3,7 +3,7 @@
 import argparse
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields
 from typing import Any, NoReturn
 
 from mmpareto.command_line import Parser, add_allow, listing
@@ -28,6 +28,16 @@ SHORT: dict[str, dict[str, Any]] = {
     },
 }
 MOMENTUM, DECAY_RATIO = 0.9, 0.1  # of SGD, and of the step schedule, where nothing else is said
+# what other programs call these flags
+MEANT = {
+    "--lr": "--learning_rate",
+    "--wd": "--weight_decay",
+    "--seed": "--random_seed",
+    "--gpu": "--gpu_ids",
+    "--device": "--gpu_ids",
+    "--workers": "--num_workers",
+    "--output": "--ckpt_path",
+}
 OFF = "none"  # what a flag says that switches off what a file of settings switched on
 SWITCHED_OFF = ("n_classes", "early_stopping", "amp", "checkpoint_minutes")
 # what is chosen by one flag and has options in another one, --<name>_options; with the default
@@ -100,7 +110,7 @@ def train_parser(entries: Entries, suppress: bool = False) -> Parser:
             group.add_argument(
                 f"--{item.name}",
                 default=argparse.SUPPRESS if suppress else default,
-                help=item.metadata["help"] or _described(entries.chosen[item.name.removesuffix("_options")]),
+                help=_help(item, default) or _described(entries.chosen[item.name.removesuffix("_options")]),
                 **_with_off(item.name, item.metadata["argument"]),
             )
         if section == "method":
@@ -109,7 +119,7 @@ def train_parser(entries: Entries, suppress: bool = False) -> Parser:
         if section == "data":
             group = parser.add_argument_group(f"the dataset {dataset.name}")
             for key, option in dataset.options.items():
-                default_text = "" if option.default is None else f" (default: {shown(option.default)})"
+                default_text = "" if option.default is None else f" (default: {shown(option.default) or OFF})"
                 group.add_argument(
                     f"--{key}",
                     default=argparse.SUPPRESS if suppress else option.default,
@@ -143,11 +153,19 @@ def _title(kind: type) -> tuple[str, str | None]:
     return heading.lower(), description or None
 
 
+def _help(item: Field[Any], default: Any) -> str:
+    """Help on a field, with the default that holds for the dataset in words."""
+    words = item.metadata["unset"] if default in (None, []) else shown(default)
+    if isinstance(default, bool):
+        words = "on" if default else "off"
+    return item.metadata["help"].replace("%(default)s", words.replace("%", "%%"))
+
+
 def _described(entry: Entry[Any]) -> str:
     """Help on the options of an entry."""
     parts = []
     for key, option in entry.options.items():
-        default = "no default" if option.default is REQUIRED else f"default: {shown(option.default)}"
+        default = "no default" if option.default is REQUIRED else f"default: {shown(option.default) or OFF}"
         parts.append(f"{key} ({default})" + (f": {option.help.rstrip('.')}" if option.help else ""))
     text = f"options of {entry.name}: {'; '.join(parts) or 'none'}; name another one to see its own"
     return text.replace("%", "%%")
@@ -155,8 +173,13 @@ def _described(entry: Entry[Any]) -> str:
 
 def refuse_unknown(unknown: Sequence[str], parser: Parser, dataset: str) -> NoReturn:
     """Raise UsageError for flags that the parser does not know, with the one that is most like the first."""
+    if not unknown[0].startswith("-"):
+        raise UsageError(
+            f"{unknown[0]!r:.100} belongs to no flag; a list is written with commas and without spaces, as in a,b, and "
+            "a value that holds spaces between quotation marks"
+        )
     flag = unknown[0].partition("=")[0]
     known = [option for action in parser._actions for option in action.option_strings]
-    close = difflib.get_close_matches(flag, known, n=1)
+    close = [MEANT[flag]] if flag in MEANT else difflib.get_close_matches(flag, known, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
     raise UsageError(f"unknown flag {flag:.100} for the dataset {dataset}; {hint}known: {', '.join(sorted(known))}")

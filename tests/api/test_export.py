@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -157,3 +158,12 @@ def test_random_inputs_have_the_form_of_the_modalities() -> None:
     assert mask[0].all()
     assert not steps[~mask].any()
     assert sensor.shape == (4, 5)
+
+
+def test_the_extra_to_install_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ExportError, match=r"pip install '\.\[onnx\]'"):
+        export(
+            predictor({"sight": SIGHT, "sensor": SENSOR}, {"sight": "cnn", "sensor": "mlp"}), tmp_path / "model.onnx"
+        )
+    assert not list(tmp_path.iterdir())

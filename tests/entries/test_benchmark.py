@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import sys
+import time
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -14,14 +17,16 @@ from typing import Any
 
 import pytest
 import torch
-from entries.command import ROOT, run
+from entries.command import ROOT, refused, run
 
 from mmpareto.benchmarks import steps
 from mmpareto.benchmarks.counting import Calls
+from mmpareto.cli import benchmark
 from mmpareto.integration import MMPareto
 from mmpareto.methods import METHODS, cross_entropies
 from mmpareto.methods.scalarizations import GROUP
 from mmpareto.models import build_model
+from mmpareto.training.signals import Interrupted
 
 BENCHMARK = ROOT / "code" / "benchmark.py"
 TINY = steps.Setting("tiny", steps.shapes(2, 32), 2)
@@ -124,6 +129,62 @@ def test_methods_beside_the_plain_sum(methods: list[str], process: ProcessPoolEx
     assert not any(row["waits"] for row in rows.values())
     (setting, planned, _) = steps.plan(torch.device("cpu"), True, ["ogm", "agm"])[0]
     assert (len(setting.shapes), planned) == (2, ("plain sum", "ogm", "agm"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--engine", "--loader"], "not allowed with argument"),
+        (["--methods", "ogm", "--engine"], "not allowed with argument"),
+        (["--methods", "nope"], "known"),
+        (["--methods", "entries.nope:Method"], "cannot be imported"),
+        (["--num_workers", "2"], "--num_workers belongs to --loader"),
+        (["--engine", "--num_workers", "0"], "--num_workers belongs to --loader"),
+        (["--mnist", "."], "--mnist belongs to --engine"),
+        (["--loader", "--train_flags", "--fast"], "--train_flags belongs to --engine"),
+        (["--engine", "--whole"], "--whole belongs to --engine --mnist; add --mnist"),
+        (["--engine", "--mnist", "nowhere"], "expected a folder that holds MNIST"),
+        (["--output", "nowhere/figures.json"], "expected a file in a folder that exists"),
+        (["--output", "/dev/null"], "expected a file"),
+    ],
+)
+def test_what_is_refused(flags: list[str], message: str) -> None:
+    assert message in refused(benchmark.main, *flags)
+
+
+def test_a_folder_without_mnist_is_refused_and_nothing_is_downloaded(tmp_path: Path) -> None:
+    file, empty = tmp_path / "figures.json", tmp_path / "mnist"
+    empty.mkdir()
+    assert "lacks train-images-idx3-ubyte" in refused(
+        benchmark.main, "--engine", "--mnist", empty, "--device", "cpu", "--output", file
+    )
+    assert list(tmp_path.iterdir()) == [empty]
+    assert not list(empty.iterdir())
+
+
+def test_own_methods_are_measured(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    shapes = {"gray": ("image", (1, 28, 28)), "colour": ("image", (3, 28, 28))}
+    own, setting = "mmpareto.integration:MMPareto", replace(TINY, shapes=shapes, encoder="cnn")
+    monkeypatch.setattr(steps, "plan", lambda device, quick, methods: [(setting, ("plain sum", *methods), 1)])
+    monkeypatch.setattr(benchmark, "in_its_own_process", lambda function, *arguments: function(*arguments))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the profiler's
+        assert benchmark.main(["--methods", own, "--device", "cpu"]) == 0
+    assert own in capsys.readouterr().out
+
+
+def test_an_interruption_ends_the_process_that_measures() -> None:
+    def interrupt(*_: object) -> None:
+        raise Interrupted(signal.SIGTERM)
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 1)
+    try:
+        with pytest.raises(Interrupted):
+            benchmark.in_its_own_process(time.sleep, 60)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert not [process for process in multiprocessing.active_children() if "SpawnProcess" in process.name]
 
 
 @pytest.mark.slow

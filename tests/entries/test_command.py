@@ -53,6 +53,15 @@ def test_lists() -> None:
     )
 
 
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"list", "prepare"}))
+def test_help_shows_the_command_that_was_started(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(startup, "is_command", lambda: True)
+    shown = inside(dispatch, name, "--help")
+    assert shown.returncode == 0
+    assert "code/" not in shown.stdout
+    assert f"mmpareto {name}" in shown.stdout
+
+
 @pytest.mark.slow
 def test_as_a_module_messages_and_folders_are_those_of_the_command(tmp_path: Path) -> None:
     environment = {"PYTHONPATH": str(ROOT / "code")}

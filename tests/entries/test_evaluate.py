@@ -75,8 +75,8 @@ def test_scores_a_run_and_leaves_tables_json_and_figures(trained: Path) -> None:
         "macro F1",
         "joint head, class",
         "linear probe",
-        "missing by zero",
-        "missing in",
+        "joint head, present modalities (others: zero)",
+        "joint head, share of samples without",
         "Shapley value",
         "imbalance",
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import signal
 import subprocess
@@ -104,7 +105,7 @@ def test_damaged_results_hide_no_failure(tmp_path: Path, capsys: pytest.CaptureF
     status, _, err = again(capsys, "--methods", "uniform", "pareto", "--output", tmp_path)
     assert status == 1
     assert f"no table: {tmp_path / 'twoview' / 'uniform' / 'seed0' / 'results.json'} is damaged" in err
-    assert "1 of 2 runs failed:\ntwoview/pareto/seed0: it is finished, but was made with other settings" in err
+    assert "1 of 2 runs not run:\ntwoview/pareto/seed0: it is finished, but was made with other settings" in err
 
 
 def test_what_fast_switched_on_is_no_other_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,7 +120,15 @@ def test_what_fast_switched_on_is_no_other_setting(tmp_path: Path, capsys: pytes
     assert "1 finished, 0 to resume, 0 to begin\n" in out
     status, _, err = again(capsys, *flags)
     assert status == 1
+    assert "1 of 1 run not run:\n" in err
+    assert "failed" not in err
     assert "channels_last True (asked for: False)" in err
+    status, out, _ = again(capsys, *flags, "--fast", "--probe")
+    assert status == 0
+    assert "1 finished run without probes" in out
+    results = json.loads((run.folder / "results.json").read_text())
+    (run.folder / "results.json").write_text(json.dumps(results | {"probe": None}))  # they could not be fitted
+    assert "without probes" not in again(capsys, *flags, "--fast", "--probe")[1]
 
 
 def test_the_table_of_two_modalities_fits_a_terminal(tmp_path: Path) -> None:

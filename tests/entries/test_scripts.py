@@ -51,6 +51,19 @@ def test_setup_refuses_a_named_python_that_is_none(elsewhere: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("flags", [["--quick", "--jobs", "2"], ["--jobs", "2", "--quick"], ["--jobs", "2"]])
+def test_quick_is_taken_wherever_it_stands(elsewhere: Path, flags: list[str]) -> None:
+    (elsewhere / "requirements.txt").write_text("")
+    shutil.copy(ROOT / "script" / "leaderboard.sh", elsewhere / "script")
+    (elsewhere / "code").mkdir()
+    (elsewhere / "code" / "experiment.py").write_text("import sys\nprint(*sys.argv[1:])\n")
+    done = run("sh", elsewhere / "script" / "leaderboard.sh", *flags, PYTHON=sys.executable)
+    assert done.returncode == 0, done.stderr
+    assert ("--trials 2" in done.stdout) == ("--quick" in flags)
+    assert "--quick" not in done.stdout
+    assert done.stdout.endswith("--jobs 2\n")
+
+
 def test_scripts_may_change_the_folder_under_a_python_named_from_there(elsewhere: Path) -> None:
     """And the environment's own ROOT means nothing to set-up."""
     (elsewhere / "requirements.txt").write_text("")

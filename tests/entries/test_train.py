@@ -41,7 +41,7 @@ def test_prints_settings_an_epoch_line_each_and_a_table(finished: tuple[Path, st
     assert "epoch |  joint rotated  noisy | joint rotated noisy | rotated noisy | seconds\n" in printed
     assert len(line.findall(printed)) == 2
     table = printed[printed.index("accuracy in percent") :].split("\n\n")[0].splitlines()
-    assert re.fullmatch(r"accuracy in percent +val +test +conflict, % of steps", table[0])
+    assert re.fullmatch(r"accuracy in percent +val +test +conflict, % of measured steps", table[0])
     rows_of_table = ["joint", f"rotated alone(?= .* {number}$)", f"noisy alone(?= .* {number}$)", "joint - best single"]
     for line_of_table, name in zip(table[2:], [*rows_of_table, "all heads, logs", "all heads, mean"], strict=True):
         assert re.match(rf"{name}( +[+-]?{number}){{2,3}} *$", line_of_table)

@@ -105,6 +105,20 @@ def test_each_pair_trains_or_is_refused_with_the_reason(architecture: str, fusio
                 assert any(name.startswith(group) for name in changed), (method, missing)
 
 
+@pytest.mark.parametrize(
+    ("method", "architecture", "fusion", "message"),
+    [
+        ("ogm", "late_fusion", "film", "--fusion film does not have; take --fusion concat or cosine or sum, or"),
+        ("greedy", "mbt", "concat", "--architecture mbt does not have; take --architecture mmtm"),
+    ],
+)
+def test_a_refusal_names_the_flags_and_what_works(method: str, architecture: str, fusion: str, message: str) -> None:
+    chosen = build_method(method)
+    with pytest.raises(UsageError, match=f"^--method {method} needs ") as caught:
+        set_up(chosen, built(architecture, fusion, chosen), 0, 2)
+    assert message in str(caught.value)
+
+
 def test_docs_say_what_goes_together() -> None:
     """On a failure: replace the table in docs/methods.md by the one that is printed."""
     models = {

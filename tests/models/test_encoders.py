@@ -365,6 +365,12 @@ def test_layers_after_the_pooling_are_no_part_of_tokens() -> None:
     assert mean.tokens(x)[0].shape == (2, 1, mean.width) == (2, 1, 288)
 
 
+@pytest.mark.parametrize(("name", "kind", "shape"), [("resnet18", "image", (3, 32, 32)), ("mlp", "vector", (4,))])
+def test_an_encoder_without_pretrained_weights_says_so(name: str, kind: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ModelError, match="this encoder has no pre-trained weights, those of timm:"):
+        build_encoder(name, kind, shape, {"weights": "pretrained"})
+
+
 def test_what_to_do_where_weights_are_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import huggingface_hub.constants
 

@@ -275,6 +275,7 @@ def test_files_of_one_protocol_are_merged_and_others_refused(tmp_path: Path) -> 
 
     assert "another protocol than" in refuse(lambda c: c["protocol"].update(trials=50))
     assert "(trials: 50, not 10)" in refuse(lambda c: c["protocol"].update(trials=50))
+    assert "leave one of the files out, or run its search again" in refuse(lambda c: c["protocol"].update(trials=50))
     assert "other settings of twoview" in refuse(lambda c: c["settings"]["twoview"].update(epochs=6))
     assert "(augment: 'none', not 'workers')" in refuse(lambda c: c["settings"]["twoview"].update(augment="none"))
     assert "(cutmix: 0.5, not None)" in refuse(lambda c: c["settings"]["twoview"].update(cutmix=0.5))

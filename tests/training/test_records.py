@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from mmpareto.training.records import EpochTable
+from mmpareto.arguments import parse
+from mmpareto.training.records import EpochTable, settings_text
+from mmpareto.training.setup import build_split, make_model
 
 
 def row(modalities: list[str], epoch: int, rate: float | None = 0.25) -> dict[str, Any]:
@@ -44,3 +48,23 @@ def test_two_modalities_show_everything() -> None:
 def test_more_modalities_leave_out_what_matters_least() -> None:
     header = EpochTable(20, ["audio", "visual", "text"]).header.split("\n")[1]
     assert header == "epoch |  joint | joint audio visual  text | audio visual text | seconds"
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--fusion", "sum"], "; sum; "),
+        (["--method", "mmcosine"], "; cosine; "),
+        (["--method", "ensemble"], "; EnsembleFusion; "),
+        (["--architecture", "transformer"], "; transformer, "),
+    ],
+)
+def test_the_model_line_names_the_fusion_that_is_used(flags: list[str], named: str, tmp_path: Path) -> None:
+    config = parse(["--dataset", "twoview", *flags], tmp_path)
+    device = torch.device("cpu")
+    data = build_split(config.data, 0, "train")
+    model, encoders = make_model(config, data, device)
+    text = settings_text(config, {"train": data}, encoders, model, device, tmp_path)
+    (line,) = (line for line in text.splitlines() if line.startswith("model "))
+    assert named in line
+    assert ("concat" in line) == ("concat" in named)

@@ -189,7 +189,9 @@ def _write_onnx(
     try:
         import onnxscript  # noqa: F401  # what torch.onnx needs
     except ImportError as error:
-        raise ExportError("--format onnx needs onnx and onnxscript: pip install onnx onnxscript") from error
+        raise ExportError(
+            "--format onnx needs onnx and onnxscript: pip install '.[onnx]' in the repository's folder"
+        ) from error
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     exported = torch.onnx.export(program, example, input_names=inputs, output_names=outputs, dynamo=True, verbose=False)
     assert exported is not None

@@ -224,11 +224,11 @@ def text(study: dict[str, Any]) -> str:
         for run in study["runs"]
         for encoder, both in run["noise"].items()
     ]
-    bends = []
+    loss_rows = []
     for run in study["runs"]:
         middle, sharpness = len(run["loss"]["alphas"]) // 2, run["sharpness"]
         ends = [loss for row in run["loss"]["losses"] for loss in (row[0], row[-1])]
-        bends.append(
+        loss_rows.append(
             [
                 run["label"],
                 f"{run['loss']['losses'][0][middle]:.3g}",
@@ -256,7 +256,7 @@ def text(study: dict[str, Any]) -> str:
                     f"at distance {study['distance']:g}",
                     "largest eigenvalue",
                 ],
-                bends,
+                loss_rows,
             ),
         ]
     )

@@ -52,7 +52,7 @@ def measure(
     place = [] if mnist is None else ["--data_root", str(mnist)]
     config = with_switches(parse(["--dataset", name, *place, *flags], Path()), device, 1)
     method = make_method(config.method, config.engine)
-    data = build_split(config.data, 0, "train")
+    data = build_split(config.data, 0, "train", download=False)
     hold_on_device(config.data.data_on, [data], device)
     loader = make_loader(data, config.data, 0, device, training=True)
     if mnist is not None and not whole:

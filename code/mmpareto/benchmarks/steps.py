@@ -200,7 +200,7 @@ class Contender:
         if self.device.type == "cuda":
             return self._peak_on_gpu(self.step)
         activities = [torch.profiler.ProfilerActivity.CPU]
-        with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        with torch.profiler.profile(activities=activities, profile_memory=True, acc_events=True) as profile:
             self.step()
         held = peak = 0
         for event in profile.profiler.kineto_results.events():

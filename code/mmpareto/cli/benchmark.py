@@ -17,7 +17,8 @@ import json
 import multiprocessing
 import os
 import platform
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
@@ -27,18 +28,31 @@ from mmpareto.command_line import Parser
 from mmpareto.errors import UsageError
 from mmpareto.flag_values import file_path, workers
 from mmpareto.registries import METHODS
+from mmpareto.special_files import file_kind
 from mmpareto.startup import program
-from mmpareto.writing import naming
+from mmpareto.training.signals import Interrupted, Signals
+from mmpareto.writing import write_text
+
+# flags that belong to one measurement, and what to give with them
+BELONGS = {"mnist": "--engine", "whole": "--engine --mnist", "train_flags": "--engine", "num_workers": "--loader"}
+WORKERS = 2  # of the loader that is measured
 
 
 def parser() -> Parser:
     """The flags."""
     flags = Parser(prog=program("benchmark"), description=__doc__)
     add = flags.add_argument
-    add("--quick", action="store_true", help="one setting, within a minute on a CPU")
-    add("--methods", nargs="+", choices=[*METHODS], metavar="NAME", default=[], help="measure these methods alone")
-    add("--loader", action="store_true", help="the loader, against a plain one, on CREMA-D's shapes")
-    add("--engine", action="store_true", help="what an epoch costs beyond its loading and steps")
+    add("--quick", action="store_true", help="fewer settings and repetitions, within a minute on a CPU")
+    chosen = flags.add_mutually_exclusive_group()
+    chosen.add_argument(
+        "--methods",
+        nargs="+",
+        metavar="NAME",
+        default=[],
+        help="measure these methods alone, by name (train.py --list-methods) or package.module:Class",
+    )
+    chosen.add_argument("--loader", action="store_true", help="the loader, against a plain one, on CREMA-D's shapes")
+    chosen.add_argument("--engine", action="store_true", help="what an epoch costs beyond its loading and steps")
     add(
         "--mnist",
         type=file_path,
@@ -48,11 +62,10 @@ def parser() -> Parser:
     add(
         "--train_flags",
         nargs=argparse.REMAINDER,
-        default=[],
         help="with --engine, at the end: flags of train.py, such as --fast or --data_on device",
     )
     add("--whole", action="store_true", help="with --engine --mnist: whole epochs, not 100 batches")
-    add("--num_workers", type=workers, default=2, metavar="N", help="with --loader (default: 2)")
+    add("--num_workers", type=workers, metavar="N", help=f"with --loader (default: {WORKERS})")
     add("--output", type=file_path, metavar="FILE", help="also write the figures there, as JSON")
     add("--device", choices=("cpu", "cuda"), help="(default: cuda where there is one)")
     return flags
@@ -60,24 +73,41 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str]) -> int:
     """Run a command line; the result is the exit status."""
-    return run_command(program("benchmark"), lambda: benchmark(parser().parse_args(argv)), interrupted="interrupted")
+    try:
+        with Signals():
+            return run_command(program("benchmark"), lambda: benchmark(parser().parse_args(argv)))
+    except Interrupted as order:
+        print("\ninterrupted", file=sys.stderr)
+        return 128 + order.number
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Raise UsageError for flags of another measurement, unknown methods, and files that cannot be read or written."""
+    unset = {name for name, value in vars(arguments).items() if value is None or value is False}
+    for name, needed in BELONGS.items():
+        lacking = [flag for flag in needed.split() if flag.removeprefix("--") in unset]
+        if lacking and name not in unset:
+            raise UsageError(f"--{name} belongs to {needed}; add {' '.join(lacking)}, or leave it out")
+    try:
+        arguments.methods = list(dict.fromkeys(METHODS[name].name for name in arguments.methods))
+    except ValueError as error:
+        raise UsageError(f"--methods: {error}") from error
+    if arguments.mnist is not None and not arguments.mnist.is_dir():
+        raise UsageError(f"--mnist {arguments.mnist}: expected a folder that holds MNIST")
+    output = arguments.output
+    if output is not None and (file_kind(output) not in (None, "file") or not os.access(output.parent, os.W_OK)):
+        raise UsageError(f"--output {output}: expected a file in a folder that exists and can be written to")
 
 
 def benchmark(arguments: argparse.Namespace) -> int:
     """Measure and print; the result is the exit status."""
-    if arguments.mnist is not None and not arguments.engine:
-        raise UsageError("--mnist FOLDER belongs to --engine")
+    check(arguments)
     import torch  # takes seconds to import
 
     from mmpareto.benchmarks import engine, loader, steps
 
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda: PyTorch sees no GPU here; leave the flag out")
-    if arguments.output:
-        try:
-            open(arguments.output, "a", encoding="utf-8").close()
-        except OSError as error:
-            raise UsageError(f"cannot write {arguments.output}: {error.strerror}") from error
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     machine = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU"
     print(f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}", flush=True)
@@ -86,20 +116,28 @@ def benchmark(arguments: argparse.Namespace) -> int:
     rows: list[dict[str, Any]] = []
     if arguments.engine:
         repetitions = 5 if arguments.quick else 15
-        rows += engine.measure(arguments.mnist, repetitions, device, arguments.train_flags, arguments.whole)
+        rows += engine.measure(arguments.mnist, repetitions, device, arguments.train_flags or (), arguments.whole)
         print("\n" + engine.table(rows), flush=True)
-    if arguments.loader:
-        rows += loader.measure(256 if arguments.quick else 512, arguments.num_workers, 5, device)
+    elif arguments.loader:
+        number = WORKERS if arguments.num_workers is None else arguments.num_workers
+        rows += loader.measure(256 if arguments.quick else 512, number, 5, device)
         print("\n" + loader.table(rows), flush=True)
-    for setting, ways, repetitions in (
-        [] if arguments.loader or arguments.engine else steps.plan(device, arguments.quick, arguments.methods)
-    ):
-        # in a process of its own: the memory that one setting leaves to the allocator would speed up the next
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-            rows += process.submit(steps.measure, setting, ways, repetitions, device).result()
-        print("\n" + steps.table(rows[-len(ways) :]), flush=True)
+    else:
+        for setting, ways, repetitions in steps.plan(device, arguments.quick, arguments.methods):
+            rows += in_its_own_process(steps.measure, setting, ways, repetitions, device)
+            print("\n" + steps.table(rows[-len(ways) :]), flush=True)
     if arguments.output:
         about = {"machine": machine, "threads": torch.get_num_threads(), "torch": torch.__version__}
-        with naming(arguments.output), open(arguments.output, "w", encoding="utf-8") as file:
-            json.dump({**about, "rows": rows}, file, indent=2)
+        write_text(arguments.output, json.dumps({**about, "rows": rows}, indent=2))
     return 2 if arguments.output is None and startup.lost_output() else 0
+
+
+def in_its_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in a new process: the memory that one setting leaves to the allocator would speed up the next."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        try:
+            return process.submit(function, *arguments).result()
+        except BaseException:
+            for child in multiprocessing.active_children():  # leaving the block would wait for it
+                child.kill()
+            raise

@@ -1,4 +1,4 @@
-"""What all commands share: printing of errors that a user can mend."""
+"""What all commands share: user errors print one line."""
 
 import sys
 from collections.abc import Callable
@@ -15,7 +15,7 @@ def run_command(
     memory: Callable[[], str] = lambda: "a smaller --batch_size",
     then: Callable[[], str] = lambda: "run the same command again",
 ) -> int:
-    """Run a command; print errors that a user can mend in a line, and let all others raise.
+    """Run a command; user errors print one line, and all others raise.
 
     Args:
         name: of the command, such as "evaluate.py".

@@ -51,7 +51,8 @@ def parser() -> argparse.ArgumentParser:
         nargs="*",
         default=list(RATES),
         metavar="RATE",
-        help="also drop each modality in these fractions of the samples (default: 0.25 0.5 0.75; none: no number)",
+        help="also drop each modality in these fractions of the samples (default: 0.25 0.5 0.75; the flag without a "
+        "number: in none)",
     )
     add_allow(flags)
     return flags

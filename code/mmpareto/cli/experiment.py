@@ -212,10 +212,14 @@ def experiment(argv: Sequence[str]) -> int:
     return max(status, tell(failures, len(grid.runs)))
 
 
+class InTheWay(str):
+    """Why a run was not started: what its folder holds."""
+
+
 def perform(
     planned: Sequence[Run], launcher: Launcher, where: str, output: Path, *, trials: bool = False
 ) -> dict[Run, str]:
-    """Do what is missing of some runs, and say so; the result are those that failed, with the reason.
+    """Do what is missing of some runs, and say so; the result are those not done, with the reason.
 
     A run of a trial that diverged has not failed: it is a result, and is not tried again.
     """
@@ -228,7 +232,7 @@ def perform(
             if trials and diverged(run) is not None:
                 lost.add(run)
         except RunError as error:
-            failures[run] = str(error)
+            failures[run] = InTheWay(error)
     todo = [run for run, progress in states.items() if progress is not State.FINISHED and run not in lost]
     unfinished = sum(states[run] is State.UNFINISHED for run in todo)
     print(
@@ -239,17 +243,36 @@ def perform(
         + (f"; {where}" if todo else ""),
         flush=True,
     )
+    lacking = sum(lacks_probes(run) for run, progress in states.items() if progress is State.FINISHED)
+    if lacking:
+        print(
+            f"{counted(lacking, 'finished run')} without probes, which are fitted when a run ends: name another "
+            f"--output, or remove the folders; {program('evaluate')} RUN fits them to one run",
+            flush=True,
+        )
     for run, outcome in run_all(todo, launcher).items():
         if outcome.failure is not None and not (trials and diverged(run) is not None):
             failures[run] = outcome.failure
     return failures
 
 
+def lacks_probes(run: Run) -> bool:
+    """Whether a finished run was made without the --probe that is asked for now."""
+    if not run.config.run.probe:
+        return False
+    try:
+        return "probe" not in RunDirectory(run.folder).read_results()
+    except RunError:  # the table says so
+        return False
+
+
 def tell(failures: Mapping[Run, str], number: int) -> int:
-    """Say which of so many runs failed; the result is the exit status."""
-    if failures:
-        print(f"\n{len(failures)} of {counted(number, 'run')} failed:", file=sys.stderr)
-        for run, reason in failures.items():
+    """Say which of so many runs failed, and which were not started; the result is the exit status."""
+    for what, in_the_way in (("failed", False), ("not run", True)):
+        reasons = {run: text for run, text in failures.items() if isinstance(text, InTheWay) == in_the_way}
+        if reasons:
+            print(f"\n{len(reasons)} of {counted(number, 'run')} {what}:", file=sys.stderr)
+        for run, reason in reasons.items():
             print(f"{run.name}: {reason}", file=sys.stderr)
     return 1 if failures else 0
 
@@ -353,7 +376,7 @@ def _meant(passed: Sequence[str]) -> str:
     ours = list(parser()._option_string_actions)
     flags = [token.partition("=")[0] for token in passed if token.startswith("--")]
     close = [match for flag in flags for match in difflib.get_close_matches(flag, ours, n=1, cutoff=0.8)]
-    return f" (experiment.py itself has {', '.join(close)})" if close else ""
+    return f" ({program('experiment')} itself has {', '.join(close)})" if close else ""
 
 
 def _short(part: str | Path) -> str:

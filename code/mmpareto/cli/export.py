@@ -44,7 +44,7 @@ def run_export(arguments: argparse.Namespace) -> None:
     exported = export(model, output, arguments.format, batch_size=arguments.batch_size)
     print(f"inputs   {', '.join(exported.inputs)}\noutputs  {', '.join(exported.outputs)}")
     if exported.difference is None:
-        print("checked  not yet: pip install onnxruntime, and run the command again")
+        print("checked  not yet: pip install '.[onnx]' in the repository's folder, and run the command again")
     else:
         print(f"checked  logits differ from the model's by {exported.difference:.1e} of the greatest one")
     print(f"written  {exported.path} and {exported.path.name}.json")

@@ -149,7 +149,8 @@ def read_mnist(root: Path, download: bool = True) -> dict[str, tuple[np.ndarray,
         files = _mnist_files(root)
     missing = [name for key, name in _NAMES.items() if key not in files]
     if missing:
-        raise DatasetError(f"cgmnist: {root} lacks {', '.join(missing)} (plain or .gz); add them, or empty the folder")
+        advice = ", or empty the folder" if download else ""
+        raise DatasetError(f"cgmnist: {root} lacks {', '.join(missing)} of MNIST (plain or .gz); add them{advice}")
     parts = {}
     for part in ("train", "test"):
         images_file, labels_file = files[part, "image"], files[part, "label"]

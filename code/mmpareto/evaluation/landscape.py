@@ -1,4 +1,4 @@
-"""The joint loss around a fixed model: along random directions, and how sharply it bends.
+"""The joint loss around a fixed model: along random directions, and its sharpness.
 
 Shapes: D directions, K points along each.
 """
@@ -133,9 +133,11 @@ def hessian_product(model: MultimodalModel, batches: Iterable[DeviceBatch]) -> t
         for inputs, label, present in batches:
             with sdpa_kernel(SDPBackend.MATH):  # the other kernels of attention cannot be differentiated twice
                 loss = F.cross_entropy(model(inputs, present).joint, label, reduction="sum")
-            slopes = torch.autograd.grad(loss, reached, create_graph=True)
-            bends = torch.autograd.grad(slopes, reached, grad_outputs=parts, materialize_grads=True)
-            total += torch.cat([bend.flatten() for bend in bends]).double()
+            gradients = torch.autograd.grad(loss, reached, create_graph=True)
+            hessian_vector_products = torch.autograd.grad(
+                gradients, reached, grad_outputs=parts, materialize_grads=True
+            )
+            total += torch.cat([part.flatten() for part in hessian_vector_products]).double()
             samples += len(label)
         return total / samples
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import itertools
 import json
 import os
@@ -103,6 +104,7 @@ def expand(
     taken = {pair: _taken(*pair, values, passed, root) for pair in pairs}
     notes = []
     for flag in values:
+        refuse_unknown_variation(flag, pairs)
         without = [(name, method) for name, method in pairs if flag not in taken[name, method]]
         if len(without) == len(pairs):
             _check(*pairs[0], passed, {flag: values[flag][0]}, root)  # says why
@@ -127,6 +129,18 @@ def expand(
                     )
                 runs[run.folder] = run
     return Grid(list(runs.values()), notes)
+
+
+def refuse_unknown_variation(flag: str, pairs: Iterable[tuple[str, str]]) -> None:
+    """Raise UsageError for what is neither a flag of train.py nor an option of any method of the grid."""
+    known: dict[str, None] = {}
+    for name, method in pairs:
+        flags = sorted(flag for flag in flags_of(name) if f"--{flag}" not in OWNED)
+        known |= dict.fromkeys([*METHODS[method].options, *flags])
+    if flag not in known and flag.removeprefix("method_") not in known:
+        close = difflib.get_close_matches(flag, known, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise UsageError(f"--vary {flag}: no method here has the option {flag}, and train.py has no such flag{hint}")
 
 
 def flags_in(words: Sequence[str]) -> set[str]:

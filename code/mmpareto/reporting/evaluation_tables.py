@@ -39,8 +39,8 @@ def scores_table(evaluation: Mapping[str, Any]) -> str:
     lead = evaluation["joint"]["accuracy"] - evaluation["unimodal"][best]["accuracy"]
     return (
         f"{table}\nbest single modality: {on_one_line(best)}; joint - best single: {lead:+.2f} points\n"
-        "right only jointly: {joint_only:.2f} % of the samples; right by one modality alone, and not jointly: "
-        "{single_only:.2f} %".format(**evaluation["synergy"])
+        "joint head right, all unimodal heads wrong: {joint_only:.2f} % of the samples; a unimodal head right, joint "
+        "head wrong: {single_only:.2f} %".format(**evaluation["synergy"])
     )
 
 
@@ -72,7 +72,7 @@ def probe_table(evaluation: Mapping[str, Any]) -> str:
 def subset_table(evaluation: Mapping[str, Any]) -> str:
     """A row per subset of the modalities (see `shown_subsets`)."""
     rows = [[subset_name(row["present"]), *_numbers(row, ["accuracy"])] for row in shown_subsets(evaluation["subsets"])]
-    return text_table([f"joint head, missing by {evaluation['missing']}", "accuracy"], rows)
+    return text_table([f"joint head, present modalities (others: {evaluation['missing']})", "accuracy"], rows)
 
 
 def rate_table(evaluation: Mapping[str, Any]) -> str:
@@ -80,7 +80,7 @@ def rate_table(evaluation: Mapping[str, Any]) -> str:
     curves = missing_curves(evaluation)
     rates = next(iter(curves.values())).keys()
     rows = [[name, *(f"{accuracy:.2f}" for accuracy in curve.values())] for name, curve in curves.items()]
-    return text_table(["joint head, missing in", *(f"{100 * rate:g} %" for rate in rates)], rows)
+    return text_table(["joint head, share of samples without", *(f"{100 * rate:g} %" for rate in rates)], rows)
 
 
 def missing_curves(evaluation: Mapping[str, Any]) -> dict[str, dict[float, float]]:

@@ -237,7 +237,10 @@ def _same(first: Mapping[str, Any], second: Mapping[str, Any], what: str) -> Non
     other = [key for key in {**first, **second} if first.get(key) != second.get(key)]
     if other:
         key = other[0]
-        raise RunError(f"{what} ({key}: {second.get(key)!r:.100}, not {first.get(key)!r:.100}); they cannot be merged")
+        raise RunError(
+            f"{what} ({key}: {second.get(key)!r:.100}, not {first.get(key)!r:.100}); they cannot be merged: leave one "
+            "of the files out, or run its search again with the same settings, in a new folder"
+        )
 
 
 def _rows(content: Mapping[str, Any]) -> pd.DataFrame:

@@ -59,7 +59,7 @@ def result_table(results: Mapping[str, Any]) -> str:
     for rule, label in COMBINATIONS.items():
         combined = [scores.get("all_heads", {}).get(rule, {}).get("accuracy") for scores in splits]
         rows.append([label, *cells(combined), ""])
-    table = text_table(["accuracy in percent", "val", "test", "conflict, % of steps"], rows)
+    table = text_table(["accuracy in percent", "val", "test", "conflict, % of measured steps"], rows)
     present = {
         name: [scores["unimodal"][name].get("present", 100.0) for scores in splits]
         for name in results["test"]["unimodal"]

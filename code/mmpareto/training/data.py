@@ -25,7 +25,7 @@ class SharedBatches(Sampler[list[int]]):
     A batch is `batch_size` samples over all processes, whatever their number: what is learned does not depend on it.
 
     With `lengths` (int64 [N], of the samples) a shuffled epoch has batches of similar length: WINDOW batches at a time
-    are sorted by length, and the order of the batches is drawn anew.
+    are sorted by length, and the order of the batches is drawn again.
 
     training  every process gets something of every batch, since all must take the step: where there are fewer samples
               than processes, one that counts nothing (see `share`). Otherwise such a process gets nothing.
@@ -217,7 +217,7 @@ def _unchanged(batch: Any) -> Any:
 
 
 def _leave_signals_to_the_trainer(ending: torch.Tensor, worker: int) -> None:
-    """Ctrl-C and Slurm reach all processes; the workers must outlast the step in which the trainer hears of it."""
+    """Keep workers alive until the trainer has finished the current step: Ctrl-C and Slurm reach all processes."""
     del worker
 
     def end(number: int, frame: FrameType | None) -> None:

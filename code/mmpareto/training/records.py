@@ -14,6 +14,7 @@ from mmpareto.config import Config
 from mmpareto.datasets import MultimodalDataset
 from mmpareto.datasets.names import class_counts, class_text
 from mmpareto.escape import counted, on_one_line, shortened
+from mmpareto.models import FUSIONS, MultimodalModel
 from mmpareto.training.step import Step
 
 _SPLITS, _MEASURES = ("train", "val", "test"), ("loss", "accuracy")
@@ -192,7 +193,7 @@ def settings_text(
     config: Config,
     parts: Mapping[str, MultimodalDataset],
     encoders: dict[str, str],
-    model: torch.nn.Module,
+    model: MultimodalModel,
     device: torch.device,
     folder: Path,
     processes: int = 1,
@@ -226,6 +227,8 @@ def settings_text(
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     chosen = config.model
     joined = chosen.fusion + settings(chosen.fusion_options)
+    if FUSIONS[chosen.fusion].source is not type(model.fusion):  # the method or the architecture brings its own
+        joined = FUSIONS.name_of(model.fusion).rpartition(":")[2]
     if chosen.architecture != "late_fusion":
         joined = f"{chosen.architecture}{settings(chosen.architecture_options)}, {joined}"
     lines = {

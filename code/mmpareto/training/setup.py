@@ -17,6 +17,8 @@ from mmpareto.escape import counted
 from mmpareto.integration import OnFeatures
 from mmpareto.methods import METHODS, Method, MethodError, build_method
 from mmpareto.models import (
+    ARCHITECTURES,
+    FUSIONS,
     MakeFusion,
     MultimodalModel,
     build_model,
@@ -259,10 +261,11 @@ def on_features(name: str, method: Method, engine: EngineConfig) -> OnFeatures:
 
 
 # what each of `MultimodalModel.offers` means
+# what each need is, and where it is found
 _NEEDS = {
-    "features": "joint logits that are a function of the encoders' features alone",
-    "contributions": "joint logits that are a sum of one part per modality",
-    "gates": "encoders that scale one another's channels by gates",
+    "features": ("joint logits that are a function of the encoders' features alone", "--architecture late_fusion"),
+    "contributions": ("joint logits that are a sum of one part per modality", "--fusion"),
+    "gates": ("encoders that scale one another's channels by gates", "--architecture mmtm"),
 }
 
 
@@ -272,15 +275,18 @@ def set_up(method: Method, model: MultimodalModel, seed: int, epochs: int) -> No
     Raises:
         UsageError: where it cannot train it.
     """
-    needs = dict.fromkeys(sorted(method.requires), f"the method {type(method).__name__}")
+    needs = dict.fromkeys(sorted(method.requires), f"--method {METHODS.name_of(method)}")
     if isinstance(method.integrator, OnFeatures):
         needs["features"] = "--integrate features"
     for need, name in needs.items():
         if need not in model.offers:
+            (what, found), lacking = _NEEDS[need], f"--architecture {ARCHITECTURES.name_of(model)}"
+            if need == "contributions":
+                found += f" {' or '.join(key for key in FUSIONS if hasattr(FUSIONS[key].source, need))}"
+                lacking += f" with --fusion {FUSIONS.name_of(model.fusion)}"
             raise UsageError(
-                f"{name} needs {_NEEDS[need]}, which {type(model).__name__} with the fusion "
-                f"{type(model.fusion).__name__} does not have; choose another --architecture, --fusion or --method "
-                "(docs/methods.md says what goes together)"
+                f"{name} needs {what}, which {lacking} does not have; take {found}, or another method (docs/methods.md "
+                "says what goes together)"
             )
     try:
         method.setup(model, seed, epochs)

@@ -236,6 +236,11 @@ def load_weights(encoder: nn.Module, file: str) -> None:
         ModelError: where it cannot be read or does not fit.
     """
     path = Path(file)
+    if file == "pretrained" and not path.exists():
+        raise ModelError(
+            "weights=pretrained: this encoder has no pre-trained weights, those of timm:, hf: and torchaudio: have; "
+            "give a file of the encoder's state_dict, or none"
+        )
     if not path.is_file():
         raise ModelError(f"weights={file}: there is no such file; give a file of the encoder's state_dict, or none")
     try:
