@@ -210,7 +210,6 @@ BAD = {
     "both ways": (["--resume", "--overwrite"], "give one of the two"),
     "bad variance": (["--dataset", "digits", "--variance", "-1"], "variance must lie between 0 and 1"),
     "bad option value": (["--method", "gradvac", "--method_options", "beta=7"], "beta"),
-    "nothing held out": (["--method", "gblending", "--method_options", "held_out=0.001"], "held_out 0.001 of 2394"),
     "folder of an embedded set": (["--data_root", "data"], "is embedded and reads no folder"),
     "seed beyond NumPy's": (["--random_seed", "4294967296"], "a whole number from 0 to 2147483647"),
     "text for gamma": (["--method_options", "gamma=abc"], "gamma: expected a number, found 'abc'"),

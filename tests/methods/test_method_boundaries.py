@@ -350,5 +350,8 @@ def test_g_blending_online_estimates_before_every_super_epoch() -> None:
     wild.data.x["x"].fill_(torch.nan)
     with pytest.raises(TrainingError, match="a copy that was trained for an estimate: not finite in step"):
         wild.boundary(1)
-    with pytest.raises(MethodError, match=r"held_out 0\.01 of 29"):
-        Run("gblending", held_out=0.01).boundary(1)
+    kept, held = Run("gblending", held_out=0.01).method._cut(torch.arange(29) % 3)  # type: ignore[attr-defined]
+    assert sorted((held % 3).tolist()) == [0, 1, 2]  # one of each class
+    assert sorted([*kept.tolist(), *held.tolist()]) == list(range(29))
+    with pytest.raises(MethodError, match="no class has two training samples"):
+        Run("gblending").method._cut(torch.arange(5))  # type: ignore[attr-defined]

@@ -39,7 +39,8 @@ class GBlending(Method):
         online: False: once, before the first epoch. True: before every super-epoch, from the weights at hand.
         super_epoch: with `online`, epochs of a super-epoch, 10 in BalanceBenchmark; the paper's is not known here.
         estimate_epochs: that the copies are trained; 0: as long as what follows, the run or the super-epoch.
-        held_out: part of the training samples that the estimate, and it alone, does without; this project's choice.
+        held_out: part of the training samples that the estimate, and it alone, does without, at least one of a class
+            with two or more; this project's choice.
     """
 
     changes = "weights of the losses"
@@ -107,11 +108,11 @@ class GBlending(Method):
         held = torch.zeros(len(labels), dtype=torch.bool)
         for label in labels.unique():
             samples = (labels == label).nonzero().flatten()
-            held[samples[torch.randperm(len(samples), generator=generator)[: int(len(samples) * self.held_out)]]] = True
+            number = max(int(len(samples) * self.held_out), int(len(samples) > 1))
+            held[samples[torch.randperm(len(samples), generator=generator)[:number]]] = True
         if not held.any():
             raise MethodError(
-                f"held_out {self.held_out} of {len(labels)} training samples leaves no class with one; give a greater "
-                "--method_options held_out=X"
+                f"G-Blending holds samples out, and no class has two training samples ({len(labels)} in all)"
             )
         return (~held).nonzero().flatten(), held.nonzero().flatten()
 
