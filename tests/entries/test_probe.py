@@ -55,6 +55,12 @@ def test_without_a_run_to_compare_with(runs: Path) -> None:
     assert "trained alone: " in named.stdout
 
 
+def test_a_run_that_has_ended_without_probes_says_so(runs: Path) -> None:
+    again = trained(runs, "unimodal", "--resume", "--probe")
+    assert again.returncode == 0, again.stderr
+    assert "this one has ended without; evaluate.py RUN fits them" in again.stderr
+
+
 def test_a_wrong_run_to_compare_with_is_refused_before_training(runs: Path, tmp_path: Path) -> None:
     flags = ("--dataset", "manifest", "--data_root", runs / "data", "--num_workers", "0", "--gpu_ids", "cpu")
     for name, line, other in (

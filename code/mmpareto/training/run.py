@@ -145,7 +145,12 @@ class Run:
         checkpoint, finished = self.open_directory()
         if finished:
             self.say(f"{self.directory.path} is finished; give more --epochs to continue\n")
-            self.say(result_table(self.directory.read_results()))
+            results = self.directory.read_results()
+            self.say(result_table(results))
+            if self.config.run.probe and "probe" not in results:
+                self.warn(
+                    "--probe fits probes when a run ends, and this one has ended without; evaluate.py RUN fits them"
+                )
             return
         self.begin(checkpoint)
         self.signals.defer()
