@@ -22,3 +22,10 @@ def test_other_paths_stay_as_they_are() -> None:
     for good in ("", "a b/é.csv", "/tmp/x", "../y", "x" * 255):
         assert path_text(good) == good
         assert file_path(good) == Path(good)
+
+
+def test_a_path_in_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert path_text("~/runs/a") == "/home/someone/runs/a"
+    assert file_path("~") == Path("/home/someone")
+    assert path_text("runs/~a") == "runs/~a"

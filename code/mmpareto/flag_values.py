@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 import re
 import types
 import typing
@@ -72,7 +73,10 @@ def fraction(text: str) -> float:
 
 
 def path_text(text: str) -> str:
-    """The path of a file or folder, as text that files can hold and terminals can print."""
+    """The path of a file or folder, as text that files can hold and terminals can print; ~ is the home folder.
+
+    A shell leaves the ~ of --output=~/runs as it is.
+    """
     try:
         parts = text.encode("utf-8").split(b"/")
     except UnicodeEncodeError as error:
@@ -85,7 +89,7 @@ def path_text(text: str) -> str:
         raise argparse.ArgumentTypeError(
             f"expected a path of parts of 255 bytes at most, 4000 in all, found {text!a:.100}..."
         )
-    return text
+    return os.path.expanduser(text)
 
 
 def file_path(text: str) -> Path:
