@@ -23,12 +23,11 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 from mmpareto import startup
-from mmpareto.cli.common import run_command
+from mmpareto.cli.common import check_output, run_command
 from mmpareto.command_line import Parser
 from mmpareto.errors import UsageError
 from mmpareto.flag_values import file_path, workers
 from mmpareto.registries import METHODS
-from mmpareto.special_files import file_kind
 from mmpareto.startup import program
 from mmpareto.training.signals import Interrupted, Signals
 from mmpareto.writing import write_text
@@ -43,16 +42,18 @@ def parser() -> Parser:
     flags = Parser(prog=program("benchmark"), description=__doc__)
     add = flags.add_argument
     add("--quick", action="store_true", help="fewer settings and repetitions, within a minute on a CPU")
-    chosen = flags.add_mutually_exclusive_group()
-    chosen.add_argument(
+    measurement = flags.add_mutually_exclusive_group()
+    measurement.add_argument(
         "--methods",
         nargs="+",
         metavar="NAME",
         default=[],
         help="measure these methods alone, by name (train.py --list-methods) or package.module:Class",
     )
-    chosen.add_argument("--loader", action="store_true", help="the loader, against a plain one, on CREMA-D's shapes")
-    chosen.add_argument("--engine", action="store_true", help="what an epoch costs beyond its loading and steps")
+    measurement.add_argument(
+        "--loader", action="store_true", help="the loader, against a plain one, on CREMA-D's shapes"
+    )
+    measurement.add_argument("--engine", action="store_true", help="what an epoch costs beyond its loading and steps")
     add(
         "--mnist",
         type=file_path,
@@ -94,9 +95,8 @@ def check(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--methods: {error}") from error
     if arguments.mnist is not None and not arguments.mnist.is_dir():
         raise UsageError(f"--mnist {arguments.mnist}: expected a folder that holds MNIST")
-    output = arguments.output
-    if output is not None and (file_kind(output) not in (None, "file") or not os.access(output.parent, os.W_OK)):
-        raise UsageError(f"--output {output}: expected a file in a folder that exists and can be written to")
+    if arguments.output is not None:
+        check_output(arguments.output)
 
 
 def benchmark(arguments: argparse.Namespace) -> int:

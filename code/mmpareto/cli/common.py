@@ -1,10 +1,13 @@
 """What all commands share: user errors print one line."""
 
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
-from mmpareto.errors import UserError
+from mmpareto.errors import UsageError, UserError
 from mmpareto.explanations import explained
+from mmpareto.special_files import file_kind
 
 
 def run_command(
@@ -41,3 +44,16 @@ def run_command(
         message = explanation or str(error)
     print(f"{name}: {message}", file=sys.stderr)
     return 2
+
+
+def check_output(output: Path) -> None:
+    """Raise UsageError where a file cannot be written, before the work that it is to hold."""
+    if not output.parent.is_dir():
+        raise UsageError(f"--output {output}: there is no folder {output.parent}; make it, or name another one")
+    kind = file_kind(output)
+    if kind not in (None, "file"):
+        raise UsageError(f"--output {output}: is {kind}; give the name of a file{' in it' * (kind == 'a folder')}")
+    try:
+        tempfile.NamedTemporaryFile(prefix=f".{output.name}.", suffix=".part", dir=output.parent).close()
+    except OSError as error:
+        raise UsageError(f"--output {output}: cannot be written ({error.strerror}); name another file") from error

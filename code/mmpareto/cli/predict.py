@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import argparse
 import io
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmpareto.arguments import saved_config
-from mmpareto.cli.common import run_command
+from mmpareto.cli.common import check_output, run_command
 from mmpareto.command_line import Parser, add_allow
 from mmpareto.errors import UsageError
 from mmpareto.escape import counted, write_csv_rows
@@ -76,18 +75,6 @@ def predict(arguments: argparse.Namespace) -> None:
         write_csv_rows(text, [table.columns.tolist(), *cells.values.tolist()])
         write_text(output, text.getvalue())
         print(f"\nwritten: {output}")
-
-
-def check_output(output: Path) -> None:
-    """Raise UsageError where a file cannot be written: before all samples are predicted."""
-    if not output.parent.is_dir():
-        raise UsageError(f"--output {output}: there is no folder {output.parent}; make it, or name another one")
-    if output.is_dir():
-        raise UsageError(f"--output {output}: is a folder; give the name of a file in it")
-    try:
-        tempfile.NamedTemporaryFile(prefix=f".{output.name}.", suffix=".part", dir=output.parent).close()
-    except OSError as error:
-        raise UsageError(f"--output {output}: cannot be written ({error.strerror}); name another file") from error
 
 
 def sample_text(prediction: Prediction) -> str:

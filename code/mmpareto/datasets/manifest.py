@@ -193,12 +193,12 @@ def _kept(function: Callable[..., Result]) -> Callable[..., Result]:
         del versions  # a part of the cache's key
         return function(*arguments)
 
-    def asked(sources: tuple[Path | str, ...], *options: Any) -> Result:
+    def cached(sources: tuple[Path | str, ...], *options: Any) -> Result:
         files = [source for source in sources if isinstance(source, Path)]
         files += [path for name in options if isinstance(name, str) for path in (Path(name), Path(name, TOKENIZER))]
         return kept(hash(tuple(map(version, files))), sources, *options)
 
-    return asked
+    return cached
 
 
 _sequence_modality = _kept(sequence_modality)

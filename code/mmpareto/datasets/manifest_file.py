@@ -164,13 +164,7 @@ def _read_manifest(
         if files.empty:
             raise DatasetError(f"{file}: no clip has the modality {name}; take its column out")
         if declared.get(name) == "words":
-            named = [path for path in files["path"].tolist() if is_path_of_text(path, root)]
-            if named:
-                raise DatasetError(
-                    f"{file}: --text says that {name} holds the text itself, and {len(named)} of "
-                    f"{counted(len(files), 'cell')} are paths of files, such as {named[0]:.90}; leave {name} out of "
-                    "--text, so that the files are read, or write their text into the cells"
-                )
+            _refuse_paths(files["path"].tolist(), root, name)
             sources[name] = "words"
             continue
         files["kind"] = file_kinds(root, files["path"].tolist())
@@ -198,6 +192,17 @@ def _read_manifest(
         for part in [table[table["split"] == split]]
     }
     return Listed(clips, sources, in_order(set(table["label"])), frozenset(missing))
+
+
+def _refuse_paths(cells: Sequence[str], root: Path, name: str) -> None:
+    """Raise DatasetError where cells that should hold the text itself hold paths of text files."""
+    paths = [cell for cell in cells if is_path_of_text(cell, root)]
+    if paths:
+        raise DatasetError(
+            f"{root / MANIFEST}: --text says that {name} holds the text itself, and {len(paths)} of "
+            f"{counted(len(cells), 'cell')} are paths of files, such as {paths[0]:.90}; leave {name} out of --text, so "
+            "that the files are read, or write their text into the cells"
+        )
 
 
 def _check_clips(table: pd.DataFrame, file: Path) -> None:
