@@ -144,8 +144,8 @@ def test_methods_beside_the_plain_sum(methods: list[str], process: ProcessPoolEx
         (["--loader", "--train_flags", "--fast"], "--train_flags belongs to --engine"),
         (["--engine", "--whole"], "--whole belongs to --engine --mnist; add --mnist"),
         (["--engine", "--mnist", "nowhere"], "expected a folder that holds MNIST"),
-        (["--output", "nowhere/figures.json"], "expected a file in a folder that exists"),
-        (["--output", "/dev/null"], "expected a file"),
+        (["--output", "nowhere/figures.json"], "there is no folder"),
+        (["--output", "/dev/null"], "is a device; give the name of a file"),
     ],
 )
 def test_what_is_refused(flags: list[str], message: str) -> None:

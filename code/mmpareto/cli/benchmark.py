@@ -42,18 +42,16 @@ def parser() -> Parser:
     flags = Parser(prog=program("benchmark"), description=__doc__)
     add = flags.add_argument
     add("--quick", action="store_true", help="fewer settings and repetitions, within a minute on a CPU")
-    measurement = flags.add_mutually_exclusive_group()
-    measurement.add_argument(
+    modes = flags.add_mutually_exclusive_group()
+    modes.add_argument(
         "--methods",
         nargs="+",
         metavar="NAME",
         default=[],
         help="measure these methods alone, by name (train.py --list-methods) or package.module:Class",
     )
-    measurement.add_argument(
-        "--loader", action="store_true", help="the loader, against a plain one, on CREMA-D's shapes"
-    )
-    measurement.add_argument("--engine", action="store_true", help="what an epoch costs beyond its loading and steps")
+    modes.add_argument("--loader", action="store_true", help="the loader, against a plain one, on CREMA-D's shapes")
+    modes.add_argument("--engine", action="store_true", help="what an epoch costs beyond its loading and steps")
     add(
         "--mnist",
         type=file_path,
