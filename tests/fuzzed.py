@@ -21,12 +21,14 @@ import torch
 
 from mmpareto.arguments import saved_config
 from mmpareto.datasets import DatasetError
+from mmpareto.datasets.arrays import load_array
 from mmpareto.datasets.base import UnusableError
 from mmpareto.datasets.features import fbank
+from mmpareto.datasets.images import read_image
 from mmpareto.datasets.manifest import array_modality
 from mmpareto.datasets.manifest_file import read_manifest
 from mmpareto.datasets.media import read_frames, read_sound
-from mmpareto.datasets.readers import ArrayReader, load_array, read_image
+from mmpareto.datasets.readers import ArrayReader
 from mmpareto.runs import RunDirectory, RunError
 from mmpareto.training.checkpoints import load_checkpoint
 

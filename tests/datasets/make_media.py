@@ -115,12 +115,12 @@ def brightness(number: int) -> int:
     return (7 * number + 16) % 240
 
 
-def write_frames(folder: Path, names: list[str], seed: int = 0) -> Path:
-    """A folder of small random JPEG frames with these names, written in this order."""
+def write_frames(folder: Path, names: list[str], seed: int = 0, size: tuple[int, int] = (40, 30)) -> Path:
+    """A folder of random frames with these names, written in this order."""
     folder.mkdir(parents=True)
     random = np.random.default_rng(seed)
     for name in names:
-        Image.fromarray(random.integers(0, 255, (30, 40, 3)).astype(np.uint8)).save(folder / name)
+        Image.fromarray(random.integers(0, 255, (*size[::-1], 3)).astype(np.uint8)).save(folder / name)
     return folder
 
 

@@ -20,7 +20,9 @@ from datasets.make_media import lfs_pointer, side_cars, write_frames
 from PIL import Image
 
 from mmpareto.datasets import DatasetError, Modality, to_device
+from mmpareto.datasets.arrays import load_array
 from mmpareto.datasets.clips import ClipDataset
+from mmpareto.datasets.images import read_image
 from mmpareto.datasets.items import Item
 from mmpareto.datasets.readers import (
     LOG_RANGE,
@@ -29,8 +31,6 @@ from mmpareto.datasets.readers import (
     ImageReader,
     chosen_frames,
     frame_files,
-    load_array,
-    read_image,
 )
 from mmpareto.inputs import values_of
 from mmpareto.training.data import Loader

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mmpareto.datasets import DatasetError
@@ -16,6 +17,7 @@ from mmpareto.datasets.lists import (
     check_modality,
     check_unique,
     cut,
+    cut_groups,
     read_rows,
     read_table,
 )
@@ -201,6 +203,37 @@ def test_a_small_class_can_be_on_one_side_only() -> None:
     labels = ["a"] * 98 + ["b"] * 2
     _, off = cut(range(100), labels, 0.1, 0, "validation")
     assert Counter(labels[i] for i in off) == {"a": 10}
+
+
+@pytest.mark.parametrize("part", [0.1, 0.25, 0.75])
+def test_groups_stay_whole_and_classes_stay_on_both_sides(part: float) -> None:
+    random = np.random.default_rng(0)
+    groups = [f"g{k}" for k in random.integers(0, 40, 800)]
+    labels = ["abc"[k] for k in random.choice(3, 800, p=(0.6, 0.3, 0.1))]
+    stay, off = cut_groups(range(800), labels, groups, part, 0, "validation")
+    assert sorted(stay + off) == list(range(800))
+    assert not {groups[i] for i in stay} & {groups[i] for i in off}
+    assert abs(len(off) - 800 * part) < 30
+    for label in "abc":
+        share = sum(labels[i] == label for i in off) / labels.count(label)
+        assert abs(share - part) < 0.06
+    assert (stay, off) == cut_groups(range(800), labels, groups, part, 0, "validation")
+    assert off != cut_groups(range(800), labels, groups, part, 1, "validation")[1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "groups"),
+    [("aabb", "xxxx"), ("aabb", "xxyy"), ("aaab", "xyzz")],  # one group; a class in each; a class in one of them
+)
+def test_groups_that_cannot_be_cut(labels: str, groups: str) -> None:
+    with pytest.raises(DatasetError, match="give clips of some groups the split val"):
+        cut_groups(range(4), labels, groups, 0.5, 0, "validation")
+
+
+def test_few_groups_are_enough() -> None:
+    """Two speakers who say every class: one of them is validation, whatever the part."""
+    stay, off = cut_groups(range(4), "abab", "xxyy", 0.1, 0, "validation")
+    assert {tuple(stay), tuple(off)} == {(0, 1), (2, 3)}
 
 
 @pytest.mark.parametrize("labels", [["a", "a", "b"], ["a", "b"], ["a", "b", "a", "b", "c"]])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from datasets.make_manifest import COLUMNS, write_manifest, write_rows
 from datasets.make_media import lfs_pointer, write_video, write_wav
-from entries.command import refused
+from entries.command import inside, refused
 from PIL import Image
 
 from mmpareto.cli import prepare as entry
@@ -295,10 +295,57 @@ def test_flags_that_would_do_nothing_are_refused(tmp_path: Path) -> None:
     for useless, message in (
         (("--sound", "sight"), "--sound names sight, which holds no videos but frames"),
         (("--fps", "2"), "--fps is for videos that are seen"),
-        (("--frame_size", "8"), "--frame_size is for videos that are seen"),
         (("--val_fraction", "0.2"), "has clips of the split val: leave --val_fraction out"),
     ):
         assert message in refused(entry.main, *flags, *useless)
+    rows = read_table(tmp_path / "raw" / "manifest.csv", ()).to_dict("records")
+    write_rows(tmp_path / "raw", rows, ["id", "split", "label", "sound", "sensor"])
+    assert "--frame_size is for images and videos; " in refused(entry.main, *flags, "--frame_size", "8")
+
+
+def test_larger_images_are_stored_at_the_size_asked_for(tmp_path: Path) -> None:
+    """The shorter side is the one asked for, as Pillow resizes it; smaller images are copied to the byte."""
+    rows = write_manifest(tmp_path / "raw", 12)
+    random = np.random.default_rng(0)
+    large = Image.fromarray(random.integers(0, 256, (60, 90, 3)).astype(np.uint8))
+    large.save(tmp_path / "raw" / "photo" / "0.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be turned by 90 degrees
+    large.save(tmp_path / "raw" / "sight" / "0" / "1.jpg", exif=turned)
+    out = tmp_path / "out"
+    flags = ("--source", tmp_path / "raw", "--output", out, "--workers", "1", "--frame_size", "30")
+    assert inside(entry.main, "manifest", *flags).returncode == 0
+    stored = np.asarray(Image.open(out / "photo" / "clip0.png"))
+    np.testing.assert_array_equal(stored, np.asarray(large.resize((45, 30), Image.Resampling.BICUBIC)))
+    assert [Image.open(out / "sight" / "clip0" / f"{n}.jpg").size for n in (0, 1, 2)] == [(24, 20), (30, 45), (24, 20)]
+    for name in ("photo/1.png", "sight/1/2.jpg"):
+        place = out / name.replace("/1", "/clip1")
+        assert place.read_bytes() == (tmp_path / "raw" / name).read_bytes()
+    assert len(rows) == 12
+
+
+def test_validation_is_cut_in_whole_groups(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = write_manifest(tmp_path, 24)
+    speakers = [row | {"group": f"speaker {number // 6}"} for number, row in enumerate(rows)]
+    write_rows(tmp_path, speakers)
+    base.say.cache_clear()
+    listed = read_manifest(tmp_path)
+    assert list(listed.sources) == ["sound", "sight", "photo", "sensor"]
+    of = {row["id"]: row["group"] for row in speakers}
+    groups = {split: {of[item.id] for item in items} for split, items in listed.clips.items()}
+    assert len(groups["val"]) == 1
+    assert not groups["val"] & groups["train"]
+    said = capsys.readouterr().err
+    assert "4 of 18 are cut from train, stratified by class, in whole groups (1)" in said
+    assert "manifest: 4 of 4 groups have clips in several splits, such as speaker 0 in train and test" in said
+    alone = [row | {"group": "" if row["split"] == "test" else row["group"]} for row in speakers]
+    write_rows(tmp_path, alone)
+    base.say.cache_clear()
+    read_manifest(tmp_path)
+    assert "several splits" not in capsys.readouterr().err
+    write_rows(tmp_path, [row | {"group": "one"} for row in rows])
+    with pytest.raises(DatasetError, match=r"cannot be cut off so that no group \(1 group\) is on both sides"):
+        read_manifest(tmp_path)
 
 
 def test_what_is_not_there_is_left_out_of_a_preparation(tmp_path: Path) -> None:

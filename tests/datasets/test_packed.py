@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from PIL import Image
 
 from mmpareto.cli import prepare
 from mmpareto.datasets import DatasetError, build
-from mmpareto.datasets.readers import FramesReader, ImageReader, packed_images
+from mmpareto.datasets.images import packed_images
+from mmpareto.datasets.readers import FramesReader, ImageReader
+from mmpareto.datasets.reading import reader_from
 
 
 def write_source(root: Path) -> Path:
@@ -24,12 +27,13 @@ def write_source(root: Path) -> Path:
     rows = []
     for number in range(6):
         (root / "photo").mkdir(parents=True, exist_ok=True)
-        picture = random.integers(0, 256, (20, 28, 3)).astype(np.uint8)
-        Image.fromarray(picture).save(root / "photo" / f"{number}.png")
-        write_frames(root / "steps" / str(number), ["1.png", "2.png", "3.png", "4.png"], seed=number)
+        picture = random.integers(0, 256, (32, 45, 3)).astype(np.uint8)
+        photo = f"photo/{number}.{('png', 'jpg')[number % 2]}"
+        Image.fromarray(picture).save(root / photo)
+        write_frames(root / "steps" / str(number), ["1.png", "2.jpg", "3.png", "4.png"], number, (60, 41))
         write_video(root / f"{number}.mp4", 24, 10, size=(48, 36))
         split = ("train", "train", "train", "train", "val", "test")[number]
-        rows.append((number, split, "ab"[number % 2], f"photo/{number}.png", f"steps/{number}", f"{number}.mp4"))
+        rows.append((number, split, "ab"[number % 2], photo, f"steps/{number}", f"{number}.mp4"))
     with open(root / "manifest.csv", "w", newline="") as file:
         csv.writer(file).writerows([("id", "split", "label", "photo", "steps", "face"), *rows])
     return root
@@ -45,10 +49,12 @@ def prepared(source: Path, output: Path, *flags: str) -> Path:
 def test_a_packed_dataset_gives_the_samples_of_the_other_one_bit_for_bit(tmp_path: Path) -> None:
     source = write_source(tmp_path / "raw")
     plain, packed = prepared(source, tmp_path / "plain"), prepared(source, tmp_path / "packed", "--pack")
-    assert (plain / "steps" / "0" / "2.png").exists()
+    assert (plain / "steps" / "0" / "2.jpg").exists()
     assert sorted(path.name for path in (packed / "steps").iterdir()) == [f"{number}.npy" for number in range(6)]
     frames = packed_images(packed / "face" / "0.npy")
     assert (frames.dtype, frames.shape) == (np.uint8, (3, 30, 40, 3))  # at 0, 1 and 2 s of 2.4
+    assert packed_images(packed / "photo" / "1.npy").shape == (1, 30, 42, 3)
+    assert packed_images(packed / "steps" / "1.npy").shape == (4, 30, 44, 3)
     for split in ("train", "val"):
         ours, theirs = (build("manifest", root, split, image_size=16, frames=2) for root in (packed, plain))
         for epoch in (1, 2):
@@ -58,6 +64,12 @@ def test_a_packed_dataset_gives_the_samples_of_the_other_one_bit_for_bit(tmp_pat
                 first, second = ours[index]["inputs"], theirs[index]["inputs"]
                 assert first.keys() == second.keys() == {"photo", "steps", "face"}
                 assert all(torch.equal(first[name], second[name]) for name in first)
+    for root in (plain, packed):  # predict.py reads the raw files as they were stored
+        data = build("manifest", root, "test", image_size=16, frames=2)
+        saved = json.loads(json.dumps(data.saved_readers()))
+        for name, raw in (("photo", "photo/5.jpg"), ("steps", "steps/5"), ("face", "5.mp4")):
+            reader = reader_from(saved[name], data.modalities[name])
+            assert torch.equal(reader.read(source / raw, None), data[0]["inputs"][name])
     assert "was prepared as" in refused(prepare.main, "manifest", "--source", source, "--output", packed)
 
 
@@ -81,7 +93,7 @@ def test_samples_that_are_read_keep_no_file_open(tmp_path: Path) -> None:
 
 def test_frames_of_several_sizes_are_left_out(tmp_path: Path) -> None:
     source = write_source(tmp_path / "raw")
-    Image.new("RGB", (9, 9)).save(source / "steps" / "3" / "2.png")
+    Image.new("RGB", (9, 9)).save(source / "steps" / "3" / "2.jpg")
     flags = ("--source", source, "--output", tmp_path / "out", "--workers", "1", "--pack", "--max_unusable", "50")
     done = inside(prepare.main, "manifest", *flags)
     assert "unusable, frames of several sizes: 1, such as 3:" in done.stdout

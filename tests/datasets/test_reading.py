@@ -17,7 +17,7 @@ from PIL import Image
 
 from mmpareto.cli import prepare
 from mmpareto.datasets import DatasetError, Modality, MultimodalDataset, build, collate, modality_from, to_device
-from mmpareto.datasets.readers import read_image
+from mmpareto.datasets.images import read_image
 from mmpareto.datasets.reading import is_file_of, read_input, reader_from
 
 
@@ -61,7 +61,7 @@ def test_a_video_stands_for_the_frames_that_were_taken_from_it(tmp_path: Path, f
     of_folders = reader_from({"reader": "frames"}, data.modalities["face"])
     with pytest.raises(DatasetError, match="does not say how many frames a second"):
         of_folders.read(tmp_path / "4.mp4", None)
-    with pytest.raises(ValueError, match="no positive numbers"):
+    with pytest.raises(ValueError, match="is no positive number"):
         reader_from(saved | {"fps": -1}, data.modalities["face"])
 
 

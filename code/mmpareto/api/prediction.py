@@ -159,7 +159,7 @@ class Predictor:
                 f"{file}: expected a column for one or more of the modalities {', '.join(self.modalities)}, found "
                 f"{','.join(table.columns)}"
             )
-        others = [name for name in table.columns if name not in (*names, "id", "split", "label")]
+        others = [name for name in table.columns if name not in (*names, "id", "split", "label", "group")]
         for name in self.modalities:
             if name not in names:
                 unread = f"; columns that are not read: {', '.join(others)}" if others else ""

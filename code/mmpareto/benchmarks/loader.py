@@ -24,8 +24,9 @@ from mmpareto.datasets.clips import ClipDataset
 from mmpareto.datasets.cremad import CLASSES as CREMAD_CLASSES
 from mmpareto.datasets.cremad import CREMAD
 from mmpareto.datasets.features import FBANK_FRAMES, FBANK_MEAN, FBANK_STD, MEL_BINS, audio_visual_readers
+from mmpareto.datasets.images import JPEG_QUALITY, PACKED, write_packed
 from mmpareto.datasets.items import Item
-from mmpareto.datasets.readers import IMAGENET_MEAN, IMAGENET_STD, JPEG_QUALITY, PACKED, frame_files, write_packed
+from mmpareto.datasets.readers import IMAGENET_MEAN, IMAGENET_STD, frame_files
 from mmpareto.reporting.tables import text_table
 from mmpareto.training.data import Loader
 

@@ -104,7 +104,7 @@ class ClipDataset(MultimodalDataset):
         return self.items.ids
 
     def saved_readers(self) -> dict[str, dict[str, Any]]:
-        """See MultimodalDataset; frames that were taken from videos say how."""
+        """See MultimodalDataset; frames of videos, and images that were made smaller, say how they were stored."""
         saved = {modality: reader.saved() for modality, reader in self.readers.items()}
         root = self.items.root
         if root != Path() and (root / DESCRIPTION).exists():
@@ -113,6 +113,8 @@ class ClipDataset(MultimodalDataset):
             for modality, reader in saved.items():
                 if reader["reader"] == "frames" and sources.get(modality, "video") == "video":
                     reader |= {key: parameters.get(key) for key in ("fps", "frame_size")}
+                elif modality in parameters.get("suffixes", {}):
+                    reader |= {"frame_size": parameters["frame_size"], "suffix": parameters["suffixes"][modality]}
         return saved
 
     def __getitem__(self, index: int) -> Sample:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mmpareto.data_folders import DESCRIPTION, UNFINISHED, require_root
+from mmpareto.datasets.arrays import load_array
 from mmpareto.datasets.base import DATASETS, DatasetError, Modality, Split, say
 from mmpareto.datasets.clips import ClipDataset
 from mmpareto.datasets.features import (
@@ -26,7 +27,7 @@ from mmpareto.datasets.files import is_hidden
 from mmpareto.datasets.items import Item, Items
 from mmpareto.datasets.lists import check_classes, check_unique, cut, read_rows
 from mmpareto.datasets.prepared import read_split
-from mmpareto.datasets.readers import ArrayReader, Reader, load_array
+from mmpareto.datasets.readers import ArrayReader, Reader
 from mmpareto.escape import counted
 
 CLASSES = ["ANG", "DIS", "FEA", "HAP", "NEU", "SAD"]

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmpareto.datasets.arrays import ARRAY_SUFFIXES
 from mmpareto.datasets.base import DatasetError, Modality, UnusableError, say
 from mmpareto.datasets.files import write_array
-from mmpareto.datasets.readers import ARRAY_SUFFIXES, LOG_RANGE, ArrayReader, FramesReader, Reader
+from mmpareto.datasets.readers import LOG_RANGE, ArrayReader, FramesReader, Reader
 
 if TYPE_CHECKING:
     from mmpareto.datasets.media import Sound

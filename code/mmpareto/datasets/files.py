@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmpareto.datasets.base import UnusableError
+from mmpareto.datasets.base import DatasetError, UnusableError
 from mmpareto.special_files import file_kind, special_file
 
 if TYPE_CHECKING:
@@ -33,6 +33,21 @@ def refuse_special_file(path: Path) -> None:
     special = special_file(path)
     if special is not None:
         raise UnusableError("no regular file", f"{path}: is {special}; expected a regular file")
+
+
+@contextlib.contextmanager
+def refusing_damage(path: Path, what: str) -> Iterator[None]:
+    """Raise DatasetError, naming the file, for whatever libraries raise on a damaged one."""
+    refuse_special_file(path)
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path}: there is no such file") from error
+    except Exception as error:  # Pillow, torch and NumPy raise a dozen kinds
+        if is_lfs_pointer(path):
+            raise DatasetError(f"{path}: is a git-lfs pointer; {FETCH_POINTERS}") from error
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise DatasetError(f"{path}: cannot be read as {what}: {reason[0][:200]}") from error
 
 
 def is_lfs_pointer(path: Path) -> bool:

@@ -7,6 +7,7 @@ import csv
 import io
 import os
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -245,3 +246,37 @@ def cut(
     sides = train_test_split(range(len(labels)), test_size=number, stratify=list(labels), random_state=seed)
     stay, off = ([samples[index] for index in sorted(side)] for side in sides)
     return stay, off
+
+
+def cut_groups(
+    samples: Sequence[Sample], labels: Sequence[str], groups: Sequence[str], part: float, seed: int, what: str
+) -> tuple[list[Sample], list[Sample]]:
+    """As `cut`, with all samples of a group (a speaker, a scene) on the same side.
+
+    Of the folds that scikit-learn's StratifiedGroupKFold makes, the one whose size is nearest to `part` is cut off.
+
+    Raises DatasetError where no fold leaves every class on both sides.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold  # takes a second to load
+
+    counts = Counter(labels)
+    smaller = min(part, 1 - part)
+    number = min(max(2, round(1 / smaller)), max(counts.values()), len(set(groups)))
+    best: tuple[float, Sequence[int], Sequence[int]] | None = None
+    if number > 1:
+        folds = StratifiedGroupKFold(number, shuffle=True, random_state=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that a class has fewer samples than there are folds
+            for stay, off in folds.split(list(labels), list(labels), list(groups)):
+                complete = all({labels[index] for index in side} == set(counts) for side in (stay, off))
+                distance = abs(len(off) / len(labels) - smaller)
+                if complete and (best is None or distance < best[0]):
+                    best = distance, stay, off
+    if best is None:
+        raise DatasetError(
+            f"{what}: cannot be cut off so that no group ({counted(len(set(groups)), 'group')}) is on both sides and "
+            "every class is; give clips of some groups the split val"
+        )
+    _, larger_side, smaller_side = best
+    kept, lost = (larger_side, smaller_side) if part == smaller else (smaller_side, larger_side)
+    return [samples[index] for index in kept], [samples[index] for index in lost]

@@ -1,6 +1,7 @@
 """`manifest`: any dataset that one CSV file describes; a new one needs flags and no code.
 
     manifest.csv      id,split,label and a column for each modality, which holds a path relative to the file
+                      a column group, where there is one, names the speaker, subject or scene that a clip is of
 
 A column may hold sound files, images, folders of frames, arrays (.npy, .pt), text files (.txt) or the text itself, all
 of one kind. An empty cell is a modality that the clip lacks. Videos are prepared first (`prepare.py manifest`), which
@@ -17,13 +18,14 @@ from typing import Any, TypeVar, get_args
 import torch
 
 from mmpareto.data_folders import DESCRIPTION, require_root
+from mmpareto.datasets.arrays import load_array
 from mmpareto.datasets.base import DATASETS, DatasetError, Kind, Modality, Split, UnusableError, say
 from mmpareto.datasets.clips import ClipDataset
 from mmpareto.datasets.features import FBANK_FRAMES, FeatureReader, SoundReader, fbank_frames
 from mmpareto.datasets.files import version
 from mmpareto.datasets.manifest_file import MANIFEST, Source, declarations, read_manifest
 from mmpareto.datasets.prepared import read_description, read_split
-from mmpareto.datasets.readers import ArrayReader, FramesReader, ImageReader, Reader, load_array
+from mmpareto.datasets.readers import ArrayReader, FramesReader, ImageReader, Reader
 from mmpareto.datasets.sequences import SequenceReader, TokensReader, array_length, sequence_modality, tokens_modality
 from mmpareto.datasets.text import TOKENIZER, TextReader, text_modality
 from mmpareto.startup import shell_command

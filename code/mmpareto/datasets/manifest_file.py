@@ -19,7 +19,7 @@ from mmpareto.datasets.files import (
     without_collection,
 )
 from mmpareto.datasets.items import Items
-from mmpareto.datasets.lists import are_plain, check_ids, check_inside, check_modality, cut, read_table
+from mmpareto.datasets.lists import are_plain, check_ids, check_inside, check_modality, cut, cut_groups, read_table
 from mmpareto.datasets.text import is_path_of_text
 from mmpareto.escape import counted
 from mmpareto.special_files import hint
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.csv"
 VAL_FRACTION, SPLIT_SEED = 0.1, 0
 _COLUMNS = ("id", "split", "label")
+GROUP = "group"  # a column that a manifest may have: the speaker, subject or scene that a clip is of
 _SPLIT_NAMES: dict[str, Split] = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
@@ -125,7 +126,7 @@ def _read_manifest(
     declared = dict(said)
     file = root / MANIFEST
     table = read_table(file, _COLUMNS)
-    modalities = [name for name in table.columns if name not in _COLUMNS]
+    modalities = [name for name in table.columns if name not in (*_COLUMNS, GROUP)]
     if len(modalities) < 2:
         raise DatasetError(
             f"{file}: expected the columns {','.join(_COLUMNS)} and one for each of two or more modalities, found "
@@ -137,15 +138,26 @@ def _read_manifest(
         if name not in modalities:
             raise DatasetError(f"{file}: there is no modality {name!r}; they are {', '.join(modalities)}")
     _check_clips(table, file)
+    # an empty cell is a group of its own: an id holds no colon
+    groups = table[GROUP].where(table[GROUP] != "", ":" + table["id"]) if GROUP in table else None
     if (table["split"] == "val").any():
         if val_fraction is not None:
             raise DatasetError(f"{file} has clips of the split val: leave --val_fraction out, or take the split out")
     else:
         train = table[table["split"] == "train"]
         part = VAL_FRACTION if val_fraction is None else val_fraction
-        _, val = cut(train.index.tolist(), train["label"].tolist(), part, seed, f"{file}: validation")
+        lines, labels, what = train.index.tolist(), train["label"].tolist(), f"{file}: validation"
+        if groups is None:
+            _, val = cut(lines, labels, part, seed, what)
+        else:
+            _, val = cut_groups(lines, labels, groups[lines].tolist(), part, seed, what)
         table.loc[val, "split"] = "val"
-        say(f"manifest: no clip has the split val; {len(val)} of {len(train)} are cut from train, stratified by class")
+        say(
+            f"manifest: no clip has the split val; {len(val)} of {len(train)} are cut from train, stratified by class"
+            + ("" if groups is None else f", in whole groups ({groups[val].nunique()})")
+        )
+    if groups is not None:
+        _say_what_is_shared(groups, table["split"])
     ids = table["id"].tolist()
     empty = (table[modalities] == "").all(axis=1)
     if empty.any():
@@ -226,6 +238,18 @@ def _check_clips(table: pd.DataFrame, file: Path) -> None:
         shown = ", ".join(f"{label} ({counted(number, 'clip')})" for label, number in counts.items())
         raise DatasetError(
             f"{file}: no training clips of some classes: {shown}; add some, or look for a typing error in the label"
+        )
+
+
+def _say_what_is_shared(groups: pd.Series, splits: pd.Series) -> None:
+    """Warn of groups that have clips in several splits."""
+    found = splits.groupby(groups, sort=False).unique()
+    shared = found[found.map(len) > 1]
+    if len(shared):
+        where = " and ".join(split for split in SPLITS if split in shared.iloc[0])
+        say(
+            f"manifest: {len(shared)} of {counted(len(found), 'group')} have clips in several splits, such as "
+            f"{shared.index[0]} in {where}; scores may then tell how well groups are known, not classes"
         )
 
 

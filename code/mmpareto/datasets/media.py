@@ -20,8 +20,8 @@ from PIL import Image
 
 from mmpareto.datasets.base import UnusableError
 from mmpareto.datasets.containers import missing_part
-from mmpareto.datasets.files import refuse_pointer, refuse_special_file, write_image
-from mmpareto.datasets.readers import JPEG_QUALITY
+from mmpareto.datasets.files import refuse_pointer, refuse_special_file
+from mmpareto.datasets.images import write_small
 
 # FFmpeg's formats that hold media themselves; playlists and lists of files, which name others, are not among them
 _FORMATS = (
@@ -292,11 +292,7 @@ def write_frames(path: Path, folder: Path, fps: float, short_side: int | None = 
     folder.mkdir()
     number = 0
     for number, (_, picture) in enumerate(read_frames(path, fps, part), start=1):
-        image = Image.fromarray(picture)
-        if short_side is not None and min(image.size) > short_side:
-            scale = short_side / min(image.size)
-            image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-        write_image(folder / f"frame_{number:05d}.jpg", image, quality=JPEG_QUALITY)
+        write_small(Image.fromarray(picture), folder / f"frame_{number:05d}.jpg", short_side)
     if part is not None and not number:
         raise UnusableError("no frames", f"{path}: {_outside(part)}")
     return number

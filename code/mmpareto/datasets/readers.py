@@ -8,42 +8,23 @@ Shapes: F frames of a clip, L audio frames, M mel bins, H x W pixels.
 import contextlib
 import functools
 import itertools
-import mmap
 import os
 import re
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
-from mmpareto.datasets.base import DatasetError, Modality, UnusableError
+from mmpareto.datasets.arrays import load_array
+from mmpareto.datasets.base import DatasetError, Modality
 from mmpareto.datasets.crops import Crop, fit
-from mmpareto.datasets.files import (
-    FETCH_POINTERS,
-    IMAGE_SUFFIXES,
-    is_lfs_pointer,
-    load_npy,
-    map_npy,
-    refuse_special_file,
-    version,
-    write_array,
-)
-from mmpareto.pickles import is_tensor, require_legacy, require_only
+from mmpareto.datasets.files import IMAGE_SUFFIXES, version
+from mmpareto.datasets.images import PACKED, check_image, packed_images, read_as_stored, read_image, unpacked
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
-ARRAY_SUFFIXES = (".npy", ".pt")
-PACKED = ".npy"  # suffix of decoded images
-JPEG_QUALITY = 95  # of frames that are stored
-# of Pillow's formats; one of the others starts Ghostscript
-_PICTURES = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
-_LARGEST_VIEW = 2**28  # bytes
-_KEPT_TYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # log energies and spectra lie well inside; what is outside is another quantity, or damage
 LOG_RANGE = (-40.0, 40.0)
 
@@ -141,92 +122,21 @@ def chosen_frames(count: int, frames: int, generator: torch.Generator | None) ->
     return chosen
 
 
-@contextlib.contextmanager
-def _reading(path: Path, what: str) -> Iterator[None]:
-    """Raise DatasetError, naming the file, for whatever libraries raise on a damaged one."""
-    refuse_special_file(path)
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise DatasetError(f"{path}: there is no such file") from error
-    except Exception as error:  # Pillow, torch and NumPy raise a dozen kinds
-        if is_lfs_pointer(path):
-            raise DatasetError(f"{path}: is a git-lfs pointer; {FETCH_POINTERS}") from error
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise DatasetError(f"{path}: cannot be read as {what}: {reason[0][:200]}") from error
-
-
-@contextlib.contextmanager
-def opened_image(path: Path) -> Iterator[Image.Image]:
-    """An image file whose header is read.
-
-    Raises DatasetError for damage, and for pictures beyond Pillow's limit: a few hundred bytes can unpack to gigabytes.
-    """
-    with _reading(path, "an image"), Image.open(path, formats=_PICTURES) as picture:
-        yield picture
-
-
-def read_image(path: Path) -> Tensor:
-    """An image file as uint8 [3, H, W], without transparency.
-
-    Greyscale is replicated to three channels, 16-bit keeps the high byte, EXIF rotation is applied. torchvision decodes
-    a JPEG of 340 x 256 pixels in 0.6 of Pillow's time, and as fast as OpenCV.
-
-    Raises DatasetError where it cannot be decoded whole.
-    """
-    from torchvision.io import ImageReadMode, decode_image  # takes two seconds to load, which arrays need not spend
-    from torchvision.transforms.v2.functional import pil_to_tensor
-
-    with opened_image(path) as picture:
-        try:
-            if picture.format in ("WEBP", "GIF"):  # torchvision reads no EXIF data there, and all pictures of a GIF
-                raise RuntimeError
-            image = decode_image(str(path), mode=ImageReadMode.RGB, apply_exif_orientation=True)
-        except RuntimeError:  # not one of torchvision's formats (.bmp), or damaged
-            image = pil_to_tensor(ImageOps.exif_transpose(picture).convert("RGB"))
-    return (image.to(torch.int32) >> 8).to(torch.uint8) if image.dtype == torch.uint16 else image
-
-
-def packed_images(path: Path) -> np.ndarray:
-    """The decoded images of a clip, as `prepare.py --pack` writes them: uint8 [F, H, W, 3], mapped from the disk.
-
-    Colours come last because torchvision resizes such images in half the time.
-
-    Raises DatasetError where the file holds something else.
-    """
-    with _reading(path, "packed images"):
-        images = map_npy(path)
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape:
-            raise ValueError(f"expected uint8 [F, H, W, 3], found {images.dtype} {list(images.shape)}")
-        return images
-
-
-def write_packed(files: Sequence[Path], place: Path) -> None:
-    """Write the images of a clip decoded, uint8 [F, H, W, 3].
-
-    Raises UnusableError where they differ in size.
-    """
-    images = [read_image(file).permute(1, 2, 0).numpy() for file in files]
-    sizes = sorted({image.shape[:2] for image in images})
-    if len(sizes) > 1:
-        raise UnusableError(
-            "frames of several sizes", f"{files[0].parent}: {sizes[0]} and {sizes[-1]} cannot be packed"
-        )
-    write_array(place, np.stack(images))
-
-
-def _unpacked(image: np.ndarray) -> Tensor:
-    """A mapped image [H, W, 3] as a tensor [3, H, W], mapped as well."""
-    return torch.from_numpy(image).permute(2, 0, 1)
-
-
 class ImageReader:
-    """One image per clip: uint8 [3, size, size]. Training: random crop, resized, and flip; scoring: resized whole."""
+    """One image per clip: uint8 [3, size, size]. Training: random crop, resized, and flip; scoring: resized whole.
 
-    def __init__(self, size: int) -> None:
+    frame_size  of `prepare.py`, for files that it did not store: larger ones are brought to that form first.
+    suffix      of the files that it stored; "": that of the file.
+    """
+
+    def __init__(self, size: int, frame_size: int | None = None, suffix: str = "") -> None:
         if size < 1:
             raise DatasetError(f"image_size must be 1 or more, found {size}")
-        self.size = size
+        if frame_size is not None and not 0 < frame_size < 2**16:
+            raise ValueError(f"frame_size {frame_size!r:.50} is no positive number")
+        if suffix not in ("", *IMAGE_SUFFIXES):
+            raise ValueError(f"{suffix!r:.50} is no suffix of images")
+        self.size, self.frame_size, self.suffix = size, frame_size, suffix
         from torchvision.transforms import v2  # in the training process, so that workers are forked with it
 
         self._random_crop = v2.RandomResizedCrop(size, antialias=True)
@@ -244,7 +154,13 @@ class ImageReader:
     def images(self, path: Path, generator: torch.Generator | None) -> Iterator[Tensor]:
         """The image as it is stored, uint8 [3, H, W]."""
         del generator  # there is one
-        yield _unpacked(packed_images(path)[0]) if path.suffix == PACKED else read_image(path)
+        yield unpacked(packed_images(path)[0]) if path.suffix == PACKED else self._image(path)
+
+    def _image(self, path: Path) -> Tensor:
+        """An image file, uint8 [3, H, W]."""
+        if self.frame_size is None:
+            return read_image(path)
+        return read_as_stored(path, self.frame_size, self.suffix or path.suffix)
 
     def fitted(self, image: Tensor, generator: torch.Generator | None) -> Tensor:
         """An image uint8 [3, H, W] as [3, size, size]: augmented, or resized whole."""
@@ -272,15 +188,7 @@ class ImageReader:
         if path.suffix == PACKED:
             packed_images(path)
             return
-        with opened_image(path) as image:
-            image.verify()
-            whole = image.format in ("PNG", "WEBP")  # read to their end above; of others the header alone
-            with open(path, "rb") as file:
-                if file.read(2) == _JPEG:  # nothing in a JPEG's header tells its length
-                    file.seek(-2, os.SEEK_END)
-                    whole = file.read(2) == _JPEG_END
-        if not whole:
-            read_image(path)
+        check_image(path)
 
     def saved(self) -> dict[str, Any]:
         """See `Reader`."""
@@ -290,8 +198,8 @@ class ImageReader:
 class FramesReader(ImageReader):
     """A folder of frames per clip, or packed ones: uint8 [F, 3, size, size]. Each is cropped and flipped on its own."""
 
-    def __init__(self, frames: int, size: int) -> None:
-        super().__init__(size)
+    def __init__(self, frames: int, size: int, frame_size: int | None = None) -> None:
+        super().__init__(size, frame_size)
         if frames < 1:
             raise DatasetError(f"frames must be 1 or more, found {frames}")
         self.frames = frames
@@ -310,11 +218,11 @@ class FramesReader(ImageReader):
         if path.suffix == PACKED:
             packed = packed_images(path)
             for index in chosen_frames(len(packed), self.frames, generator):
-                yield _unpacked(packed[index])
+                yield unpacked(packed[index])
         else:
             names = frame_names(path)
             for index in chosen_frames(len(names), self.frames, generator):
-                yield read_image(path / names[index])
+                yield self._image(path / names[index])
 
     def check(self, path: Path) -> None:
         """Check each frame."""
@@ -374,55 +282,3 @@ class ArrayReader:
     def saved(self) -> dict[str, Any]:
         """See `Reader`."""
         return {"reader": "array", "padded": self.padded}
-
-
-def load_array(path: Path) -> Tensor:
-    """The tensor of a .npy or .pt file, on the CPU; unpickles nothing but tensors.
-
-    Bytes and floating-point types of 16, 32 and 64 bits stay as they are; all others become float32.
-
-    Raises DatasetError where the file is damaged, holds something else, or announces more than it holds.
-    """
-    with _reading(path, "an array"):
-        if path.suffix.lower() == ".pt":
-            array = _load_tensor(path)
-        else:
-            numbers = load_npy(path)
-            array = torch.from_numpy(numbers.astype(numbers.dtype.newbyteorder("="), copy=False))
-        if array.is_complex():
-            raise TypeError("expected real numbers, found complex ones; store magnitude and phase, for example")
-        return array if array.dtype in _KEPT_TYPES else array.float()
-
-
-def _load_tensor(path: Path) -> Tensor:
-    """The dense tensor of a .pt file.
-
-    Raises TypeError or ValueError for another kind of tensor, and where it is larger than the file.
-    """
-    size = path.stat().st_size
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as records:
-            announced = sum(record.file_size for record in records.infolist())
-            if announced > size:  # torch.save compresses nothing
-                raise ValueError(f"its records announce {announced} bytes, the file has {size}")
-            for record in records.infolist():
-                if record.filename.endswith(".pkl"):
-                    require_only(is_tensor, records.read(record))
-    else:
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            require_legacy(is_tensor, content)
-    array = torch.load(path, weights_only=True, map_location="cpu")
-    if not isinstance(array, Tensor):
-        raise TypeError(f"expected a tensor, found {type(array).__name__}")
-    for is_other_kind, kind, remedy in (
-        (array.is_nested, "a nested tensor", "save one dense tensor a clip"),
-        (array.is_meta, "a tensor without values (device meta)", "save it from the CPU"),
-        (array.is_quantized, "a quantised tensor", "save tensor.dequantize()"),
-        (array.layout != torch.strided, f"a tensor of layout {array.layout}", "save tensor.to_dense()"),
-    ):
-        if is_other_kind:
-            raise TypeError(f"found {kind}, expected a dense one; {remedy}")
-    values = array.numel() * array.element_size()  # more than those stored, where a view repeats them
-    if array.untyped_storage().nbytes() > size or values > max(size, _LARGEST_VIEW):
-        raise ValueError(f"a tensor of {list(array.shape)} in a file of {size} bytes; save tensor.clone()")
-    return array.detach()  # workers cannot send a tensor that requires a gradient

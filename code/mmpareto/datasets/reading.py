@@ -10,10 +10,12 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from mmpareto.datasets.arrays import ARRAY_SUFFIXES
 from mmpareto.datasets.base import DatasetError, Modality
 from mmpareto.datasets.features import SoundReader
 from mmpareto.datasets.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from mmpareto.datasets.readers import ARRAY_SUFFIXES, ArrayReader, FramesReader, ImageReader, Reader, opened_image
+from mmpareto.datasets.images import opened_image
+from mmpareto.datasets.readers import ArrayReader, FramesReader, ImageReader, Reader
 from mmpareto.datasets.sequences import SequenceReader, TokensReader
 from mmpareto.datasets.text import TEXT_SUFFIX, TextReader, is_path_of_text
 from mmpareto.inputs import VARIABLE
@@ -66,10 +68,10 @@ class VideoReader(FramesReader):
     """
 
     def __init__(self, frames: int, size: int, fps: float | None, frame_size: int | None) -> None:
-        super().__init__(frames, size)
-        if (fps is not None and not 0 < fps < float("inf")) or (frame_size is not None and not 0 < frame_size < 2**16):
-            raise ValueError(f"fps {fps!r:.50} and frame_size {frame_size!r:.50} are no positive numbers")
-        self.fps, self.frame_size = fps, frame_size
+        super().__init__(frames, size, frame_size)
+        if fps is not None and not 0 < fps < float("inf"):
+            raise ValueError(f"fps {fps!r:.50} is no positive number")
+        self.fps = fps
 
     def images(self, path: Path, generator: torch.Generator | None) -> Iterator[Tensor]:
         """See `FramesReader`; of a video the frames that `prepare.py` stores, to the bit."""
@@ -100,7 +102,7 @@ def reader_from(saved: Mapping[str, Any] | None, modality: Modality) -> Reader:
     if kind == "computed":
         return FileReader(modality, pictures=False)
     if kind == "image":
-        return ImageReader(shape[-1])
+        return ImageReader(shape[-1], saved.get("frame_size"), saved.get("suffix", ""))
     if kind == "frames":
         return VideoReader(shape[0], shape[-1], saved.get("fps"), saved.get("frame_size"))
     if kind == "sound":

@@ -10,9 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
+from mmpareto.datasets.arrays import load_array
 from mmpareto.datasets.base import DatasetError, Modality
 from mmpareto.datasets.files import npy_shape
-from mmpareto.datasets.readers import ArrayReader, load_array
+from mmpareto.datasets.readers import ArrayReader
 
 LONGEST = 1024  # steps that a sample is cut to, unless another number is given
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from mmpareto.datasets.base import DatasetError
 from mmpareto.datasets.features import AudioFeatures, write_features
 from mmpareto.datasets.files import is_lfs_pointer
+from mmpareto.datasets.images import PACKED, write_packed
 from mmpareto.datasets.media import length_of, read_sound, write_frames
-from mmpareto.datasets.readers import PACKED, frame_files, write_packed
+from mmpareto.datasets.readers import frame_files
 from mmpareto.flag_values import count, frame_rate
 from mmpareto.preparation.common import Clip, Outcome, add_cut_arguments, prepare
 
@@ -34,8 +35,8 @@ def add_frame_arguments(parser: argparse.ArgumentParser) -> None:
         "--frame_size",
         type=count,
         metavar="N",
-        help="shorter side of the stored frames in pixels; 256 loads faster and suffices for crops of 224 (default: as "
-        "in the video, like the published recipe)",
+        help="shorter side of the stored images and frames in pixels; 256 loads faster and suffices for crops of 224 "
+        "(default: as they are, like the published recipe)",
     )
     parser.add_argument(
         "--pack",

@@ -1,8 +1,9 @@
 """Prepare a dataset that a manifest.csv describes: frames of videos, features of sounds, once and for all.
 
 The folder --source holds manifest.csv (see docs/datasets.md). Videos become frames, sounds become log-mel features;
-images, folders of frames, arrays and text files are copied; text in the manifest itself becomes text files. An empty
-cell stays a modality that the clip lacks. A video that is listed for its sound track is named with --sound:
+images, folders of frames, arrays and text files are copied (images larger than --frame_size are resized); text in the
+manifest itself becomes text files. An empty cell stays a modality that the clip lacks. A video that is listed for its
+sound track is named with --sound:
 
     id,split,label,voice,face
     a1,train,happy,clips/a1.mp4,clips/a1.mp4          with --sound voice
@@ -14,15 +15,16 @@ import shutil
 from pathlib import Path
 
 import torch
-from PIL import Image
 
+from mmpareto.datasets.arrays import load_array
 from mmpareto.datasets.base import DatasetError, UnusableError
 from mmpareto.datasets.features import write_features
-from mmpareto.datasets.files import refuse_pointer, write_array, write_image
+from mmpareto.datasets.files import refuse_pointer, write_array
+from mmpareto.datasets.images import PACKED, format_of, store_image, write_packed
 from mmpareto.datasets.items import Item
 from mmpareto.datasets.manifest_file import VAL_FRACTION, Source, declarations, read_manifest
 from mmpareto.datasets.media import read_sound, write_frames
-from mmpareto.datasets.readers import PACKED, frame_files, load_array, read_image, write_packed
+from mmpareto.datasets.readers import frame_files
 from mmpareto.datasets.text import text_of
 from mmpareto.flag_values import frame_rate
 from mmpareto.preparation.audio_visual import TOOLS, add_frame_arguments, refuse_pointers
@@ -69,28 +71,31 @@ def prepare(args: argparse.Namespace) -> Outcome:
         for item in items
     ]
     refuse_pointers(clips, args.source)
-    suffixes = {name: _suffix(source, name, clips, args.pack) for name, source in listed.sources.items()}
+    suffixes = {name: _suffix(source, name, clips) for name, source in listed.sources.items()}
     if args.pack and not SEEN & set(listed.sources.values()):
         raise DatasetError(f"--pack is for images; {args.source} has {', '.join(listed.sources.values())}")
-    if "video" not in listed.sources.values():
-        useless = [flag for flag in ("fps", "frame_size") if getattr(args, flag) is not None]
-        if useless:
-            raise DatasetError(
-                f"--{useless[0]} is for videos that are seen; {args.source} has {', '.join(listed.sources.values())}"
-            )
+    for flag, kinds, what in (("fps", {"video"}, "videos that are seen"), ("frame_size", SEEN, "images and videos")):
+        if getattr(args, flag) is not None and not kinds & set(listed.sources.values()):
+            raise DatasetError(f"--{flag} is for {what}; {args.source} has {', '.join(listed.sources.values())}")
     frames = {"fps": 1.0 if args.fps is None else args.fps, "frame_size": args.frame_size}
-    if args.pack:  # a folder that was prepared before the flag came stays the same
-        frames["pack"] = True
+    # left out where they say nothing: a folder that was prepared before they came stays the same
+    said: dict[str, object] = {"pack": True} if args.pack else {}
+    resized = {name: suffixes[name] for name, source in listed.sources.items() if source in ("image", "frames")}
+    if args.frame_size is not None and resized:
+        said["suffixes"] = resized
     return prepare_clips(
         args.output,
         name="manifest",
         clips=clips,
         classes=listed.classes,
-        modalities=suffixes,
-        make=functools.partial(make, sources=listed.sources, suffixes=suffixes, **frames),
+        modalities={
+            name: PACKED if args.pack and listed.sources[name] in SEEN else suffix for name, suffix in suffixes.items()
+        },
+        make=functools.partial(make, sources=listed.sources, suffixes=suffixes, pack=args.pack, **frames),
         parameters={
             "sources": {name: "text" if source == "words" else source for name, source in listed.sources.items()},
             **frames,
+            **said,
             "val_fraction": VAL_FRACTION if args.val_fraction is None else args.val_fraction,
             "split_seed": args.split_seed,
         },
@@ -106,10 +111,8 @@ def _lost(item: Item) -> str:
     return "; ".join(f"{name}: {path}{hint(path)}" for name, path in lost.items())
 
 
-def _suffix(source: Source, modality: str, clips: list[Clip], pack: bool) -> str:
-    """The suffix of a modality's prepared files; "" for folders."""
-    if pack and source in SEEN:
-        return PACKED
+def _suffix(source: Source, modality: str, clips: list[Clip]) -> str:
+    """The suffix of a modality's prepared files, before they are packed; "" for folders."""
     if source in ("video", "frames"):
         return ""
     if source == "sound":
@@ -117,15 +120,10 @@ def _suffix(source: Source, modality: str, clips: list[Clip], pack: bool) -> str
     if source in ("text", "words"):
         return ".txt"
     suffixes = {clip.source[modality].suffix for clip in clips if modality in clip.source}
-    formats = {_format(suffix) for suffix in suffixes}
+    formats = {format_of(suffix) for suffix in suffixes}
     if len(formats) == 1:
         return (suffixes if len(suffixes) == 1 else formats).pop()
     return ".png" if source == "image" else ".npy"
-
-
-def _format(suffix: str) -> str:
-    """The usual suffix of a file format: .jpg for .jpeg, .JPG and .jpg."""
-    return ".jpg" if suffix.lower() == ".jpeg" else suffix.lower()
 
 
 def make(
@@ -144,21 +142,14 @@ def make(
         if source != "words":
             refuse_pointer(path)
         try:
-            if source == "video":
-                images = folder / f"{modality}.frames" if pack else place
-                write_frames(path, images, fps, frame_size)
+            if source in SEEN:
                 if pack:
-                    write_packed(frame_files(images), place)
-            elif pack and source in SEEN:
-                write_packed([path] if source == "image" else frame_files(path), place)
+                    place = folder / f"{modality}.unpacked{suffixes[modality]}"
+                files = _store_images(path, source, place, fps, frame_size, copied=not pack)
+                if pack:
+                    write_packed(files, folder / (modality + PACKED))
             elif source == "sound":
                 write_features(read_sound(path), "fbank", place, frames=None)
-            elif source == "frames":
-                place.mkdir()
-                for file in frame_files(path):
-                    _copy_image(file, place / file.name)
-            elif source == "image":
-                _copy_image(path, place)
             elif source in ("text", "words"):
                 place.write_bytes(text_of(path).encode())
             else:
@@ -169,19 +160,32 @@ def make(
             raise UnusableError(f"unusable {source}", error) from error
 
 
-def _copy_image(path: Path, place: Path) -> None:
-    """Copy an image that can be decoded whole, or save it in another format."""
-    image = read_image(path)
-    if _format(path.suffix) == _format(place.suffix):
-        shutil.copyfile(path, place)
-    else:
-        write_image(place, Image.fromarray(image.permute(1, 2, 0).numpy()))
+def _store_images(
+    path: Path, source: Source, place: Path, fps: float, frame_size: int | None, copied: bool
+) -> list[Path]:
+    """Write the images of a clip, and return their files.
+
+    copied  False: images that would be stored as they are may stay where they are.
+    """
+    if source == "video":
+        write_frames(path, place, fps, frame_size)
+        return frame_files(place)
+    files = [path] if source == "image" else frame_files(path)
+    if not copied and frame_size is None:
+        return files
+    if source == "image":
+        store_image(path, place, frame_size)
+        return [place]
+    place.mkdir()
+    for file in files:
+        store_image(file, place / file.name, frame_size)
+    return frame_files(place)
 
 
 def _copy_array(path: Path, place: Path) -> None:
     """Copy an array that can be read, or save it in another format."""
     array = load_array(path)
-    if _format(path.suffix) == _format(place.suffix):
+    if format_of(path.suffix) == format_of(place.suffix):
         shutil.copyfile(path, place)
     else:
         write_array(place, (array.float() if array.dtype == torch.bfloat16 else array).numpy())  # NumPy has no bfloat16

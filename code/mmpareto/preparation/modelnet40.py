@@ -19,6 +19,7 @@ from PIL import Image
 
 from mmpareto.datasets.base import DatasetError, UnusableError
 from mmpareto.datasets.files import is_hidden, write_image
+from mmpareto.datasets.images import opened_image
 from mmpareto.datasets.lists import cut
 from mmpareto.datasets.meshes import read_mesh
 from mmpareto.datasets.modelnet40 import (
@@ -29,7 +30,6 @@ from mmpareto.datasets.modelnet40 import (
     files_of,
     renders,
 )
-from mmpareto.datasets.readers import opened_image
 from mmpareto.flag_values import count, count_or_zero
 from mmpareto.preparation.common import PREPARATIONS, Clip, Outcome, add_cut_arguments
 from mmpareto.preparation.common import prepare as prepare_clips
