@@ -40,7 +40,7 @@ def made(name: str) -> Table:
     """A leaderboard's table of accuracies, with the measures of balance beside them."""
     accuracies, balance = parsed(tables(read(RESULTS / f"{name}.json")))
     measures = {row.pop("method"): row for row in balance}
-    return [row | measures.get(row["method"].removesuffix(" ="), {}) for row in accuracies]
+    return [row | measures.get(row["method"].rstrip(" =?"), {}) for row in accuracies]
 
 
 def expected(row: dict[str, str], column: str) -> str:
@@ -53,17 +53,17 @@ def expected(row: dict[str, str], column: str) -> str:
     if set(values) <= NOTHING:
         return ""
     signed = "less" in kind
-    return " / ".join(f"{float(value):+.1f}" if signed else value for value in values)
+    return " / ".join(f"+{value}" if signed and not value.startswith("-") else value for value in values)
 
 
 def compare(table: Table, report: Table, whole: bool) -> None:
     """Fails where a cell is another one than in the report, or a method is missing or at another place."""
-    names = [row["method"].removesuffix(" =") for row in table]
-    of_report = {row["method"].removesuffix(" ="): row for row in report}
+    names = [row["method"].rstrip(" =?") for row in table]
+    of_report = {row["method"].rstrip(" =?"): row for row in report}
     assert names == [name for name in of_report if name in names]
     assert not whole or len(names) == len(report), f"without {of_report.keys() - names}"
     for name, row in zip(names, table, strict=True):
-        assert row["method"] == (of_report[name]["method"] if "less uniform" in row else name)
+        assert row["method"] == (of_report[name]["method"] if "minus uniform" in row else name)
         for column in row.keys() - {"method"}:
             right = expected(of_report[name], column)
             assert row[column] == right or {row[column], right} <= NOTHING, (name, column)
@@ -72,7 +72,7 @@ def compare(table: Table, report: Table, whole: bool) -> None:
 @pytest.mark.parametrize("page", FILES)
 def test_tables_of_a_page_are_those_of_its_files(page: str) -> None:
     published = parsed((RESULTS / f"{page}.md").read_text())
-    accuracies = [table for table in published if {"method", "less uniform"} <= table[0].keys()]
+    accuracies = [table for table in published if {"method", "minus uniform"} <= table[0].keys()]
     balance = [table for table in published if "right only jointly" in table[0]]
     whole = page != "../results"
     for table, name in zip(accuracies, FILES[page], strict=True):

@@ -19,6 +19,7 @@ TIE = 9  # decimals of an accuracy in percent: means over seeds that differ by r
 
 # how the predictions of all heads are combined (see `evaluation.all_heads`), and what tables call that
 COMBINATIONS = {"logarithms": "all heads, logs", "probabilities": "all heads, mean"}
+SEARCHED_FROM = "searched from"  # beginning of a setting that was not set: its range
 # what chooses between settings, by name
 RULES = {
     "joint": "validation accuracy of the joint head",

@@ -32,12 +32,12 @@ from mmpareto.experiments.search import (
     Trial,
     drawn,
 )
-from mmpareto.experiments.search_results import diverged_trials, shared_settings, write_leaderboard
+from mmpareto.experiments.search_results import counts, shared_settings, trial_table, write_leaderboard
 from mmpareto.integration import Uniform
 from mmpareto.methods import METHODS, build_method
 from mmpareto.registry import Range
 from mmpareto.reporting import charts, leaderboard
-from mmpareto.runs import RESULTS, RunError
+from mmpareto.runs import DIVERGED, RESOLVED, RESULTS, RunError
 
 
 def plan(tmp_path: Path, sampler: str = "random", *passed: str, **changes: Any) -> Search:
@@ -148,11 +148,14 @@ def test_what_is_not_searched_as_usual_is_in_the_leaderboard(tmp_path: Path, mon
         finals = search.finals(trials, recipe=False)
         for run in (*finals, *trials[0].runs):
             finish(run, 50.0)
+            (run.folder / RESOLVED).write_text('{"samples": {"test": {"number": 9, "labels": "abc"}}}')
         assert write_leaderboard(search, trials, trials, finals)
         return leaderboard.read(search.output / "leaderboard.json")
 
     usual, other = board(), board("--learning_rate", "0.03", "--weight_decay", "0", "--gamma", "2")
-    assert not usual["settings"]["twoview"].keys() & {"learning_rate", "weight_decay"}
+    assert usual["settings"]["twoview"]["learning_rate"] == "searched from 0.01 to 1"
+    assert "weight_decay" not in usual["settings"]["twoview"]
+    assert usual["samples"] == {"twoview": {"test": {"number": 9, "labels": "abc"}}}
     assert usual["spaces"]["mmpareto"]["gamma"][:2] == [1.0, 4.0]
     assert {key: other["settings"]["twoview"][key] for key in ("learning_rate", "weight_decay")} == {
         "learning_rate": 0.03,
@@ -178,6 +181,60 @@ def test_a_trial_with_other_settings_chooses_nothing(tmp_path: Path) -> None:
     (trials[0].runs[0].folder / RESULTS).write_text("{}")
     with pytest.raises(RunError, match="holds no results"):
         made.score(trials[0])
+
+
+def test_a_trial_in_which_the_method_never_acts_is_not_chosen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search = plan(tmp_path, trials=3)
+    (candidate,) = search.candidates(["twoview"], ["opm"])
+    trials = [search.trial(candidate, number) for number in range(3)]
+    for trial, joint in zip(trials, (80.0, 90.0, 70.0), strict=True):
+        finish(trial.runs[0], joint)
+    assert search.best(trials) is trials[1]
+    file = trials[1].runs[0].folder / RESULTS
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"idle": "it never modulates"}))
+    assert [trial.idle for trial in trials] == ["", "it never modulates", ""]
+    assert search.best(trials) is trials[0]
+    assert counts(trials, "idle") == {"twoview": {"opm": 1}}
+    assert search.best([trials[1]]) is None
+    assert experiment._why_none(search, [trials[1]]) == "no values are chosen; it never modulates"
+    (tmp_path / "trials.csv").write_text(trial_table(search, trials, [trials[0]]))
+    assert [line.rsplit(",", 3)[1:] for line in (tmp_path / "trials.csv").read_text().splitlines()] == [
+        ["chosen", "diverged", "idle"],
+        ["1", "", ""],
+        ["0", "", "it never modulates"],
+        ["0", "", ""],
+    ]
+    shutil.rmtree(trials[2].runs[0].folder)  # it failed: the budget of the method is not that of the others
+    assert search.best(trials) is None
+    assert "because trials failed: 2; the same command runs them again" in experiment._why_none(search, trials)
+
+
+def test_tpe_learns_from_scores_and_from_what_diverged_but_not_from_what_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optuna = pytest.importorskip("optuna")
+    learned: list[float] = []
+    create_trial = optuna.trial.create_trial
+
+    def record(**arguments: Any) -> Any:
+        learned.append(arguments["value"])
+        return create_trial(**arguments)
+
+    monkeypatch.setattr(optuna.trial, "create_trial", record)
+    search = plan(tmp_path, "tpe")
+    (candidate,) = search.candidates(["twoview"], ["uniform"])
+    trials = [search.trial(candidate, number) for number in range(STARTUP)]
+    diverges = trials[2].runs[0]  # the second one failed: nothing is there
+    diverges.folder.mkdir(parents=True)
+    write_settings(diverges.folder, diverges.config.flat())
+    (diverges.folder / DIVERGED).write_text('{"epoch": 1, "step": 12}')
+    for number in (0, 3, 4):
+        finish(trials[number].runs[0], 50.0 + number)
+        search.score(trials[number])
+    search.values(candidate, STARTUP)
+    assert learned == [50.0, 0.0, 53.0, 54.0]
 
 
 def test_what_tpe_proposed_stays(tmp_path: Path) -> None:
@@ -338,7 +395,7 @@ def test_a_run_that_diverges_says_where_until_it_is_trained_with_other_settings(
     trials = [
         Trial(Candidate("manifest", "uniform", {}), number, {}, (run,)) for number, run in enumerate((wild, tame))
     ]
-    assert diverged_trials(trials) == {"manifest data": {"uniform": 1}}
+    assert counts(trials, "diverged") == {"manifest data": {"uniform": 1}}
     done = inside(train.main, *tame.argv, "--gpu_ids", "cpu", "--overwrite")
     assert done.returncode == 0, done.stderr
     assert not (tame.folder / "diverged.json").exists()

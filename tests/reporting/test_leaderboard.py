@@ -16,7 +16,7 @@ from entries.command import inside, refused
 from reporting.synthetic import make_run
 
 from mmpareto.cli import report
-from mmpareto.reporting import leaderboard
+from mmpareto.reporting import leaderboard, leaderboard_tables
 from mmpareto.reporting.balance import balance_of_rows
 from mmpareto.reporting.comparison import rows_of
 from mmpareto.reporting.finished import find
@@ -72,9 +72,12 @@ def test_a_table_has_means_intervals_tests_and_the_effect_of_tuning(tmp_path: Pa
     assert lines["mmpareto"]["joint - best single"] == "2.0 ± 0.0"
     assert lines["uniform"]["effect of tuning"] == "+2.0"
     assert lines["random"]["effect of tuning"] == "n/a"  # no seed has both
-    assert (lines["mmpareto"]["less uniform"], lines["uniform"]["less uniform"], lines["uniform"]["p"]) == (
-        *("+4.8", "-", "-"),
+    assert (lines["mmpareto"]["minus uniform"], lines["uniform"]["minus uniform"], lines["uniform"]["p"]) == (
+        *("+4.8 [+3.2, +6.3]", "-", "-"),
     )
+    gains = np.subtract(JOINT["mmpareto"], JOINT["uniform"])
+    margin = scipy.stats.t.ppf(0.975, 3) * gains.std(ddof=1) / 2
+    assert (f"{gains.mean() - margin:+.1f}", f"{gains.mean() + margin:+.1f}") == ("+3.2", "+6.3")
     pair = [scipy.stats.ttest_rel(JOINT[name], JOINT["uniform"]).pvalue for name in ("mmpareto", "random")]
     assert lines["mmpareto"]["p"] == f"{min(2 * min(pair), 1):.3f}"  # Holm: the smaller of two, doubled
     assert lines["random"]["p"] == f"{max(pair):.3f}"
@@ -100,7 +103,7 @@ def test_all_heads_are_compared_with_the_joint_head_of_the_baseline(tmp_path: Pa
     middle = max(smallest, min(2 * p_values[second], 1))
     corrected = {first: smallest, second: middle, third: max(middle, p_values[third])}
     for name, values in differences.items():
-        assert lines[name]["all heads less uniform"] == f"{np.mean(values):+.1f}"
+        assert lines[name]["all heads minus uniform"].startswith(f"{np.mean(values):+.1f} [")
         assert lines[name]["p, all heads"] == f"{corrected[name]:.3f}"
     assert lines["uniform"]["p"] == "-"
 
@@ -115,7 +118,12 @@ def test_a_row_that_cannot_be_told_from_the_first_is_marked(tmp_path: Path) -> N
     content["results"] += [row("twoview", "mmpareto", 10, 60.0), row("twoview", "mmpareto", 99, 60.0)]
     _, *rows = cells(leaderboard.write(tmp_path, content), "twoview")
     # the same values throughout; one common seed, which no test compares
-    assert [line[0] for line in rows] == ["pareto", "uniform =", "random =", "mmpareto"]
+    assert [line[0] for line in rows] == ["pareto", "uniform =", "random =", "mmpareto ?"]
+    content["results"] = [row("twoview", "uniform", seed, 80.0 + seed) for seed in (1, 2)]
+    content["results"] += [row("twoview", "random", seed, 79.0 + seed) for seed in (1, 2)]
+    header, _, line = cells(leaderboard.write(tmp_path, content), "twoview")
+    shown = dict(zip(header, line, strict=True))  # the same difference for both seeds
+    assert (shown["method"], shown["minus uniform"], shown["p"]) == ("random ?", "-1.0", "-")
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -195,9 +203,30 @@ def test_the_interval_is_that_of_the_bootstrap() -> None:
     values = pd.Series([80.0, 82.0, 84.0, 81.0])
     draws = np.random.default_rng(1).choice(values, (200_000, 4)).mean(1)
     low, high = np.percentile(draws, [2.5, 97.5])
-    shown = leaderboard.interval(values).strip("[]").split(", ")
+    shown = leaderboard_tables.interval(values).strip("[]").split(", ")
     assert [float(text) for text in shown] == pytest.approx([low, high], abs=0.15)
-    assert leaderboard.interval(values[:2]) == leaderboard.interval(pd.Series([5.0] * 4)) == ""
+    assert leaderboard_tables.interval(values[:2]) == leaderboard_tables.interval(pd.Series([5.0] * 4)) == ""
+
+
+def test_friedman_s_test_is_near_its_textbook_form_for_many_datasets() -> None:
+    random = np.random.default_rng(0)
+    scores = pd.DataFrame(random.normal(size=(40, 4)) + np.linspace(0.0, 0.3, 4))
+    ranking = Ranking(scores)
+    assert ranking.p == pytest.approx(scipy.stats.friedmanchisquare(*scores.to_numpy().T).pvalue, rel=0.15)
+    assert np.isnan(Ranking(pd.DataFrame(np.ones((3, 3)))).p)
+    assert Ranking(pd.DataFrame([[1.0, 2.0], [1.0, 2.0], [1.0, 1.0]])).p == 0.5  # 8 orders, of which 4 are as far apart
+
+
+def test_a_measure_that_not_all_seeds_have_says_how_many_do() -> None:
+    lines = [
+        {"method": method, "seed": seed, "joint": 90.0, "probe, a": 70.0 + seed}
+        | ({"right only jointly": float(seed)} if seed < few else {})
+        for method, few in (("uniform", 3), ("mmpareto", 2), ("random", 0))
+        for seed in (0, 1, 2)
+    ]
+    table = leaderboard_tables.balance_table(pd.DataFrame(lines), {})
+    _, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    assert sorted(rows) == [["mmpareto", "71.0", "0.5 (2)"], ["random", "71.0", "n/a"], ["uniform", "71.0", "1.0"]]
 
 
 @pytest.mark.parametrize(("methods", "quantile"), [(2, 1.960), (5, 2.728), (10, 3.164)])
@@ -217,15 +246,14 @@ def test_ranks_over_datasets(tmp_path: Path) -> None:
     assert header == ["method", "twoview", "b", "c", "rank"]
     assert [line[0] for line in rows] == ["mmpareto", "uniform", "random"]
     assert [line[-1] for line in rows] == ["1.00", "2.00", "3.00"]
-    ranks = np.array([[1, 1, 1], [2, 2, 2], [3, 3, 3]])
-    assert f"p {scipy.stats.friedmanchisquare(*ranks).pvalue:.3f}" in text
+    assert "(Friedman, p 0.028)" in text  # of 6 ** 3 orders 6 agree: 1 of 36
     assert (tmp_path / "figures" / "twoview-joint-accuracy.pdf").exists()
     written = (tmp_path / "leaderboard.md").read_text()
     assert "![c](figures/c-joint-accuracy.svg)" in written
     assert "![All datasets](figures/All-datasets-critical-difference.svg)" in written
     table = pd.DataFrame([{**row, **row["scores"]} for row in content["results"]])
     fewer = table[(table["dataset"] != "b") | (table["method"] != "random")]
-    assert "Not on all datasets, and left out: random." in leaderboard.over_datasets(fewer)
+    assert "Not on all datasets, and left out: random." in leaderboard_tables.over_datasets(fewer)
 
 
 @pytest.mark.slow
@@ -264,7 +292,17 @@ def test_files_of_one_protocol_are_merged_and_others_refused(tmp_path: Path) -> 
     ours["diverged"], theirs["diverged"] = {"twoview": {"uniform": 3}}, {"twoview": {"theirs": 10}}
     for file, content in zip(files, (ours, theirs), strict=True):
         file.write_text(json.dumps({"schema": 1, **content}))
-    text = leaderboard.tables(leaderboard.merged(files))
+    theirs["idle"] = {"twoview": {"theirs": 2}}
+    ours["samples"], theirs["samples"] = {"twoview": {"test": {"number": 3}}}, {"avmnist": {"test": {"number": 4}}}
+    ours["made"], theirs["made"] = {"device": "cpu"}, [{"device": "cpu"}, {"device": "cuda"}]
+    ours["settings"]["twoview"]["learning_rate"] = "searched from 0.01 to 1"  # which earlier versions did not write
+    for file, content in zip(files, (ours, theirs), strict=True):
+        file.write_text(json.dumps({"schema": 1, **content}))
+    merged = leaderboard.merged(files)
+    assert merged["made"] == [{"device": "cpu"}, {"device": "cuda"}]
+    assert merged["samples"].keys() == {"twoview", "avmnist"}
+    text = leaderboard.tables(merged)
+    assert "Trials that ended before the method acted, of which none is chosen: theirs 2 of 10." in text
     assert "Diverged trials (a loss or gradient was not finite): uniform 3 of 10, theirs 10 of 10." in text
 
     def refuse(change: Any) -> str:
@@ -276,6 +314,12 @@ def test_files_of_one_protocol_are_merged_and_others_refused(tmp_path: Path) -> 
     assert "another protocol than" in refuse(lambda c: c["protocol"].update(trials=50))
     assert "(trials: 50, not 10)" in refuse(lambda c: c["protocol"].update(trials=50))
     assert "leave one of the files out, or run its search again" in refuse(lambda c: c["protocol"].update(trials=50))
+    assert "other samples of twoview" in refuse(lambda c: c["samples"].update(twoview={"test": {"number": 9}}))
+    range_of = {"learning_rate": "searched from 0.1 to 10"}
+    assert "(learning_rate: 'searched from 0.1 to 10', not 'searched from 0.01 to 1')" in refuse(
+        lambda c: c["settings"]["twoview"].update(range_of)
+    )
+    assert "(learning_rate: 0.1, not " in refuse(lambda c: c["settings"]["twoview"].update(learning_rate=0.1))
     assert "other settings of twoview" in refuse(lambda c: c["settings"]["twoview"].update(epochs=6))
     assert "(augment: 'none', not 'workers')" in refuse(lambda c: c["settings"]["twoview"].update(augment="none"))
     assert "(cutmix: 0.5, not None)" in refuse(lambda c: c["settings"]["twoview"].update(cutmix=0.5))

@@ -306,12 +306,20 @@ def search(arguments: argparse.Namespace, passed: Sequence[str]) -> int:
         for trial in drawn:
             plan.score(trial)
         trials += drawn
-    lost = Counter(f"{trial.candidate.method} on {trial.candidate.dataset}" for trial in trials if trial.diverged)
-    if lost:
-        listed = ", ".join(f"{name} {number}" for name, number in lost.items())
-        print(f"{lost.total()} of {counted(len(trials), 'trial')} diverged, of which none is chosen: {listed}")
-    best_trials = (plan.best([trial for trial in trials if trial.candidate == candidate]) for candidate in candidates)
-    chosen = [trial for trial in best_trials if trial is not None]
+    for what, ended in (("diverged", "diverged"), ("idle", "ended before the method acted")):
+        names = (f"{trial.candidate.method} on {trial.candidate.dataset}" for trial in trials if getattr(trial, what))
+        by_name = Counter(names)
+        if by_name:
+            listed = ", ".join(f"{name} {number}" for name, number in by_name.items())
+            print(f"{by_name.total()} of {counted(len(trials), 'trial')} {ended}, of which none is chosen: {listed}")
+    chosen = []
+    for candidate in candidates:
+        its_trials = [trial for trial in trials if trial.candidate == candidate]
+        best = plan.best(its_trials)
+        if best is not None:
+            chosen.append(best)
+        else:
+            print(f"{candidate.method} on {candidate.dataset}: {_why_none(plan, its_trials)}", file=sys.stderr)
     finals = plan.finals(chosen, recipe=False) + (plan.finals(chosen, recipe=True) if arguments.recipe else [])
     failures |= perform(finals, launcher, where, arguments.output)
     for run in finals:
@@ -331,6 +339,15 @@ def search(arguments: argparse.Namespace, passed: Sequence[str]) -> int:
     page = comparison.compare(tuned, tune=list(flags)).report(output / "report")
     print(f"\nreport: {page}")
     return status
+
+
+def _why_none(plan: Search, trials: Sequence[Trial]) -> str:
+    """Why the rule chooses none of a method's trials."""
+    failed = [str(trial.number) for trial in trials if plan.score(trial) is None and not trial.diverged]
+    if failed:
+        return f"no values are chosen, because trials failed: {', '.join(failed)}; the same command runs them again"
+    idle = next((trial.idle for trial in trials if trial.idle), "")
+    return f"no values are chosen; {idle}" if idle else "no values are chosen, because all trials diverged"
 
 
 def measure_balance(run: Run, gpu_ids: str | None) -> None:

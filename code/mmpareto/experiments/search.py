@@ -23,16 +23,16 @@ import numpy as np
 
 from mmpareto import runs
 from mmpareto.arguments import flags_of
-from mmpareto.config import Config, OptimConfig
+from mmpareto.config import Config
 from mmpareto.errors import UsageError
 from mmpareto.experiments.grid import Run, check_runs, flags_in, folder_name, make_run, refuse_owned
 from mmpareto.experiments.process import State, diverged, state
 from mmpareto.json_files import read_object
-from mmpareto.registries import DATASETS, METHODS
+from mmpareto.registries import METHODS
 from mmpareto.registry import Range, Space
 from mmpareto.reporting.finished import TRIALS
 from mmpareto.runs import RunDirectory, RunError
-from mmpareto.selection import measured, rank
+from mmpareto.selection import SEARCHED_FROM, measured, rank
 from mmpareto.train_flags import SHORT
 from mmpareto.writing import write_text
 
@@ -50,8 +50,8 @@ class Candidate:
     """A method on a dataset, and the space that it is searched in.
 
     Attributes:
-        fixed: {learning_rate, weight_decay or an option of the method: what the command line makes of it}, where it is
-            not searched, or searched around another value than the recipe's.
+        fixed: {learning_rate, weight_decay or an option of the method: its value}, where it is not searched; and the
+            range of the learning rate, which is searched around the recipe's.
     """
 
     dataset: str
@@ -73,6 +73,12 @@ class Trial:
     def diverged(self) -> str:
         """Where the first of its runs that diverged did so; "" where none did."""
         return next(filter(None, map(diverged, self.runs)), "")
+
+    @property
+    def idle(self) -> str:
+        """What the method never did in its finished runs, see `Method.idle`; "" where it did all."""
+        finished = (RunDirectory(run.folder) for run in self.runs if _finished(run))
+        return next(filter(None, (run.read_results().get("idle", "") for run in finished)), "")
 
 
 @dataclass
@@ -193,7 +199,9 @@ class Search:
             direction="maximize", sampler=optuna.samplers.TPESampler(seed=number, n_startup_trials=0)
         )
         for before in range(number):
-            accuracy, _ = self.scores.get((candidate, before), (0.0, None))  # a trial that failed has no score
+            if (candidate, before) not in self.scores and not self.trial(candidate, before).diverged:
+                continue  # it failed, which says nothing of its values
+            accuracy, _ = self.scores.get((candidate, before), (0.0, None))
             params = self.values(candidate, before)
             study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=accuracy))
         proposed = study.ask(distributions).params
@@ -226,9 +234,15 @@ class Search:
         return result
 
     def best(self, trials: Sequence[Trial]) -> Trial | None:
-        """The trial that the rule chooses; None where none is whole."""
+        """The trial that the rule chooses, of those in which the method acts; None where one failed, or none is left.
+
+        The budgets of methods are equal only where every trial is scored, or diverged.
+        """
         scored = [(trial, score) for trial in trials if (score := self.score(trial)) is not None]
-        return max(scored, key=lambda pair: rank(*pair[1]))[0] if scored else None
+        if len(scored) + sum(bool(trial.diverged) for trial in trials) < len(trials):
+            return None
+        acting = [(trial, score) for trial, score in scored if not trial.idle]
+        return max(acting, key=lambda pair: rank(*pair[1]))[0] if acting else None
 
     def rounds(self) -> list[list[int]]:
         """Numbers of trials that may run at the same time."""
@@ -275,8 +289,7 @@ def _candidate(config: Config, flags: Collection[str], options: Collection[str])
     rates = Range(TIMES_RECIPE.low * rate, TIMES_RECIPE.high * rate)
     space: dict[str, Any] = {"learning_rate": rates, "weight_decay": WEIGHT_DECAY}
     fixed: dict[str, Any] = {key: getattr(config.optim, key) for key in SEARCHED if key in flags}
-    if rate != DATASETS[dataset].attributes.get("recipe", {}).get("learning_rate", OptimConfig.learning_rate):
-        fixed.setdefault("learning_rate", f"searched from {rates.low:g} to {rates.high:g}")
+    fixed.setdefault("learning_rate", f"{SEARCHED_FROM} {rates.low:g} to {rates.high:g}")
     space = {key: values for key, values in space.items() if key not in flags}
     for key, values in METHODS[method].search.items():
         if key in options:

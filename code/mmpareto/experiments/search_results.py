@@ -9,9 +9,10 @@ from mmpareto.config import FAST, ROUNDING, RUN_ONLY, Config
 from mmpareto.data_folders import dataset_title
 from mmpareto.escape import csv_cell
 from mmpareto.experiments.grid import Run
-from mmpareto.experiments.search import SEARCHED, TUNED, Search, Trial
+from mmpareto.experiments.search import SEARCHED, TUNED, Candidate, Search, Trial
 from mmpareto.registries import METHODS, architecture_of
 from mmpareto.reporting.finished import find
+from mmpareto.runs import RESOLVED, RunDirectory
 from mmpareto.writing import write_text
 
 # settings that differ between methods, or from run to run
@@ -33,9 +34,26 @@ def write_leaderboard(search: Search, trials: Sequence[Trial], chosen: Sequence[
 
     The result is whether there is a leaderboard: none where no run with chosen values is finished.
     """
-    import pandas as pd
-
     from mmpareto.reporting import leaderboard  # scipy takes seconds to import
+
+    write_text(search.output / "trials.csv", trial_table(search, trials, chosen))
+    content = {
+        "protocol": search.protocol,
+        "diverged": counts(trials, "diverged"),
+        "idle": counts(trials, "idle"),
+        "spaces": {trial.candidate.method: _spaces(trial.candidate) for trial in chosen},
+        **_collected(chosen, finals),
+    }
+    if not any(row["tuned"] for row in content["results"]):
+        return False
+    text = leaderboard.write(search.output, content)
+    print(f"\n{text}\nwritten: {search.output / leaderboard.FILE}")
+    return True
+
+
+def trial_table(search: Search, trials: Sequence[Trial], chosen: Sequence[Trial]) -> str:
+    """Every trial, as a comma-separated table: its values, its score, and why no rule chooses it."""
+    import pandas as pd
 
     rows = []
     for trial in trials:
@@ -50,57 +68,61 @@ def write_leaderboard(search: Search, trials: Sequence[Trial], chosen: Sequence[
                 "loss": "" if score is None or score[1] is None else score[1],
                 "chosen": int(trial in chosen),
                 "diverged": trial.diverged,
+                "idle": trial.idle,
             }
         )
-    write_text(search.output / "trials.csv", pd.DataFrame(rows).map(csv_cell).to_csv(index=False))
-    values = {(trial.candidate.dataset, trial.candidate.method): trial.values for trial in chosen}
-    candidates = {(trial.candidate.dataset, trial.candidate.method): trial.candidate for trial in chosen}
-    finished, _ = find([run.folder for run in finals])
-    runs_of = {run.folder.resolve(): run for run in finals}
+    return pd.DataFrame(rows).map(csv_cell).to_csv(index=False)
+
+
+def _spaces(candidate: Candidate) -> dict[str, Any]:
+    """{option of a method: the values that are searched, or what it is set to}."""
+    return {
+        key: f"set to {candidate.fixed[key]}" if key in candidate.fixed else list(space)
+        for key, space in METHODS[candidate.method].search.items()
+    }
+
+
+def _collected(chosen: Sequence[Trial], finals: Sequence[Run]) -> dict[str, Any]:
+    """What finished runs say: their results; and by dataset their samples, and the settings that they share."""
+    from mmpareto.reporting import leaderboard
+
+    trial_of = {(trial.candidate.dataset, trial.candidate.method): trial for trial in chosen}
+    planned_of = {run.folder.resolve(): run for run in finals}
     results: list[dict[str, Any]] = []
+    made: list[dict[str, Any]] = []
+    samples: dict[str, Any] = {}
     settings: dict[str, dict[str, list[Any]]] = {}  # {dataset: {setting: its values}}
-    environment: dict[str, Any] = {}
-    for run in finished:
-        planned = runs_of[run.path]
+    for run in find([run.folder for run in finals])[0]:
+        planned = planned_of[run.path]
         tuned = planned.name.startswith(f"{TUNED}/")
-        tried = values[planned.config.data.dataset, planned.config.method.method] if tuned else {}
-        results.append(leaderboard.result(run, tuned=tuned, values=tried))
-        candidate = candidates[planned.config.data.dataset, planned.config.method.method]
-        fixed = {key: candidate.fixed[key] for key in SEARCHED if key in candidate.fixed}
+        trial = trial_of[planned.config.data.dataset, planned.config.method.method]
+        results.append(leaderboard.result(run, tuned=tuned, values=trial.values if tuned else {}))
+        samples.setdefault(run.dataset, RunDirectory(run.path).read_json(RESOLVED).get("samples", {}))
+        fixed = {key: value for key, value in trial.candidate.fixed.items() if key in SEARCHED}
         for key, value in (shared_settings(planned.config, run.config) | fixed).items():
-            values_of_key = settings.setdefault(run.dataset, {}).setdefault(key, [])
-            if value not in values_of_key:
-                values_of_key.append(value)
-        environment = {key: run.environment.get(key) for key in ("started", "device", "versions", "git")}
-    if not any(row["tuned"] for row in results):
-        return False
-    spaces: dict[str, dict[str, Any]] = {}
-    for candidate in dict.fromkeys(trial.candidate for trial in chosen):
-        spaces[candidate.method] = {
-            key: f"set to {candidate.fixed[key]}" if key in candidate.fixed else list(space)
-            for key, space in METHODS[candidate.method].search.items()
-        }
-    content = {
-        "protocol": search.protocol,
-        "diverged": diverged_trials(trials),
-        "spaces": spaces,
+            values = settings.setdefault(run.dataset, {}).setdefault(key, [])
+            if value not in values:
+                values.append(value)
+        environment = {key: run.environment.get(key) for key in ("device", "versions", "git")}
+        environment["day"] = str(run.environment.get("started"))[:10]
+        if environment not in made:
+            made.append(environment)
+    return {
         "settings": {
-            dataset: {key: options[0] if len(options) == 1 else _mixed(options) for key, options in shared.items()}
+            dataset: {key: values[0] if len(values) == 1 else _mixed(values) for key, values in shared.items()}
             for dataset, shared in settings.items()
         },
+        "samples": samples,
         "results": results,
-        "made": environment,
+        "made": made,
     }
-    text = leaderboard.write(search.output, content)
-    print(f"\n{text}\nwritten: {search.output / leaderboard.FILE}")
-    return True
 
 
-def diverged_trials(trials: Sequence[Trial]) -> dict[str, dict[str, int]]:
-    """{dataset, as reports call it: {method: number of its trials that diverged}}, without zeros."""
+def counts(trials: Sequence[Trial], what: str) -> dict[str, dict[str, int]]:
+    """{dataset, as reports call it: {method: number of its trials}}, of those that are `what` of a `Trial`."""
     numbers: dict[str, dict[str, int]] = {}
     for trial in trials:
-        if trial.diverged:
+        if getattr(trial, what):
             data = trial.runs[0].config.data
             of_dataset = numbers.setdefault(dataset_title(data.dataset, data.data_root), {})
             of_dataset[trial.candidate.method] = of_dataset.get(trial.candidate.method, 0) + 1

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from mmpareto.config import ModelConfig
 from mmpareto.registries import ALONE, METHODS, architecture_of
 from mmpareto.reporting.comparison import Row
 from mmpareto.reporting.finished import FinishedRun
@@ -13,6 +14,7 @@ from mmpareto.runs import EVALUATION, RunError
 # beginnings of the measures' names
 PROBE, GAP = "probe, ", "probe less alone, "
 MEASURES = (GAP, PROBE, "Shapley share", "without ", "right only jointly", "conflict, ")
+LATE = ModelConfig.architecture  # the one whose encoders do not see one another
 LEAST_SUM = 10.0  # points that all modalities together must be worth for shares of it to say something
 # settings that a run must share with one of encoders trained alone for the difference of their probes to say something
 _OF_ENCODERS = ("dataset_options", "missing", "model", "encoder", "encoder_options", "augment")
@@ -59,19 +61,19 @@ def balance(run: FinishedRun) -> dict[str, float]:
 def with_gaps(runs: pd.DataFrame) -> pd.DataFrame:
     """Fill in probes less those of encoders trained alone: of the run of `unimodal` with the same seed.
 
-    Not of methods that bring an architecture of their own. Several runs of `unimodal` with one seed are no reference.
+    Not of architectures in which an encoder sees the other modalities: their encoders are never alone. Several runs of
+    `unimodal` with one seed are no reference.
 
     Args:
-        runs: of one dataset: columns `method`, `seed` and measures, and `encoders` where runs differ in data or
-            encoders: alike in those that can be compared.
+        runs: of one dataset: columns `method`, `seed`, `architecture` and measures, and `encoders` where runs differ in
+            data or encoders: alike in those that can be compared.
     """
     runs = runs.copy()
     same = ["seed", "encoders"] if "encoders" in runs else ["seed"]
-    alone = runs[runs["method"] == ALONE].drop_duplicates(same, keep=False)
+    alone = runs[(runs["method"] == ALONE) & (runs["architecture"] == LATE)].drop_duplicates(same, keep=False)
     reference = runs[same].merge(alone, on=same, how="left").set_index(runs.index)
-    compared = runs["method"].map(
-        lambda method: method != ALONE and not (method in METHODS and architecture_of(method))
-    )
+    brings = runs["method"].map(lambda method: method in METHODS and architecture_of(method) is not None)
+    compared = (runs["method"] != ALONE) & (runs["architecture"] == LATE) & ~brings
     for column in [name for name in runs if name.startswith(PROBE)]:
         gap = (runs[column] - reference[column]).where(compared)
         known = GAP + column.removeprefix(PROBE)
@@ -82,11 +84,18 @@ def with_gaps(runs: pd.DataFrame) -> pd.DataFrame:
 def balance_of_rows(rows: Sequence[Row]) -> pd.DataFrame:
     """A line per row, as text: means over its runs of the measures that they have."""
     runs = [
-        {"row": row.label, "method": run.method, "seed": run.seed, "encoders": _encoders(run)} | balance(run)
+        {
+            "row": row.label,
+            "method": run.method,
+            "seed": run.seed,
+            "architecture": run.config.get("architecture", LATE),
+            "encoders": _encoders(run),
+        }
+        | balance(run)
         for row in rows
         for run in row.runs
     ]
-    table = with_gaps(pd.DataFrame(runs)).drop(columns=["method", "seed", "encoders"])
+    table = with_gaps(pd.DataFrame(runs)).drop(columns=["method", "seed", "architecture", "encoders"])
     means = table.groupby("row", sort=False).mean()
     means = means.dropna(axis=1, how="all")
     text = means.map(lambda value: "n/a" if pd.isna(value) else f"{value:.1f}").rename_axis("method").reset_index()

@@ -1,6 +1,5 @@
 """Ranks of a dataset's rows, and paired t-tests against a baseline row, corrected after Holm."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -8,12 +7,14 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from mmpareto.registries import METHODS, architecture_of
 from mmpareto.reporting.comparison import Row, method_options, settings
 from mmpareto.reporting.finished import FinishedRun
 from mmpareto.runs import RunError
 
 DEFAULTS = ("uniform", "uniform_gamma", "one_joint")  # baselines; the first that the runs have is taken
 BASELINE = "baseline"  # reason of a row of the baseline method
+SAME = 1e-9  # points: differences by seed that are no further apart are the same, which no t-test compares
 LEVEL = 0.05  # a difference with a smaller corrected p is significant
 
 
@@ -51,7 +52,8 @@ def baseline_method(runs: Sequence[FinishedRun], requested: str | None) -> str |
 def paired_tests(rows: Sequence[Row], method: str | None, tuned: Sequence[str] = ()) -> list[PairedTest]:
     """A test per row of one dataset's table, p-values corrected over all rows that could be tested (Holm, 1979).
 
-    A row is compared with the baseline row of equal settings, except the method, its options and the tuned flags. Of
+    A row is compared with the baseline row of equal settings, except the method, its options, the architecture that it
+    brings, and the tuned flags. Of
     several such baseline rows, the one with the same values of the options that both methods have is taken: a row with
     gamma 2 is compared with the baseline with gamma 2.
     """
@@ -81,11 +83,21 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected.tolist()
 
 
+def paired_p(gains: np.ndarray) -> float | None:
+    """p of a two-sided paired t-test from the differences by seed; None for fewer than two, or if they are the same."""
+    if len(gains) < 2 or np.ptp(gains) <= SAME:
+        return None
+    return float(stats.ttest_1samp(gains, 0).pvalue)
+
+
 def _test(row: Row, baselines: Sequence[Row], tuned: Sequence[str]) -> PairedTest:
     """The test of one row, not corrected."""
     if row in baselines:
         return PairedTest(None, reason=BASELINE)
-    candidates = [baseline for baseline in baselines if _common(baseline, tuned) == _common(row, tuned)]
+    own = ("architecture", "architecture_options") if _brings_architecture(row) else ()
+    candidates = [
+        baseline for baseline in baselines if _common(baseline, (*tuned, *own)) == _common(row, (*tuned, *own))
+    ]
     if len(candidates) > 1:
         candidates = [baseline for baseline in candidates if _same_options(baseline, row, tuned)] or candidates
     if len(candidates) != 1:
@@ -97,11 +109,13 @@ def _test(row: Row, baselines: Sequence[Row], tuned: Sequence[str]) -> PairedTes
     if len(pairs) < 2:
         return PairedTest(baseline, seeds, reason=f"{len(pairs)} common seed{'s' * (len(pairs) != 1)}")
     gains = (pairs[0] - pairs[1]).to_numpy()
-    difference = float(gains.mean())
-    if np.ptp(gains) <= 1e-9 * max(1.0, abs(difference)):
-        return PairedTest(baseline, seeds, difference, reason="the same difference for every seed")
-    p = float(stats.ttest_rel(pairs[0], pairs[1]).pvalue)
-    return PairedTest(baseline, seeds, difference, p if math.isfinite(p) else None)
+    difference, p = float(gains.mean()), paired_p(gains)
+    return PairedTest(baseline, seeds, difference, p, reason="the same difference for every seed" if p is None else "")
+
+
+def _brings_architecture(row: Row) -> bool:
+    """Whether the row's method has an architecture of its own, so that no baseline has the same one."""
+    return row.method in METHODS and architecture_of(row.method) is not None
 
 
 def _same_options(baseline: Row, row: Row, tuned: Sequence[str]) -> bool:

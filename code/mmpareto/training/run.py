@@ -375,7 +375,8 @@ class Run:
             "val": val,
             "integration": integration_summary(self.directory.read_csv(runs.GRADIENTS), self.modalities),
         }
-        return results | ({"probe": self.probe()} if config.run.probe else {})
+        idle = self.method.idle(config.optim.epochs)
+        return results | ({"idle": idle} if idle else {}) | ({"probe": self.probe()} if config.run.probe else {})
 
     def probe(self) -> dict[str, Any] | None:
         """Probe the encoders; None, and a warning, where they cannot be probed: the scores are worth keeping."""
