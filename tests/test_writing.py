@@ -77,6 +77,33 @@ def test_what_another_process_writes_is_not_removed(tmp_path: Path) -> None:
     assert files(tmp_path) == content("new")
 
 
+def test_a_folder_that_is_removed_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may take it for one of a process that was killed: before it is opened, or before it is locked."""
+    mkdtemp, lock = writing.tempfile.mkdtemp, writing.lock
+    calls: list[str] = []
+
+    def removed_at_once(**where: Any) -> str:
+        calls.append("made")
+        made = mkdtemp(**where)
+        if len(calls) == 1:
+            os.rmdir(made)
+        return made
+
+    def removed_before(descriptor: int, **options: Any) -> bool:
+        calls.append("locked")
+        if calls.count("locked") == 1:
+            os.rmdir(next(tmp_path.glob(".new-files-*")))
+        return lock(descriptor, **options)
+
+    monkeypatch.setattr(writing.tempfile, "mkdtemp", removed_at_once)
+    monkeypatch.setattr(writing, "lock", removed_before)
+    write_together(tmp_path, content("new"))
+    assert files(tmp_path) == content("new")
+    assert calls == ["made", "made", "locked", "made", "locked"]
+
+
 @pytest.mark.parametrize("write", [write_text, lambda path, text: write_together(path.parent, {path.name: b"text"})])
 def test_a_full_disk_is_named_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Any) -> None:
     def full(descriptor: int) -> None:

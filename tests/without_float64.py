@@ -15,12 +15,13 @@ from mmpareto.integration import gramian
 
 DEVICE = torch.device("meta")  # the type of device that needs no driver and that autograd knows
 _COPIES = (torch.ops.aten._to_copy, torch.ops.aten.to, torch.ops.aten.copy_)
+_JOINS = (torch.ops.aten.stack, torch.ops.aten.cat)  # of one device, even of tensors without dimensions
 
 
 class OnDevice(Tensor):
     """A tensor that says it is on DEVICE; `inner` holds its values on the CPU.
 
-    An operation raises where it gives float64, or meets a tensor of the CPU that has dimensions.
+    An operation raises where it gives float64, or meets a tensor of the CPU that has dimensions or is joined to it.
     """
 
     inner: Tensor
@@ -65,7 +66,9 @@ def _run(operation: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         args = args[:place]
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     target = kwargs.get("device")
-    if operation.overloadpacket not in _COPIES and any(type(tensor) is Tensor and tensor.dim() for tensor in tensors):
+    joins = operation.overloadpacket in _JOINS
+    of_cpu = [tensor for tensor in tensors if type(tensor) is Tensor and (joins or tensor.dim())]
+    if operation.overloadpacket not in _COPIES and of_cpu:
         raise RuntimeError(f"{operation}: tensors on the device and on the CPU")
     if target is not None:
         kwargs["device"] = torch.device("cpu")

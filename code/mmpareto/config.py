@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from dataclasses import Field, asdict, dataclass, field, fields, replace
+from typing import Any, get_type_hints
 
 from mmpareto import config_files
 from mmpareto.data_folders import dataset_title
@@ -385,17 +385,18 @@ class Config:
     """All settings of a training run, resolved."""
 
     data: DataConfig
-    model: ModelConfig
     method: MethodConfig
+    model: ModelConfig
     optim: OptimConfig
     engine: EngineConfig
     run: RunConfig
 
     def saved(self) -> dict[str, dict[str, Any]]:
         """What config.yaml holds: every setting that makes the run what it is, by section, in types of JSON."""
+        values = asdict(self)
         content = {
-            section: {name: value for name, value in values.items() if is_saved(section, name)}
-            for section, values in asdict(self).items()
+            section: {item.name: values[section][item.name] for item in fields(kind) if is_saved(item)}
+            for section, kind in SECTIONS.items()
         }
         return json.loads(json.dumps(content))
 
@@ -413,14 +414,7 @@ class Config:
         return Config(**sections)
 
 
-SECTIONS: dict[str, type] = {
-    "data": DataConfig,
-    "method": MethodConfig,
-    "model": ModelConfig,
-    "optim": OptimConfig,
-    "engine": EngineConfig,
-    "run": RunConfig,
-}
+SECTIONS: dict[str, type] = get_type_hints(Config)
 assert set(SECTIONS) == set(config_files.SECTIONS)
 # what a run may differ in and still be the same run: its results so far do not depend on it; see `differing`
 RUN_ONLY = ("data_root", "data_on", "num_workers", "gpu_ids", "checkpoint_minutes", "log_interval", "wandb")
@@ -430,9 +424,9 @@ FAST = ("amp", "channels_last", "tf32", "cuda_graph")
 ROUNDING = ("compile", "cuda_graph")
 
 
-def is_saved(section: str, name: str) -> bool:
+def is_saved(item: Field[Any]) -> bool:
     """Whether config.yaml holds a field."""
-    return next(item for item in fields(SECTIONS[section]) if item.name == name).metadata.get("saved", True)
+    return item.metadata.get("saved", True)
 
 
 # JSON's form of each saved field's default, by name
@@ -440,7 +434,7 @@ _DEFAULTS: dict[str, Any] = {
     item.name: item.default_factory() if callable(item.default_factory) else item.default
     for section in SECTIONS.values()
     for item in fields(section)
-    if item.metadata.get("saved", True)
+    if is_saved(item)
 }
 # options of what the field before them names
 _OPTIONS = {

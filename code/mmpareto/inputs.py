@@ -6,6 +6,7 @@ a function over their tensors.
 Shapes: B batch, L length of the longest sample of a batch.
 """
 
+import operator
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple, TypeVar, get_args
 
@@ -48,12 +49,10 @@ def map_tensors(change: Callable[[Tensor], Tensor], tree: T) -> T:
 
 def chunks(tree: T, parts: int) -> list[T]:
     """`tree` cut along the batch into at most `parts` pieces, as torch.chunk cuts every tensor in it."""
-    leaves, spec = pytree.tree_flatten(tree)
-    cut = [leaf.chunk(parts) if isinstance(leaf, Tensor) else None for leaf in leaves]
-    count = max(len(pieces) for pieces in cut if pieces is not None)
-    return [
-        pytree.tree_unflatten([None if pieces is None else pieces[k] for pieces in cut], spec) for k in range(count)
-    ]
+    samples = next(len(leaf) for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor))
+    size = -(-samples // parts)
+    cuts = [slice(start, start + size) for start in range(0, samples, size)]
+    return [map_tensors(operator.itemgetter(cut), tree) for cut in cuts]
 
 
 def wide(values: Tensor) -> Tensor:

@@ -224,12 +224,13 @@ def open_for(path: str, resume: bool, overwrite: bool) -> RunDirectory:
         )
     try:
         run.path.mkdir(parents=True, exist_ok=True)
+        run.lock()
         with atomically(run / ".writable") as file:
             file.write(b"")
         (run / ".writable").unlink()
     except OSError as error:
+        run.unlock()
         raise RunError(f"cannot write to {path}: {error.strerror}; name another folder with --ckpt_path") from error
-    run.lock()
     for half_written in run.path.glob(".*.part"):  # by a process that was killed
         half_written.unlink()
     begun = any((run / name).exists() for name in (LAST, PREVIOUS))

@@ -118,11 +118,16 @@ def write_together(folder: Path, content: Mapping[str, bytes], outdated: Iterabl
 @contextmanager
 def _staging(folder: Path) -> Iterator[Path]:
     """A folder for files that are not complete; locked, so that others know that its process is alive."""
-    staged = Path(tempfile.mkdtemp(prefix=_STAGED, dir=folder))
-    descriptor = os.open(staged, os.O_RDONLY)
+    while True:
+        staged = Path(tempfile.mkdtemp(prefix=_STAGED, dir=folder))
+        with suppress(FileNotFoundError):  # another process took it for abandoned before it was locked
+            descriptor = os.open(staged, os.O_RDONLY)
+            with suppress(OSError):  # network file systems lock no folders
+                lock(descriptor, wait=True)
+            if staged.exists():
+                break
+            os.close(descriptor)
     try:
-        with suppress(OSError):  # network file systems lock no folders
-            lock(descriptor, wait=True)
         yield staged
     finally:
         shutil.rmtree(staged, ignore_errors=True)

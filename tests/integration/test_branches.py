@@ -122,16 +122,16 @@ class Residual(nn.Module):
         return x
 
 
-def number_of_pieces(model: LateFusion, losses: Losses) -> list[int]:
+def number_of_segments(model: LateFusion, losses: Losses) -> list[int]:
     """Of each encoder's graph."""
     parts, joint_only = walked(model, losses)
     assert parts is not None
-    return [len(graph.pieces([losses[0], *branch.losses], branch.nodes, joint_only)) for branch in parts.values()]
+    return [len(graph.segments([losses[0], *branch.losses], branch.nodes, joint_only)) for branch in parts.values()]
 
 
 @pytest.mark.parametrize("opposed", [False, True])
 @pytest.mark.parametrize(
-    ("change", "pieces"),
+    ("change", "segments"),
     [
         ("none", [3, 3]),
         ("shared", [3, 3]),
@@ -141,8 +141,8 @@ def number_of_pieces(model: LateFusion, losses: Losses) -> list[int]:
         ("no joint loss", [3, 3]),
     ],
 )
-def test_piece_by_piece_is_the_whole_to_the_bit(
-    change: str, pieces: list[int], opposed: bool, monkeypatch: pytest.MonkeyPatch
+def test_segment_by_segment_is_the_whole_to_the_bit(
+    change: str, segments: list[int], opposed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
     encoders: list[nn.Module] = [Residual(5 + i, change == "shared") for i in range(2)]
@@ -167,16 +167,16 @@ def test_piece_by_piece_is_the_whole_to_the_bit(
             joint = F.cross_entropy(model.fusion(features), label)
         return joint, unimodal
 
-    assert number_of_pieces(model, losses()) == pieces
+    assert number_of_segments(model, losses()) == segments
     diagnostics = MMPareto().backward(*losses(), **model.arguments())
-    in_pieces, calls_in_pieces = model.gradients(), len(calls)
-    monkeypatch.setattr(graph, "SMALLEST_PIECE", 10**6)
-    assert number_of_pieces(model, losses()) == [1, 1]
+    in_segments, calls_in_segments = model.gradients(), len(calls)
+    monkeypatch.setattr(graph, "SMALLEST_SEGMENT", 10**6)
+    assert number_of_segments(model, losses()) == [1, 1]
     whole_diagnostics = MMPareto().backward(*losses(), **model.arguments())
     whole = model.gradients()
-    assert calls_in_pieces == len(calls) == (18 if change == "hooks" else 0)
-    assert in_pieces.keys() == whole.keys()
-    assert all(torch.equal(in_pieces[name], whole[name]) for name in whole)
+    assert calls_in_segments == len(calls) == (18 if change == "hooks" else 0)
+    assert in_segments.keys() == whole.keys()
+    assert all(torch.equal(in_segments[name], whole[name]) for name in whole)
     assert all(
         torch.equal(a, b) for m in diagnostics for a, b in zip(diagnostics[m], whole_diagnostics[m], strict=True)
     )
@@ -196,7 +196,7 @@ class Watched(torch.autograd.Function):
         return gradients[0], None, None
 
 
-def test_a_piece_is_freed_before_the_next_one_begins() -> None:
+def test_a_segment_is_freed_before_the_next_one_begins() -> None:
     """In both passes through the first layer nothing is alive that later blocks kept for theirs."""
     saved: list[weakref.ref[Tensor]] = []
     alive: list[int] = []

@@ -21,6 +21,7 @@ from mmpareto.methods import Boundary, Method, MethodError, build_method
 from mmpareto.models import MultimodalModel, fusion_maker
 from mmpareto.training import boundary_engine
 from mmpareto.training.boundary_engine import BoundaryEngine
+from mmpareto.training.data import Loader
 from mmpareto.training.optimizer import make_optimizer, set_rates
 from mmpareto.training.processes import Processes
 from mmpareto.training.watch import TrainingError
@@ -39,7 +40,12 @@ class Run:
         self.optimizer, self.schedule = make_optimizer(self.model, self.config.optim)
         self.validation = Points(samples // 2)
         self.engine = BoundaryEngine(
-            self.model, self.data, self.config, CPU, Processes(), lambda: None, validation=self.validation
+            self.model,
+            {"train": self.data, "val": self.validation},
+            self.config,
+            CPU,
+            Processes(),
+            lambda: None,
         )
         self.epochs = epochs
 
@@ -86,6 +92,20 @@ def test_pmr_s_unseen_class_has_no_nan_and_its_terms_end() -> None:
     assert run.method.state["weights"].tolist() == [1, 0]
     run.boundary(3)
     assert run.method.state["weights"].tolist() == [0, 0]
+
+
+def test_loaders_of_a_boundary_are_kept_for_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new one would leave its shared memory, and what ends its workers, until the process ends."""
+    closed: list[Loader] = []
+    monkeypatch.setattr(Loader, "close", lambda self: closed.append(self))
+    run = Run("gblending", estimate_epochs=1, held_out=0.3)
+    run.boundary(1)
+    loaders = dict(run.engine._loaders)
+    assert loaders
+    run.engine.release()
+    assert closed == [loaders[name] for name in ("fit", "losses")]
+    run.boundary(2)
+    assert run.engine._loaders == loaders
 
 
 def test_g_blending_takes_no_loss_that_is_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,7 +334,7 @@ def test_g_blending_s_estimate_is_that_of_networks_trained_alone() -> None:
     assert torch.equal(torch.get_rng_state(), random)  # the run's own chance is as it was
     assert run.engine._loaders
     run.engine.release()
-    assert not run.engine._loaders
+    assert all(loader.batches._iterator is None for loader in run.engine._loaders.values())
 
     weights = run.method.state["weights"].clone()
     run.boundary(2)

@@ -223,3 +223,13 @@ def test_a_damaged_checkpoint_names_what_can_stand_in_for_it(saved: RunDirectory
     (tmp_path / "previous.pt").unlink()
     with pytest.raises(RunError, match="no other file holds the selected model: train again with --overwrite"):
         load_checkpoint(tmp_path / "best.pt", CPU, ("model",))
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_too_little_memory_is_no_damage(saved: RunDirectory, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*args: Any, **options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(type(error)):
+        load_checkpoint(saved / "last.pt", CPU, KEYS)

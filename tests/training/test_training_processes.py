@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,7 +29,8 @@ from mmpareto.training.boundary_engine import BoundaryEngine
 from mmpareto.training.data import Loader
 from mmpareto.training.epochs import EpochRecord, RecordedStep, train_epoch
 from mmpareto.training.optimizer import make_optimizer, set_rates
-from mmpareto.training.processes import Processes
+from mmpareto.training.processes import Processes, Requests
+from mmpareto.training.run import Run
 from mmpareto.training.scoring import Scorer
 from mmpareto.training.step import TrainingStep
 from mmpareto.training.watch import FiniteWatch
@@ -177,7 +180,7 @@ def trained(
     chosen.setup(shared, options.run.random_seed, 2)
     optimizer, schedule = make_optimizer(shared, options.optim)
     step = TrainingStep(shared, chosen, optimizer, accumulate=accumulate)
-    engine = BoundaryEngine(shared, data, options, CPU, processes, lambda: None, validation=Points(samples // 2))
+    engine = BoundaryEngine(shared, {"train": data, "val": Points(samples // 2)}, options, CPU, processes, lambda: None)
     validation: dict[str, float] = {}
     for epoch in (1, 2):
         engine.epoch = epoch
@@ -209,7 +212,7 @@ def everything(processes: Processes) -> dict[str, Any]:
     return {
         **{case: trained(processes, *flags) for case, flags in CASES.items()},
         **{method: trained(processes, method) for method in RANDOM},
-        **{function.__name__: function(processes) for function in (naive, agree, buffers, stopped, unequal)},
+        **{function.__name__: function(processes) for function in (naive, agree, saves, buffers, stopped, unequal)},
     }
 
 
@@ -280,15 +283,41 @@ def test_integrated_gradients_must_not_be_averaged(two: list[dict[str, Any]]) ->
     assert (flat(averaged) - flat(whole)).norm() / flat(whole).norm() > 0.01
 
 
-def agree(processes: Processes) -> list[list[bool]]:
-    answers = [processes.any(processes.rank == 1 and k == 1, False) for k in range(4)]
-    return [*answers, processes.settle(2)]
+def agree(processes: Processes) -> list[Requests]:
+    answers = [processes.exchange(Requests(processes.rank == 1 and k == 1)) for k in range(4)]
+    return [*answers, processes.settle()]
 
 
 def test_a_flag_of_one_process_reaches_both_at_the_same_step(two: list[dict[str, Any]]) -> None:
     first, second = (result["agree"] for result in two)
-    assert first == second == [[False, False], [False, False], [True, False], [False, False], [False, False]]
-    assert Processes().any(True, False) == [True, False]
+    assert first == second == [Requests(save=k == 2) for k in range(5)]
+    assert Processes().exchange(Requests(save=True)) == Requests(save=True)
+
+
+def saves(processes: Processes) -> list[int]:
+    """The steps at which a run saves, of which one process finds once that it is time."""
+    steps: list[int] = []
+    state = SimpleNamespace(epoch=1, saved_at=time.monotonic() if processes.rank else -1e6)
+
+    def save(directory: object) -> None:
+        del directory
+        state.saved_at = time.monotonic()
+        steps.append(number)
+
+    state.save = save
+    config = SimpleNamespace(run=SimpleNamespace(log_interval=1000, checkpoint_minutes=1.0))
+    stopping, watch = SimpleNamespace(requested=False), SimpleNamespace(check=lambda epoch: None)
+    part: Any = SimpleNamespace(
+        config=config, state=state, processes=processes, stopping=stopping, watch=watch, directory=None
+    )
+    for number in range(1, 6):
+        assert not Run.after_batch(part, number, None)  # type: ignore[arg-type]
+    processes.settle()
+    return steps
+
+
+def test_a_checkpoint_that_is_due_is_saved_once(two: list[dict[str, Any]]) -> None:
+    assert [result["saves"] for result in two] == [[2], [2]]
 
 
 def buffers(processes: Processes) -> Tensor:
@@ -315,7 +344,7 @@ def stopped(processes: Processes) -> tuple[int, int]:
     def between() -> None:
         nonlocal calls
         calls += 1
-        if processes.any(processes.rank == 1 and calls == 2)[0]:
+        if processes.exchange(Requests(processes.rank == 1 and calls == 2)).save:
             raise KeyError
 
     with pytest.raises(KeyError):

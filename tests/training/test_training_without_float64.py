@@ -19,6 +19,7 @@ from mmpareto.evaluation.all_heads import AllHeads
 from mmpareto.training import run
 from mmpareto.training.epochs import EpochRecord
 from mmpareto.training.processes import Processes
+from mmpareto.training.records import step_scalars
 from mmpareto.training.setup import choose_device
 from mmpareto.training.signals import Signals
 from mmpareto.training.step import TrainingStep
@@ -58,6 +59,7 @@ def test_steps_and_records_are_those_of_a_cpu(name: str, missing: bool) -> None:
             record.gradients.count(number)
             heads.update(done.joint, done.unimodal, label, present)
             watch.update([done.losses.joint, *done.losses.unimodal.values()], done.gradient_norm)
+            step_scalars(done, 0.1, 1.0)
         watch.check(1)
         again = EpochRecord(["x", "y"], device)
         record.begin()

@@ -98,7 +98,7 @@ def gradient_noise(model: MultimodalModel, batches: Iterable[DeviceBatch]) -> di
         both = cross_entropies(output, label)
         losses = {"joint": both.joint, **both.unimodal}
         joint, unimodal = losses["joint"], torch.stack(list(both.unimodal.values())).sum()
-        # a modality's encoder is reached by its own unimodal loss alone, so one pass through the sum gives them all
+        # one pass through the sum: with late fusion an encoder is reached by its own unimodal loss alone
         gradients = [
             _split(torch.autograd.grad(loss, everything, retain_graph=keep, materialize_grads=True), encoders)
             for loss, keep in ((joint, True), (unimodal, False))

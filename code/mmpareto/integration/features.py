@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from mmpareto.integration import graph
 from mmpareto.integration.diagnostics import EncoderDiagnostics, diagnose
 from mmpareto.integration.given import Given
-from mmpareto.integration.gramian import gramians, to_float64, without_autocast
+from mmpareto.integration.gramian import gramians, unscaled, without_autocast
 from mmpareto.integration.integrator import Integrator
 from mmpareto.integration.partition import Parameters
 from mmpareto.integration.reduction import add_gradients, apart, filled, gradients, set_gradients, start_average
@@ -87,7 +86,7 @@ class OnFeatures(Integrator):
         finally:
             set_gradients(part.all_parameters, None)
         graph.release(first_only)
-        if self._averages_over_processes():
+        if self.processes > 1:
             result = list(start_average(filled(part.all_parameters, result), self.process_group)())
         set_gradients(part.all_parameters, result)
         return diagnostics
@@ -114,19 +113,17 @@ class OnFeatures(Integrator):
     ) -> tuple[list[Tensor], dict[str, EncoderDiagnostics]]:
         """c_j d_j + c_u d_u of every encoder, and what was measured."""
         device = outputs[0].device
-        scale = to_float64(loss_scale.to(device)) if isinstance(loss_scale, Tensor) else float(loss_scale)
         with torch.no_grad(), without_autocast(device):
             grams = torch.stack(
                 [gramians([joint[k]], [unimodal[k]], device, self.float64_products) for k in range(len(names))]
             )  # [encoders, 1, 2, 2]
-            if self._averages_over_processes():
+            if self.processes > 1:
                 # the batch is that of all processes, and its losses are the mean of theirs
-                size = dist.get_world_size(self.process_group)
-                grams = start_average([grams], self.process_group)()[0] / size
-            grams = grams / scale**2
+                grams = start_average([grams], self.process_group)()[0] / self.processes
+            grams = unscaled(grams, loss_scale, device)
             combined, diagnostics = [], {}
             for k, name in enumerate(names):
-                weights = self.encoder_coefficients(name, grams[k]).double()
+                weights = self._checked_coefficients(name, grams[k])
                 total = torch.zeros_like(outputs[k], dtype=torch.float64, device=grams.device)
                 for weight, gradient in zip(weights[0], (joint[k], unimodal[k]), strict=True):
                     if gradient is not None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmpareto.integration.partition import Parameters, PartitionError, named_pairs
 
 # A scalar loss, or several, which count as their sum
-Losses = Tensor | Iterable[Tensor] | Mapping[str, Tensor]
+LossOrLosses = Tensor | Iterable[Tensor] | Mapping[str, Tensor]
 
 
 class Given(NamedTuple):
@@ -24,7 +24,9 @@ class Given(NamedTuple):
     features: Mapping[str, Tensor]
 
 
-def losses_of(joint: Losses, unimodal: Mapping[str, Tensor] | Iterable[Tensor]) -> tuple[Tensor, Mapping[str, Tensor]]:
+def losses_of(
+    joint: LossOrLosses, unimodal: Mapping[str, Tensor] | Iterable[Tensor]
+) -> tuple[Tensor, Mapping[str, Tensor]]:
     """One joint loss, the sum where several are given, and unimodal losses by name, or by number where a list is given.
 
     Raises:

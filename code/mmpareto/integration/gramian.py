@@ -33,6 +33,12 @@ def to_float64(x: Tensor) -> Tensor:
     return x.to(float64_device(x.device), torch.float64)
 
 
+def unscaled(gram: Tensor, loss_scale: Tensor | float, device: torch.device) -> Tensor:
+    """Gramians of the gradients of losses that were multiplied by `loss_scale`, as they are without it."""
+    scale = to_float64(loss_scale.to(device)) if isinstance(loss_scale, Tensor) else float(loss_scale)
+    return gram if isinstance(scale, float) and scale == 1 else gram / scale**2
+
+
 def gramians(
     joint: Sequence[Tensor | None], unimodal: Sequence[Tensor | None], device: torch.device, exact: bool = False
 ) -> Tensor:

@@ -1,4 +1,4 @@
-"""The autograd graph of a step's losses: what it reaches, where it can be cut, passes through its pieces."""
+"""The autograd graph of a step's losses: what it reaches, where it can be cut, passes through its segments."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.autograd.graph import GradientEdge
 from mmpareto.integration.reduction import add_gradients, set_gradients
 
 Node = Any  # torch.autograd.graph.Node; its attributes are made for each operation
-SMALLEST_PIECE = 12  # nodes
+SMALLEST_SEGMENT = 12  # nodes
 
 
 class Walk(NamedTuple):
@@ -48,32 +48,32 @@ def leaves(graph: Iterable[Node]) -> list[Tensor]:
     return [node.variable for node in graph if type(node).__name__ == "AccumulateGrad"]
 
 
-class Piece(NamedTuple):
+class Segment(NamedTuple):
     """A part of a graph through which a backward pass goes before it enters the next one.
 
     Attributes:
         leaves: ids of the leaf tensors that it reaches.
-        end: the node through which alone everything behind is reached; None in the last piece.
+        end: the node through which alone everything behind is reached; None in the last segment.
     """
 
     leaves: set[int]
     end: Node | None
 
 
-def pieces(losses: Iterable[Tensor], nodes: set[Node], upstream: Collection[Node]) -> list[Piece]:
-    """Cut the graph of an encoder's losses into pieces, from the losses to the inputs.
+def segments(losses: Iterable[Tensor], nodes: set[Node], upstream: Collection[Node]) -> list[Segment]:
+    """Cut the graph of an encoder's losses into segments, from the losses to the inputs.
 
     Cuts are at additions behind which nothing is reached past them: the ends of residual blocks. An addition keeps no
-    tensor for the backward pass, so that it can be computed after its graph was freed. A piece has half of the nodes
-    that are left, or more: pieces become smaller towards the input, where activations are largest, and few passes do.
+    tensor for the backward pass, so that it can be computed after its graph was freed. A segment has half of the nodes
+    that are left, or more: segments become smaller towards the input, where activations are largest, and few passes do.
 
     Args:
         losses: all losses that reach the encoder.
         nodes: of its branch.
         upstream: nodes that the joint loss alone reaches.
     """
-    if len(nodes) < 4 * SMALLEST_PIECE:  # not worth the search
-        return [Piece({id(leaf) for leaf in leaves([*nodes, *upstream])}, None)]
+    if len(nodes) < 4 * SMALLEST_SEGMENT:  # not worth the search
+        return [Segment({id(leaf) for leaf in leaves([*nodes, *upstream])}, None)]
     following = {
         node: [after for after, _ in node.next_functions if after in nodes or after in upstream]
         for node in (*nodes, *upstream)
@@ -84,12 +84,12 @@ def pieces(losses: Iterable[Tensor], nodes: set[Node], upstream: Collection[Node
     ready = [(-node._sequence_nr(), id(node), node) for node in roots if not waiting[node]]
     partly = {node for node in roots if waiting[node]}  # reached, but not by all that lead to it
     heapq.heapify(ready)
-    cut: list[Piece] = []
+    cut: list[Segment] = []
     left, size, reached = len(nodes), 0, list[Node]()
     while ready:
         node = heapq.heappop(ready)[-1]
-        if size >= max(SMALLEST_PIECE, left / 2) and not ready and not partly and _adds_equal_shapes(node):
-            cut.append(Piece({id(leaf) for leaf in leaves(reached)}, node))
+        if size >= max(SMALLEST_SEGMENT, left / 2) and not ready and not partly and _adds_equal_shapes(node):
+            cut.append(Segment({id(leaf) for leaf in leaves(reached)}, node))
             left, size, reached = left - size, 0, []
         size += node in nodes
         reached.append(node)
@@ -99,7 +99,7 @@ def pieces(losses: Iterable[Tensor], nodes: set[Node], upstream: Collection[Node
             if not waiting[after]:
                 partly.discard(after)
                 heapq.heappush(ready, (-after._sequence_nr(), id(after), after))
-    return [*cut, Piece({id(leaf) for leaf in leaves(reached)}, None)]
+    return [*cut, Segment({id(leaf) for leaf in leaves(reached)}, None)]
 
 
 def _adds_equal_shapes(node: Node) -> bool:
@@ -117,13 +117,13 @@ class Front(NamedTuple):
     gradients: Sequence[Tensor] | None = None
 
 
-def backward(front: Front, piece: Piece, inputs: Sequence[Tensor], retain_graph: bool) -> Front:
-    """Go through a piece, as `torch.autograd.backward` does, and give where the pass enters the next one.
+def backward(front: Front, segment: Segment, inputs: Sequence[Tensor], retain_graph: bool) -> Front:
+    """Go through a segment, as `torch.autograd.backward` does, and give where the pass enters the next one.
 
     Args:
-        inputs: leaf tensors of the piece that get a gradient.
+        inputs: leaf tensors of the segment that get a gradient.
     """
-    end = piece.end
+    end = segment.end
     if not front.edges or (end is None and not inputs):
         return Front([])
     if end is None:
@@ -150,9 +150,9 @@ def both_passes(
     heads: list[Tensor],
     joint_loss: Tensor,
     unimodal_losses: Sequence[Tensor],
-    pieces: Sequence[Piece],
+    segments: Sequence[Segment],
 ) -> Generator[None, None, tuple[list[Tensor | None], list[Tensor | None]]]:
-    """Both passes through one encoder, piece by piece: the second frees a piece before the first enters the next one.
+    """Both passes through one encoder, by segments: the second frees a segment before the first enters the next one.
 
     Heads gather the sum of both gradients in `.grad`; the encoder's are taken from there.
 
@@ -160,22 +160,22 @@ def both_passes(
         parameters: of the encoder.
         joint_heads: those that the joint pass gives a gradient.
         heads: all heads.
-        pieces: of the graph, from the losses to the inputs.
+        segments: of the graph, from the losses to the inputs.
 
     Yields:
-        After each pass through a piece.
+        After each pass through a segment.
 
     Returns:
         The joint and the unimodal gradient of each parameter.
     """
     sets: tuple[dict[int, Tensor | None], ...] = ({}, {})
     fronts = [Front([joint_loss]), Front(unimodal_losses)]
-    later = set().union(*(piece.leaves for piece in pieces[1:]))
-    for number, piece in enumerate(pieces):
-        inside = [p for p in parameters if id(p) in piece.leaves]
+    later = set().union(*(segment.leaves for segment in segments[1:]))
+    for number, segment in enumerate(segments):
+        inside = [p for p in parameters if id(p) in segment.leaves]
         for k, of_heads in enumerate((joint_heads, heads)):
-            reached = [p for p in of_heads if id(p) in piece.leaves or (not number and id(p) not in later)]
-            fronts[k] = backward(fronts[k], piece, [*inside, *reached], retain_graph=not k)
+            reached = [p for p in of_heads if id(p) in segment.leaves or (not number and id(p) not in later)]
+            fronts[k] = backward(fronts[k], segment, [*inside, *reached], retain_graph=not k)
             sets[k].update((id(p), p.grad) for p in inside)
             set_gradients(inside, None)
             yield

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from mmpareto import streams
 from mmpareto.integration import graph
 from mmpareto.integration.diagnostics import EncoderDiagnostics, diagnose
-from mmpareto.integration.given import Given, Losses, check_losses, losses_of, parameters_of
-from mmpareto.integration.gramian import combine_all, gramians, to_float64, without_autocast
+from mmpareto.integration.given import Given, LossOrLosses, check_losses, losses_of, parameters_of
+from mmpareto.integration.gramian import combine_all, gramians, unscaled, without_autocast
 from mmpareto.integration.partition import (
     Branch,
     Parameters,
@@ -67,8 +67,8 @@ class Integrator(ABC):
     (dense fusion) it gives the gradient of the unimodal losses' sum, the natural generalisation.
 
     Where every unimodal loss reaches one encoder, the two passes are taken encoder by encoder, so that the second set
-    of gradients exists for one encoder at a time. Inside an encoder they are taken piece by piece, from one addition of
-    a residual block to the next, so that both are through with a piece, and it is freed, before the next one begins.
+    of gradients exists for one encoder at a time. Inside an encoder they are taken by segments, from one addition of a
+    residual block to the next, so that both are through with a segment, and it is freed, before the next one begins.
     The result is the same. While a CUDA graph is captured with `streams.side_by_side`, encoders take turns, each on its
     stream. With micro-batches, several processes or dense fusion both passes go through all encoders.
 
@@ -118,7 +118,7 @@ class Integrator(ABC):
 
     def backward(
         self,
-        joint_loss: Losses,
+        joint_loss: LossOrLosses,
         unimodal_losses: Mapping[str, Tensor] | Iterable[Tensor],
         *,
         encoders: Mapping[str, Parameters],
@@ -170,7 +170,7 @@ class Integrator(ABC):
 
     def accumulate(
         self,
-        joint_loss: Losses,
+        joint_loss: LossOrLosses,
         unimodal_losses: Mapping[str, Tensor] | Iterable[Tensor],
         *,
         encoders: Mapping[str, Parameters],
@@ -217,7 +217,7 @@ class Integrator(ABC):
 
     def _given(
         self,
-        joint_loss: Losses,
+        joint_loss: LossOrLosses,
         unimodal_losses: Mapping[str, Tensor] | Iterable[Tensor],
         encoders: Mapping[str, Parameters],
         heads: Parameters,
@@ -235,7 +235,7 @@ class Integrator(ABC):
     def _backward(self, given: Given, diagnose: bool, loss_scale: Tensor | float) -> dict[str, EncoderDiagnostics]:
         """See `backward`."""
         part, first_only, walks = self._prepare([given.joint], given.unimodal, given)
-        if not (self._in_step or self._averages_over_processes()):
+        if not self._in_step and self.processes == 1:
             branches = separate(part, given.unimodal, walks)
             if branches is not None:
                 diagnostics = self._encoder_by_encoder(part, given.joint, branches, first_only, loss_scale)
@@ -246,7 +246,7 @@ class Integrator(ABC):
         sets, self._sets = self._sets, None
         assert sets is not None
         check_dense([*sets.joint, *sets.unimodal])
-        if self._averages_over_processes():
+        if self.processes > 1:
             sets = self._average(part, sets, averages)
         try:
             set_gradients(part.heads, sets.heads)
@@ -283,7 +283,7 @@ class Integrator(ABC):
             set_gradients(parameters, sets.joint)
             add_gradients([given.joint], [*parameters, *of_joint], retain_graph=True)
             sets.joint = gradients(parameters)
-            if last and self._averages_over_processes():
+            if last and self.processes > 1:
                 averages = start_average(filled(parameters, sets.joint), self.process_group)
             set_gradients(parameters, sets.unimodal)
             add_gradients(given.unimodal, [*parameters, *of_unimodal])
@@ -310,9 +310,9 @@ class Integrator(ABC):
 
         def integrated(name: str, branch: Branch, joint_heads: list[Tensor]) -> Iterator[None]:
             parameters = part.encoders[name]
-            pieces = graph.pieces([joint_loss, *branch.losses], branch.nodes, joint_only)
+            segments = graph.segments([joint_loss, *branch.losses], branch.nodes, joint_only)
             joint, unimodal = yield from graph.both_passes(
-                parameters, joint_heads, of_unimodal, joint_loss, branch.losses, pieces
+                parameters, joint_heads, of_unimodal, joint_loss, branch.losses, segments
             )
             check_dense([*joint, *unimodal])
             diagnostics[name] = self._integrate(name, parameters, joint, unimodal, loss_scale)
@@ -371,8 +371,11 @@ class Integrator(ABC):
         """Whether micro-batches were taken in that no `backward` has integrated yet."""
         return self._sets is not None
 
-    def _averages_over_processes(self) -> bool:
-        return self.synchronise and several_processes(self.process_group)
+    @property
+    def processes(self) -> int:
+        """How many processes gradients are averaged over."""
+        several = self.synchronise and several_processes(self.process_group)
+        return dist.get_world_size(self.process_group) if several else 1
 
     def _average(
         self, part: Partition, sets: _GradientSets, joint_averages: Callable[[], list[Tensor]]
@@ -386,6 +389,21 @@ class Integrator(ABC):
         averaged = finish()
         return _GradientSets(list(joint), list(averaged[: len(parameters)]), list(averaged[len(parameters) :]))
 
+    def _checked_coefficients(self, encoder: str, gram: Tensor) -> Tensor:
+        """Coefficients [T, 2] for Gramians [T, 2, 2], in their type and on their device.
+
+        Raises ValueError where the routine gives something else.
+        """
+        coefficients = self.encoder_coefficients(encoder, gram)
+        if not isinstance(coefficients, Tensor) or coefficients.shape != (len(gram), 2):
+            shape = getattr(coefficients, "shape", None)
+            raise ValueError(
+                f"{type(self).__name__}.coefficients gave "
+                f"{type(coefficients).__name__ if shape is None else f'shape {list(shape)}'}; expected a tensor "
+                f"[T, 2] = {[len(gram), 2]}"
+            )
+        return coefficients.to(gram)
+
     def _integrate(
         self,
         encoder: str,
@@ -396,19 +414,8 @@ class Integrator(ABC):
     ) -> EncoderDiagnostics:
         """Gramians, coefficients and `.grad` of one encoder."""
         device = parameters[0].device
-        scale = to_float64(loss_scale.to(device)) if isinstance(loss_scale, Tensor) else float(loss_scale)
         with torch.no_grad(), without_autocast(device):  # an autocast region around `backward` would refuse float64
-            gram = gramians(joint, unimodal, device, self.float64_products)
-            if not (isinstance(scale, float) and scale == 1):
-                gram = gram / scale**2
-            coefficients = self.encoder_coefficients(encoder, gram)
-            if not isinstance(coefficients, Tensor) or coefficients.shape != (len(parameters), 2):
-                shape = getattr(coefficients, "shape", None)
-                raise ValueError(
-                    f"{type(self).__name__}.coefficients gave "
-                    f"{type(coefficients).__name__ if shape is None else f'shape {list(shape)}'}; expected a tensor "
-                    f"[T, 2] = {[len(parameters), 2]}"
-                )
-            coefficients = coefficients.to(gram)
+            gram = unscaled(gramians(joint, unimodal, device, self.float64_products), loss_scale, device)
+            coefficients = self._checked_coefficients(encoder, gram)
             set_gradients(parameters, combine_all(joint, unimodal, coefficients))
             return diagnose(gram, coefficients)

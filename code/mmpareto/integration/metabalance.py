@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmpareto.integration.integrator import Integrator
+from mmpareto.integration.moving_averages import MovingAverages
 
 
 class MetaBalance(Integrator):
@@ -38,8 +39,8 @@ class MetaBalance(Integrator):
             raise ValueError(f"relax must lie between 0 and 1, found {relax}")
         if not 0 <= beta < 1:
             raise ValueError(f"beta must be from 0 up to but not including 1, found {beta}")
-        self.relax, self.beta = float(relax), float(beta)
-        self._norms: dict[str, Tensor] = {}  # {encoder: [T, 2]}
+        self.relax = float(relax)
+        self._norms = MovingAverages(float(beta))  # [T, 2]
 
     def coefficients(self, gramians: Tensor) -> Tensor:
         """[T, 2, 2] -> [T, 2]: (1, r n_j / n_u + 1 - r), with the averages of a nameless encoder."""
@@ -48,12 +49,7 @@ class MetaBalance(Integrator):
     def encoder_coefficients(self, encoder: str, gramians: Tensor) -> Tensor:
         """See `coefficients`; with the averages of this encoder."""
         now = gramians.double().diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()
-        norms = self._norms.get(encoder)
-        if norms is None or norms.shape != now.shape:
-            norms = self._norms[encoder] = torch.zeros_like(now)
-        # in place: a CUDA graph keeps using the same memory
-        norms.copy_(torch.where(now.isfinite().all(), self.beta * norms + (1 - self.beta) * now, norms))
-        joint, unimodal = norms.unbind(1)
+        joint, unimodal = self._norms.update(encoder, now).unbind(1)
         ratio = torch.where((joint > 0) & (unimodal > 0), joint / unimodal, 1.0)
         # an average that fades to nothing, since no unimodal gradient comes any more, is no reason for inf * 0
         ratio = ratio.clamp(max=torch.finfo(gramians.dtype).max ** 0.5)
@@ -61,10 +57,8 @@ class MetaBalance(Integrator):
 
     def state_dict(self) -> dict[str, Any]:
         """{encoder: moving averages of the norms, [T, 2]}."""
-        return {encoder: norms.clone() for encoder, norms in self._norms.items()}
+        return self._norms.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore `state_dict()`."""
-        if any(not isinstance(norms, Tensor) or norms.dim() != 2 or norms.shape[1] != 2 for norms in state.values()):
-            raise ValueError(f"MetaBalance keeps norms of shape [T, 2] for every encoder, found {sorted(state)}")
-        self._norms = {encoder: norms.clone() for encoder, norms in state.items()}
+        self._norms.load_state_dict(state, (2,), "MetaBalance keeps norms of shape [T, 2]")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmpareto.integration.gramian import kernels_on
 from mmpareto.integration.integrator import Integrator
+from mmpareto.integration.moving_averages import MovingAverages
 from mmpareto.integration.one_pass import positive
 from mmpareto.integration.pareto import minimum_norm_weights, unit_scale
 
@@ -75,7 +76,7 @@ class MMPareto(Integrator):
             raise ValueError(f"momentum must be from 0 up to but not including 1, found {momentum}")
         self.gamma, self.momentum = positive(gamma, "gamma"), float(momentum)
         self.rescale, self.transition, self.conflict = rescale, transition, conflict
-        self._averages: dict[str, Tensor] = {}  # {encoder: [T, 2, 2]}, with momentum
+        self._averages = MovingAverages(self.momentum)  # [T, 2, 2]
 
     def coefficients(self, gramians: Tensor) -> Tensor:
         """[T, 2, 2] -> [T, 2]: gamma for both without conflict, else gamma * enlargement_t * (2 a, 2 (1 - a))."""
@@ -91,7 +92,7 @@ class MMPareto(Integrator):
         if not self.momentum:
             return self.coefficients(gramians)
         tensors = gramians.double()
-        return self._chosen(tensors, self._average_of(encoder, tensors)).to(gramians.dtype)
+        return self._chosen(tensors, self._averages.update(encoder, tensors)).to(gramians.dtype)
 
     def _chosen(self, tensors: Tensor, deciding: Tensor) -> Tensor:
         """The coefficients [T, 2] of a step's Gramians, with conflict and a by those that decide, [T, 2, 2] each."""
@@ -105,18 +106,9 @@ class MMPareto(Integrator):
         coefficients = self.gamma * torch.where(deciding[:, 0, 1:] < 0, enlargement * pareto, 1.0)
         return coefficients.expand(len(tensors), 2)
 
-    def _average_of(self, encoder: str, gramians: Tensor) -> Tensor:
-        """The moving averages after this step's Gramians; those that are not finite leave them as they are."""
-        averages = self._averages.get(encoder)
-        if averages is None or averages.shape != gramians.shape:
-            averages = self._averages[encoder] = torch.zeros_like(gramians)
-        moved = self.momentum * averages + (1 - self.momentum) * gramians
-        averages.copy_(torch.where(gramians.isfinite().all(), moved, averages))  # in place, for CUDA graphs
-        return averages
-
     def state_dict(self) -> dict[str, Any]:
         """{encoder: moving averages of its Gramians, [T, 2, 2]}; empty without momentum."""
-        return {encoder: averages.clone() for encoder, averages in self._averages.items()}
+        return self._averages.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore `state_dict()`.
@@ -126,9 +118,7 @@ class MMPareto(Integrator):
         """
         if not self.momentum:
             super().load_state_dict(state)
-        elif any(not isinstance(value, Tensor) or value.shape[1:] != (2, 2) for value in state.values()):
-            raise ValueError(f"MMPareto keeps Gramians of shape [T, 2, 2] for every encoder, found {sorted(state)}")
-        self._averages = {encoder: averages.clone() for encoder, averages in state.items()}
+        self._averages.load_state_dict(state, (2, 2), "MMPareto keeps Gramians of shape [T, 2, 2]")
 
 
 def _opposition(gramians: Tensor) -> Tensor:

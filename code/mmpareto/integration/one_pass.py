@@ -39,7 +39,7 @@ class OnePassIntegrator(Integrator):
         assert part is not None
         assert sums is not None
         parameters = part.all_parameters
-        if self._averages_over_processes():
+        if self.processes > 1:
             sums = list(start_average(filled(parameters, sums), self.process_group)())
         if self.encoder_factor != 1.0:
             present = [gradient for gradient in sums[: len(part.encoder_parameters)] if gradient is not None]

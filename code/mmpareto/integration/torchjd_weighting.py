@@ -90,7 +90,7 @@ class TorchJDWeighting(Integrator):
         if not bool(total.isfinite().all()):  # an overflow of mixed precision: pass it on to the gradient scaler
             return gramians.new_full((len(gramians), 2), torch.nan)
         weights = self._weights(self._weightings[encoder], total.double()).to(total)
-        if self.name in _DRAWN and self._averages_over_processes():
+        if self.name in _DRAWN and self.processes > 1:
             dist.broadcast(weights, group=self.process_group, group_src=0)
         return (self.scale * weights).expand(len(gramians), 2)
 

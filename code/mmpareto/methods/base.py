@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, cast
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from mmpareto import registries
 from mmpareto.errors import UserError
 from mmpareto.inputs import Inputs
 from mmpareto.integration import Integrator
-from mmpareto.integration.reduction import several_processes, start_average
+from mmpareto.integration.reduction import start_average
 from mmpareto.models import Losses, MultimodalModel, Output
 from mmpareto.registry import Registry
 
@@ -213,15 +212,14 @@ class Method:
 
     def average(self, values: Tensor) -> Tensor:
         """The mean over the processes; alone, the values themselves. Does not wait for the device."""
-        if not (self.integrator.synchronise and several_processes(self.integrator.process_group)):
+        if self.processes == 1:
             return values
         return start_average([values], self.integrator.process_group)()[0]
 
     @property
     def processes(self) -> int:
         """Over how many processes `average` goes."""
-        alone = not (self.integrator.synchronise and several_processes(self.integrator.process_group))
-        return 1 if alone else dist.get_world_size(self.integrator.process_group)
+        return self.integrator.processes
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint: the integrator's state and the method's own."""

@@ -73,7 +73,7 @@ class Transformer(MultimodalModel):
         super().__init__(encoders, classes)
         widths = {name: width_of(encoder) for name, encoder in encoders.items()}
         joint = JointTransformer(widths, classes, token_width, layers, heads)
-        self._add_heads(widths, fusion)
+        self._add_heads(widths, None)
         if fusion is not None and fusion(widths, classes, self.heads) is not None:
             raise ModelError(
                 "the architecture transformer is its own fusion: leave --fusion out, and choose a method that brings "

@@ -28,7 +28,7 @@ from mmpareto.training.watch import FiniteWatch, TrainingError
 class BoundaryEngine:
     """The engine as methods see it between two epochs, see `mmpareto.methods.Engine`.
 
-    dataset  the training split; validation is the other one.
+    data     the splits train and val.
     epoch    that is about to begin; fixes which samples are drawn.
     stop     called after every batch, equally often on every process; raises what ends the run.
     fits     of the boundary in progress: the state of each call of `fit` after its last whole epoch. In the checkpoint,
@@ -38,16 +38,14 @@ class BoundaryEngine:
     def __init__(
         self,
         model: MultimodalModel,
-        dataset: MultimodalDataset,
+        data: Mapping[str, MultimodalDataset],
         config: Config,
         device: torch.device,
         processes: Processes,
         stop: Callable[[], None],
         fits: list[dict[str, Any]] | None = None,
-        validation: MultimodalDataset | None = None,
     ) -> None:
-        self.model, self.dataset, self.config = model, dataset, config
-        self.splits = {"train": dataset, "val": validation}
+        self.model, self.data, self.dataset, self.config = model, data, data["train"], config
         self.device, self.processes, self.stop = device, processes, stop
         self.epoch, self.fits, self._fitted = 1, [] if fits is None else fits, 0
         self._amp = autocast_type(config.engine)
@@ -57,8 +55,7 @@ class BoundaryEngine:
         self, part: float, split: str = "train", shared: bool = True, gradients: bool = False
     ) -> Iterator[tuple[Output, Tensor]]:
         """Outputs and labels of a random part of a split's samples; see `mmpareto.methods.Engine`."""
-        dataset = self.splits[split]
-        assert dataset is not None
+        dataset = self.data[split]
         loader = self._loader(f"outputs {split} {shared}", dataset, shared=shared)
         count = part if isinstance(part, int) else max(1, round(part * len(dataset)))
         generator = torch.Generator().manual_seed(hash((self.config.run.random_seed, self.epoch)))
@@ -156,7 +153,7 @@ class BoundaryEngine:
         self._fitted = 0
         for name in ("fit", "losses"):
             if name in self._loaders:
-                self._loaders.pop(name).close()
+                self._loaders[name].close()  # it stays, and starts new ones
 
     def close(self) -> None:
         """End all worker processes."""
@@ -166,10 +163,9 @@ class BoundaryEngine:
     def _loader(self, name: str, dataset: MultimodalDataset, training: bool = False, shared: bool = True) -> Loader:
         """A loader for each use; its worker processes stay until `release`, those of `outputs` until `close`."""
         if name not in self._loaders:
-            processes = copy.copy(self.processes)
-            if not shared:  # all samples on every process
-                processes.rank, processes.size = 0, 1
+            rank, size = (self.processes.rank, self.processes.size) if shared else (0, 1)  # else all on every process
             self._loaders[name] = make_loader(
-                dataset, self.config.data, self.config.run.random_seed, self.device, processes, training=training
-            )
+                dataset, self.config.data, self.config.run.random_seed, self.device, rank=rank, size=size,
+                training=training,
+            )  # fmt: skip
         return self._loaders[name]

@@ -27,7 +27,6 @@ from mmpareto.json_files import require_regular
 from mmpareto.pickles import is_dense, require_only
 from mmpareto.runs import BEST, LAST, PREVIOUS, RunDirectory, RunError, atomically
 
-FORMAT = 6
 SEAL = b"sha256:"
 SEAL_BYTES = len(SEAL) + 2 * hashlib.sha256().digest_size
 
@@ -143,7 +142,7 @@ def save_best(run: RunDirectory, model: nn.Module, best: Mapping[str, Any]) -> N
 def _bytes(content: Mapping[str, Any]) -> list[bytes | memoryview]:
     # torch.save straight into a file ends the process with C++'s std::terminate where the disk is full
     buffer = io.BytesIO()
-    torch.save({"format": FORMAT, **content}, buffer)
+    torch.save(dict(content), buffer)
     archive = buffer.getbuffer()
     archive[-2:] = SEAL_BYTES.to_bytes(2, "little")  # the length of the comment, which is empty so far
     digest = hashlib.sha256(archive)
@@ -202,22 +201,30 @@ def load_checkpoint(path: Path, device: torch.device, keys: Sequence[str]) -> di
     Raises RunError, naming the file, where it is missing, damaged, of another origin or incomplete; where another
     checkpoint beside it is whole, it says so.
     """
+    try:
+        return _read(path, device, keys)
+    except RunError as error:
+        raise RunError(f"{error}{_other(path, keys)}") from error
+
+
+def _read(path: Path, device: torch.device, keys: Sequence[str]) -> dict[str, Any]:
+    """`load_checkpoint` without a look at other files."""
     load: Callable[..., Any] = torch.load
     try:
         require_regular(path)
         with open(path, "rb") as file:
             verify(file)
             content = load(file, map_location=float64_device(device), weights_only=True)
+    except (torch.OutOfMemoryError, MemoryError):  # the file is none the worse
+        raise
     except FileNotFoundError as error:
-        raise RunError(f"there is no checkpoint {path}{_other(path, keys)}") from error
+        raise RunError(f"there is no checkpoint {path}") from error
     except Exception as error:  # zipfile, pickletools and torch.load raise whatever the broken bytes happen to hit
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RunError(f"the checkpoint {path} is damaged or foreign ({first[:200]}){_other(path, keys)}") from error
+        raise RunError(f"the checkpoint {path} is damaged or foreign ({first[:200]})") from error
     missing = [key for key in keys if not isinstance(content, dict) or key not in content]
     if missing:
-        raise RunError(
-            f"{path} is no checkpoint of this version of the program: it lacks {', '.join(missing)}{_other(path, keys)}"
-        )
+        raise RunError(f"{path} is no checkpoint of this version of the program: it lacks {', '.join(missing)}")
     if type(content.get("epoch", 0)) is not int:
         raise RunError(f"{path} is no checkpoint of a run: its epoch is {content['epoch']!r:.100}, expected int")
     return content
@@ -241,9 +248,8 @@ def _other(path: Path, keys: Sequence[str]) -> str:
         if other == path or not other.exists():
             continue
         try:
-            content = load_checkpoint(
-                other, torch.device("cpu"), keys if path.name == LAST else ("model", "epoch", "best", "record")
-            )
+            wanted = keys if path.name == LAST else ("model", "epoch", "best", "record")
+            content = _read(other, torch.device("cpu"), wanted)
         except RunError:
             continue
         if path.name == LAST:

@@ -107,8 +107,9 @@ class Loader:
     batch_size  samples a batch, over all processes; the last one of an epoch may be smaller.
     shuffle     a new order every epoch, drawn from the seed and the epoch alone: a resumed run sees the same one.
     seed        of the order.
-    workers     processes that load; None: 0 for a dataset that cuts whole batches out of memory, else the cores minus
-                one, at most 8. They stay alive between epochs. The dataset must be picklable; see `clean_context`.
+    workers     processes that load; None: 0 for a dataset that cuts whole batches out of memory, else this process's
+                part of the machine's cores minus one, at most 8. They stay alive between epochs. The dataset must be
+                picklable; see `clean_context`.
     pin         page-locked memory, from which batches move to a GPU without waiting.
     rank, size  of this process and number of processes, see SharedBatches.
     training    likewise.
@@ -129,7 +130,8 @@ class Loader:
     ) -> None:
         if workers is None:
             in_memory = hasattr(dataset, "__getitems__")
-            workers = 0 if in_memory else max(1, min(8, cores() // size - 1))
+            here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of this machine, each with its workers
+            workers = 0 if in_memory else max(1, min(8, cores() // here - 1))
         self.dataset = dataset
         self.workers = workers = 0 if dataset.held is not None else workers
         self.sampler = SharedBatches(

@@ -256,7 +256,7 @@ class RecordedStep:
             What the step leaves to look at; with a graph until the next step.
         """
         diagnose = diagnose and self.step.method.integrator.passes == 1  # all others measure every step
-        done = self._run(stored_part(batch, self.modalities, self.step.overflows.device), weight, counts, diagnose)
+        done = self._run(stored_part(batch, self.modalities, self.step.device), weight, counts, diagnose)
         if done.diagnostics:
             self.record.gradients.count(number)
         self.watch.note(number, batch if isinstance(batch, Rows) else batch["id"])
@@ -264,7 +264,7 @@ class RecordedStep:
 
     def _on_device(self, stored: Any, weight: float, counts: bool, diagnose: bool) -> Step:
         """All that a step launches. It keeps nothing on the host: a replay does not run it."""
-        inputs, label, present = batch_to_device(stored, self.modalities, self.step.overflows.device)
+        inputs, label, present = batch_to_device(stored, self.modalities, self.step.device)
         done = self.step(inputs, label, present=present, weight=weight, diagnose=diagnose)
         losses, unimodal = done.losses
         if counts:

@@ -36,12 +36,11 @@ def make_optimizer(
     common: dict[str, Any] = {"lr": optim.learning_rate, "weight_decay": optim.weight_decay}
     if next(model.parameters()).is_cuda:
         common["fused"] = True
-    if capturable and optim.optimizer != "SGD":
-        common["capturable"] = True
     if optim.optimizer == "SGD":
-        optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, momentum=optim.momentum, **common)
-    else:
-        optimizer = getattr(torch.optim, optim.optimizer)(groups, **common)
+        common["momentum"] = optim.momentum
+    elif capturable:
+        common["capturable"] = True
+    optimizer: torch.optim.Optimizer = getattr(torch.optim, optim.optimizer)(groups, **common)
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rate_factor(optim))
 
 

@@ -19,7 +19,7 @@ from mmpareto.models import MultimodalModel
 from mmpareto.registries import ALONE
 from mmpareto.runs import RunDirectory
 from mmpareto.training.checkpoints import load_checkpoint
-from mmpareto.training.data import Loader
+from mmpareto.training.setup import make_loader
 from mmpareto.training.switches import autocast_type
 
 
@@ -87,14 +87,7 @@ def probe_run(
 def split_batches(dataset: MultimodalDataset, config: Config, device: torch.device) -> Iterator[Iterator[Batch]]:
     """The batches of a split: not augmented, in its order, loaded by this process alone."""
     dataset.augmenting = False
-    loader = Loader(
-        dataset,
-        config.data.batch_size,
-        shuffle=False,
-        seed=config.run.random_seed,
-        workers=config.data.num_workers,
-        pin=device.type == "cuda",
-    )
+    loader = make_loader(dataset, config.data, config.run.random_seed, device)
     try:
         yield loader.epoch(0)
     finally:

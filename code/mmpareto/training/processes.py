@@ -10,7 +10,7 @@ import platform
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,6 +21,17 @@ from mmpareto.training.heartbeat import Heartbeat
 
 TIMEOUT = timedelta(minutes=10)  # of meeting and of each collective
 T = TypeVar("T")
+
+
+class Requests(NamedTuple):
+    """What a process asks all of them to do after a step.
+
+    save  a checkpoint.
+    stop  the run.
+    """
+
+    save: bool = False
+    stop: bool = False
 
 
 class Processes:
@@ -135,23 +146,23 @@ class Processes:
             for buffer, part in zip(buffers, (flat / self.size).split([b.numel() for b in buffers]), strict=True):
                 buffer.copy_(part.view_as(buffer))
 
-    def any(self, *flags: bool) -> list[bool]:
-        """Whether some process raised each flag, so that all act alike; waits for nothing but other processes' sends.
+    def exchange(self, requests: Requests) -> Requests:
+        """What some process asks for, so that all act alike; waits for nothing but other processes' sends.
 
         With several processes the answer is that of the call before: it travels while the step computes.
         """
         if self.size == 1:
-            return list(flags)
-        answer = self.settle(len(flags))
-        values = torch.tensor(flags, dtype=torch.int64)
+            return requests
+        answer = self.settle()
+        values = torch.tensor(requests, dtype=torch.int64)
         self._pending = (values, dist.all_reduce(values, async_op=True))
         return answer
 
-    def settle(self, count: int) -> list[bool]:
-        """The answer that is still under way; all False where there is none."""
+    def settle(self) -> Requests:
+        """The answer that is still under way; that nothing is asked for where there is none."""
         if self._pending is None:
-            return [False] * count
+            return Requests()
         values, work = self._pending
         self._pending = None
         work.wait()
-        return [value > 0 for value in values.tolist()]
+        return Requests(*(value > 0 for value in values.tolist()))

@@ -14,11 +14,13 @@ from mmpareto.config import Config
 from mmpareto.datasets import MultimodalDataset
 from mmpareto.datasets.names import class_counts, class_text
 from mmpareto.escape import counted, on_one_line, shortened
+from mmpareto.integration.gramian import to_float64
 from mmpareto.models import FUSIONS, MultimodalModel
+from mmpareto.selection import SPLITS
 from mmpareto.training.step import Step
 
-_SPLITS, _MEASURES = ("train", "val", "test"), ("loss", "accuracy")
-Scores = Mapping[str, Mapping[str, float]]  # {"joint" or a modality: {"loss", "accuracy"}}
+_MEASURES = ("loss", "accuracy")
+HeadScores = Mapping[str, Mapping[str, float]]  # {"joint" or a modality: {"loss", "accuracy"}}
 
 
 def peak_memory(device: torch.device) -> float:
@@ -33,8 +35,8 @@ def peak_memory(device: torch.device) -> float:
 def epoch_row(
     epoch: int,
     rate: float,
-    training: Scores,
-    validation: Scores,
+    training: HeadScores,
+    validation: HeadScores,
     gradients: Sequence[Mapping[str, Any]],
     modalities: Sequence[str],
 ) -> dict[str, Any]:
@@ -69,7 +71,7 @@ def step_scalars(done: Step, rate: float, speed: float) -> dict[str, float]:
     for name, of_encoder in done.diagnostics.items():
         for measure in ("cosine", "joint_norm", "unimodal_norm", "joint_weight"):
             values[f"step/{measure}/{name}"] = getattr(of_encoder, measure)
-    fetched = torch.stack([value.float() for value in values.values()]).tolist()
+    fetched = torch.stack([to_float64(value) for value in values.values()]).tolist()
     return dict(zip(values, fetched, strict=True)) | {
         "step/learning_rate": rate,
         "step/samples_per_second": speed,
@@ -82,7 +84,7 @@ def epoch_scalars(row: Mapping[str, float | None]) -> dict[str, float | None]:
     Args:
         row: of metrics.csv.
     """
-    groups = {f"{split}_{measure}_": f"{split}/{measure}/" for split in _SPLITS for measure in _MEASURES}
+    groups = {f"{split}_{measure}_": f"{split}/{measure}/" for split in SPLITS for measure in _MEASURES}
     groups |= {f"{measure}_": f"integration/{measure}/" for measure in ("conflict_rate", "mean_cosine")}
     groups["method_"] = "method/"
     tags = {}
@@ -166,7 +168,7 @@ class _Column:
         return "-" if value is None else f"{value:{self.form}}".removesuffix("%")
 
 
-def by_head(scores: Scores, combined: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+def by_head(scores: HeadScores, combined: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     """Scores in the form of results.json: the joint head, the unimodal heads by modality, all heads by rule."""
     rest = {name: value for name, value in scores.items() if name != "joint"}
     best = max(rest, key=lambda name: rest[name]["accuracy"])

@@ -31,10 +31,10 @@ from mmpareto.training.data import Loader
 from mmpareto.training.epochs import RecordedStep, train_epoch
 from mmpareto.training.optimizer import make_optimizer, set_rates
 from mmpareto.training.probing import alone_run, probe_run
-from mmpareto.training.processes import Processes
+from mmpareto.training.processes import Processes, Requests
 from mmpareto.training.records import (
     EpochTable,
-    Scores,
+    HeadScores,
     by_head,
     epoch_row,
     epoch_scalars,
@@ -94,9 +94,9 @@ def run_training(config: Config, signals: Signals) -> None:
         try:
             run.main()
         except TrainingError as error:
-            if processes.main:
-                content = {"epoch": error.epoch, "step": error.step, "reason": str(error)}
-                run.directory.write_json(runs.DIVERGED, content)
+            # of whichever process found it: the loss of one may be finite while that of another is not
+            content = {"epoch": error.epoch, "step": error.step, "reason": str(error)}
+            run.directory.write_json(runs.DIVERGED, content)
             raise
         finally:
             run.close()
@@ -198,8 +198,9 @@ class Run:
                 f"--n_classes {config.data.n_classes}: the dataset {config.data.dataset} has {classes} classes"
             )
         hold_on_device(config.data.data_on, self.data.values(), self.device)
+        processes = {"rank": self.processes.rank, "size": self.processes.size}
         self.loaders = {
-            split: make_loader(part, config.data, seed, self.device, self.processes, training=split == "train")
+            split: make_loader(part, config.data, seed, self.device, **processes, training=split == "train")
             for split, part in self.data.items()
         }
         self.processes.refuse_differences(settings_and_data(config, self.data))
@@ -254,8 +255,8 @@ class Run:
                 f"{self.config.optim.epochs}; give {done} or more, or name another folder with --ckpt_path"
             )
         self.boundary_engine = BoundaryEngine(
-            self.model, self.data["train"], self.config, self.device, self.processes, self.stopping.stop_together,
-            self.state.fits, self.data["val"],
+            self.model, self.data, self.config, self.device, self.processes, self.stopping.stop_together,
+            self.state.fits,
         )  # fmt: skip
         self.table = EpochTable(self.config.optim.epochs, self.modalities)
         self.watch = FiniteWatch(self.modalities, self.device, gradients=self.config.engine.amp != "fp16")
@@ -460,8 +461,8 @@ class Run:
 
         if not self.stopping.saving(batches, interrupted=False):
             self.stopping.stop()
+        self.watch.check(epoch)  # before weights are saved
         self.stopping.stop_after_phase(save=True)
-        self.watch.check(epoch)
 
     def after_batch(self, number: int, done: Step) -> bool:
         """Log and save when it is time; whether the epoch is to stop."""
@@ -472,18 +473,19 @@ class Run:
             self.board.scalars(step_scalars(done, float(self.schedule.get_last_lr()[-1]), speed), number)
         minutes = (time.monotonic() - state.saved_at) / 60
         due = config.checkpoint_minutes is not None and minutes >= config.checkpoint_minutes
-        due, stop = self.processes.any(due, self.stopping.requested)
-        if due or stop:
+        asked = self.processes.exchange(Requests(due, self.stopping.requested))
+        if asked.save or asked.stop:
             self.watch.check(state.epoch)
             state.save(self.directory)
-        return stop
+            self.processes.settle()  # what was asked for before this checkpoint
+        return asked.stop
 
     def scores_by_head(self, split: str) -> dict[str, Any]:
         """Scores of the model as it is now on a split, in the form of results.json."""
         scores = self.scores(split, combine=True)
         return by_head(scores, self.scorer.all_heads.compute(self.processes.total))
 
-    def scores(self, split: str, combine: bool = False) -> Scores:
+    def scores(self, split: str, combine: bool = False) -> HeadScores:
         """Scores of the model as it is now on a split; see `Scorer`."""
         result = self.scorer(
             self.loaders[split], processes=self.processes, between=self.stopping.stop_together, combine=combine

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 
-from mmpareto.datasets import MultimodalDataset
 from mmpareto.evaluation.all_heads import AllHeads
 from mmpareto.evaluation.passes import output_of
 from mmpareto.evaluation.scores import Scores
@@ -31,8 +30,7 @@ class Scorer:
     ) -> None:
         self.model, self.device, self.amp = model, device, amp
         self.scores, self.all_heads = Scores(list(model.encoders), device), AllHeads(device)
-        self._splits: dict[int, MultimodalDataset] = {}
-        self._run: Callable[[Any, int, bool], None] = self._on_device
+        self._run: Callable[[Any, Loader, bool], None] = self._on_device
         if capture:
             self._run = Captured(self._on_device)
 
@@ -56,16 +54,13 @@ class Scorer:
         self.model.eval()
         self.scores.reset()
         self.all_heads.reset()
-        split = id(loader.dataset)
-        self._splits[split] = loader.dataset
         for batch in loader.stream(0, between=between):
-            self._run(stored_part(batch, loader.dataset.modalities, self.device), split, combine)
+            self._run(stored_part(batch, loader.dataset.modalities, self.device), loader, combine)
         return self.scores.compute() if processes is None else self.scores.compute(processes.total)
 
-    def _on_device(self, stored: Any, split: int, combine: bool) -> None:
+    def _on_device(self, stored: Any, loader: Loader, combine: bool) -> None:
         """All that a batch launches."""
-        modalities = self._splits[split].modalities
-        (_, label, _), output = output_of(self.model, stored, modalities, self.device, self.amp)
+        (_, label, _), output = output_of(self.model, stored, loader.dataset.modalities, self.device, self.amp)
         with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
             loss = cross_entropies(output, label)
         self.scores.update(loss.joint, loss.unimodal, output.joint, output.unimodal, label, output.present)

@@ -61,30 +61,12 @@ def choose_device(gpu_ids: str | int | torch.device | None, processes: Processes
             raise UsageError("--gpu_ids mps: one process can use Apple's GPU; start one, or give --gpu_ids cpu")
         return torch.device("mps")
     count = torch.cuda.device_count()
+    if gpu_ids is None and count == 0:
+        return torch.device("cpu")
     if gpu_ids is None:
-        if count == 0:
-            return torch.device("cpu")
-        chosen = list(range(count))
-        if processes.size == 1:
-            chosen = chosen[:1]
+        chosen = list(range(count if processes.size > 1 else 1))
     else:
-        parts = gpu_ids.split(",")
-        if not all(part.strip().isdecimal() for part in parts):
-            raise UsageError(f"--gpu_ids: expected numbers of GPUs, such as 0 or 0,1, cpu or mps; found {gpu_ids!r}")
-        chosen = [int(part) for part in parts]
-        if len(set(chosen)) < len(chosen):
-            raise UsageError(f"--gpu_ids {gpu_ids}: a GPU is named twice; name one for each process")
-        if processes.size == 1 and len(chosen) > 1:
-            raise UsageError(
-                f"--gpu_ids {gpu_ids}: several GPUs need a process each; "
-                f"PROCESSES={len(chosen)} sh script/distributed.sh --gpu_ids {gpu_ids} starts them"
-            )
-        if count == 0:
-            raise UsageError(
-                f"--gpu_ids {gpu_ids}: PyTorch sees no GPU here; leave the flag out, or give --gpu_ids cpu"
-            )
-        if max(chosen) >= count:
-            raise UsageError(f"--gpu_ids {gpu_ids}: PyTorch sees {counted(count, 'GPU')}, numbered from 0")
+        chosen = _gpu_numbers(gpu_ids, count, processes.size)
     if processes.local_rank >= len(chosen):
         raise UsageError(
             f"process {processes.local_rank} of this machine has no GPU: {len(chosen)} to use; start as many processes "
@@ -93,6 +75,29 @@ def choose_device(gpu_ids: str | int | torch.device | None, processes: Processes
     device = torch.device("cuda", chosen[processes.local_rank])
     torch.cuda.set_device(device)
     return device
+
+
+def _gpu_numbers(gpu_ids: str, count: int, processes: int) -> list[int]:
+    """The GPUs that --gpu_ids names, of the `count` that there are.
+
+    Raises UsageError where they cannot be had.
+    """
+    parts = gpu_ids.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise UsageError(f"--gpu_ids: expected numbers of GPUs, such as 0 or 0,1, cpu or mps; found {gpu_ids!r}")
+    chosen = [int(part) for part in parts]
+    if len(set(chosen)) < len(chosen):
+        raise UsageError(f"--gpu_ids {gpu_ids}: a GPU is named twice; name one for each process")
+    if processes == 1 and len(chosen) > 1:
+        raise UsageError(
+            f"--gpu_ids {gpu_ids}: several GPUs need a process each; "
+            f"PROCESSES={len(chosen)} sh script/distributed.sh --gpu_ids {gpu_ids} starts them"
+        )
+    if count == 0:
+        raise UsageError(f"--gpu_ids {gpu_ids}: PyTorch sees no GPU here; leave the flag out, or give --gpu_ids cpu")
+    if max(chosen) >= count:
+        raise UsageError(f"--gpu_ids {gpu_ids}: PyTorch sees {counted(count, 'GPU')}, numbered from 0")
+    return chosen
 
 
 def seed_everything(seed: int) -> None:
@@ -194,12 +199,12 @@ def make_loader(
     data: DataConfig,
     seed: int,
     device: torch.device,
-    processes: Processes | None = None,
     *,
+    rank: int = 0,
+    size: int = 1,
     training: bool = False,
 ) -> Loader:
-    """The split's loader: shuffled in training, in the order of the split otherwise."""
-    processes = processes or Processes()
+    """The split's loader: shuffled in training, in the order of the split otherwise; see `Loader` for rank and size."""
     return Loader(
         dataset,
         data.batch_size,
@@ -207,8 +212,8 @@ def make_loader(
         seed=seed,
         workers=data.num_workers,
         pin=device.type == "cuda",
-        rank=processes.rank,
-        size=processes.size,
+        rank=rank,
+        size=size,
         training=training,
     )
 
@@ -260,8 +265,7 @@ def on_features(name: str, method: Method, engine: EngineConfig) -> OnFeatures:
     return OnFeatures(method.integrator)
 
 
-# what each of `MultimodalModel.offers` means
-# what each need is, and where it is found
+# what each of `MultimodalModel.offers` is, and where it is found
 _NEEDS = {
     "features": ("joint logits that are a function of the encoders' features alone", "--architecture late_fusion"),
     "contributions": ("joint logits that are a sum of one part per modality", "--fusion"),
@@ -275,7 +279,7 @@ def set_up(method: Method, model: MultimodalModel, seed: int, epochs: int) -> No
     Raises:
         UsageError: where it cannot train it.
     """
-    needs = dict.fromkeys(sorted(method.requires), f"--method {METHODS.name_of(method)}")
+    needs = dict.fromkeys(sorted(method.requires), "")
     if isinstance(method.integrator, OnFeatures):
         needs["features"] = "--integrate features"
     for need, name in needs.items():
@@ -284,6 +288,7 @@ def set_up(method: Method, model: MultimodalModel, seed: int, epochs: int) -> No
             if need == "contributions":
                 found += f" {' or '.join(key for key in FUSIONS if hasattr(FUSIONS[key].source, need))}"
                 lacking += f" with --fusion {FUSIONS.name_of(model.fusion)}"
+            name = name or f"--method {METHODS.name_of(method)}"
             raise UsageError(
                 f"{name} needs {what}, which {lacking} does not have; take {found}, or another method (docs/methods.md "
                 "says what goes together)"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from mmpareto.escape import on_one_line
 from mmpareto.methods import Method
@@ -103,24 +104,23 @@ class TrainingState:
         record = self.record.state_dict()
         if self.processes.size > 1:
             record["scores"] = self.record.scores.state_dict(self.processes.total)
-        content = (
-            self.model.state_dict(),
-            self.optimizer.state_dict(),
-            self.schedule.state_dict(),
-            self.method.state_dict(),
-            self.bounds,
-            self.fits,
-            {} if self.scaler is None else self.scaler.state_dict(),
-            self.step.overflows,
-            self.epoch,
-            record,
-            self.history,
-            self.best,
-            self.seconds,
-            process_states,
-            arithmetic(self.device),
-        )
-        return dict(zip(KEYS, content, strict=True))
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "method": self.method.state_dict(),
+            "bounds": self.bounds,
+            "fits": self.fits,
+            "scaler": {} if self.scaler is None else self.scaler.state_dict(),
+            "overflows": self.step.overflows,
+            "epoch": self.epoch,
+            "record": record,
+            "history": self.history,
+            "best": self.best,
+            "seconds": self.seconds,
+            "processes": process_states,
+            "arithmetic": arithmetic(self.device),
+        }
 
     def save(self, run: RunDirectory) -> None:
         """Write last.pt; all processes must call it together."""
@@ -146,6 +146,8 @@ class TrainingState:
         saved = load_checkpoint(run / name, self.device, KEYS)
         try:
             return self._load_state_dict(run, name, saved)
+        except (torch.OutOfMemoryError, dist.DistError):  # of the device, or of another process
+            raise
         except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
             detail = " ".join(str(error).split())[:200]
             raise RunError(f"the checkpoint {run / name} is of another run: {detail}") from error
@@ -186,9 +188,7 @@ class TrainingState:
         columns = {"epoch", *(f"val_accuracy_{name}" for name in ("joint", *self.modalities))}
         if len(saved["history"]) != saved["epoch"] - 1 or not all(columns <= row.keys() for row in saved["history"]):
             raise ValueError(f"its history has not a whole row for each epoch before {saved['epoch']}")
-        best = saved["best"]
-        numbers = best.get("accuracy"), best.get("epoch"), best.get("loss", "") or 0.0
-        if not all(type(number) in (int, float) for number in numbers):
+        if not _is_selection(saved["best"]):
             raise ValueError(f"its selected epoch is {saved['best']!r:.100}")
 
     def _check_optimizer(self, saved: Mapping[str, Any]) -> None:
@@ -226,11 +226,16 @@ class TrainingState:
         except RunError:
             if not just_selected:
                 raise
-            saved = {"epoch": None}
-        scores = saved.get("accuracy"), saved.get("loss", "") or 0.0  # not in files of earlier versions
-        known = all(type(score) in (int, float) for score in scores)
-        if known and saved["epoch"] is not None and saved["epoch"] > self.best["epoch"]:
+            self.save_best(run)
+            return self.best
+        if saved["epoch"] > self.best["epoch"] and _is_selection(saved):  # earlier versions wrote no accuracy
             return {key: saved[key] for key in NOT_SELECTED}
         if just_selected and saved["epoch"] != self.best["epoch"]:
             self.save_best(run)
         return self.best
+
+
+def _is_selection(best: Mapping[str, Any]) -> bool:
+    """Whether it holds what is known of a selected epoch, see NOT_SELECTED."""
+    numbers = best.get("accuracy"), best.get("epoch"), best.get("loss", "") or 0.0
+    return all(type(number) in (int, float) for number in numbers)

@@ -53,8 +53,8 @@ class TrainingStep:
         self.model, self.method, self.optimizer = model, method, optimizer
         self.clip_grad, self.amp, self.scaler, self.accumulate = clip_grad, amp, scaler, accumulate
         self.forward = model if forward is None else forward
-        first = next(model.parameters())
-        self.overflows = torch.zeros((), dtype=torch.int64, device=first.device)
+        self.device = next(model.parameters()).device
+        self.overflows = torch.zeros((), dtype=torch.int64, device=self.device)
 
     def __call__(
         self, inputs: Inputs, label: Tensor, *, present: Present = None, weight: float = 1.0, diagnose: bool = False
@@ -68,43 +68,32 @@ class TrainingStep:
         """
         parts = chunks((dict(inputs), label, present), min(self.accumulate, len(label)))
         factors = None if present is None else self._factors(present, weight)
-        pieces: list[tuple[Output, Losses, float]] = []
+        logits: list[Output] = []
+        losses: list[Losses] = []
+        shares: list[float] = []
         diagnostics: dict[str, EncoderDiagnostics] = {}
         for k, (piece_inputs, piece_label, piece_present) in enumerate(parts):
             share = len(piece_label) / len(label)
             piece, minimised = self._forward(piece_inputs, piece_label, piece_present, share * weight, factors)
             last = k == len(parts) - 1
             # detached at once: the next piece needs this one's memory
-            logits, loss = map_tensors(Tensor.detach, (piece.output._replace(features={}), piece.losses))
-            pieces.append((logits, loss, share))
+            detached = map_tensors(Tensor.detach, (piece.output._replace(features={}), piece.losses))
+            logits.append(detached[0])
+            losses.append(detached[1])
+            shares.append(share)
             for turn, learning in enumerate(self.method.turns):
                 if turn:
                     piece, minimised = self._next_turn(piece, factors)
                 diagnostics = self._backward(minimised, piece.output, share * weight, last, diagnose)
                 if last:
                     norm = self._update(learning)
-        if present is not None:  # the losses of these samples alone; those above are parts of the whole batch's
-            whole = _joined([output for output, _, _ in pieces], present)
+        whole = _joined(logits, present)
+        if present is None:
+            cross_entropy = _averaged(losses, shares)
+        else:  # the losses of these samples alone; those above are parts of the whole batch's
             with self._autocast():
-                losses = cross_entropies(whole, label)
-            return Step(whole.joint, whole.unimodal, losses, norm, diagnostics)
-        if len(pieces) == 1:
-            output, loss, _ = pieces[0]
-            return Step(output.joint, output.unimodal, loss, norm, diagnostics)
-        whole = _joined([output for output, _, _ in pieces])
-        return Step(
-            whole.joint,
-            whole.unimodal,
-            Losses(
-                torch.stack([loss.joint * share for _, loss, share in pieces]).sum(),
-                {
-                    name: torch.stack([loss.unimodal[name] * share for _, loss, share in pieces]).sum()
-                    for name in pieces[0][1].unimodal
-                },
-            ),
-            norm,
-            diagnostics,
-        )
+                cross_entropy = cross_entropies(whole, label)
+        return Step(whole.joint, whole.unimodal, cross_entropy, norm, diagnostics)
 
     def _factors(self, present: Mapping[str, Tensor], weight: float) -> dict[str, Tensor]:
         """{modality: samples / samples that have it} of the whole batch, over all processes."""
@@ -145,7 +134,7 @@ class TrainingStep:
         return losses
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.overflows.device.type, self.amp, enabled=self.amp is not None)
+        return torch.autocast(self.device.type, self.amp, enabled=self.amp is not None)
 
     def _backward(
         self, loss: Losses, output: Output, factor: float, last: bool, diagnose: bool
@@ -173,7 +162,7 @@ class TrainingStep:
         """Factor of all losses in this step, on the device."""
         if self.scaler is None:
             return 1.0
-        return self.scaler.scale(torch.ones((), device=self.overflows.device)).clone()
+        return self.scaler.scale(torch.ones((), device=self.device))
 
     def _update(self, learning: Turn) -> Tensor:
         """Lets the method act, clips, steps; gives the gradient's norm."""
@@ -204,3 +193,15 @@ def _joined(outputs: Sequence[Output], present: Present = None) -> Output:
         return outputs[0]._replace(present=present)
     unimodal = {name: torch.cat([output.unimodal[name] for output in outputs]) for name in outputs[0].unimodal}
     return Output({}, unimodal, torch.cat([output.joint for output in outputs]), present)
+
+
+def _averaged(losses: Sequence[Losses], shares: Sequence[float]) -> Losses:
+    """The losses of a batch from those of its pieces and their shares of it."""
+    if len(losses) == 1:
+        return losses[0]
+
+    def average(values: Sequence[Tensor]) -> Tensor:
+        return torch.stack([value * share for value, share in zip(values, shares, strict=True)]).sum()
+
+    unimodal = {name: average([loss.unimodal[name] for loss in losses]) for name in losses[0].unimodal}
+    return Losses(average([loss.joint for loss in losses]), unimodal)

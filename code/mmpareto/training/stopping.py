@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from mmpareto.datasets import DatasetError
-from mmpareto.training.processes import Processes
+from mmpareto.training.processes import Processes, Requests
 from mmpareto.training.signals import Interrupted, Signals
 
 T = TypeVar("T")
@@ -36,12 +36,12 @@ class Stopping:
 
     def stop_together(self) -> None:
         """Stop all processes where one of them was asked to stop."""
-        if self.processes.any(False, self.requested)[1]:
+        if self.processes.exchange(Requests(stop=self.requested)).stop:
             self.stop()
 
     def stop_after_phase(self, *, save: bool) -> None:
         """Stop where a signal came in the last moment of a phase; `save` what was learned first."""
-        if self.processes.settle(2)[1]:
+        if self.processes.settle().stop:
             if save:
                 self.save()
             self.stop()
