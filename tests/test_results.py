@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+from scipy import stats
 
 from mmpareto.reporting.leaderboard import merged, read, tables
 
@@ -90,3 +94,67 @@ def test_mean_ranks_are_those_of_the_files() -> None:
         (table,) = [table for table in parsed((RESULTS / f"{page}.md").read_text()) if "mean rank" in table[0]]
         rows = [list(row.values()) for row in table]
         assert rows == (expected if whole else [row for row in expected if row in rows])
+
+
+SETS = ("twoview", "utd-mhad", "avmnist")
+HEADS = {"joint head": "joint", "all heads": "all heads, logs"}
+
+
+def difference(gains: np.ndarray) -> tuple[str, float]:
+    """Mean and 95 % interval of differences by seed as the page shows them, and p, by the formulas of textbooks."""
+    mean, error = gains.mean(), gains.std(ddof=1) / np.sqrt(len(gains))
+    margin = stats.t.ppf(0.975, len(gains) - 1) * error
+    p = 2 * stats.t.sf(abs(mean / error), len(gains) - 1)
+    return f"{mean:+.1f} [{mean - margin:+.1f}, {mean + margin:+.1f}]", float(p)
+
+
+def corrected(p_values: dict[str, float]) -> dict[str, str]:
+    """As the page shows them: each times the number of those that are not smaller, and no less than those before it."""
+    shown, highest = {}, 0.0
+    for rank, name in enumerate(sorted(p_values, key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, p_values[name] * (len(p_values) - rank)))
+        shown[name] = "<0.001" if highest < 0.001 else f"{highest:.3f}"
+    return shown
+
+
+def seeds_table(page: str, head: str) -> list[list[str]]:
+    """The rows of the table on a page whose first column has this name."""
+    lines = (RESULTS / f"{page}.md").read_text().splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith(f"| {head} |"))
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines[start + 2 :])
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in rows]
+
+
+@pytest.mark.parametrize("page", ["again", "../results"])
+def test_the_test_of_umt_is_that_of_its_runs(page: str) -> None:
+    scores = pd.read_csv(RESULTS / "umt-twenty.csv").set_index(["dataset", "method", "seed"])
+    rows = seeds_table(page, "seeds 30 to 49")
+    assert len(rows) == 4
+    for label, *cells in rows:
+        sides = re.findall(r"(umt|uniform), (joint head|all heads)", label)
+        found = [
+            difference(np.subtract(*(scores.loc[(dataset, method), HEADS[head]].to_numpy() for method, head in sides)))
+            for dataset in SETS
+        ]
+        p_values = corrected({dataset: p for dataset, (_, p) in zip(SETS, found, strict=True)})
+        assert cells[::2] == [text for text, _ in found]
+        assert cells[1::2] == [p_values[dataset] for dataset in SETS]
+    assert set(scores.groupby(["dataset", "method"]).size()) == {20}
+
+
+def test_ten_fresh_seeds_are_those_of_their_files() -> None:
+    rows = [row | row["scores"] for row in read(RESULTS / "again.json")["results"]]
+    scores = pd.concat([pd.DataFrame(rows), pd.read_csv(RESULTS / "umt-again.csv")])
+    table = {label: cells for label, *cells in seeds_table("again", "seeds 20 to 29")}
+    for place, dataset in enumerate(SETS):
+        by_seed = scores[scores["dataset"] == dataset].pivot_table(
+            index="seed", columns="method", values=list(HEADS.values())
+        )
+        found = {}
+        for method, head in itertools.product(scores.loc[scores["dataset"] == dataset, "method"].unique(), HEADS):
+            gains = (by_seed[HEADS[head], method] - by_seed["joint", "uniform"]).to_numpy()
+            if gains.any():
+                found[f"{method}, {head}"] = difference(gains)
+        p_values = corrected({name: p for name, (_, p) in found.items()})
+        shown = {name: tuple(cells[2 * place : 2 * place + 2]) for name, cells in table.items() if cells[2 * place]}
+        assert shown == {name: (text, p_values[name]) for name, (text, _) in found.items()}
