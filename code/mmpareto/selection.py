@@ -19,6 +19,7 @@ TIE = 9  # decimals of an accuracy in percent: means over seeds that differ by r
 
 # how the predictions of all heads are combined (see `evaluation.all_heads`), and what tables call that
 COMBINATIONS = {"logarithms": "all heads, logs", "probabilities": "all heads, mean"}
+LEAD = "joint - best single"  # what tables call the joint accuracy less that of the best unimodal head
 SEARCHED_FROM = "searched from"  # beginning of a setting that was not set: its range
 # what chooses between settings, by name
 RULES = {

@@ -10,9 +10,8 @@ import pandas as pd
 
 from mmpareto.escape import counted, markdown_text
 from mmpareto.reporting.finished import VARYING, FinishedRun
-from mmpareto.selection import COMBINATIONS
+from mmpareto.selection import COMBINATIONS, LEAD
 
-LEAD = "joint - best single"
 SELECTED_ON_TEST = "SELECTED ON TEST"
 _NO_VALUES = ("n/a", "not measured", "-", "baseline")
 _NOT_SET = "not set"
@@ -275,34 +274,45 @@ def _labels(firsts: Sequence[FinishedRun], runs: Sequence[FinishedRun], unnamed:
     }
     levels: list[list[tuple[str, str]]] = [[], [], []]  # datasets and labels, from short ones to long ones
     for run in firsts:
-        table, members = tables[run.dataset], by_dataset[run.dataset]
-        values: pd.Series = table.loc[run.path]
-        same_method = pd.Series([other.method == run.method for other in members], index=table.index)
-        differs = table != values
-        options = {name for other in members for name in method_options(other)}
-        usual = _usual(table)
-        unusual = [
-            key
-            for key in table.columns[differs[~same_method].any()]
-            if key not in options and usual.get(key) != values[key]
-        ]
-        keys = dict.fromkeys([*table.columns[differs[same_method].any()], *unusual])
-        marks = [SELECTED_ON_TEST] * run.selected_on_test
-        parts = {
-            _option_name(other, f"{part}_options", name)
-            for part in ("fusion", "architecture")
-            if part in keys
-            for other in members
-            for name in other.config.get(f"{part}_options") or {}
-        }
+        values: pd.Series = tables[run.dataset].loc[run.path]
+        keys = _naming_settings(run, tables[run.dataset], by_dataset[run.dataset])
         present = [key for key in keys if values[key] != _NOT_SET]
-        brief = [key for key in present if key not in parts]
+        options = _options_of(by_dataset[run.dataset], [part for part in ("fusion", "architecture") if part in keys])
+        brief = [key for key in present if key not in options]
+        marks = [SELECTED_ON_TEST] * run.selected_on_test
         for level, named in zip(levels, (brief, present, keys), strict=True):
             label = ", ".join([run.method, *(_setting(key, values[key]) for key in named), *marks])
             level.append((run.dataset, label))
     return [
         next((level[i] for level in levels if level.count(level[i]) == 1), levels[-1][i])[1] for i in range(len(firsts))
     ]
+
+
+def _naming_settings(run: FinishedRun, table: pd.DataFrame, members: Sequence[FinishedRun]) -> list[str]:
+    """The settings that tell a run from others of its method, and those that tell it from other methods.
+
+    table, members  the settings of the dataset's runs, and the runs.
+    """
+    differs = table != table.loc[run.path]
+    same_method = pd.Series([other.method == run.method for other in members], index=table.index)
+    options = {name for other in members for name in method_options(other)}
+    usual = _usual(table)
+    unusual = [
+        key
+        for key in table.columns[differs[~same_method].any()]
+        if key not in options and usual.get(key) != table.loc[run.path, key]
+    ]
+    return list(dict.fromkeys([*table.columns[differs[same_method].any()], *unusual]))
+
+
+def _options_of(members: Sequence[FinishedRun], parts: Sequence[str]) -> set[str]:
+    """The options of these parts of a model, such as its fusion, in any of the runs."""
+    return {
+        _option_name(other, f"{part}_options", name)
+        for part in parts
+        for other in members
+        for name in other.config.get(f"{part}_options") or {}
+    }
 
 
 def _usual(table: pd.DataFrame) -> dict[str, str]:

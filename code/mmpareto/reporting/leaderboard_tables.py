@@ -9,11 +9,11 @@ from scipy import stats
 
 from mmpareto.escape import counted, markdown_text
 from mmpareto.reporting.balance import LATE, MEASURES, place, with_gaps
-from mmpareto.reporting.comparison import LEAD, markdown_table, spread
+from mmpareto.reporting.comparison import markdown_table, spread
 from mmpareto.reporting.ranking import Ranking
 from mmpareto.reporting.significance import DEFAULTS, LEVEL, SAME, holm, paired_p
 from mmpareto.reporting.summary import p_text
-from mmpareto.selection import COMBINATIONS, RULES, TIE
+from mmpareto.selection import COMBINATIONS, LEAD, RULES, TIE
 
 ALL = "All datasets"
 JOINT, SINGLE = "joint", "best single"

@@ -25,6 +25,7 @@ from mmpareto.reporting.histories import history
 from mmpareto.reporting.ranking import Ranking, ranking
 from mmpareto.reporting.summary import JOINT, Summary, as_csv, as_latex, as_markdown, marks, p_text
 from mmpareto.runs import RunError
+from mmpareto.selection import LEAD
 from mmpareto.writing import write_together
 
 PAGE, TABLE, MISSING, RANKS, FIGURES = "index.html", "table.csv", "missing.csv", "ranks.csv", "figures"
@@ -277,7 +278,7 @@ def tiles(summary: Summary) -> list[tuple[str, str, str]]:
         said = "significant" if test.significant else "not significant"
         remark = tested if test.corrected is None else f"{said}, {tested}"
         listed.append((f"Difference from {test.baseline.label}", f"{test.difference:+.1f} points", remark))
-    listed.append(("Joint minus best single", row.combined["joint - best single"], "points, mean over seeds"))
+    listed.append(("Joint minus best single", row.combined[LEAD], "points, mean over seeds"))
     if cost["seconds"] == cost["seconds"]:
         remark = f"{cost['ratio']:.2f} times {test.baseline.label}" if test.baseline is not None else "mean over runs"
         listed.append(("Training time", f"{cost['seconds']:.1f} s", remark))
@@ -312,7 +313,7 @@ def runs_table(summary: Summary, names: Mapping[Path, str]) -> pd.DataFrame:
             "method": run.method,
             "seed": str(run.seed),
             "joint": f"{run.joint:.2f}",
-            "joint - best single": f"{run.lead:.2f}",
+            LEAD: f"{run.lead:.2f}",
             "selected epoch": str(run.results.get("selected_epoch", "")),
             "training time, s": "" if run.seconds is None else f"{run.seconds:.1f}",
             "marks": "; ".join(marks(run, summary)),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmpareto.escape import counted, on_one_line, shortened
-from mmpareto.selection import COMBINATIONS
+from mmpareto.selection import COMBINATIONS, LEAD
 
 if TYPE_CHECKING:
     from mmpareto.reporting.summary import Summary
@@ -55,7 +55,7 @@ def result_table(results: Mapping[str, Any]) -> str:
     leads = [
         scores["joint"]["accuracy"] - max(head["accuracy"] for head in scores["unimodal"].values()) for scores in splits
     ]
-    rows.append(["joint - best single", *cells(leads, "+.2f"), ""])
+    rows.append([LEAD, *cells(leads, "+.2f"), ""])
     for rule, label in COMBINATIONS.items():
         combined = [scores.get("all_heads", {}).get(rule, {}).get("accuracy") for scores in splits]
         rows.append([label, *cells(combined), ""])
