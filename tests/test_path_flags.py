@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 import pytest
+from entries.command import refused
 
+import mmpareto
+from mmpareto.cli import train
+from mmpareto.errors import UserError
 from mmpareto.flag_values import file_path, path_text
 
 
@@ -29,3 +34,13 @@ def test_a_path_in_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     assert path_text("~/runs/a") == "/home/someone/runs/a"
     assert file_path("~") == Path("/home/someone")
     assert path_text("runs/~a") == "runs/~a"
+
+
+def test_a_path_of_the_api_may_begin_at_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for call in (mmpareto.load, mmpareto.evaluate, mmpareto.compare):
+        with pytest.raises(UserError, match=re.escape(str(tmp_path / "nothing"))):
+            call("~/nothing")
+    with pytest.raises(UserError, match=re.escape(str(tmp_path / "nothing.yaml"))):
+        mmpareto.train("~/nothing.yaml")
+    assert refused(train.main, "--config=~/nothing.yaml").count(str(tmp_path / "nothing.yaml"))

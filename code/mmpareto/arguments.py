@@ -18,7 +18,7 @@ from mmpareto.data_folders import is_embedded
 from mmpareto.errors import ModelError, UsageError
 from mmpareto.escape import counted
 from mmpareto.file_settings import as_flags, drop_overridden, explicit, merged
-from mmpareto.flag_values import converter
+from mmpareto.flag_values import converter, path_text
 from mmpareto.registries import DATASETS, ENCODERS
 from mmpareto.registry import REQUIRED, Entry, require_allowed
 from mmpareto.runs import CONFIG, LAST, PREVIOUS, RESOLVED, RunDirectory, RunError
@@ -49,7 +49,7 @@ def parse(argv: Sequence[str], root: Path, beside: Mapping[str, Any] | None = No
     """
     first = Parser(add_help=False)
     for name in ("config", "dataset", *WITH_OPTIONS, "optimizer", "lr_schedule", "lr_decay_step"):
-        first.add_argument(f"--{name}")
+        first.add_argument(f"--{name}", type=path_text if name == "config" else str)
     first.add_argument("--method_options", nargs="+", action="extend")
     add_allow(first)
     early = {name: value for name, value in vars(first.parse_known_args(argv)[0]).items() if value is not None}

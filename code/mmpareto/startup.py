@@ -29,15 +29,19 @@ PACKAGES = (
     "torch",
     "torchvision",
     "numpy",
+    "pandas",
     "PIL",
     "scipy",
     "sklearn",
+    "torchmetrics",
     "tqdm",
     "yaml",
     "docstring_parser",
     "tensorboard",
     "matplotlib",
     "jinja2",
+    "tabulate",
+    "vl_convert",
 )
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CODE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

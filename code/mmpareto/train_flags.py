@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from mmpareto.command_line import Parser, add_allow, listing
 from mmpareto.config import DEFAULT_DATASET, SECTIONS
 from mmpareto.errors import DatasetError, ModelError, UsageError
-from mmpareto.flag_values import converter, positive, shown
+from mmpareto.flag_values import converter, path_text, positive, shown
 from mmpareto.registries import ARCHITECTURES, DATASETS, FUSIONS, LISTED, METHODS, architecture_of
 from mmpareto.registry import REQUIRED, Entry, Registry
 from mmpareto.startup import program
@@ -87,6 +87,7 @@ def train_parser(entries: Entries, suppress: bool = False) -> Parser:
     add = parser.add_argument
     add(
         "--config",
+        type=path_text,
         metavar="FILE",
         help="settings in YAML, such as a run's config.yaml; flags override them, and "
         f"{OFF} switches off --{', --'.join(SWITCHED_OFF)}",

@@ -152,6 +152,13 @@ def test_a_model_that_cannot_be_exported_is_named(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_model_on_a_gpu_is_loaded_on_the_cpu_first(tmp_path: Path) -> None:
+    source = predictor({"sensor": SENSOR, "sight": SIGHT}, {"sight": "cnn", "sensor": "mlp"})
+    source.device = torch.device("cuda", 0)
+    with pytest.raises(ExportError, match=r"the model is on cuda:0; load it with device='cpu'"):
+        export(source, tmp_path / "model", "torch_export")
+
+
 def test_random_inputs_have_the_form_of_the_modalities() -> None:
     steps, mask, sensor = random_inputs({"steps": STEPS, "sensor": SENSOR}, 4)
     assert steps.shape == (4, 5, 3)

@@ -23,7 +23,7 @@ from mmpareto.datasets import DatasetError, Modality, to_device
 from mmpareto.datasets.arrays import load_array
 from mmpareto.datasets.clips import ClipDataset
 from mmpareto.datasets.images import read_image
-from mmpareto.datasets.items import Item
+from mmpareto.datasets.items import Item, Items
 from mmpareto.datasets.readers import (
     LOG_RANGE,
     ArrayReader,
@@ -459,3 +459,12 @@ def test_an_array_that_asks_for_memory_is_refused_before_it_is_taken(tmp_path: P
     array = torch.arange(6.0).view(2, 3)
     torch.save(array, file, _use_new_zipfile_serialization=not legacy)
     assert torch.equal(load_array(file), array)
+
+
+def test_items_keep_every_modality_and_tell_text_from_paths() -> None:
+    items = Items.of([Item("a", "x", {"sound": Path("a.wav")}), Item("b", "y", {"sound": Path("b.wav"), "note": "Hi"})])
+    assert [item.paths for item in items] == [
+        {"sound": Path("a.wav")},
+        {"sound": Path("b.wav"), "note": "Hi"},
+    ]
+    assert items.absent("note").tolist() == [True, False]

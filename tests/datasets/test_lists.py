@@ -230,6 +230,20 @@ def test_groups_that_cannot_be_cut(labels: str, groups: str) -> None:
         cut_groups(range(4), labels, groups, 0.5, 0, "validation")
 
 
+def test_a_sample_without_a_group_is_one_of_its_own() -> None:
+    labels = ["ab"[k % 2] for k in range(6000)]
+    groups = ["speaker"] * 100 + [""] * 5900  # as many groups would take a minute
+    stay, off = cut_groups(range(6000), labels, groups, 0.1, 0, "validation")
+    assert abs(len(off) - 600) < 150
+    assert len({index < 100 for index in off}) == 1 or not {index for index in stay if index < 100}
+    assert Counter(labels[index] for index in off if index >= 100)["a"] > 200
+
+
+def test_a_cut_of_nothing_has_a_group() -> None:
+    _, off = cut_groups(range(40), "ab" * 20, [f"g{k // 4}" for k in range(40)], 0.0, 0, "validation")
+    assert len(off) == 4
+
+
 def test_few_groups_are_enough() -> None:
     """Two speakers who say every class: one of them is validation, whatever the part."""
     stay, off = cut_groups(range(4), "abab", "xxyy", 0.1, 0, "validation")

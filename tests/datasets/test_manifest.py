@@ -344,7 +344,10 @@ def test_validation_is_cut_in_whole_groups(tmp_path: Path, capsys: pytest.Captur
     read_manifest(tmp_path)
     assert "several splits" not in capsys.readouterr().err
     write_rows(tmp_path, [row | {"group": "one"} for row in rows])
-    with pytest.raises(DatasetError, match=r"cannot be cut off so that no group \(1 group\) is on both sides"):
+    with pytest.raises(DatasetError, match=r"no choice of whole groups \(1 group\) leaves every class in train"):
+        read_manifest(tmp_path)
+    write_rows(tmp_path, [row | {"group": row["photo"]} for row in rows])
+    with pytest.raises(DatasetError, match=r"the column group names the group of each clip, .* holds the file photo/0"):
         read_manifest(tmp_path)
 
 

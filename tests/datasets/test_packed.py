@@ -17,6 +17,7 @@ from PIL import Image
 from mmpareto.cli import prepare
 from mmpareto.datasets import DatasetError, build
 from mmpareto.datasets.images import packed_images
+from mmpareto.datasets.manifest_file import _read_manifest
 from mmpareto.datasets.readers import FramesReader, ImageReader
 from mmpareto.datasets.reading import reader_from
 
@@ -71,6 +72,30 @@ def test_a_packed_dataset_gives_the_samples_of_the_other_one_bit_for_bit(tmp_pat
             reader = reader_from(saved[name], data.modalities[name])
             assert torch.equal(reader.read(source / raw, None), data[0]["inputs"][name])
     assert "was prepared as" in refused(prepare.main, "manifest", "--source", source, "--output", packed)
+
+
+def test_names_in_capitals_and_files_that_come_later_change_nothing(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "raw")
+    lines = (source / "manifest.csv").read_text()
+    for number in range(6):
+        old = source / "photo" / f"{number}.{('png', 'jpg')[number % 2]}"
+        lines = lines.replace(f"photo/{old.name}", f"photo/{number}.JPG")
+        Image.open(old).convert("RGB").save(source / "photo" / f"{number}.jpg")
+        (source / "photo" / f"{number}.jpg").rename(source / "photo" / f"{number}.JPG")
+    (source / "manifest.csv").write_text(lines.replace("photo/3.JPG", "photo/3.png"))
+    late = source / "photo" / "3.png"
+    late.unlink(missing_ok=True)
+    flags = ("--max_unusable", "50")
+    first = prepared(source, tmp_path / "out", *flags)
+    assert (first / "photo" / "0.png").exists()  # one of them is a .png, although it is not there yet
+    Image.new("RGB", (50, 40)).save(late)
+    _read_manifest.cache_clear()  # as in another process
+    assert (prepared(source, tmp_path / "out", *flags) / "photo" / "3.png").exists()
+    (source / "manifest.csv").write_text(lines)
+    assert "was prepared as" in refused(prepare.main, "manifest", "--source", source, "--output", first, *flags)
+    data = build("manifest", prepared(source, tmp_path / "capitals"), "test", image_size=16, frames=2)
+    reader = reader_from(json.loads(json.dumps(data.saved_readers()))["photo"], data.modalities["photo"])
+    assert torch.equal(reader.read(source / "photo" / "5.JPG", None), data[0]["inputs"]["photo"])
 
 
 def test_frames_are_mapped_and_not_read_whole(tmp_path: Path) -> None:

@@ -242,3 +242,22 @@ def test_links_in_an_output_folder_are_refused(tmp_path: Path, name: str) -> Non
         os.mkfifo(place)
         with pytest.raises(DatasetError, match="is a named pipe"):
             run(output, clips, workers=0)
+
+
+def test_why_a_file_of_many_clips_could_not_be_made_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"made: c0 could not be made \(no such file: gone\)"):
+        prepare(
+            tmp_path / "out",
+            name="made",
+            clips=[Clip("c0", "train", "x", {}, lost="gone")],
+            classes=["x"],
+            modalities=KINDS,
+            make=make,
+            parameters={},
+            workers=1,
+            members=samples_of_nothing,
+        )
+
+
+def samples_of_nothing(clip: Clip) -> list[Clip]:
+    raise AssertionError(clip)

@@ -65,8 +65,7 @@ def test_impossible_frame_rates(tmp_path: Path, fps: str) -> None:
     ],
 )
 def test_suffixes_of_one_format_are_one_kind(tmp_path: Path, names: list[str], source: Any, suffix: str) -> None:
-    clips = [Clip(name[0], "train", "x", {"m": tmp_path / name}) for name in names]
-    assert manifest._suffix(source, "m", clips) == suffix
+    assert manifest._suffix(source, [tmp_path / name for name in names]) == suffix
 
 
 def test_pictures_of_one_format_are_copied(tmp_path: Path) -> None:

@@ -77,8 +77,9 @@ class Comparison:
         """Write tables, figures and a page to a folder; the page is given back."""
         from mmpareto.reporting import page  # matplotlib takes a second to load
 
-        page.write(Path(output), self.summaries, self.unfinished)
-        return Path(output) / page.PAGE
+        folder = Path(output).expanduser()
+        page.write(folder, self.summaries, self.unfinished)
+        return folder / page.PAGE
 
     def __repr__(self) -> str:
         return "\n".join([*self.verdicts.values(), str(self.table)])
@@ -107,7 +108,7 @@ def compare(
 
     several = [runs] if isinstance(runs, str | os.PathLike | TrainedRun) else list(runs)
     finished: list[FinishedRun]
-    finished, unfinished = find(run.path if isinstance(run, TrainedRun) else Path(run) for run in several)
+    finished, unfinished = find(run.path if isinstance(run, TrainedRun) else Path(run).expanduser() for run in several)
     if not finished:
         raise RunError(
             f"found no finished run and {counted(len(unfinished), 'unfinished one')}; finish one or name another folder"

@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 
@@ -31,6 +31,8 @@ from mmpareto.training.probing import collect_split, split_batches
 from mmpareto.training.restore import other_samples, same_data, trained_model
 from mmpareto.training.setup import choose_device
 from mmpareto.training.switches import autocast_type
+
+Missing = Literal["zero", "mean"]  # what stands in for an absent modality, see `evaluate`
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,7 +112,7 @@ def evaluate(
     split: Split = "test",
     *,
     probe: bool = False,
-    missing: Literal["zero", "mean"] = "zero",
+    missing: Missing = "zero",
     missing_rates: Sequence[float] = RATES,
     data_root: str | None = None,
     device: str | int | torch.device | None = None,
@@ -131,7 +133,7 @@ def evaluate(
     Raises:
         UserError: where the run, its data or the device cannot be used.
     """
-    directory = RunDirectory(Path(run))
+    directory = RunDirectory(Path(run).expanduser())
     config = saved_config(directory, allow, data_root=data_root)
     content, classes = evaluation_of(
         directory,
@@ -160,6 +162,8 @@ def evaluation_of(
     Raises:
         UserError: where the run or its data cannot be used.
     """
+    if missing not in get_args(Missing):
+        raise UsageError(f"missing must be {' or '.join(get_args(Missing))}, found {missing!r:.50}")
     data = same_data(run, config, split)
     model, epoch = trained_model(run, config, data, device)
     if missing == "mean" and not model.late:

@@ -126,7 +126,9 @@ def export(
     Raises:
         ExportError: where a library is missing, the model cannot be exported, or the exported one differs from it.
     """
-    path, modalities = Path(path), predictor.modalities
+    path, modalities = Path(path).expanduser(), predictor.modalities
+    if predictor.device.type != "cpu":
+        raise ExportError(f"the model is on {predictor.device}; load it with device='cpu'")
     model = _Positional(predictor.model, modalities).eval()
     names, outputs = input_names(modalities), [f"logits_{head}" for head in ("joint", *modalities)]
     example = tuple(random_inputs(modalities, batch_size or _EXAMPLE))

@@ -22,6 +22,7 @@ from mmpareto.config import Config
 from mmpareto.datasets import Batch, DatasetError, Modality, collate
 from mmpareto.datasets.base import say
 from mmpareto.datasets.lists import check_ids, check_inside, read_table
+from mmpareto.datasets.manifest_file import GROUP
 from mmpareto.datasets.readers import Reader
 from mmpareto.datasets.reading import Text, absent_input, is_file_of, read_input
 from mmpareto.evaluation.collected import collect
@@ -150,7 +151,7 @@ class Predictor:
         Raises:
             DatasetError: for a file of another form, and for paths that lead out of its folder.
         """
-        file = Path(path)
+        file = Path(path).expanduser()
         table = read_table(file, ("id",))
         check_ids(table["id"].tolist(), file)
         names = [name for name in self.modalities if name in table.columns]
@@ -159,7 +160,7 @@ class Predictor:
                 f"{file}: expected a column for one or more of the modalities {', '.join(self.modalities)}, found "
                 f"{','.join(table.columns)}"
             )
-        others = [name for name in table.columns if name not in (*names, "id", "split", "label", "group")]
+        others = [name for name in table.columns if name not in (*names, "id", "split", "label", GROUP)]
         for name in self.modalities:
             if name not in names:
                 unread = f"; columns that are not read: {', '.join(others)}" if others else ""
@@ -252,7 +253,7 @@ def load(
         RunError: where the folder holds no run that can be read.
         UsageError: for a device that is not there.
     """
-    directory = RunDirectory(Path(run))
+    directory = RunDirectory(Path(run).expanduser())
     config = saved_config(directory, allow, batch_size=batch_size)
     readers = saved_readers(directory)
     form = without_samples(directory)

@@ -31,7 +31,7 @@ class TrainedRun:
     """
 
     def __init__(self, path: str | os.PathLike[str], allow: Collection[str] = ()) -> None:
-        self.path, self._allow = Path(path), tuple(allow)
+        self.path, self._allow = Path(path).expanduser(), tuple(allow)
 
     @property
     def results(self) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def train(
         UserError: for unknown settings, and where data, device or run directory cannot be used.
         KeyboardInterrupt: where the run was interrupted; `resume=True` continues it.
     """
-    file = config if config is None or isinstance(config, Mapping) else Path(config)
+    file = config if config is None or isinstance(config, Mapping) else Path(config).expanduser()
     parsed = parse_settings(settings, Path(root()), file, allow)
     signals = Signals()
     in_main_thread = threading.current_thread() is threading.main_thread()

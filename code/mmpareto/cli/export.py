@@ -11,9 +11,8 @@ import argparse
 from collections.abc import Sequence
 
 from mmpareto.arguments import saved_config
-from mmpareto.cli.common import run_command
+from mmpareto.cli.common import check_output, run_command
 from mmpareto.command_line import Parser, add_allow
-from mmpareto.errors import UsageError
 from mmpareto.flag_values import count, file_path
 from mmpareto.runs import EXPORTS, RunDirectory
 from mmpareto.startup import program
@@ -34,9 +33,8 @@ def parser() -> argparse.ArgumentParser:
 def run_export(arguments: argparse.Namespace) -> None:
     """Export a model from the flags to the printed line."""
     output = arguments.output or arguments.run / f"model{EXPORTS[arguments.format]}"
-    if not output.parent.is_dir():
-        raise UsageError(f"--output {output}: there is no folder {output.parent}; make it, or name another one")
     saved_config(RunDirectory(arguments.run), arguments.allow)  # refuses a folder that holds no run
+    check_output(output)
     from mmpareto.api.export import export  # PyTorch takes seconds to import
     from mmpareto.api.prediction import load
 

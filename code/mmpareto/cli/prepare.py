@@ -75,8 +75,8 @@ def prepare(argv: Sequence[str]) -> int:
     print(outcome.text)
     if outcome.unusable_percent > args.max_unusable:
         print(
-            f"prepare.py: {outcome.unusable_percent:.1f} % of the clips are unusable, more than --max_unusable "
-            f"{args.max_unusable:g}; the reasons are in {args.output / 'dataset.json'}",
+            f"{program('prepare')}: {outcome.unusable_percent:.1f} % of the clips are unusable, more than "
+            f"--max_unusable {args.max_unusable:g}; the reasons are in {args.output / 'dataset.json'}",
             file=sys.stderr,
         )
         return 1

@@ -115,6 +115,8 @@ class ClipDataset(MultimodalDataset):
                     reader |= {key: parameters.get(key) for key in ("fps", "frame_size")}
                 elif modality in parameters.get("suffixes", {}):
                     reader |= {"frame_size": parameters["frame_size"], "suffix": parameters["suffixes"][modality]}
+                elif parameters.get("source") == "renders":  # of ModelNet40, square
+                    reader |= {"frame_size": parameters["image_size"], "suffix": ".png"}
         return saved
 
     def __getitem__(self, index: int) -> Sample:

@@ -48,9 +48,10 @@ class Items(Sequence[Item]):
     @classmethod
     def of(cls, items: Sequence[Item]) -> Items:
         """Pack some clips."""
-        modalities = items[0].paths if items else ()
+        modalities = dict.fromkeys(name for item in items for name in item.paths)
         paths = {modality: [str(item.paths.get(modality, "")) for item in items] for modality in modalities}
-        return cls(Path(), [item.id for item in items], [item.label for item in items], paths)
+        texts = {name for item in items for name, value in item.paths.items() if isinstance(value, str)}
+        return cls(Path(), [item.id for item in items], [item.label for item in items], paths, texts)
 
     def __len__(self) -> int:
         return len(self._ids)

@@ -36,6 +36,7 @@ _CONTROL_BUT_LINE_ENDS = re.compile(f"[{_CONTROLS_BUT_LINE_ENDS}]")
 _ID = re.compile(rf'(?![.\s])[^/\\:"{_CONTROLS}]+(?<!\s)')
 _LONGEST_ID = 200  # bytes: suffixes follow, and file systems take 255
 _LONGEST_NAME = 255
+_SINGLES = 40  # groups that samples without one are put into for a cut
 _RESERVED = ("splits", "dataset.json", "readme.md")
 # folders and a name with / between them, none of them . or ..
 _PLAIN_PATH = re.compile(rf"(?:(?!\.\.?(?:/|\Z))[^/\\:{_CONTROLS}]+(?:/(?!\Z)|\Z))+")
@@ -255,28 +256,32 @@ def cut_groups(
 
     Of the folds that scikit-learn's StratifiedGroupKFold makes, the one whose size is nearest to `part` is cut off.
 
+    groups  of the samples; "" for a sample that is a group of its own.
+
     Raises DatasetError where no fold leaves every class on both sides.
     """
     from sklearn.model_selection import StratifiedGroupKFold  # takes a second to load
 
     counts = Counter(labels)
-    smaller = min(part, 1 - part)
-    number = min(max(2, round(1 / smaller)), max(counts.values()), len(set(groups)))
-    best: tuple[float, Sequence[int], Sequence[int]] | None = None
+    singles: Counter[str] = Counter()
+    whole = []
+    for label, group in zip(labels, groups, strict=True):
+        # such samples may be taken together in any way, and a fold takes as long as it has groups
+        whole.append(group or f":{singles[label] % _SINGLES}")
+        singles[label] += not group
+    smaller = max(min(part, 1 - part), 1 / len(labels))
+    number = min(max(2, round(1 / smaller)), max(counts.values()), len(set(whole)))
+    sides: list[tuple[Sequence[int], Sequence[int]]] = []
     if number > 1:
         folds = StratifiedGroupKFold(number, shuffle=True, random_state=seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that a class has fewer samples than there are folds
-            for stay, off in folds.split(list(labels), list(labels), list(groups)):
-                complete = all({labels[index] for index in side} == set(counts) for side in (stay, off))
-                distance = abs(len(off) / len(labels) - smaller)
-                if complete and (best is None or distance < best[0]):
-                    best = distance, stay, off
-    if best is None:
+            sides = [side for pair in folds.split(list(labels), list(labels), whole) for side in (pair, pair[::-1])]
+    complete = [pair for pair in sides if all({labels[index] for index in side} == counts.keys() for side in pair)]
+    if not complete:
         raise DatasetError(
-            f"{what}: cannot be cut off so that no group ({counted(len(set(groups)), 'group')}) is on both sides and "
-            "every class is; give clips of some groups the split val"
+            f"{what}: no choice of whole groups ({counted(len(set(whole)), 'group')}) leaves every class in train and "
+            "in what is cut off; give clips of some groups the split val"
         )
-    _, larger_side, smaller_side = best
-    kept, lost = (larger_side, smaller_side) if part == smaller else (smaller_side, larger_side)
-    return [samples[index] for index in kept], [samples[index] for index in lost]
+    stay, off = min(complete, key=lambda pair: abs(len(pair[1]) / len(labels) - part))
+    return [samples[index] for index in stay], [samples[index] for index in off]

@@ -138,8 +138,9 @@ def _read_manifest(
         if name not in modalities:
             raise DatasetError(f"{file}: there is no modality {name!r}; they are {', '.join(modalities)}")
     _check_clips(table, file)
-    # an empty cell is a group of its own: an id holds no colon
-    groups = table[GROUP].where(table[GROUP] != "", ":" + table["id"]) if GROUP in table else None
+    groups = table.get(GROUP)  # "": a clip on its own
+    if groups is not None:
+        _refuse_files(groups, root)
     if (table["split"] == "val").any():
         if val_fraction is not None:
             raise DatasetError(f"{file} has clips of the split val: leave --val_fraction out, or take the split out")
@@ -154,7 +155,7 @@ def _read_manifest(
         table.loc[val, "split"] = "val"
         say(
             f"manifest: no clip has the split val; {len(val)} of {len(train)} are cut from train, stratified by class"
-            + ("" if groups is None else f", in whole groups ({groups[val].nunique()})")
+            + ("" if groups is None else f", in whole groups ({groups[val].replace('', None).nunique()})")
         )
     if groups is not None:
         _say_what_is_shared(groups, table["split"])
@@ -243,13 +244,23 @@ def _check_clips(table: pd.DataFrame, file: Path) -> None:
 
 def _say_what_is_shared(groups: pd.Series, splits: pd.Series) -> None:
     """Warn of groups that have clips in several splits."""
-    found = splits.groupby(groups, sort=False).unique()
-    shared = found[found.map(len) > 1]
+    splits_of_group = splits[groups != ""].groupby(groups, sort=False).unique()
+    shared = splits_of_group[splits_of_group.map(len) > 1]
     if len(shared):
         where = " and ".join(split for split in SPLITS if split in shared.iloc[0])
         say(
-            f"manifest: {len(shared)} of {counted(len(found), 'group')} have clips in several splits, such as "
-            f"{shared.index[0]} in {where}; scores may then tell how well groups are known, not classes"
+            f"manifest: {len(shared)} of {counted(len(splits_of_group), 'group')} have clips in several splits, such "
+            f"as {shared.index[0]} in {where}; the model may recognise the group instead of the class"
+        )
+
+
+def _refuse_files(groups: pd.Series, root: Path) -> None:
+    """Raise DatasetError where the column of groups holds files: earlier versions read it as a modality."""
+    name = next((name for name in groups.unique() if Path(name).suffix and (root / name).exists()), None)
+    if name is not None:
+        raise DatasetError(
+            f"{root / MANIFEST}: the column {GROUP} names the group of each clip, such as its speaker, and holds the "
+            f"file {name}; call the column otherwise where it is a modality"
         )
 
 

@@ -132,9 +132,9 @@ class ImageReader:
     def __init__(self, size: int, frame_size: int | None = None, suffix: str = "") -> None:
         if size < 1:
             raise DatasetError(f"image_size must be 1 or more, found {size}")
-        if frame_size is not None and not 0 < frame_size < 2**16:
-            raise ValueError(f"frame_size {frame_size!r:.50} is no positive number")
-        if suffix not in ("", *IMAGE_SUFFIXES):
+        if frame_size is not None and frame_size < 1:
+            raise ValueError(f"frame_size must be 1 or more, found {frame_size}")
+        if suffix.lower() not in ("", *IMAGE_SUFFIXES):
             raise ValueError(f"{suffix!r:.50} is no suffix of images")
         self.size, self.frame_size, self.suffix = size, frame_size, suffix
         from torchvision.transforms import v2  # in the training process, so that workers are forked with it

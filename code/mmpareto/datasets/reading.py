@@ -157,7 +157,7 @@ def read_input(value: Any, reader: Reader, modality: Modality) -> Tensor:
         return reader.read(value, None)
     if isinstance(value, str | Path):
         is_file = isinstance(value, Path) or is_file_of(value, reader)
-        return reader.read(Path(value) if is_file else value, None)
+        return reader.read(Path(value).expanduser() if is_file else value, None)
     try:
         array = value if isinstance(value, Tensor) else torch.as_tensor(_plain(np.asarray(value)))
         array = array.detach().cpu().to_dense()

@@ -134,11 +134,11 @@ def load_tokenizer(where: str) -> str:
     Raises:
         DatasetError: where there is none.
     """
-    path = Path(where)
+    path = Path(where).expanduser()
     file = path / TOKENIZER if path.is_dir() else path
     if file.exists():
         return tokenizer_from(text_of(file)).to_str()
-    if path.exists() or path.is_absolute() or where.startswith("."):
+    if path.exists() or path.is_absolute() or where.startswith((".", "~")):
         raise DatasetError(f"--tokenizer {where}: there is no {file}; give a tokenizer.json or a folder that has one")
     tokenizers = _library()
     try:

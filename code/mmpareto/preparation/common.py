@@ -146,14 +146,14 @@ def prepare(
     for modality in modalities:
         check_modality(modality, name)
     _refuse_links(output, modalities)
-    identity = {"name": name, "parameters": dict(parameters)}
+    identity = {"name": name, "parameters": dict(parameters), "modalities": dict(modalities)}
     with exclusive(output, identity):
         digests = {clip.id: digest(clip.raw or clip.source, sources) for clip in clips if clip.source}
         reasons = _make_all(output, name, clips, modalities, make, workers, digests)
         if members is not None:
-            within = {clip.id: members(clip) for clip in clips}
-            reasons = {member.id: reasons[whole] for whole in reasons for member in within[whole]}
-            clips = [member for clip in clips for member in within[clip.id]]
+            for whole, (reason, detail) in reasons.items():
+                raise DatasetError(f"{name}: {whole} could not be made ({reason}: {detail})")
+            clips = [member for clip in clips for member in members(clip)]
         table = _state_table(clips, reasons)
         outcome = _summary(table, classes)
         if not outcome.prepared:
@@ -168,7 +168,6 @@ def prepare(
             write_text(output / "splits" / f"{split}.csv", text)
         counts = _counts(table)
         description = identity | {
-            "modalities": dict(modalities),
             "classes": list(classes),
             "versions": {tool: metadata.version(tool) for tool in tools},
             "clips": {split: counts.loc[split].to_dict("index") for split in counts.index.unique("split")},

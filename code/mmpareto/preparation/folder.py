@@ -83,6 +83,7 @@ def _require_identity(output: Path, identity: dict[str, Any]) -> None:
         raise DatasetError(
             f"{earlier}: cannot be read ({error}); delete the folder and prepare the dataset again"
         ) from error
+    saved.setdefault("modalities", identity.get("modalities"))  # of an earlier version that was cut short
     earlier_identity = {key: saved.get(key) for key in identity}
     if earlier_identity != json.loads(json.dumps(identity)):
         raise DatasetError(

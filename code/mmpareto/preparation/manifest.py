@@ -12,6 +12,7 @@ sound track is named with --sound:
 import argparse
 import functools
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -71,7 +72,12 @@ def prepare(args: argparse.Namespace) -> Outcome:
         for item in items
     ]
     refuse_pointers(clips, args.source)
-    suffixes = {name: _suffix(source, name, clips) for name, source in listed.sources.items()}
+    # of all files that are listed, so that one that is not there yet changes nothing when it comes
+    items = [item for part in listed.clips.values() for item in part]
+    suffixes = {
+        name: _suffix(source, [item.paths[name] for item in items if name in item.paths])
+        for name, source in listed.sources.items()
+    }
     if args.pack and not SEEN & set(listed.sources.values()):
         raise DatasetError(f"--pack is for images; {args.source} has {', '.join(listed.sources.values())}")
     for flag, kinds, what in (("fps", {"video"}, "videos that are seen"), ("frame_size", SEEN, "images and videos")):
@@ -111,7 +117,7 @@ def _lost(item: Item) -> str:
     return "; ".join(f"{name}: {path}{hint(path)}" for name, path in lost.items())
 
 
-def _suffix(source: Source, modality: str, clips: list[Clip]) -> str:
+def _suffix(source: Source, paths: Sequence[Path | str]) -> str:
     """The suffix of a modality's prepared files, before they are packed; "" for folders."""
     if source in ("video", "frames"):
         return ""
@@ -119,7 +125,7 @@ def _suffix(source: Source, modality: str, clips: list[Clip]) -> str:
         return ".npy"
     if source in ("text", "words"):
         return ".txt"
-    suffixes = {clip.source[modality].suffix for clip in clips if modality in clip.source}
+    suffixes = {Path(path).suffix for path in paths}
     formats = {format_of(suffix) for suffix in suffixes}
     if len(formats) == 1:
         return (suffixes if len(suffixes) == 1 else formats).pop()
