@@ -95,6 +95,12 @@ def test_lfm_s_schedule_loss_and_gradients() -> None:
     close(second, [[-0.307160, 0.307160]])
 
 
+def test_lfm_s_gradients_are_numbers_where_probabilities_underflow() -> None:
+    logits = {"a": torch.tensor([[150.0, 0, 0]]).requires_grad_(), "v": torch.tensor([[140.0, 0, -5]]).requires_grad_()}
+    gap = torch.stack([*lfm.differences(logits).values()]).sum()
+    assert all(torch.equal(g, torch.zeros(1, 3)) for g in torch.autograd.grad(gap, [*logits.values()]))
+
+
 def test_inforeg_s_pulls_and_traces() -> None:
     close(inforeg.pull(t([0.4, 0.2]), 0.9, False), [1.194393, 0])
     close(inforeg.pull(t([0.25, 0.2]), 0.9, False), [1.045989, 0])
@@ -209,6 +215,12 @@ def test_mimo_s_shares() -> None:
     close(torch.stack((weighted.unimodal["x"], weighted.unimodal["y"] / 2)), [0.119203, 0.880797])
 
 
+def test_mimo_gives_no_share_to_a_modality_that_no_sample_has() -> None:
+    method, _ = make("mimo", mu=0.5)
+    close(method.weights(t([3.0, 1.0, 2.0, 0.0])), [1, 0.119203, 0.880797, 0])  # type: ignore[attr-defined]
+    close(method.weights(t([3.0, 0.0, 0.0])), [1, 0, 0])  # type: ignore[attr-defined]
+
+
 def test_synib_of_one_sample_is_the_joint_loss() -> None:
     """There is no other sample to take values from."""
     method, model = make("synib", rate=1.0)
@@ -251,3 +263,24 @@ def test_g_blending_refuses_an_option_that_would_do_nothing() -> None:
 def test_a_method_knows_the_model_that_it_was_set_up_for(name: str) -> None:
     method, model = make(name)
     assert method.model is model
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "needs"),
+    [
+        ("lfm", {"rate": 0.1}, "learned=true"),
+        ("mla", {"normalise": True, "project": False}, "project=true"),
+        ("pmr", {"entropy_epochs": 3}, "mu"),
+        ("mcr", {"temperature": 0.1, "contrastive": 0.0}, "contrastive"),
+    ],
+)
+def test_options_that_others_leave_without_effect_are_refused(method: str, options: dict[str, Any], needs: str) -> None:
+    with pytest.raises(ValueError, match=f"has no effect without {needs}; leave it out"):
+        build_method(method, **options)
+
+
+def test_a_probability_and_a_share_are_no_more_than_all() -> None:
+    with pytest.raises(ValueError, match="base must be a finite number, between 0 and 1, found 5"):
+        build_method("opm", base=5)
+    fraction = build_method("pmr", fraction=1).fraction  # type: ignore[attr-defined]
+    assert (fraction, type(fraction)) == (1.0, float)

@@ -41,7 +41,7 @@ SAMPLES, BATCH = 21, 8  # the last batch holds 5: three on one process and two o
 REFUSING = ("mcr",)
 # what they draw for a sample is another thing on each process: see `test_processes_that_draw_apart_stay_together`
 RANDOM = ("opm", "synib")
-SCALARIZATIONS = ("stch", "uw", "dwa", "famo")
+SCALARIZATIONS = ("stch", "uw", "dwa", "famo", "constant")
 METHODS = [name for name in (*REGISTERED.names(group=""), *SCALARIZATIONS) if name not in (*REFUSING, *RANDOM)]
 OPTIONS: dict[str, dict[str, Any]] = {
     "finetune": {"pretrain_epochs": 1},
@@ -56,6 +56,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "greedy": {"window": 2},
     "synib": {"target": "gaussian"},
     "lfm": {"learned": True, "rate": 100.0},
+    "constant": {"weights": "joint:0.5,x:2"},
 }
 CASES: dict[str, tuple[Any, ...]] = {
     **{method: (method, SAMPLES, 1) for method in METHODS},
@@ -64,7 +65,7 @@ CASES: dict[str, tuple[Any, ...]] = {
     "uneven": ("mmpareto", 2 * BATCH + 1, 1),
     **{
         f"{method}, accumulated, uneven": (method, 2 * BATCH + 1, 2)
-        for method in ("ogm", "gradnorm", "metabalance", "gblending")
+        for method in ("ogm", "gradnorm", "metabalance", "gblending", "constant", "uw", "dwa")
     },
     **{
         f"{method}, uneven": (method, 2 * BATCH + 1, 1)

@@ -69,7 +69,8 @@ class OnePassIntegrator(Integrator):
         The two ways gather in different places: a step goes one of them with all its micro-batches.
         """
         diagnose = diagnose and given.joint.requires_grad
-        if self._sums is not None if diagnose else self._sets is not None:
+        gathered_the_other_way = self._sums if diagnose else self._sets
+        if gathered_the_other_way is not None:
             raise ValueError("diagnose must be the same for all micro-batches of a step")
         return diagnose
 

@@ -86,10 +86,10 @@ class AGM(Method):
             scores = self.average(-certain.clamp(min=math.log(1e-8)).mean((1, 2)) * piece.share)
             factors = kappa(scores, self.state["mean"], self.alpha)
             factors = torch.where(self.state["active"], factors, 1.0)
-            finite = scores.isfinite().all()  # logits that overflowed leave the mean as it is
-            self.state["steps"] += finite
+            usable = scores.isfinite().all()  # logits that overflowed leave the mean as it is
+            self.state["steps"] += usable
             change = (scores - self.state["mean"]) / self.state["steps"]
-            self.state["mean"] += torch.where(finite, change, 0.0).to(self.state["mean"])
+            self.state["mean"] += torch.where(usable, change, 0.0).to(self.state["mean"])
         return Losses(F.cross_entropy(modulated(whole, parts.values(), factors), piece.label), piece.losses.unimodal)
 
 

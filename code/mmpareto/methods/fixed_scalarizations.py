@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mmpareto.methods.base import METHODS
+from mmpareto.methods.base import METHODS, Losses, Piece
 from mmpareto.methods.scalarizations import GROUP, Scalarization
 from mmpareto.methods.shared import finite
 from mmpareto.registry import Range
@@ -90,3 +90,7 @@ class Constant(Scalarization):
 
     def __init__(self, weights: str = "") -> None:
         super().__init__("Constant", weights=weights, even=False)
+
+    def losses(self, piece: Piece) -> Losses:
+        """The weighted losses; nothing is averaged over processes, which may have other numbers of pieces."""
+        return piece.losses.weighted(self.weights(piece.losses.values()))

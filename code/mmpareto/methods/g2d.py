@@ -1,12 +1,11 @@
 """G2D: teachers' features and predictions; weak modalities learn first (Rakib & Bagavathi, ICCV 2025)."""
 
 import torch
-import torch.nn.functional as F
 
 from mmpareto.inputs import wide
 from mmpareto.integration import Uniform
 from mmpareto.methods.base import METHODS, Boundary, Losses, Piece
-from mmpareto.methods.shared import MeanLogits, certainty, finite, hold_back
+from mmpareto.methods.shared import MeanLogits, certainty, divergence, finite, hold_back
 from mmpareto.methods.teachers import Taught, distances
 from mmpareto.models import MultimodalModel
 from mmpareto.registry import Range
@@ -60,11 +59,10 @@ class G2D(MeanLogits, Taught):
         """The joint loss, and for each modality its distances to the teacher."""
         lesson = self.lesson(piece)
         self.collect(certainty(lesson.unimodal.values(), piece.label) * piece.share)
-        pupil = F.log_softmax(wide(piece.output.joint) / self.temperature, 1)
+        student = wide(piece.output.joint) / self.temperature
         apart = distances(piece.output, lesson)
         for name, logits in lesson.unimodal.items():
-            teacher = F.log_softmax(wide(logits) / self.temperature, 1)
-            gap = F.kl_div(pupil, teacher, reduction="batchmean", log_target=True)
+            gap = divergence(wide(logits) / self.temperature, student)
             apart[name] = apart[name] + self.temperature**2 * gap
         return Losses(piece.losses.joint, apart)
 

@@ -28,7 +28,8 @@ class GBlending(Method):
     T and V the mean losses of network k on the samples that it is trained on and on held-out ones, before and (') after
     it was trained alone for some epochs, on a copy: the unimodal networks on their own losses, the joint network on the
     joint loss. Generalisation G counts from zero; weights are equal where nothing generalises; |dO| from 1e-4. A weight
-    is a tenth of the equal one or more, which is this project's choice: a head whose loss has no weight never learns.
+    is raised to a tenth of the equal one before they are divided by their sum, which is this project's choice: a head
+    whose loss has no weight never learns.
 
     The weights sum up to 1, as in the paper: with equal ones this is the uniform sum at 1 / (M + 1) of the rate.
     An estimate trains two copies, one with all unimodal networks side by side and one with the joint loss alone, so
@@ -70,7 +71,8 @@ class GBlending(Method):
 
     def boundary(self, now: Boundary) -> dict[str, float]:
         """Estimates the weights, where it is time."""
-        if (now.epoch - 1) % self.super_epoch if self.online else now.epoch > 1:
+        first = (now.epoch - 1) % self.super_epoch == 0 if self.online else now.epoch == 1
+        if not first:
             return {}
         follow = min(self.super_epoch, now.epochs - now.epoch + 1) if self.online else now.epochs
         kept, held = self._cut(now.labels)

@@ -26,6 +26,7 @@ class GradNorm(Method):
 
     then all w are scaled to sum up to T. g_i is the norm of the gradient of L_i into the features that its head reads:
     no weight of an encoder is shared by all heads, so the features take the place of the paper's last shared layer.
+    Of a mean over B samples it shrinks like 1 / sqrt(B), unlike that of a weight: `rate` means more at small batches.
 
     L_i(0) is the first loss above zero. A task whose loss is zero, as that of a modality which no sample of the batch
     has, is left out of the means, and its weight stays. Norms are those of the whole batch, over micro-batches and
@@ -84,12 +85,12 @@ class GradNorm(Method):
         """Moves the weights for the next step."""
         squares, values = self.collected().unbind()
         first, weights = self.state["first"], self.state["weights"]
-        finite = values.isfinite().all()
-        first.copy_(torch.where(finite & first.isnan() & (values > 0), values, first))
+        known = values.isfinite().all()
+        first.copy_(torch.where(known & first.isnan() & (values > 0), values, first))
         # zero where it has no loss, in this step or yet; sign(NaN) is 0, so moved weights may be finite where it is not
         progress = torch.where((values > 0) & (first > 0), values / first, 0.0)
         moved = moved_weights(weights, (squares / self.processes).sqrt(), progress, self.alpha, self.rate)
-        usable = finite & progress.isfinite().all() & moved.isfinite().all()
+        usable = known & progress.isfinite().all() & moved.isfinite().all()
         weights.copy_(torch.where(usable, moved, weights))
 
     def figures(self) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """LFM: mean logits, and predictions that are drawn together (Yang et al., NeurIPS 2024)."""
 
 import itertools
+import math
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -12,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from mmpareto.inputs import wide
 from mmpareto.integration import Uniform
 from mmpareto.methods.base import METHODS, Boundary, Losses, Piece
-from mmpareto.methods.shared import MeanLogits, finite, whole
+from mmpareto.methods.shared import MeanLogits, finite, whole, without_effect
 from mmpareto.models import MultimodalModel
 from mmpareto.registry import Range
 
@@ -44,7 +45,8 @@ class LFM(MeanLogits):
     each time; BalanceBenchmark takes this split too. The model is in evaluation mode.
 
     Args:
-        schedule_epochs: epochs over which alpha follows the polynomial; 200 in the published code.
+        schedule_epochs: epochs over which alpha follows the polynomial; 200 in the published code, whose runs have as
+            many. A shorter run sees its beginning alone.
         learned: learn alpha, in the place of the polynomial.
         rate: of alpha, 1e-4 there.
     """
@@ -56,6 +58,7 @@ class LFM(MeanLogits):
         super().__init__(Uniform())
         self.schedule_epochs = whole("schedule_epochs", schedule_epochs, 1)
         self.learned, self.rate = bool(learned), finite("rate", rate)
+        without_effect("rate", rate, 1e-4, not learned, "learned=true")
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """The first epoch's alpha."""
@@ -94,9 +97,10 @@ def differences(logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
     pairs = list(itertools.combinations(logs, 2))
     terms: dict[str, list[Tensor]] = {name: [] for name in logs}
     for pair in pairs:
-        middle = torch.stack([logs[name].exp() for name in pair]).mean(0)
+        # in logarithms: where probabilities underflow, the gradient of p log p is not a number
+        middle = torch.logaddexp(*(logs[name] for name in pair)) - math.log(2)
         for name in pair:
-            terms[name].append(F.kl_div(logs[name], middle, reduction="batchmean") / (2 * len(pairs)))
+            terms[name].append(F.kl_div(logs[name], middle, reduction="batchmean", log_target=True) / (2 * len(pairs)))
     return {name: torch.stack(parts).sum() for name, parts in terms.items()}
 
 

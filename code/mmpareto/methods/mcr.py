@@ -12,7 +12,7 @@ from mmpareto.inputs import wide
 from mmpareto.integration import Uniform
 from mmpareto.methods.base import METHODS, Losses, Method, MethodError, Piece
 from mmpareto.methods.competition import contrast, regularizer
-from mmpareto.methods.shared import beside, contributions_of, finite, one_of, whole
+from mmpareto.methods.shared import beside, contributions_of, finite, one_of, whole, without_effect
 from mmpareto.models import MultimodalModel
 from mmpareto.registry import Range
 
@@ -77,6 +77,7 @@ class MCR(Method):
         self.contrastive, self.bottleneck = finite("contrastive", contrastive), finite("bottleneck", bottleneck)
         self.shared, self.shifts = SHARED[one_of("game", game, get_args(Game))], whole("shifts", shifts, 1)
         self.temperature = finite("temperature", temperature, 1e-6)
+        without_effect("temperature", temperature, 0.5, not contrastive, "contrastive")
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Make h; raise MethodError where features differ in width under NTX."""

@@ -32,5 +32,7 @@ class MIMO(Weighted):
 
     def weights(self, losses: Tensor) -> Tensor:
         """1, and lambda times the softmax of the unimodal losses."""
-        shares = torch.softmax(losses[1:] / self.mu, 0)
+        # without a modality that no sample of the batch has, whose loss is zero
+        scaled = torch.where(losses[1:] > 0, losses[1:] / self.mu, -torch.inf)
+        shares = torch.softmax(scaled, 0).nan_to_num()
         return torch.cat((torch.ones_like(shares[:1]), self.weight * shares))

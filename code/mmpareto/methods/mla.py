@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mmpareto.inputs import wide
 from mmpareto.integration import OneUnimodal, float64_device, to_float64
 from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece, Turn
-from mmpareto.methods.shared import one_of, share_head
+from mmpareto.methods.shared import one_of, share_head, without_effect
 from mmpareto.models import EnsembleFusion, MultimodalModel
 
 
@@ -49,6 +49,7 @@ class MLA(Method):
     def __init__(self, project: bool = True, normalise: bool = False, combine: str = "certainty") -> None:
         super().__init__(OneUnimodal())
         self.project, self.normalise = bool(project), bool(normalise)
+        without_effect("normalise", normalise, False, not project, "project=true")
         self.combine = one_of("combine", combine, ("certainty", "logits"))
         self._mean: Tensor | None = None  # [D], of the features of this turn
         self._samples: Tensor | None = None  # that the batch's last turn has done with; 0 in the other turns

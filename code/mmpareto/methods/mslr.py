@@ -4,7 +4,7 @@ import torch
 
 from mmpareto.escape import counted
 from mmpareto.integration import OneJoint
-from mmpareto.methods.base import METHODS, Boundary, Method, MethodError
+from mmpareto.methods.base import METHODS, Boundary, Method
 from mmpareto.methods.shared import by_name, named_values, whole
 from mmpareto.models import MultimodalModel
 
@@ -34,15 +34,13 @@ class MSLR(Method):
     def __init__(self, factors: str = "", window: int = 5) -> None:
         super().__init__(OneJoint())
         self.window = whole("window", window, 1)
-        self.factors = named_values("factors", factors)
+        self.factors, self._text = named_values("factors", factors), factors
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Raises MethodError for a factor of no modality."""
         super().setup(model, seed, epochs)
         self.names = list(model.encoders)
-        for name in self.factors:
-            if name not in self.names:
-                raise MethodError(f"MSLR: a factor is given for {name!r}; the modalities are {', '.join(self.names)}")
+        named_values("factors", self._text, self.names)
         self.state["rates"] = torch.ones(len(self.names), dtype=torch.float64)  # factors of this epoch
         # the last accuracies, oldest first; NaN where there is none yet; on the CPU, read once an epoch
         self.state["accuracies"] = torch.full((len(self.names), self.window), torch.nan, dtype=torch.float64)

@@ -50,7 +50,7 @@ class OPM(SharedDraws):
 
     def __init__(self, base: float = 0.5, strength: float = 0.5, rate: float = 0.7, warm_up_epochs: int = 6) -> None:
         super().__init__(OneJoint())
-        self.base, self.strength = finite("base", base), finite("strength", strength)
+        self.base, self.strength = finite("base", base, most=1), finite("strength", strength)
         self.rate, self.warm_up_epochs = finite("rate", rate, most=1), whole("warm_up_epochs", warm_up_epochs)
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from mmpareto.inputs import wide
 from mmpareto.integration import OneJoint
 from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece
-from mmpareto.methods.shared import finite, whole
+from mmpareto.methods.shared import finite, whole, without_effect
 from mmpareto.models import MultimodalModel
 from mmpareto.registry import Range
 
@@ -57,8 +57,14 @@ class PMR(Method):
         super().__init__(OneJoint())
         if not 0 <= momentum < 1 or not 0 < fraction <= 1:
             raise ValueError(f"momentum must be in [0, 1) and fraction in (0, 1], found {momentum} and {fraction}")
-        self.alpha, self.mu, self.momentum, self.fraction = finite("alpha", alpha), finite("mu", mu), momentum, fraction
+        self.alpha, self.mu, self.momentum, self.fraction = (
+            finite("alpha", alpha),
+            finite("mu", mu),
+            momentum,
+            float(fraction),
+        )
         self.entropy_epochs = whole("entropy_epochs", entropy_epochs)
+        without_effect("entropy_epochs", entropy_epochs, 10, not mu, "mu")
         self.modulation_epochs = whole("modulation_epochs", modulation_epochs)
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:

@@ -41,8 +41,8 @@ class ReconBoost(Method):
         together_epochs: of a stage in which all learn, 4 there.
         label_weight: 5 for CREMA-D there, 4 for AVE.
         rival_weight: 1 there.
-        agreement: weight of the agreement, 0.5 there, without effect.
-        every_class: see above.
+        agreement: weight of the agreement, 0.5 in the published code, where its gradient is cut.
+        every_class: take q log p_m over all classes, in the place of the right one alone.
         hidden: width of the head's hidden layer, 256 there; 0: a linear head.
     """
 

@@ -5,7 +5,7 @@ Shapes: B batch, C classes, D feature width of a modality, M modalities.
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -146,6 +146,16 @@ def whole(name: str, value: int, least: int = 0) -> int:
     if value < least:
         raise ValueError(f"{name} must be {least} or more, found {value}")
     return value
+
+
+def without_effect(name: str, value: Any, default: Any, unused: bool, needs: str) -> None:
+    """Refuse the option `name` where it is set and the others leave it without effect.
+
+    Raises:
+        ValueError: that says what it needs.
+    """
+    if unused and value != default:
+        raise ValueError(f"{name}={value} has no effect without {needs}; leave it out, or set {needs}")
 
 
 def one_of(name: str, value: str, choices: Iterable[str]) -> str:

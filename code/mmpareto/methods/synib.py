@@ -39,7 +39,7 @@ class SynIB(Method):
     u_m is a constant; v is a linear map of the corrupted features side by side, which the joint head of `concat` reads
     too, and learns with the model. The code has a layer between features and both heads, normalises features by a layer
     norm first, and its default schedule of p divides zero by zero. The fusion runs M times more. With several processes
-    the other sample is one of the same process; a batch of one sample has no penalty.
+    or micro-batches the other sample is one of the same process and micro-batch; one of a single sample has no penalty.
 
     Args:
         weight: lambda; 1 for CREMA-D in the published scripts, where the target is withheld; 0.001 for UR-Funny and
