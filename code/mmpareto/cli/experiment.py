@@ -151,7 +151,9 @@ def make_launcher(arguments: argparse.Namespace, runs: int, output: Path) -> tup
             f"(--runs_per_gpu sets a number), OMP_NUM_THREADS={threads or 'cores // runs'} each"
         )
     most = min(cores(), MOST_JOBS) if on_cpu else len(gpus) * (arguments.runs_per_gpu or 1)
-    jobs = arguments.jobs or most if on_cpu else min(arguments.jobs or most, most)
+    jobs = arguments.jobs or most
+    if not on_cpu:
+        jobs = min(jobs, most)
     threads = threads or str(max(1, cores() // jobs))
     return Local(TRAIN, jobs, cores(), gpus), f"{jobs} at a time {where}, OMP_NUM_THREADS={threads} each"
 
@@ -212,8 +214,8 @@ def experiment(argv: Sequence[str]) -> int:
     return max(status, tell(failures, len(grid.runs)))
 
 
-class InTheWay(str):
-    """Why a run was not started: what its folder holds."""
+class NotStarted(str):
+    """Why a run was not started: what its folder holds is in the way."""
 
 
 def perform(
@@ -225,28 +227,28 @@ def perform(
     """
     failures: dict[Run, str] = {}
     states: dict[Run, State] = {}
-    lost: set[Run] = set()
+    diverged_runs: set[Run] = set()
     for run in planned:
         try:
             states[run] = state(run)
             if trials and diverged(run) is not None:
-                lost.add(run)
+                diverged_runs.add(run)
         except RunError as error:
-            failures[run] = InTheWay(error)
-    todo = [run for run, progress in states.items() if progress is not State.FINISHED and run not in lost]
+            failures[run] = NotStarted(error)
+    todo = [run for run, progress in states.items() if progress is not State.FINISHED and run not in diverged_runs]
     unfinished = sum(states[run] is State.UNFINISHED for run in todo)
     print(
-        f"{counted(len(planned), 'run')} in {output}: {len(states) - len(todo) - len(lost)} finished, "
-        + (f"{len(lost)} diverged, " if lost else "")
+        f"{counted(len(planned), 'run')} in {output}: {len(states) - len(todo) - len(diverged_runs)} finished, "
+        + (f"{len(diverged_runs)} diverged, " if diverged_runs else "")
         + f"{unfinished} to resume, {len(todo) - unfinished} to begin"
         + (f", {len(failures)} in the way" if failures else "")
         + (f"; {where}" if todo else ""),
         flush=True,
     )
-    lacking = sum(lacks_probes(run) for run, progress in states.items() if progress is State.FINISHED)
-    if lacking:
+    without_probes = sum(lacks_probes(run) for run, progress in states.items() if progress is State.FINISHED)
+    if without_probes:
         print(
-            f"{counted(lacking, 'finished run')} without probes, which are fitted when a run ends: name another "
+            f"{counted(without_probes, 'finished run')} without probes, which are fitted when a run ends: name another "
             f"--output, or remove the folders; {program('evaluate')} RUN fits them to one run",
             flush=True,
         )
@@ -268,8 +270,8 @@ def lacks_probes(run: Run) -> bool:
 
 def tell(failures: Mapping[Run, str], number: int) -> int:
     """Say which of so many runs failed, and which were not started; the result is the exit status."""
-    for what, in_the_way in (("failed", False), ("not run", True)):
-        reasons = {run: text for run, text in failures.items() if isinstance(text, InTheWay) == in_the_way}
+    for what, kept_out in (("failed", False), ("not run", True)):
+        reasons = {run: text for run, text in failures.items() if isinstance(text, NotStarted) == kept_out}
         if reasons:
             print(f"\n{len(reasons)} of {counted(number, 'run')} {what}:", file=sys.stderr)
         for run, reason in reasons.items():
@@ -300,12 +302,12 @@ def search(arguments: argparse.Namespace, passed: Sequence[str]) -> int:
     failures: dict[Run, str] = {}
     trials: list[Trial] = []
     for numbers in plan.rounds():  # those of one round do not depend on one another
-        drawn = [plan.trial(candidate, number) for number in numbers for candidate in candidates]
-        runs = [run for trial in drawn for run in trial.runs]
+        of_round = [plan.trial(candidate, number) for number in numbers for candidate in candidates]
+        runs = [run for trial in of_round for run in trial.runs]
         failures |= perform(runs, launcher, where, arguments.output, trials=True)
-        for trial in drawn:
+        for trial in of_round:
             plan.score(trial)
-        trials += drawn
+        trials += of_round
     for what, ended in (("diverged", "diverged"), ("idle", "ended before the method acted")):
         names = (f"{trial.candidate.method} on {trial.candidate.dataset}" for trial in trials if getattr(trial, what))
         by_name = Counter(names)

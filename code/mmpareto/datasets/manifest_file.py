@@ -107,8 +107,10 @@ def read_manifest(
         if (root / UNFINISHED).exists():
             require_prepared(root, "manifest")  # says that the preparation has not ended
         raise DatasetError(f"{root} has no {MANIFEST}; docs/datasets.md shows how to write it")
-    said = tuple((declared or {}).items())
-    return _read_manifest(root, val_fraction, seed, tuple(sounds_of_videos), missing_ok, said, version(file))
+    declared_columns = tuple((declared or {}).items())
+    return _read_manifest(
+        root, val_fraction, seed, tuple(sounds_of_videos), missing_ok, declared_columns, version(file)
+    )
 
 
 @functools.lru_cache(maxsize=1)  # a run asks for its three splits
@@ -119,11 +121,11 @@ def _read_manifest(
     seed: int,
     sounds_of_videos: tuple[str, ...],
     missing_ok: bool,
-    said: tuple[tuple[str, Source], ...],
+    declared_columns: tuple[tuple[str, Source], ...],
     file_version: tuple[int, ...],
 ) -> Listed:
     del file_version  # a part of the cache's key
-    declared = dict(said)
+    declared = dict(declared_columns)
     file = root / MANIFEST
     table = read_table(file, _COLUMNS)
     modalities = [name for name in table.columns if name not in (*_COLUMNS, GROUP)]
@@ -138,28 +140,11 @@ def _read_manifest(
         if name not in modalities:
             raise DatasetError(f"{file}: there is no modality {name!r}; they are {', '.join(modalities)}")
     _check_clips(table, file)
-    groups = table.get(GROUP)  # "": a clip on its own
-    if groups is not None:
-        _refuse_files(groups, root)
-    if (table["split"] == "val").any():
-        if val_fraction is not None:
-            raise DatasetError(f"{file} has clips of the split val: leave --val_fraction out, or take the split out")
-    else:
-        train = table[table["split"] == "train"]
-        part = VAL_FRACTION if val_fraction is None else val_fraction
-        lines, labels, what = train.index.tolist(), train["label"].tolist(), f"{file}: validation"
-        if groups is None:
-            _, val = cut(lines, labels, part, seed, what)
-        else:
-            _, val = cut_groups(lines, labels, groups[lines].tolist(), part, seed, what)
-        table.loc[val, "split"] = "val"
-        say(
-            f"manifest: no clip has the split val; {len(val)} of {len(train)} are cut from train, stratified by class"
-            + ("" if groups is None else f", in whole groups ({groups[val].replace('', None).nunique()})")
-        )
-    if groups is not None:
-        _say_what_is_shared(groups, table["split"])
-    ids = table["id"].tolist()
+    if GROUP in table:
+        _refuse_files(table[GROUP], root)
+    _cut_validation(table, file, val_fraction, seed)
+    if GROUP in table:
+        _say_what_is_shared(table[GROUP], table["split"])
     empty = (table[modalities] == "").all(axis=1)
     if empty.any():
         raise DatasetError(f"{file}: {table.loc[empty, 'id'].iloc[0]} has no modality; take its line out")
@@ -168,43 +153,65 @@ def _read_manifest(
         if declared.get(name) != "words" and not are_plain(list(filter(None, paths))):
             table[name] = [
                 path and check_inside(path, root, f"{file}: {identifier}, {name}")
-                for identifier, path in zip(ids, paths, strict=True)
+                for identifier, path in zip(table["id"], paths, strict=True)
             ]
     sources: dict[str, Source] = {}
     missing: set[str] = set()
     for name in modalities:
-        files = table.loc[table[name] != "", ["id", name]].set_axis(["id", "path"], axis="columns")
-        if files.empty:
-            raise DatasetError(f"{file}: no clip has the modality {name}; take its column out")
-        if declared.get(name) == "words":
-            _refuse_paths(files["path"].tolist(), root, name)
-            sources[name] = "words"
-            continue
-        files["kind"] = file_kinds(root, files["path"].tolist())
-        absent = files[files["kind"].isna()]
-        missing.update(absent["id"])
-        if len(absent) and not missing_ok:
-            raise DatasetError(f"{file}: {_absent_text(root, name, absent['path'].tolist(), len(table))}")
-        sources[name] = _source(file, name, files, name in sounds_of_videos)
-        if name in declared:
-            if sources[name] != "array":
-                raise DatasetError(
-                    f"{file}: {name} holds {sources[name]}, and is named as {declared[name]}, which arrays (.npy, .pt) "
-                    "hold"
-                )
-            sources[name] = declared[name]
-    clips = {
-        split: Items(
-            root,
-            part["id"].tolist(),
-            part["label"].tolist(),
-            {m: part[m].tolist() for m in modalities},
-            [name for name, source in sources.items() if source == "words"],
-        )
-        for split in SPLITS
-        for part in [table[table["split"] == split]]
-    }
+        sources[name], absent = _source_of(table, name, file, declared.get(name), name in sounds_of_videos, missing_ok)
+        missing.update(absent)
+    words = [name for name, source in sources.items() if source == "words"]
+    clips = {}
+    for split in SPLITS:
+        part = table[table["split"] == split]
+        paths_of = {name: part[name].tolist() for name in modalities}
+        clips[split] = Items(root, part["id"].tolist(), part["label"].tolist(), paths_of, words)
     return Listed(clips, sources, in_order(set(table["label"])), frozenset(missing))
+
+
+def _cut_validation(table: pd.DataFrame, file: Path, val_fraction: float | None, seed: int) -> None:
+    """Give the split val to a part of the training clips, in whole groups, where no clip has it."""
+    if (table["split"] == "val").any():
+        if val_fraction is not None:
+            raise DatasetError(f"{file} has clips of the split val: leave --val_fraction out, or take the split out")
+        return
+    train = table[table["split"] == "train"]
+    part = VAL_FRACTION if val_fraction is None else val_fraction
+    lines, labels, what, groups = train.index.tolist(), train["label"].tolist(), f"{file}: validation", ""
+    if GROUP in table:
+        _, val = cut_groups(lines, labels, train[GROUP].tolist(), part, seed, what)
+        groups = f", in whole groups ({train.loc[val, GROUP].replace('', None).nunique()})"
+    else:
+        _, val = cut(lines, labels, part, seed, what)
+    table.loc[val, "split"] = "val"
+    say(
+        f"manifest: no clip has the split val; {len(val)} of {len(train)} are cut from train, stratified by class"
+        f"{groups}"
+    )
+
+
+def _source_of(
+    table: pd.DataFrame, name: str, file: Path, declared: Source | None, sound_of_video: bool, missing_ok: bool
+) -> tuple[Source, list[str]]:
+    """What a modality's column holds, and the ids of clips whose file is not there.
+
+    declared        what the command line says of it; None: nothing.
+    sound_of_video  its videos are read for their sound tracks.
+    """
+    files = table.loc[table[name] != "", ["id", name]].set_axis(["id", "path"], axis="columns")
+    if files.empty:
+        raise DatasetError(f"{file}: no clip has the modality {name}; take its column out")
+    if declared == "words":
+        _refuse_paths(files["path"].tolist(), file.parent, name)
+        return "words", []
+    files["kind"] = file_kinds(file.parent, files["path"].tolist())
+    absent = files[files["kind"].isna()]
+    if len(absent) and not missing_ok:
+        raise DatasetError(f"{file}: {_absent_text(file.parent, name, absent['path'].tolist(), len(table))}")
+    source = _source(file, name, files, sound_of_video)
+    if declared is not None and source != "array":
+        raise DatasetError(f"{file}: {name} holds {source}, and is named as {declared}, which arrays (.npy, .pt) hold")
+    return declared or source, absent["id"].tolist()
 
 
 def _refuse_paths(cells: Sequence[str], root: Path, name: str) -> None:
