@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from mmpareto import config_files
 from mmpareto.arguments import flags_of, parse, parse_settings
 from mmpareto.config import SECTIONS, Config, differing
 from mmpareto.errors import UsageError
-from mmpareto.flag_values import shown
+from mmpareto.flag_values import shown, truth
 from mmpareto.registries import DATASETS
 from mmpareto.train_flags import MEANT, SHORT, Entries, train_parser
 
@@ -317,3 +318,14 @@ def test_lists_are_printed(what: str, capsys: pytest.CaptureFixture[str]) -> Non
         parse([f"--list-{what}"], ROOT)
     assert not ended.value.code
     assert "package.module:Class" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("False", False), ("1", True), ("0", False)])
+def test_what_is_true_or_false(text: str, value: bool) -> None:
+    assert truth(text) is value
+
+
+@pytest.mark.parametrize("text", ["0true", "10", "yes", "", " 1"])
+def test_what_is_neither_true_nor_false(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="expected true or false, found"):
+        truth(text)

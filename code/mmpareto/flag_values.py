@@ -47,6 +47,14 @@ def seed(text: str) -> int:
     return number(text, int, lambda x: 0 <= x <= MOST, f"a whole number from 0 to {MOST}")
 
 
+def truth(text: str) -> bool:
+    """True or false, or 1 or 0, in any letter case."""
+    value = {"true": True, "1": True, "false": False, "0": False}.get(text.lower())
+    if value is None:
+        raise argparse.ArgumentTypeError(f"expected true or false, found {text!r:.100}")
+    return value
+
+
 def positive(text: str) -> float:
     """A finite number above zero."""
     return number(text, float, lambda x: 0 < x < float("inf"), "a number above zero")
@@ -54,7 +62,7 @@ def positive(text: str) -> float:
 
 def frame_rate(text: str) -> float:
     """Frames a second, from 0.001 to 1000."""
-    return number(text, float, lambda x: 0.001 <= x <= 1000, "a number above zero, from 0.001 to 1000")
+    return number(text, float, lambda x: 0.001 <= x <= 1000, "a number from 0.001 to 1000")
 
 
 def not_negative(text: str) -> float:
@@ -166,9 +174,7 @@ def converter(hint: Any) -> Callable[[str], Any]:
         inner = converter(arguments[0])
         return lambda text: tuple(inner(part) for part in text.split(",")) if text else ()
     if hint is bool:
-        return lambda text: bool(
-            number(text.lower().replace("true", "1").replace("false", "0"), int, (0, 1).__contains__, "true or false")
-        )
+        return truth
     if hint is int:
         return lambda text: number(text, int, lambda x: True, "a whole number")
     if hint is float:
