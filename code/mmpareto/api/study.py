@@ -28,7 +28,7 @@ from mmpareto.models import EnsembleFusion, MultimodalModel
 from mmpareto.reporting.tables import text_table
 from mmpareto.runs import RunDirectory, RunError
 from mmpareto.training.data import Loader
-from mmpareto.training.restore import same_data, trained_model
+from mmpareto.training.restore import check_same_data, same_data, saved_modalities, trained_model
 from mmpareto.training.setup import choose_device
 from mmpareto.writing import write_together
 
@@ -170,12 +170,13 @@ def load(arguments: argparse.Namespace, device: torch.device) -> tuple[list[Subj
                     "the same data" + (", or say where the data are with --data_root" if what == "data_root" else "")
                 )
         assert data is not None
-        resolved = same_data(run, config, arguments.split).modalities
+        resolved = saved_modalities(run)
         if resolved != data.modalities:
             raise UsageError(
                 f"{run.path} was trained on the modalities {resolved}, {directories[0].path} on {data.modalities}; "
                 "study them one at a time"
             )
+        check_same_data(run, config, data)
         model, epoch = trained_model(run, config, data, device)
         if isinstance(model.fusion, EnsembleFusion):
             raise UsageError(
