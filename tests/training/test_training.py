@@ -36,11 +36,12 @@ from mmpareto.inputs import Padded
 from mmpareto.integration import Integrator, MMPareto, OnFeatures, Uniform
 from mmpareto.methods import Method, cross_entropies
 from mmpareto.models import MultimodalModel, build_model
-from mmpareto.training import epochs, setup
+from mmpareto.training import gradient_log, setup
 from mmpareto.training.board import Board
 from mmpareto.training.capture import recording
 from mmpareto.training.data import Loader, SharedBatches
-from mmpareto.training.epochs import EpochRecord, GradientLog, RecordedStep, train_epoch
+from mmpareto.training.epochs import EpochRecord, RecordedStep, train_epoch
+from mmpareto.training.gradient_log import GradientLog
 from mmpareto.training.optimizer import make_optimizer
 from mmpareto.training.records import epoch_scalars, integration_summary
 from mmpareto.training.scoring import Scorer
@@ -251,7 +252,7 @@ def test_layers_are_counted_over_an_epoch_as_from_the_gradients_themselves(monke
     step = TrainingStep(model, Method(MMPareto()), torch.optim.SGD(model.parameters(), lr=0.3))
     log = GradientLog()
     cosines: dict[tuple[str, str], list[float]] = {}
-    monkeypatch.setattr(epochs, "FOLD", 4)
+    monkeypatch.setattr(gradient_log, "FOLD", 4)
     for number in range(12):
         inputs, _ = batch()
         inputs, label = {k: torch.randn_like(v) for k, v in inputs.items()}, torch.randint(3, (5,))
