@@ -12,11 +12,15 @@ import torch
 from training.test_training_processes import Points
 
 from mmpareto.arguments import parse
+from mmpareto.datasets import Modality, MultimodalDataset
+from mmpareto.errors import UsageError
+from mmpareto.models import ModelError
 from mmpareto.runs import RunDirectory
 from mmpareto.training import data
 from mmpareto.training import run as run_module
 from mmpareto.training.data import Loader
 from mmpareto.training.processes import Requests
+from mmpareto.training.setup import make_model
 from mmpareto.training.signals import Signals
 from mmpareto.training.stopping import Stopping
 from mmpareto.training.watch import TrainingError
@@ -77,3 +81,20 @@ def test_weights_that_are_not_finite_are_not_saved_at_a_stop(monkeypatch: pytest
     with pytest.raises(TrainingError):
         run_module.Run.train_epoch(part, 1)
     assert not saved
+
+
+def test_a_language_model_needs_its_own_tokenizer(tmp_path: Path) -> None:
+    """Ids of a tokenizer that was trained on the dataset's text would be other words to it."""
+    dataset = MultimodalDataset()
+    dataset.modalities = {
+        "words": Modality("tokens", (7, 50), tokenizer="{}"),
+        "sense": Modality("vector", (3,)),
+    }
+    dataset.classes = ["a", "b"]
+    chosen = {"encoder": {"words": "hf:/nowhere"}, "dataset_options": {"tokenizer": None}}
+    config = parse(["--gpu_ids", "cpu"], tmp_path).changed(**chosen)
+    with pytest.raises(UsageError, match="the tokenizer is trained on this dataset's text"):
+        make_model(config, dataset, torch.device("cpu"))
+    for other in ({"dataset_options": {"tokenizer": "/nowhere"}}, {"encoder_options": {"words.weights": "none"}}):
+        with pytest.raises(ModelError, match="/nowhere"):
+            make_model(config.changed(**other), dataset, torch.device("cpu"))

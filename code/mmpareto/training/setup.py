@@ -330,6 +330,15 @@ def make_model(
         fusion = fusion_maker(chosen, config.model.fusion_options)
     about = {name: (modality.kind, modality.shape) for name, modality in dataset.modalities.items()}
     encoders = encoder_names(about, config.model.model, config.model.encoder)
+    options = options_by_modality(config.model.encoder_options, about)
+    if restored is None and config.data.dataset_options.get("tokenizer") is None:
+        for name, modality in dataset.modalities.items():
+            of_hub = encoders[name].startswith("hf:") and options.get(name, {}).get("weights") != "none"
+            if of_hub and modality.tokenizer is not None:
+                raise UsageError(
+                    f"--encoder {name}={encoders[name]}: the tokenizer is trained on this dataset's text, and its ids "
+                    "are not those of the model; give the model's tokenizer with --tokenizer FOLDER"
+                )
     model = build_model(
         about,
         len(dataset.classes),
@@ -337,7 +346,7 @@ def make_model(
         fusion,
         config.model.architecture,
         config.model.architecture_options,
-        encoder_options=options_by_modality(config.model.encoder_options, about),
+        encoder_options=options,
         restored=restored,
     )
     return apply_switches(model, config.engine, device), encoders
