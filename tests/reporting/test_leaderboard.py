@@ -293,14 +293,15 @@ def test_files_of_one_protocol_are_merged_and_others_refused(tmp_path: Path) -> 
     for file, content in zip(files, (ours, theirs), strict=True):
         file.write_text(json.dumps({"schema": 1, **content}))
     theirs["idle"] = {"twoview": {"theirs": 2}}
-    ours["samples"], theirs["samples"] = {"twoview": {"test": {"number": 3}}}, {"avmnist": {"test": {"number": 4}}}
+    ours["samples"] = {"twoview": {"test": {"number": 3, "ids": "abc"}}}
+    theirs["samples"] = {"avmnist": {"test": {"number": 4}}, "twoview": {"test": {"number": 3}}}  # ids are not known
     ours["made"], theirs["made"] = {"device": "cpu"}, [{"device": "cpu"}, {"device": "cuda"}]
     ours["settings"]["twoview"]["learning_rate"] = "searched from 0.01 to 1"  # which earlier versions did not write
     for file, content in zip(files, (ours, theirs), strict=True):
         file.write_text(json.dumps({"schema": 1, **content}))
     merged = leaderboard.merged(files)
     assert merged["made"] == [{"device": "cpu"}, {"device": "cuda"}]
-    assert merged["samples"].keys() == {"twoview", "avmnist"}
+    assert merged["samples"] == {"twoview": {"test": {"number": 3, "ids": "abc"}}, "avmnist": {"test": {"number": 4}}}
     text = leaderboard.tables(merged)
     assert "Trials that ended before the method acted, of which none is chosen: theirs 2 of 10." in text
     assert "Diverged trials (a loss or gradient was not finite): uniform 3 of 10, theirs 10 of 10." in text

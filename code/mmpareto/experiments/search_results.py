@@ -97,7 +97,8 @@ def _collected(chosen: Sequence[Trial], finals: Sequence[Run]) -> dict[str, Any]
         tuned = planned.name.startswith(f"{TUNED}/")
         trial = trial_of[planned.config.data.dataset, planned.config.method.method]
         results.append(leaderboard.result(run, tuned=tuned, values=trial.values if tuned else {}))
-        samples.setdefault(run.dataset, RunDirectory(run.path).read_json(RESOLVED).get("samples", {}))
+        if of_run := RunDirectory(run.path).read_json(RESOLVED).get("samples"):  # not in runs of earlier versions
+            samples.setdefault(run.dataset, of_run)
         fixed = {key: value for key, value in trial.candidate.fixed.items() if key in SEARCHED}
         for key, value in (shared_settings(planned.config, run.config) | fixed).items():
             values = settings.setdefault(run.dataset, {}).setdefault(key, [])

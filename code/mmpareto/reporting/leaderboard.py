@@ -161,7 +161,7 @@ def read(path: Path) -> dict[str, Any]:
         counts = [number for inner in numbers.values() for number in inner.values()] if _nested(numbers) else [None]
         if not all(type(number) is int for number in counts):
             raise RunError(f"{path}: its numbers of {what} trials are damaged; make the leaderboard again")
-    if not _nested(content.setdefault("samples", {})):
+    if not all(map(_nested, content.setdefault("samples", {}).values())):
         raise RunError(f"{path}: its samples are damaged; make the leaderboard again")
     if isinstance(content["made"], dict):
         content["made"] = [content["made"]]
@@ -207,8 +207,10 @@ def merged(paths: Sequence[Path]) -> dict[str, Any]:
                 _same(first, second, f"{path}: other {part} of {name} than {paths[0]}")
             whole[part] |= other[part]
         for name in whole["samples"].keys() & other["samples"].keys():
-            _same(whole["samples"][name], other["samples"][name], f"{path}: other samples of {name} than {paths[0]}")
-        whole["samples"] |= other["samples"]
+            ours, theirs = whole["samples"][name], other["samples"][name]
+            message = f"{path}: other samples of {name} than {paths[0]}"
+            _same(_known_of_both(ours, theirs), _known_of_both(theirs, ours), message)
+        whole["samples"] = other["samples"] | whole["samples"]
         for kind in COUNTED:
             for dataset, numbers in other[kind].items():
                 whole[kind][dataset] = whole[kind].get(dataset, {}) | numbers
@@ -226,6 +228,15 @@ def merged(paths: Sequence[Path]) -> dict[str, Any]:
                 raise RunError(f"{path}: {_named(row)} is in another file, with other scores; leave one of them out")
             known["scores"] = row["scores"] | known["scores"]
     return whole | {"results": list(rows.values())}
+
+
+def _known_of_both(samples: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said of samples, by split, as far as it is said of others too: earlier versions said less."""
+    return {
+        split: {key: value for key, value in about.items() if key in other[split]}
+        for split, about in samples.items()
+        if split in other
+    }
 
 
 def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
