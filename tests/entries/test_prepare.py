@@ -204,7 +204,7 @@ def test_cremads_bad_input(crema: Path, tmp_path: Path) -> None:
         (("--source", crema, "--train_list", latin, "--test_list", test_list), "is not UTF-8"),
         (("--source", crema, "--train_list", test_list, "--test_list", test_list), "more than once"),
         (("--source", crema, "--train_list", path, "--test_list", test_list), "is no CREMA-D clip"),
-        (("--source", crema, "--fps", "0"), "expected a number above zero"),
+        (("--source", crema, "--fps", "0"), "expected a number from 0.001 to 1000"),
         (("--source", crema, "--split", "speaker", "--val_fraction", "0.2"), "belongs to --split published"),
     ]
     for flags, message in cases:

@@ -246,7 +246,7 @@ def test_mslr_s_factors_are_rates_of_groups() -> None:
     set_rates(run.optimizer, run.schedule, factors)
     rates = {group["name"]: group["lr"] for group in run.optimizer.param_groups}
     assert rates == pytest.approx({"x": 0.075, "y": 0.05, "heads": 0.1})
-    with pytest.raises(MethodError, match="'sound'; the modalities are x, y"):
+    with pytest.raises(MethodError, match="factors: a value is given for 'sound'; the names are x, y"):
         Run("mslr", factors="sound:2")
 
 
