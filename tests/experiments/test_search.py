@@ -463,7 +463,7 @@ def test_a_search_that_was_killed_goes_on_and_ends_with_the_same_tables(tmp_path
         (method, tuned, seed) for tuned in (True, False) for seed in (10, 11) for method in ("uniform", "mmpareto")
     ]
     table = (whole / "trials.csv").read_text().splitlines()
-    assert table[0] == "dataset,method,trial,values,accuracy,loss,chosen,diverged"
+    assert table[0] == "dataset,method,trial,values,accuracy,loss,chosen,diverged,idle"
     trials = [line.split(",") for line in table[1:]]
     for method in ("uniform", "mmpareto"):
         mine = [(float(t[4]), -float(t[5]), t[6]) for t in trials if t[1] == method]
