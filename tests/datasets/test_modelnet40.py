@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from datasets.make_media import side_cars
 from datasets.real import real
+from entries.command import inside
 from PIL import Image
 
+from mmpareto.cli import prepare
 from mmpareto.datasets import DatasetError, build
 from mmpareto.datasets.base import UnusableError
 from mmpareto.datasets.clips import ClipDataset
 from mmpareto.datasets.meshes import read_mesh
 from mmpareto.datasets.modelnet40 import CLASSES, files_of, renders
+from mmpareto.datasets.reading import reader_from
 from mmpareto.preparation.modelnet40 import ELEVATION, render
 
 STYLES = {"white": "{}.obj_whiteshaded_v{:04d}.png", "shaded": "{}.obj.shaded_v{:03d}.png"}
@@ -55,6 +60,19 @@ def test_views_of_both_file_name_styles(tmp_path: Path, style: str) -> None:
         "view5": 50,
         "view9": 90,
     }
+
+
+def test_raw_renders_are_predicted_as_they_were_prepared(tmp_path: Path) -> None:
+    root = write_renders(tmp_path / "raw")
+    random = np.random.default_rng(0)
+    raw = root / "airplane" / "test" / STYLES["white"].format("airplane_0006", 0)
+    Image.fromarray(random.integers(0, 256, (50, 50, 3)).astype(np.uint8)).save(raw)
+    flags = ("--source", root, "--output", tmp_path / "out", "--image_size", "20", "--workers", "1")
+    assert inside(prepare.main, "modelnet40", *flags).returncode == 0
+    data = build("modelnet40", tmp_path / "out", "test", image_size=12)
+    (index,) = [k for k in range(len(data)) if "airplane_0006" in data[k]["id"]]
+    reader = reader_from(json.loads(json.dumps(data.saved_readers()))["view0"], data.modalities["view0"])
+    assert torch.equal(reader.read(raw, None), data[index]["inputs"]["view0"])
 
 
 def test_there_are_forty_classes() -> None:

@@ -229,6 +229,15 @@ def test_a_measure_that_not_all_seeds_have_says_how_many_do() -> None:
     assert sorted(rows) == [["mmpareto", "71.0", "0.5 (2)"], ["random", "71.0", "n/a"], ["uniform", "71.0", "1.0"]]
 
 
+def test_the_interval_of_five_seeds_covers_the_mean_as_often_as_the_tables_say() -> None:
+    assert "it covers the true mean in about 83 % of cases" in leaderboard_tables.CAPTION
+    random = np.random.default_rng(0)
+    accuracies = random.normal(size=(4000, 5))
+    means = np.stack([accuracies[:, random.integers(0, 5, 5)].mean(1) for _ in range(1000)])
+    low, high = np.percentile(means, [2.5, 97.5], axis=0)
+    assert ((low <= 0) & (high >= 0)).mean() == pytest.approx(0.83, abs=0.02)
+
+
 @pytest.mark.parametrize(("methods", "quantile"), [(2, 1.960), (5, 2.728), (10, 3.164)])
 def test_critical_differences_are_those_of_demsars_table(methods: int, quantile: float) -> None:
     expected = quantile * np.sqrt(methods * (methods + 1) / (6 * 14))

@@ -314,15 +314,17 @@ def search(arguments: argparse.Namespace, passed: Sequence[str]) -> int:
         if by_name:
             listed = ", ".join(f"{name} {number}" for name, number in by_name.items())
             print(f"{by_name.total()} of {counted(len(trials), 'trial')} {ended}, of which none is chosen: {listed}")
-    chosen = []
+    chosen_trials = []
     for candidate in candidates:
         its_trials = [trial for trial in trials if trial.candidate == candidate]
         best = plan.best(its_trials)
         if best is not None:
-            chosen.append(best)
+            chosen_trials.append(best)
         else:
             print(f"{candidate.method} on {candidate.dataset}: {_why_none(plan, its_trials)}", file=sys.stderr)
-    finals = plan.finals(chosen, recipe=False) + (plan.finals(chosen, recipe=True) if arguments.recipe else [])
+    finals = plan.finals(chosen_trials, recipe=False) + (
+        plan.finals(chosen_trials, recipe=True) if arguments.recipe else []
+    )
     failures |= perform(finals, launcher, where, arguments.output)
     for run in finals:
         if run not in failures and run.name.startswith(TUNED):
@@ -331,10 +333,10 @@ def search(arguments: argparse.Namespace, passed: Sequence[str]) -> int:
             except UserError as error:  # the scores are worth keeping
                 print(f"warning: {run.name}: no measures of balance: {error}", file=sys.stderr)
     status = tell(failures, len(finals) + sum(len(trial.runs) for trial in trials))
-    if not write_leaderboard(plan, trials, chosen, [run for run in finals if run not in failures]):
+    if not write_leaderboard(plan, trials, chosen_trials, [run for run in finals if run not in failures]):
         print("no leaderboard: no run with chosen values is finished", file=sys.stderr)
         return 1
-    flags = dict.fromkeys(name for trial in chosen for name in trial.values)
+    flags = dict.fromkeys(name for trial in chosen_trials for name in trial.values)
     from mmpareto.api import comparison  # pandas takes a second to import
 
     tuned = [run.folder for run in finals if run not in failures and run.name.startswith(TUNED)]

@@ -21,7 +21,7 @@ from mmpareto.datasets.base import DatasetError, MultimodalDataset, Sample, Spli
 from mmpareto.datasets.crops import Crop, black
 from mmpareto.datasets.items import Item, Items
 from mmpareto.datasets.prepared import read_description
-from mmpareto.datasets.readers import ImageReader, Reader
+from mmpareto.datasets.readers import FramesReader, ImageReader, Reader
 from mmpareto.inputs import VARIABLE
 from mmpareto.json_files import read_object
 from mmpareto.special_files import hint
@@ -104,20 +104,23 @@ class ClipDataset(MultimodalDataset):
         return self.items.ids
 
     def saved_readers(self) -> dict[str, dict[str, Any]]:
-        """See MultimodalDataset; frames of videos, and images that were made smaller, say how they were stored."""
-        saved = {modality: reader.saved() for modality, reader in self.readers.items()}
+        """See MultimodalDataset; of a prepared dataset with what `stored_form` says."""
         root = self.items.root
-        if root != Path() and (root / DESCRIPTION).exists():
-            parameters = read_description(root, self.name)["parameters"]
-            sources = parameters.get("sources", {})  # of a manifest
-            for modality, reader in saved.items():
-                if reader["reader"] == "frames" and sources.get(modality, "video") == "video":
-                    reader |= {key: parameters.get(key) for key in ("fps", "frame_size")}
-                elif modality in parameters.get("suffixes", {}):
-                    reader |= {"frame_size": parameters["frame_size"], "suffix": parameters["suffixes"][modality]}
-                elif parameters.get("source") == "renders":  # of ModelNet40, square
-                    reader |= {"frame_size": parameters["image_size"], "suffix": ".png"}
-        return saved
+        prepared = root != Path() and (root / DESCRIPTION).exists()
+        parameters = read_description(root, self.name)["parameters"] if prepared else None
+        return {
+            modality: reader.saved() | ({} if parameters is None else self.stored_form(modality, parameters))
+            for modality, reader in self.readers.items()
+        }
+
+    def stored_form(self, modality: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """How `prepare.py` stored a modality's raw files, for a reader of such files, see `reading.reader_from`.
+
+        Args:
+            parameters: of the preparation. Frames are those of videos, unless a dataset says otherwise.
+        """
+        is_of_videos = isinstance(self.readers[modality], FramesReader)
+        return {key: parameters.get(key) for key in ("fps", "frame_size")} if is_of_videos else {}
 
     def __getitem__(self, index: int) -> Sample:
         item = self.items[index]

@@ -267,7 +267,7 @@ def cut_groups(
     whole = []
     for label, group in zip(labels, groups, strict=True):
         # such samples may be taken together in any way, and a fold takes as long as it has groups
-        whole.append(group or f":{singles[label] % _SINGLES}")
+        whole.append(group or f"\0{singles[label] % _SINGLES}")  # the name of no group
         singles[label] += not group
     smaller = max(min(part, 1 - part), 1 / len(labels))
     number = min(max(2, round(1 / smaller)), max(counts.values()), len(set(whole)))

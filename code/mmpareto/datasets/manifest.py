@@ -142,6 +142,13 @@ class Manifest(ClipDataset):
                 if isinstance(reader, SoundReader):
                     reader.look_at(self.items.sources(name))
 
+    def stored_form(self, modality: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """See ClipDataset; frames may be a video's, or files of the manifest, which may have been made smaller."""
+        if parameters["sources"][modality] == "video":
+            return super().stored_form(modality, parameters)
+        suffixes = parameters.get("suffixes", {})
+        return {"frame_size": parameters["frame_size"], "suffix": suffixes[modality]} if modality in suffixes else {}
+
     def sample_files(self) -> set[str]:
         """See MultimodalDataset."""
         return self.items.files

@@ -8,9 +8,9 @@ object, 30 degrees apart:
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from mmpareto.data_folders import DESCRIPTION, require_root
 from mmpareto.datasets.base import DATASETS, DatasetError, Split
@@ -92,6 +92,12 @@ class ModelNet40(ClipDataset):
         readers = {f"view{view}": ImageReader(image_size) for view in views}
         super().__init__("modelnet40", split, items, readers, classes, seed)
         self.check(root)
+
+    def stored_form(self, modality: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """See ClipDataset: renders are square, and larger ones were made smaller."""
+        return (
+            {"frame_size": parameters["image_size"], "suffix": ".png"} if parameters.get("source") == "renders" else {}
+        )
 
 
 def check_views(views: Sequence[int]) -> None:

@@ -89,7 +89,7 @@ def _collected(chosen: Sequence[Trial], finals: Sequence[Run]) -> dict[str, Any]
     trial_of = {(trial.candidate.dataset, trial.candidate.method): trial for trial in chosen}
     planned_of = {run.folder.resolve(): run for run in finals}
     results: list[dict[str, Any]] = []
-    made: list[dict[str, Any]] = []
+    environments: list[dict[str, Any]] = []
     samples: dict[str, Any] = {}
     settings: dict[str, dict[str, list[Any]]] = {}  # {dataset: {setting: its values}}
     for run in find([run.folder for run in finals])[0]:
@@ -106,8 +106,8 @@ def _collected(chosen: Sequence[Trial], finals: Sequence[Run]) -> dict[str, Any]
                 values.append(value)
         environment = {key: run.environment.get(key) for key in ("device", "versions", "git")}
         environment["day"] = str(run.environment.get("started"))[:10]
-        if environment not in made:
-            made.append(environment)
+        if environment not in environments:
+            environments.append(environment)
     return {
         "settings": {
             dataset: {key: values[0] if len(values) == 1 else _mixed(values) for key, values in shared.items()}
@@ -115,7 +115,7 @@ def _collected(chosen: Sequence[Trial], finals: Sequence[Run]) -> dict[str, Any]
         },
         "samples": samples,
         "results": results,
-        "made": made,
+        "made": environments,
     }
 
 

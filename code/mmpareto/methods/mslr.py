@@ -5,7 +5,7 @@ import torch
 from mmpareto.escape import counted
 from mmpareto.integration import OneJoint
 from mmpareto.methods.base import METHODS, Boundary, Method
-from mmpareto.methods.shared import by_name, named_values, whole
+from mmpareto.methods.shared import by_name, check_names, named_values, whole
 from mmpareto.models import MultimodalModel
 
 
@@ -34,13 +34,13 @@ class MSLR(Method):
     def __init__(self, factors: str = "", window: int = 5) -> None:
         super().__init__(OneJoint())
         self.window = whole("window", window, 1)
-        self.factors, self._text = named_values("factors", factors), factors
+        self.factors = named_values("factors", factors)
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Raises MethodError for a factor of no modality."""
         super().setup(model, seed, epochs)
         self.names = list(model.encoders)
-        named_values("factors", self._text, self.names)
+        check_names("factors", self.factors, self.names)
         self.state["rates"] = torch.ones(len(self.names), dtype=torch.float64)  # factors of this epoch
         # the last accuracies, oldest first; NaN where there is none yet; on the CPU, read once an epoch
         self.state["accuracies"] = torch.full((len(self.names), self.window), torch.nan, dtype=torch.float64)

@@ -200,6 +200,13 @@ def named_values(option: str, text: str, names: Collection[str] | None = None) -
             raise ValueError(f"{option}: expected NAME:VALUE,..., found {part!r}") from None
         if not 0 <= values[name] < float("inf"):
             raise ValueError(f"{option}: expected finite values, zero or more, found {part!r}")
-        if names is not None and name not in names:
-            raise MethodError(f"{option}: a value is given for {name!r}; the names are {', '.join(names)}")
+    if names is not None:
+        check_names(option, values, names)
     return values
+
+
+def check_names(option: str, values: Iterable[str], names: Collection[str]) -> None:
+    """Raise MethodError where an option has a value for a name that there is not."""
+    for name in values:
+        if name not in names:
+            raise MethodError(f"{option}: a value is given for {name!r}; the names are {', '.join(names)}")

@@ -94,9 +94,9 @@ def _test(row: Row, baselines: Sequence[Row], tuned: Sequence[str]) -> PairedTes
     """The test of one row, not corrected."""
     if row in baselines:
         return PairedTest(None, reason=BASELINE)
-    own = ("architecture", "architecture_options") if _brings_architecture(row) else ()
+    brought = ("architecture", "architecture_options") if _brings_architecture(row) else ()
     candidates = [
-        baseline for baseline in baselines if _common(baseline, (*tuned, *own)) == _common(row, (*tuned, *own))
+        baseline for baseline in baselines if _common(baseline, (*tuned, *brought)) == _common(row, (*tuned, *brought))
     ]
     if len(candidates) > 1:
         candidates = [baseline for baseline in candidates if _same_options(baseline, row, tuned)] or candidates

@@ -30,7 +30,7 @@ class RecentSteps:
     """
 
     def __init__(self) -> None:
-        self.steps = 0  # rows in use, as far as the host knows
+        self._steps = 0  # rows in use, as far as the host knows
         self._sizes: dict[str, int] = {}  # {encoder: T}, in the order of a row
         self._rows = torch.empty(0)  # float64 [FOLD, sum of 5 + 4 T]: of each encoder PER_STEP, then Gramians
         self._next = torch.empty(0)  # int64 [1]: the row of the next step, on the device
@@ -48,17 +48,22 @@ class RecentSteps:
         self._rows.index_copy_(0, self._next, row.unsqueeze(0))
         self._next += 1
 
+    def count(self) -> bool:
+        """Take note on the host of a row that was written; whether all rows are in use."""
+        self._steps += 1
+        return self._steps == FOLD
+
     def reset(self) -> None:
         """Begin with the first row again, in the same memory."""
-        self.steps = 0
+        self._steps = 0
         self._next.zero_()
 
     def measured(self) -> dict[str, Measured]:
         """{encoder: what the rows hold}, copied; empty without steps."""
         parts = {}
         start = 0
-        rows = self._rows[: self.steps]
-        for encoder, size in self._sizes.items() if self.steps else ():
+        rows = self._rows[: self._steps]
+        for encoder, size in self._sizes.items() if self._steps else ():
             middle, end = start + len(PER_STEP), start + len(PER_STEP) + 4 * size
             gramians = rows[:, middle:end].clone(memory_format=torch.contiguous_format).view(-1, size, 2, 2)
             parts[encoder] = Measured(rows[:, start:middle].float(), gramians)
@@ -70,9 +75,9 @@ class RecentSteps:
         self._reserve({name: part.gramians.shape[1] for name, part in measured.items()}, device)
         parts = [(part.values, part.gramians.flatten(1)) for part in measured.values()]
         rows = torch.cat([part.double() for pair in parts for part in pair], 1)
-        self.steps = len(rows)
-        self._rows[: self.steps] = rows.to(device)
-        self._next.fill_(self.steps)
+        self._steps = len(rows)
+        self._rows[: self._steps] = rows.to(device)
+        self._next.fill_(self._steps)
 
     def _reserve(self, sizes: dict[str, int], device: torch.device) -> None:
         self._sizes = sizes
@@ -98,8 +103,7 @@ class GradientLog:
     def count(self, step: int) -> None:
         """Take note on the host of a step whose diagnostics were written."""
         self._steps.append(step)
-        self._recent.steps += 1
-        if self._recent.steps == FOLD:
+        if self._recent.count():
             self._fold()
 
     def reset(self) -> None:

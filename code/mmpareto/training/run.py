@@ -473,12 +473,12 @@ class Run:
             self.board.scalars(step_scalars(done, float(self.schedule.get_last_lr()[-1]), speed), number)
         minutes = (time.monotonic() - state.saved_at) / 60
         due = config.checkpoint_minutes is not None and minutes >= config.checkpoint_minutes
-        asked = self.processes.exchange(Requests(due, self.stopping.requested))
-        if asked.save or asked.stop:
+        requests = self.processes.exchange(Requests(due, self.stopping.requested))
+        if requests.save or requests.stop:
             self.watch.check(state.epoch)
             state.save(self.directory)
             self.processes.settle()  # what was asked for before this checkpoint
-        return asked.stop
+        return requests.stop
 
     def scores_by_head(self, split: str) -> dict[str, Any]:
         """Scores of the model as it is now on a split, in the form of results.json."""

@@ -64,15 +64,15 @@ def choose_device(gpu_ids: str | int | torch.device | None, processes: Processes
     if gpu_ids is None and count == 0:
         return torch.device("cpu")
     if gpu_ids is None:
-        chosen = list(range(count if processes.size > 1 else 1))
+        numbers = list(range(count if processes.size > 1 else 1))
     else:
-        chosen = _gpu_numbers(gpu_ids, count, processes.size)
-    if processes.local_rank >= len(chosen):
+        numbers = _gpu_numbers(gpu_ids, count, processes.size)
+    if processes.local_rank >= len(numbers):
         raise UsageError(
-            f"process {processes.local_rank} of this machine has no GPU: {len(chosen)} to use; start as many processes "
-            "as GPUs, or give --gpu_ids cpu"
+            f"process {processes.local_rank} of this machine has no GPU: {len(numbers)} to use; start as many "
+            "processes as GPUs, or give --gpu_ids cpu"
         )
-    device = torch.device("cuda", chosen[processes.local_rank])
+    device = torch.device("cuda", numbers[processes.local_rank])
     torch.cuda.set_device(device)
     return device
 
@@ -85,19 +85,19 @@ def _gpu_numbers(gpu_ids: str, count: int, processes: int) -> list[int]:
     parts = gpu_ids.split(",")
     if not all(part.strip().isdecimal() for part in parts):
         raise UsageError(f"--gpu_ids: expected numbers of GPUs, such as 0 or 0,1, cpu or mps; found {gpu_ids!r}")
-    chosen = [int(part) for part in parts]
-    if len(set(chosen)) < len(chosen):
+    numbers = [int(part) for part in parts]
+    if len(set(numbers)) < len(numbers):
         raise UsageError(f"--gpu_ids {gpu_ids}: a GPU is named twice; name one for each process")
-    if processes == 1 and len(chosen) > 1:
+    if processes == 1 and len(numbers) > 1:
         raise UsageError(
             f"--gpu_ids {gpu_ids}: several GPUs need a process each; "
-            f"PROCESSES={len(chosen)} sh script/distributed.sh --gpu_ids {gpu_ids} starts them"
+            f"PROCESSES={len(numbers)} sh script/distributed.sh --gpu_ids {gpu_ids} starts them"
         )
     if count == 0:
         raise UsageError(f"--gpu_ids {gpu_ids}: PyTorch sees no GPU here; leave the flag out, or give --gpu_ids cpu")
-    if max(chosen) >= count:
+    if max(numbers) >= count:
         raise UsageError(f"--gpu_ids {gpu_ids}: PyTorch sees {counted(count, 'GPU')}, numbered from 0")
-    return chosen
+    return numbers
 
 
 def seed_everything(seed: int) -> None:
