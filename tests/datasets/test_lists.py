@@ -233,7 +233,7 @@ def test_groups_that_cannot_be_cut(labels: str, groups: str) -> None:
 def test_a_sample_without_a_group_is_one_of_its_own() -> None:
     labels = ["ab"[k % 2] for k in range(6000)]
     groups = ["speaker"] * 100 + [""] * 5900  # as many groups would take a minute
-    stay, off = cut_groups(range(6000), labels, groups, 0.1, 0, "validation")
+    _, off = cut_groups(range(6000), labels, groups, 0.1, 0, "validation")
     assert abs(len(off) - 600) < 150
     assert len({index in set(off) for index in range(100)}) == 1  # the speaker is on one side
     assert Counter(labels[index] for index in off if index >= 100)["a"] > 200

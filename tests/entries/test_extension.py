@@ -146,6 +146,7 @@ def test_what_a_method_does_between_epochs_costs_time_and_a_method_that_never_ac
     assert done.returncode == 0, done.stderr
     assert "warning: mine:Slow: it never acts in 2 epochs" in done.stderr
     results = json.loads((mine / "run" / "results.json").read_text())
+    assert results["idle"] == "it never acts in 2 epochs"
     with open(mine / "run" / "metrics.csv", newline="") as file:
         epochs = sum(float(row["seconds"]) for row in csv.DictReader(file))
     assert results["seconds"] >= epochs + 0.9

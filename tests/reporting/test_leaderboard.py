@@ -180,6 +180,19 @@ def test_a_probe_is_compared_with_one_of_the_same_encoders_and_data(tmp_path: Pa
     }
 
 
+def test_encoders_that_see_one_another_are_not_compared_with_any_trained_alone(tmp_path: Path) -> None:
+    evaluated(tmp_path / "a", "uniform", "zero", 60.0, architecture="mmtm")
+    evaluated(tmp_path / "b", "pareto", "zero", 50.0)
+    evaluated(tmp_path / "c", "unimodal", "zero", 70.0)
+    table = balance_of_rows(rows_of(find([tmp_path])[0]))
+    gaps = dict(table[["method", "probe less alone, gray"]].to_numpy().tolist())
+    assert gaps == {"uniform, architecture mmtm": "n/a", "pareto": "-20.0", "unimodal": "n/a"}
+    evaluated(tmp_path / "d", "unimodal", "zero", 30.0, seed=1, architecture="mmtm")
+    evaluated(tmp_path / "e", "pareto", "zero", 50.0, seed=1)
+    table = balance_of_rows(rows_of(find([tmp_path])[0]))
+    assert dict(table[["method", "probe less alone, gray"]].to_numpy().tolist())["pareto"] == "-20.0"
+
+
 def test_trials_of_a_search_are_in_no_report_unless_they_are_named(tmp_path: Path) -> None:
     make_run(tmp_path / "trials" / "digits" / "uniform" / "trial3" / "seed0", "uniform")
     with pytest.raises(RunError, match="holds 1 run of a search's trials, and none of chosen values"):

@@ -38,6 +38,16 @@ def test_holm_by_hand() -> None:
     assert holm([]) == []
 
 
+def test_a_method_with_its_own_architecture_is_compared_with_the_baseline(tmp_path: Path) -> None:
+    for seed in range(2):
+        make_run(tmp_path / f"u{seed}", "uniform", seed, 40.0 + seed, architecture="late_fusion")
+        make_run(tmp_path / f"t{seed}", "transformer", seed, 50.0 + 2 * seed, architecture="transformer")
+        make_run(tmp_path / f"p{seed}", "pareto", seed, 50.0, architecture="mmtm")
+    tests = paired(tmp_path)
+    assert tests["transformer, architecture transformer"].difference == pytest.approx(10.5)
+    assert tests["pareto, architecture mmtm"].reason == "no baseline rows with these settings"
+
+
 def test_an_option_that_is_called_as_a_flag_is_no_other_setting(tmp_path: Path) -> None:
     for seed in range(2):
         make_run(tmp_path / f"u{seed}", "uniform", seed, 40.0 + seed, momentum=0.9)

@@ -277,7 +277,7 @@ def _labels(firsts: Sequence[FinishedRun], runs: Sequence[FinishedRun], unnamed:
         values: pd.Series = tables[run.dataset].loc[run.path]
         keys = _naming_settings(run, tables[run.dataset], by_dataset[run.dataset])
         present = [key for key in keys if values[key] != _NOT_SET]
-        options = _options_of(by_dataset[run.dataset], [part for part in ("fusion", "architecture") if part in keys])
+        options = options_of(by_dataset[run.dataset], [part for part in ("fusion", "architecture") if part in keys])
         brief = [key for key in present if key not in options]
         marks = [SELECTED_ON_TEST] * run.selected_on_test
         for level, named in zip(levels, (brief, present, keys), strict=True):
@@ -305,7 +305,7 @@ def _naming_settings(run: FinishedRun, table: pd.DataFrame, members: Sequence[Fi
     return list(dict.fromkeys([*table.columns[differs[same_method].any()], *unusual]))
 
 
-def _options_of(members: Sequence[FinishedRun], parts: Sequence[str]) -> set[str]:
+def options_of(members: Sequence[FinishedRun], parts: Sequence[str]) -> set[str]:
     """The options of these parts of a model, such as its fusion, in any of the runs."""
     return {
         _option_name(other, f"{part}_options", name)

@@ -1,6 +1,6 @@
 """Ranks of a dataset's rows, and paired t-tests against a baseline row, corrected after Holm."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,7 +8,7 @@ import pandas as pd
 from scipy import stats
 
 from mmpareto.registries import METHODS, architecture_of
-from mmpareto.reporting.comparison import Row, method_options, settings
+from mmpareto.reporting.comparison import Row, method_options, options_of, settings
 from mmpareto.reporting.finished import FinishedRun
 from mmpareto.runs import RunError
 
@@ -94,10 +94,13 @@ def _test(row: Row, baselines: Sequence[Row], tuned: Sequence[str]) -> PairedTes
     """The test of one row, not corrected."""
     if row in baselines:
         return PairedTest(None, reason=BASELINE)
-    brought = ("architecture", "architecture_options") if _brings_architecture(row) else ()
-    candidates = [
-        baseline for baseline in baselines if _common(baseline, (*tuned, *brought)) == _common(row, (*tuned, *brought))
-    ]
+    ignored: set[str] = set(tuned)
+    if row.method in METHODS and architecture_of(row.method) is not None:  # no baseline has the method's own
+        ignored |= {
+            "architecture",
+            *options_of([row.runs[0], *(other.runs[0] for other in baselines)], ["architecture"]),
+        }
+    candidates = [baseline for baseline in baselines if _common(baseline, ignored) == _common(row, ignored)]
     if len(candidates) > 1:
         candidates = [baseline for baseline in candidates if _same_options(baseline, row, tuned)] or candidates
     if len(candidates) != 1:
@@ -113,11 +116,6 @@ def _test(row: Row, baselines: Sequence[Row], tuned: Sequence[str]) -> PairedTes
     return PairedTest(baseline, seeds, difference, p, reason="the same difference for every seed" if p is None else "")
 
 
-def _brings_architecture(row: Row) -> bool:
-    """Whether the row's method has an architecture of its own, so that no baseline has the same one."""
-    return row.method in METHODS and architecture_of(row.method) is not None
-
-
 def _same_options(baseline: Row, row: Row, tuned: Sequence[str]) -> bool:
     """Whether the two have an option of their methods in common, and the same values of all common options."""
     first, second = (method_options(member.runs[0]) for member in (row, baseline))
@@ -125,8 +123,8 @@ def _same_options(baseline: Row, row: Row, tuned: Sequence[str]) -> bool:
     return bool(shared) and all(first[name] == second[name] for name in shared)
 
 
-def _common(row: Row, tuned: Sequence[str]) -> str:
-    """What a row and its baseline must share: all settings but the method's options and the tuned flags."""
+def _common(row: Row, ignored: Collection[str]) -> str:
+    """What a row and its baseline must share: all settings but the method's options and the ignored ones."""
     run = row.runs[0]
-    ignored = {*method_options(run), *tuned}
-    return repr((run.selected_on_test, sorted((k, str(v)) for k, v in settings(run).items() if k not in ignored)))
+    left_out = {*method_options(run), *ignored}
+    return repr((run.selected_on_test, sorted((k, str(v)) for k, v in settings(run).items() if k not in left_out)))
