@@ -18,6 +18,7 @@ import pytest
 import torch
 from datasets.make_media import lfs_pointer, side_cars, write_frames
 from PIL import Image
+from torchvision.transforms._presets import ImageClassification
 
 from mmpareto.datasets import DatasetError, Modality, to_device
 from mmpareto.datasets.arrays import load_array
@@ -34,6 +35,8 @@ from mmpareto.datasets.readers import (
 )
 from mmpareto.inputs import values_of
 from mmpareto.training.data import Loader
+
+IMAGENET = ImageClassification(crop_size=4)
 
 
 @pytest.mark.parametrize("first", [0, 1, 9])
@@ -74,7 +77,9 @@ def test_random_frames_stay_in_their_parts_and_reach_all_of_them() -> None:
 
 def test_scored_images_are_resized_whole_as_pillow_does(tmp_path: Path) -> None:
     folder = write_frames(tmp_path / "c", ["1.png"])
-    pixels = ImageReader(20).read(folder / "1.png", None)
+    reader = ImageReader(20)
+    assert (reader.modality.mean, reader.modality.std) == (tuple(IMAGENET.mean), tuple(IMAGENET.std))
+    pixels = reader.read(folder / "1.png", None)
     with Image.open(folder / "1.png") as image:
         expected = np.asarray(image.resize((20, 20), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
     assert pixels.dtype == torch.uint8

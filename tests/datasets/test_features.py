@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.signal
+import torch
 from datasets.make_media import tone
 
+from mmpareto.datasets import to_device
 from mmpareto.datasets.base import UnusableError
-from mmpareto.datasets.features import fbank, stft, write_features
+from mmpareto.datasets.features import FeatureReader, fbank, stft, write_features
 from mmpareto.datasets.media import Sound
 
 
@@ -94,3 +96,11 @@ def test_stored_features_are_exact_to_a_hundredth(tmp_path: Path) -> None:
 def test_a_sound_shorter_than_a_window_is_unusable() -> None:
     with pytest.raises(UnusableError, match="too short"):
         fbank(Sound(np.ones((1, 399), np.float32), 16000))
+
+
+def test_fbank_features_are_normalised_as_published() -> None:
+    modality = FeatureReader("fbank").modality
+    stored = torch.full(modality.shape, -4.503877)
+    stored[..., 1] += 2 * 5.141276
+    moved = to_device({"audio": stored[None]}, {"audio": modality}, torch.device("cpu"))["audio"]
+    assert moved[0, 0, 0, :2].tolist() == pytest.approx([0.0, 1.0], abs=1e-6)

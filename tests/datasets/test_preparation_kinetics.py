@@ -11,10 +11,11 @@ from PIL import Image
 
 from mmpareto.datasets.base import UnusableError
 from mmpareto.datasets.features import fbank
+from mmpareto.datasets.kinetics_sounds import CLASSES
 from mmpareto.datasets.media import read_sound
 from mmpareto.preparation.audio_visual import make
 from mmpareto.preparation.common import Clip
-from mmpareto.preparation.kinetics_sounds import part_of, warn_of_shared
+from mmpareto.preparation.kinetics_sounds import part_of, published_list, warn_of_shared
 
 
 @pytest.mark.parametrize(
@@ -69,3 +70,11 @@ def test_videos_in_several_splits_are_named(capsys: pytest.CaptureFixture[str]) 
     said = capsys.readouterr().err
     assert "warning: 1 video in several splits, such as aaaaaaaaaaa_000030_000040 (train) and" in said
     assert "aaaaaaaaaaa_000000_000010 (test); take them out of all splits but one" in said
+
+
+def test_labels_of_a_published_list_are_places_in_the_alphabet(tmp_path: Path) -> None:
+    lines = [f"-ab_000000{k}_000000_000010,10,{label}\n" for k, label in enumerate((0, 25, 30))]
+    (tmp_path / "list.txt").write_text("".join(lines))
+    assert [name for _, name in published_list(tmp_path / "list.txt")] == ["blowing_nose", "singing", "tickling"]
+    assert sorted(CLASSES) == CLASSES
+    assert len(CLASSES) == 31

@@ -196,3 +196,9 @@ def test_the_real_recordings(tmp_path: Path) -> None:
     assert len(set(parts["train"].labels)) == 27
     longest = [max(len(part[i]["inputs"]["skeleton"]) for i in range(len(part))) for part in parts.values()]
     assert max(longest) == 63
+
+
+def test_actions_have_their_published_numbers() -> None:
+    named = {7: "basketball_shoot", 8: "draw_x", 13: "boxing", 19: "knock", 22: "jog", 24: "sit_to_stand", 26: "lunge"}
+    assert {number: ACTIONS[number - 1] for number in named} == named
+    assert len(ACTIONS) == 27

@@ -142,18 +142,34 @@ def test_a_run_that_cannot_be_continued_is_left_to_others(flags: list[str], data
     assert mmpareto.train(settings, resume=True).history.index.tolist() == [1]
 
 
-def test_the_time_of_an_interrupted_teacher_is_the_run_s_and_no_epoch_s() -> None:
+def test_the_time_of_an_interrupted_teacher_is_the_run_s_and_no_epoch_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    for name in ("monotonic", "perf_counter"):
+        monkeypatch.setattr(time, name, lambda: clock[0])
     run: Any = object.__new__(Run)
     run.state = SimpleNamespace(seconds=1.0, record=EpochRecord(["x"], torch.device("cpu")))
 
     def interrupted() -> None:
-        time.sleep(0.2)
+        clock[0] += 50
         raise Interrupted(15)
 
     with pytest.raises(Interrupted):
         run.timed(interrupted)
-    assert run.state.seconds >= 1.2
-    assert run.state.record.seconds < 0.2
+    assert run.state.seconds == 51
+    assert run.state.record.seconds == 0
+
+
+def test_the_clock_of_an_epoch_goes_on_where_its_checkpoint_stood(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    record = EpochRecord(["x"], torch.device("cpu"))
+    clock[0], record.batches = 110.0, 4
+    saved = record.state_dict()
+    clock[0] = 500.0
+    record.load_state_dict(saved, torch.device("cpu"))
+    clock[0], record.batches = 502.0, 10
+    assert record.seconds == 12
+    assert record.batches_per_second == 3
 
 
 def test_a_lost_table_of_gradients_is_said(flags: list[str], tmp_path: Path) -> None:

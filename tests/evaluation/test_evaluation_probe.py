@@ -65,6 +65,7 @@ def test_a_single_class_cannot_be_fitted() -> None:
 
 
 def test_a_modality_of_a_single_class_has_no_probe() -> None:
+    torch.manual_seed(0)
     label = torch.arange(40) % 2
     features = {name: label[:, None] + 0.1 * torch.randn(40, 3) for name in ("a", "b")}
     everywhere = torch.ones(40, dtype=torch.bool)

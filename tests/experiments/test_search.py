@@ -61,13 +61,26 @@ def test_draws_are_uniform_in_the_logarithm_within_the_range_and_the_same_everyw
     assert {drawn(["a", "b"], "k", number) for number in range(30)} == {"a", "b"}
 
 
-def finish(run: Run, joint: float, **settings: Any) -> None:
+def finish(run: Run, joint: float, loss: float = 1.0, **settings: Any) -> None:
     """A run with these results, as train.py leaves it."""
     settings = {**run.config.flat(), **settings}
     made = finished_run(run.folder, seed=run.config.run.random_seed, joint=joint, **settings)
     results = json.loads((made / RESULTS).read_text())
-    scores = {"joint": {"accuracy": joint, "loss": 1.0}, "unimodal": results["test"]["unimodal"]}
+    scores = {"joint": {"accuracy": joint, "loss": loss}, "unimodal": results["test"]["unimodal"]}
     (made / RESULTS).write_text(json.dumps(results | {"seconds": 3.0, "epochs": 1, "val": scores}))
+
+
+def test_the_mean_over_trial_seeds_chooses_then_the_loss_then_the_first(tmp_path: Path) -> None:
+    search = plan(tmp_path, trial_seeds=[0, 8])
+    (candidate,) = search.candidates(["twoview"], ["uniform"])
+    trials = [search.trial(candidate, number) for number in range(4)]
+    found = [((90.0, 1.0), (50.0, 1.0)), ((75.0, 0.9), (71.0, 0.9)), ((72.0, 0.1), (74.0, 0.7)), ((73.0, 0.4),) * 2]
+    for trial, results in zip(trials, found, strict=True):
+        for run, (joint, loss) in zip(trial.runs, results, strict=True):
+            finish(run, joint, loss)
+    expected = [(70.0, 1.0), (73.0, 0.9), (73.0, 0.4), (73.0, 0.4)]
+    assert [search.score(trial) for trial in trials] == [pytest.approx(pair) for pair in expected]
+    assert search.best(trials) is trials[2]  # the best single run is another one's
 
 
 def test_every_method_can_be_made_with_what_it_declares() -> None:

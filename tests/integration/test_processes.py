@@ -8,22 +8,34 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from integration.problems import ROUTINES, LateFusion
 from integration.test_interface import SOLVED, same
 from torch import Tensor
 from two_processes import run_in_two
 
-from mmpareto.integration import MMPareto
+from mmpareto.integration import Integrator, MMPareto, OnFeatures
 from mmpareto.methods import METHODS
 
 STEPS = 2
 MICRO = 2  # micro-batches a process and step, in the accumulated case
+DIAGNOSED: dict[str, Integrator] = {"mmpareto": MMPareto(), "features": OnFeatures(MMPareto())}
 
 
 def half(inputs: dict[str, Tensor], label: Tensor, part: int, parts: int) -> tuple[dict[str, Tensor], Tensor]:
     size = len(label) // parts
     rows = slice(part * size, (part + 1) * size)
     return {name: x[rows] for name, x in inputs.items()}, label[rows]
+
+
+def diagnosed(inputs: dict[str, Tensor], label: Tensor, integrator: Integrator) -> dict[str, Tensor]:
+    """What a routine measures of each encoder."""
+    model = LateFusion(2, seed=2, opposed=True)
+    features = {name: encoder(inputs[name]) for name, encoder in model.encoders.items()}
+    joint = F.cross_entropy(model.fusion(torch.cat(list(features.values()), 1)), (label + 1) % 3)
+    unimodal = {name: F.cross_entropy(model.heads[name](feature), label) for name, feature in features.items()}
+    found = integrator.backward(joint, unimodal, **model.arguments(), features=features)
+    return {name: torch.stack([d.joint_norm, d.unimodal_norm, d.cosine]) for name, d in found.items()}
 
 
 def work(rank: int, folder: Path) -> None:
@@ -59,7 +71,7 @@ def work(rank: int, folder: Path) -> None:
     joint, unimodal = model.losses(inputs, label)
     if rank == 1:
         features = model.encoders["m0"](inputs["m0"])
-        joint = torch.nn.functional.cross_entropy(model.heads["m0"](features), label)
+        joint = F.cross_entropy(model.heads["m0"](features), label)
     integrator.backward(joint, unimodal if rank == 0 else {"m0": unimodal["m0"]}, **model.arguments())
     results["uneven"] = model.gradients()
 
@@ -70,6 +82,9 @@ def work(rank: int, folder: Path) -> None:
     integrator.backward(*model.losses(*half(*model.batch(0, size=16), rank, 2)), **model.arguments())
     assert not reductions
     results["alone"] = model.gradients()
+
+    for name, routine in DIAGNOSED.items():
+        results[f"{name} diagnosed"] = diagnosed(*half(*LateFusion(2, 2).batch(0, size=16), rank, 2), routine)
     torch.save(results, folder / f"rank{rank}.pt")
     dist.destroy_process_group()
 
@@ -91,6 +106,13 @@ def test_two_processes_are_one_with_the_whole_batch(ranks: list[Any], method: st
     for step in range(STEPS):
         integrator.backward(*model.losses(*model.batch(step, size=16)), **model.arguments())
     same(ranks[0][f"{method} {micro}"], model.gradients(), 1e-4 if method in SOLVED else 1e-10)
+
+
+@pytest.mark.parametrize("name", DIAGNOSED)
+def test_processes_measure_the_norms_of_the_whole_batch(ranks: list[Any], name: str) -> None:
+    expected = diagnosed(*LateFusion(2, 2).batch(0, size=16), DIAGNOSED[name])
+    for rank in ranks:
+        same(rank[f"{name} diagnosed"], expected, 1e-10)
 
 
 def test_processes_that_reach_different_parameters_agree(ranks: list[Any]) -> None:

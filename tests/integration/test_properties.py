@@ -210,13 +210,6 @@ def test_worked_values() -> None:
     assert diagnostics.conflict.item() is True
 
 
-def test_exactly_opposed_gradients_of_equal_norm_give_zero() -> None:
-    """Up to a rounding error of the last bit (fused multiply-add), where the published code gives NaN."""
-    for rescale in ("tensor", "encoder"):
-        joint, unimodal = pair("opposed", 0)
-        assert flat(integrate(MMPareto(rescale=rescale), joint, unimodal)).norm() <= 1e-15 * flat(joint).norm()
-
-
 def test_gradients_that_are_not_finite_stay_so() -> None:
     """So that a gradient scaler sees the overflow and skips the step."""
     for routine in ROUTINES:
@@ -227,7 +220,8 @@ def test_gradients_that_are_not_finite_stay_so() -> None:
 
 
 def test_gramians_of_channels_last_and_half_precision() -> None:
-    a, b = torch.randn(4, 3, 5, 5), torch.randn(4, 3, 5, 5)
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(4, 3, 5, 5, generator=generator) for _ in range(2))
     expected = torch.tensor([[(x.double() * y.double()).sum() for y in (a, b)] for x in (a, b)])
     last = [t.to(memory_format=torch.channels_last) for t in (a, b)]
     for joint, unimodal in ((a, b), tuple(last), (last[0], b), (a, last[1])):

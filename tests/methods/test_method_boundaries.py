@@ -17,7 +17,7 @@ from training.test_training_processes import model as classifier
 
 from mmpareto.arguments import parse
 from mmpareto.integration import OneJoint
-from mmpareto.methods import Boundary, Method, MethodError, build_method
+from mmpareto.methods import Boundary, Method, MethodError, build_method, relearning
 from mmpareto.models import MultimodalModel, fusion_maker
 from mmpareto.training import boundary_engine
 from mmpareto.training.boundary_engine import BoundaryEngine
@@ -92,6 +92,51 @@ def test_pmr_s_unseen_class_has_no_nan_and_its_terms_end() -> None:
     assert run.method.state["weights"].tolist() == [1, 0]
     run.boundary(3)
     assert run.method.state["weights"].tolist() == [0, 0]
+
+
+def test_pmr_s_prototype_of_a_class_that_a_draw_lacks() -> None:
+    run = Run("pmr", fraction=1.0, momentum=0.25)
+    labels = run.data.labels.copy()
+    run.boundary(1)
+    before = run.method.state["prototypes_x"].clone()
+    run.data.labels[labels == 2] = 0
+    run.boundary(2)
+    assert torch.equal(run.method.state["prototypes_x"][2], before[2])
+    run.data.labels[:] = labels
+    with torch.no_grad():
+        run.model.encoders["x"][2].weight.mul_(2.0)
+    run.boundary(3)
+    now = class_means(run.features("x"), torch.from_numpy(labels))[2]
+    torch.testing.assert_close(run.method.state["prototypes_x"][2], 0.25 * before[2] + 0.75 * now)
+
+    never = Run("pmr", fraction=1.0)
+    never.data.labels[never.data.labels == 2] = 0
+    never.boundary(1)
+    torch.testing.assert_close(never.method.state["prototypes_x"][2], never.features("x").mean(0))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "epochs", "expected"),
+    [
+        ("gblending", {"held_out": 0.3}, 3, [3, 3]),  # the unimodal networks, then the joint one
+        ("gblending", {"held_out": 0.3, "online": True, "super_epoch": 2}, 5, [2, 2, 2, 2, 1, 1]),
+        ("umt", {}, 3, [3]),
+        ("g2d", {}, 3, [3]),
+    ],
+)
+def test_copies_train_as_long_as_what_follows(
+    name: str, options: dict[str, Any], epochs: int, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, lengths = Run(name, epochs=epochs, **options), []
+
+    def fit(method: Method, epochs: int, samples: Tensor) -> MultimodalModel:
+        lengths.append(epochs)
+        return copy.deepcopy(run.model)
+
+    monkeypatch.setattr(run.engine, "fit", fit)
+    for epoch in range(1, epochs + 1):
+        run.boundary(epoch)
+    assert lengths == expected
 
 
 def test_loaders_of_a_boundary_are_kept_for_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,6 +218,15 @@ def test_relearning_draws_encoders_back_by_the_gap_of_purities() -> None:
     run.boundary(5)  # once is all
     assert all(torch.equal(p, after[name]) for name, p in run.model.named_parameters())
     assert run.model.training
+
+
+def test_relearning_s_pull_is_tanh_of_the_gap_times_strength(monkeypatch: pytest.MonkeyPatch) -> None:
+    purities = iter([0.9, 0.5, 0.6, 0.55])  # of x and y: training, then validation
+    monkeypatch.setattr(relearning, "purity", lambda *_: next(purities))
+    run = Run("relearning", interval=1, strength=3.0)
+    run.boundary(1)
+    run.boundary(2)
+    assert run.method.figures() == pytest.approx({"pull_x": 0.716298, "pull_y": 0.148885}, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", ["umt", "g2d"])

@@ -224,6 +224,7 @@ def test_what_lies_between_encoders_learns_as_they_do(
     architecture: str, name: str, joint_alone: bool, diagnose: bool
 ) -> None:
     """MMTM's gates and MBT's tokens get no gradient from a loss that does not reach the encoders."""
+    torch.manual_seed(0)
     if architecture == "mmtm":
         model: MultimodalModel = MMTM({m: Row() for m in "xy"}, 3).double()
         inputs = {m: torch.randn(8, 1, 1, 6).double() for m in "xy"}
@@ -335,6 +336,39 @@ def test_gradnorm_begins_as_the_uniform_sum_and_moves_by_the_norms_at_the_featur
     assert method.state["first"].tolist() == pytest.approx(first)
     gradients(method, model, *batch(model, seed=2))
     assert method.state["first"].tolist() == pytest.approx(first)  # of the first step, for good
+
+
+def test_gradnorm_s_progress_is_the_loss_over_the_first_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+    monkeypatch.setattr(gradnorm, "moved_weights", lambda w, norms, progress, *_: seen.append(progress.clone()) or w)
+    method, model = make("gradnorm")
+    inputs, label = batch(model)
+    for factor in (1.0, 0.25):
+        output = model(inputs)
+        losses = cross_entropies(output, label)
+        method.losses(Piece(output, label, losses._replace(joint=losses.joint * factor), 1.0))
+        method.gradients(model)
+    close(seen[0], [1, 1, 1])
+    close(seen[1], [0.25, 1, 1])
+
+
+def test_agm_s_scores_have_a_floor_and_an_overflow_leaves_their_means() -> None:
+    """log(1e-8), as in the published code; the modalities' parts have half of the bias each."""
+    method, model = make("agm")
+    inputs, label = batch(model)
+    label = torch.zeros_like(label)
+
+    def means(bias: float) -> list[float]:
+        with torch.no_grad():
+            model.fusion.head.weight.zero_()
+            model.fusion.head.bias.copy_(t([0.0, bias, bias]))
+        output = model(inputs)
+        method.losses(Piece(output, label, cross_entropies(output, label), 1.0))
+        return method.state["mean"].tolist()
+
+    assert means(200.0) == pytest.approx([8 * math.log(10)] * 2)
+    assert means(float("nan")) == pytest.approx([8 * math.log(10)] * 2)
+    assert method.state["steps"] == 1
 
 
 def test_mmcosine_is_one_joint_loss_on_cosines() -> None:

@@ -159,6 +159,7 @@ def test_ensembles_of_probabilities_and_of_logarithms() -> None:
 
 
 def test_contributions_sum_up_to_the_joint_logits() -> None:
+    torch.manual_seed(0)
     features = {"a": torch.randn(4, 3), "v": torch.randn(4, 2)}
     for fusion in (ConcatFusion({"a": 3, "v": 2}, 5), CosineFusion({"a": 3, "v": 2}, 5, 4.0)):
         parts = fusion.contributions(features)

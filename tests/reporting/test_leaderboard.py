@@ -251,13 +251,6 @@ def test_the_interval_of_five_seeds_covers_the_mean_as_often_as_the_tables_say()
     assert ((low <= 0) & (high >= 0)).mean() == pytest.approx(0.83, abs=0.02)
 
 
-@pytest.mark.parametrize(("methods", "quantile"), [(2, 1.960), (5, 2.728), (10, 3.164)])
-def test_critical_differences_are_those_of_demsars_table(methods: int, quantile: float) -> None:
-    expected = quantile * np.sqrt(methods * (methods + 1) / (6 * 14))
-    scores = pd.DataFrame(np.random.default_rng(0).normal(size=(14, methods)))
-    assert Ranking(scores).critical_difference == pytest.approx(expected, rel=2e-3)
-
-
 @pytest.mark.usefixtures("undrawn")
 def test_ranks_over_datasets(tmp_path: Path) -> None:
     content = board()

@@ -98,3 +98,15 @@ def test_a_language_model_needs_its_own_tokenizer(tmp_path: Path) -> None:
     for other in ({"dataset_options": {"tokenizer": "/nowhere"}}, {"encoder_options": {"words.weights": "none"}}):
         with pytest.raises(ModelError, match="/nowhere"):
             make_model(config.changed(**other), dataset, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("epoch", "best", "patience", "ends"),
+    [(5, 2, 2, True), (4, 2, 2, False), (3, 2, 1, False), (4, 2, 1, True), (9, 1, None, False)],
+)
+def test_patience_counts_epochs_that_are_done(epoch: int, best: int, patience: int | None, ends: bool) -> None:
+    """`epoch` is about to begin."""
+    run: Any = object.__new__(run_module.Run)
+    run.config = SimpleNamespace(optim=SimpleNamespace(early_stopping=patience))
+    run.state = SimpleNamespace(epoch=epoch, best={"epoch": best})
+    assert run.stopped_early is ends

@@ -65,24 +65,6 @@ def batch(size: int = 5) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     return inputs, torch.randint(3, (size,), generator=generator)
 
 
-def test_uniform_step_is_plain_training() -> None:
-    model, plain = small(), small()
-    optimizers = [torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9) for m in (model, plain)]
-    inputs, label = batch()
-    step = TrainingStep(model, Method(Uniform()), optimizers[0])
-    for _ in range(3):
-        step(inputs, label)
-        output = plain(inputs)
-        loss = F.cross_entropy(output.joint, label)
-        for logits in output.unimodal.values():
-            loss = loss + F.cross_entropy(logits, label)
-        optimizers[1].zero_grad()
-        loss.backward()
-        optimizers[1].step()
-    for mine, theirs in zip(model.parameters(), plain.parameters(), strict=True):
-        assert torch.allclose(mine, theirs, rtol=1e-12, atol=1e-14)
-
-
 def test_clipping_bounds_the_integrated_gradient() -> None:
     inputs, label = batch()
     free, clipped = small(), small()
@@ -196,6 +178,28 @@ def test_the_first_step_that_is_not_finite_is_named_with_its_loss_and_clips() ->
     )
     assert "and 24 more" in str(caught.value)
     assert (caught.value.epoch, caught.value.step) == (1, 3)
+
+
+def test_a_step_that_is_not_finite_has_its_number_in_the_run() -> None:
+    """In an epoch of 7 batches that was taken up within."""
+    split = loader()
+    model = digits_model(split)
+    step = TrainingStep(model, Method(Uniform()), torch.optim.SGD(model.parameters(), lr=0.1))
+    record = EpochRecord(["gray", "colour"], torch.device("cpu"))
+    watch = FiniteWatch(["gray", "colour"], torch.device("cpu"))
+    record.batches = 3
+
+    def poison(number: int, done: Step) -> bool:
+        if number == 11:
+            with torch.no_grad():
+                model.heads["gray"].bias.fill_(float("nan"))
+        return False
+
+    train_epoch(RecordedStep(step, record, watch, split.dataset.modalities), split, 2, after_batch=poison)
+    with pytest.raises(TrainingError) as caught:
+        watch.check(2)
+    assert (caught.value.epoch, caught.value.step) == (2, 12)
+    assert "the batch held " + ", ".join(order(loader(), 1)[5 * 32 : 5 * 32 + 8]) in str(caught.value)
 
 
 def test_gradients_that_overflow_are_seen_where_no_scaler_leaves_them_out() -> None:
@@ -582,6 +586,21 @@ def test_a_compiled_forward_pass_makes_the_same_step(
     with torch.no_grad():
         model.eval()(batch()[0])  # scoring does not wait for a compiler
     assert len(graphs) == count
+
+
+def test_flags_reach_the_step(tmp_path: Path) -> None:
+    config = parse(["--gpu_ids", "cpu", "--clip_grad", "0.25", "--accumulate", "3", "--amp", "bf16"], tmp_path)
+    model = small()
+    step = make_step(
+        model,
+        Method(Uniform()),
+        torch.optim.SGD(model.parameters(), 0.1),
+        config.engine,
+        config.optim.clip_grad,
+        {},
+        torch.device("cpu"),
+    )
+    assert (step.clip_grad, step.accumulate, step.amp, step.scaler) == (0.25, 3, torch.bfloat16, None)
 
 
 def test_sequences_of_all_lengths_share_compiled_code(graphs: list[torch.nn.Module]) -> None:
