@@ -17,7 +17,7 @@ from mmpareto import config_files
 from mmpareto.arguments import flags_of, parse, parse_settings
 from mmpareto.config import SECTIONS, Config, differing
 from mmpareto.errors import UsageError
-from mmpareto.flag_values import shown, truth
+from mmpareto.flag_values import literal, shown, truth
 from mmpareto.registries import DATASETS
 from mmpareto.train_flags import MEANT, SHORT, Entries, train_parser
 
@@ -94,6 +94,27 @@ def test_what_belongs_to_something_that_a_flag_replaces_does_not_contradict_it(t
         assert config(["--method", one], "--method", other).model.architecture == architecture
     kept = config(["--architecture", "mbt"], "--method", "uniform").model
     assert kept.architecture == "mbt"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--probe_alone", "runs/unimodal/seed0"], "give --probe"),
+        (["--no-train", "--probe"], "leave --probe out"),
+        (["--no-train", "--overwrite"], "leave --overwrite out"),
+        (["--no-train", "--resume"], "leave --resume out"),
+    ],
+)
+def test_flags_without_effect_are_refused(flags: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse(flags, ROOT)
+
+
+def test_text_of_digits_is_no_number() -> None:
+    for text, value in (("12", 12), ("-0.5", -0.5), ("1e-3", 0.001), ("0", 0), ("true", True), ("none", None)):
+        assert literal(text) == value
+    for text in ("007", "1_000", "-01", "nightly"):
+        assert literal(text) == text
 
 
 def test_what_a_file_switches_on_can_be_switched_off(tmp_path: Path) -> None:
@@ -279,7 +300,7 @@ def test_a_method_may_bring_an_architecture(tmp_path: Path) -> None:
 
 
 def test_what_is_of_one_start_is_not_saved() -> None:
-    config = parse(["--overwrite", "--fast", "--no-train", "--ckpt_path", "/run"], ROOT)
+    config = parse(["--overwrite", "--fast", "--ckpt_path", "/run"], ROOT)
     assert not {"overwrite", "resume", "fast", "train", "ckpt_path"} & config.flat().keys()
     assert yaml.safe_load(config_files.text(config.saved())) == config.saved()
     assert differing(config.flat(), replace(config, run=replace(config.run, wandb="x")).flat()) == {}

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
+import math
 import os
 import signal
 import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mmpareto import writing
+from mmpareto.json_files import json_text
 from mmpareto.runs import RunDirectory
-from mmpareto.writing import write_text, write_together
+from mmpareto.writing import atomically, write_text, write_together
 
 NAMES = [f"{number}.txt" for number in range(9)] + ["below/10.txt"]
 
@@ -135,3 +139,25 @@ def test_without_locks_nothing_of_another_process_is_deleted(
     (tmp_path / ".new-files-other").mkdir()
     write_together(tmp_path, {"a.txt": b"text"})
     assert sorted(path.name for path in tmp_path.iterdir()) == [".new-files-other", "a.txt"]
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    """In other containers, too, where their processes may have one number."""
+    with atomically(tmp_path / "a") as first:
+        first.write(b"first")
+        write_text(tmp_path / "a", "second")
+        assert files(tmp_path)["a"] == b"second"
+    assert files(tmp_path) == {"a": b"first"}
+
+
+def test_numbers_that_are_not_finite_are_null_in_json() -> None:
+    """Which has no others: jq, JavaScript and R refuse NaN."""
+    text = json_text(
+        {"loss": math.nan, "by": [1.5, (math.inf, {"x": -math.inf})], "path": Path("a"), "n": np.float64(2)}
+    )
+    assert json.loads(text, parse_constant=pytest.fail) == {
+        "loss": None,
+        "by": [1.5, [None, {"x": None}]],
+        "path": "a",
+        "n": 2,
+    }

@@ -217,6 +217,12 @@ def _resolve(values: dict[str, Any], entries: Entries, root: Path) -> None:
         raise UsageError(f"--resume {values['resume']}: expected {LAST}, {PREVIOUS}, auto or nothing")
     if values["resume"] and values["overwrite"]:
         raise UsageError("--resume continues a run, --overwrite deletes it: give one of the two")
+    if values["probe_alone"] is not None and not values["probe"]:
+        raise UsageError("--probe_alone names a run whose encoders are probed too; give --probe")
+    if not values["train"]:
+        for name in ("probe", "overwrite", "resume"):
+            if values[name]:
+                raise UsageError(f"--no-train scores a finished run again and writes nothing; leave --{name} out")
     dataset = entries.dataset.name
     if values["data_root"] == "":
         raise UsageError("--data_root is empty; name a folder, or leave the flag out")

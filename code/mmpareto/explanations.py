@@ -1,6 +1,7 @@
 """Errors of PyTorch and of the system in the user's words: the one place that knows their signs."""
 
 import errno
+import os
 import resource
 import shutil
 
@@ -26,6 +27,8 @@ def explained(error: Exception, memory: str, then: str) -> str | None:
             f"too many open files ({first}): the limit is {limit} (ulimit -n), and every process that loads data needs "
             f"some; try ulimit -n 4096, or fewer --num_workers (0: none); {then}"
         )
+    if any(kind.__name__ == "BackendCompilerFailed" for kind in type(error).__mro__):  # torch._dynamo is slow to import
+        return f"torch.compile failed ({first}): leave --compile out, or repair the C++ compiler; {then}"
     if "shared memory" in text or "Bus error" in text or "file </torch_" in text:
         return (
             f"no room in shared memory ({first}): processes that load data hand their batches over in /dev/shm, "
@@ -37,18 +40,19 @@ def explained(error: Exception, memory: str, then: str) -> str | None:
             f"a disk is full ({first}): make room where results and temporary files are written (df -h shows where; "
             f"/dev/shm has {_free('/dev/shm')} free); {then}"
         )
-    if any(kind.__name__ == "BackendCompilerFailed" for kind in type(error).__mro__):  # torch._dynamo is slow to import
-        return f"torch.compile failed ({first}): train without --compile, or mend the C++ compiler; {then}"
     if "DataLoader worker" in text:
-        return f"a process that loads data died ({first}); for want of memory, often: try fewer --num_workers; {then}"
+        return (
+            f"a process that loads data died ({first}), often because memory is short: try fewer --num_workers; {then}"
+        )
     if "more than 1 value per channel" in text:
         return (
             f"batch normalisation cannot learn from a single sample ({first}), and the last piece of an epoch has one: "
             "take another --batch_size, less --accumulate or fewer processes"
         )
     lost = ("Connection closed by peer", "Connection reset", "connectFullMesh", "gloo", "NCCL")
-    if isinstance(error, torch.distributed.DistError) or any(sign in text for sign in lost):
-        return f"another process of the job is gone ({first}); {then}"
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1  # else a path may hold one of these words
+    if isinstance(error, torch.distributed.DistError) or (several and any(sign in text for sign in lost)):
+        return f"another process of the job ended ({first}); {then}"
     return None
 
 

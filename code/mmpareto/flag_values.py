@@ -142,7 +142,9 @@ def assignment(text: str) -> tuple[str, Any]:
 
 
 def literal(text: str) -> Any:
-    """A number, true, false or none where the text is one; else the text."""
+    """A number, true, false or none where the text is one; else the text, as of account=007."""
+    if re.match(r"[+-]?0\d|.*_", text):
+        return text
     for kind in (int, float):
         try:
             return kind(text)

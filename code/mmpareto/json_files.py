@@ -1,6 +1,8 @@
-"""The reader of every JSON file: small limits, and one kind of error for whatever a file may hold."""
+"""Read JSON files, with small limits and one kind of error for whatever a file may hold; write them as strict JSON."""
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,20 @@ def read_object(path: Path) -> dict[str, Any]:
     except RecursionError as error:
         raise ValueError(too_deep) from error
     return content
+
+
+def json_text(content: Any, *, indent: int | None = 2) -> str:
+    """JSON of the content, with a line feed at its end; numbers that are not finite become null, as JSON has none."""
+    separators = (",", ":") if indent is None else None
+    return json.dumps(_finite(content), indent=indent, separators=separators, default=str, allow_nan=False) + "\n"
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

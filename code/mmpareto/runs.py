@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import platform
 import subprocess
@@ -30,7 +29,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from mmpareto import config_files
 from mmpareto.errors import UserError
 from mmpareto.escape import csv_text, write_csv_rows
-from mmpareto.json_files import read_object, require_regular
+from mmpareto.json_files import json_text, read_object, require_regular
 from mmpareto.writing import atomically, lock, naming, write_text
 
 if TYPE_CHECKING:
@@ -109,7 +108,7 @@ class RunDirectory:
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write `name`, whole or not at all."""
-        self.write_text(name, json.dumps(content, indent=2, default=str) + "\n")
+        self.write_text(name, json_text(content))
 
     def write_csv(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes `name` with the rows' keys as header, whole or not at all."""

@@ -21,7 +21,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from typing import Any, Callable, List, NoReturn, Optional, Sequence  # noqa: UP035  # Python 3.7
+from typing import Any, Callable, List, NoReturn, Optional, Sequence, TextIO  # noqa: UP035  # Python 3.7
 
 PYTHON = (3, 11)
 # what every entry may need; packages for media and for TorchJD's weightings are named where they are used
@@ -46,8 +46,8 @@ PACKAGES = (
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CODE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-# all control characters but tab, line feed and carriage return
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+# all control characters but tab, line feed and carriage return, and but those of our own colours
+_CONTROL = re.compile("(?!\x1b\\[(?:0|31|32)m)[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _streams: List[Any] = []  # noqa: UP006  # of standard output and error
 
 
@@ -119,6 +119,11 @@ class _Text(io.TextIOWrapper):
         """Write text."""
         super().write(_CONTROL.sub(lambda match: ascii(match[0])[1:-1], text))
         return len(text)
+
+
+def unescaped_stderr() -> TextIO:
+    """Standard error for progress bars that move the cursor: names of others must be escaped before."""
+    return sys.__stderr__ if isinstance(sys.stderr, _Text) and sys.__stderr__ is not None else sys.stderr
 
 
 def _guard_streams() -> None:

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import secrets
 import shutil
 import signal
 import tempfile
@@ -32,8 +33,8 @@ def naming(path: Path | str) -> Iterator[None]:
 @contextmanager
 def atomically(path: Path) -> Iterator[IO[bytes]]:
     """A binary file that appears at `path` whole, flushed to the disk, or not at all."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    beside.unlink(missing_ok=True)
+    # random: processes on other machines and in other containers may have the same number
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}.{os.getpid()}.part")
     try:
         with naming(path), open(beside, "xb") as file:  # x: a link of that name is not followed
             yield file

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from mmpareto.api.prediction import Predictor
 from mmpareto.arguments import parse
 from mmpareto.datasets import Modality
 from mmpareto.datasets.reading import reader_from
+from mmpareto.errors import UsageError
 from mmpareto.models import build_model, fusion_maker
 
 SIGHT = Modality("image", (3, 28, 28), (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
@@ -174,3 +176,25 @@ def test_the_extra_to_install_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path
             predictor({"sight": SIGHT, "sensor": SENSOR}, {"sight": "cnn", "sensor": "mlp"}), tmp_path / "model.onnx"
         )
     assert not list(tmp_path.iterdir())
+
+
+def test_what_the_command_refuses_the_function_refuses(tmp_path: Path) -> None:
+    source = predictor({"sight": SIGHT, "sensor": SENSOR}, {"sight": "cnn", "sensor": "mlp"})
+    with pytest.raises(UsageError, match="format must be onnx or torch_export, found 'pt2'"):
+        export(source, tmp_path / "model", "pt2")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="batch_size must be 1 or more"):
+        export(source, tmp_path / "model", "torch_export", batch_size=0)
+
+
+def test_an_error_of_onnxruntime_is_an_export_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class OperatorError(Exception):
+        """As those of onnxruntime, which have no class in common."""
+
+    def session(*_: object, **__: object) -> None:
+        raise OperatorError("no kernel for Foo")
+
+    monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(InferenceSession=session))
+    monkeypatch.setattr(exporting, "_write_onnx", lambda *_: None)
+    source = predictor({"sight": SIGHT, "sensor": SENSOR}, {"sight": "cnn", "sensor": "mlp"})
+    with pytest.raises(ExportError, match=r"onnxruntime: no kernel for Foo.* or try another --format"):
+        export(source, tmp_path / "model.onnx", "onnx")

@@ -238,7 +238,12 @@ def test_what_cannot_be_predicted_is_named(run_on_media: Path, media: Path, tmp_
         model.predict(sensor=np.zeros(5, dtype=np.complex64))
     with pytest.raises(DatasetError, match=r"sample 0, sound: .*absent.wav"):
         model.predict(sound=tmp_path / "absent.wav")
-    with pytest.raises(TypeError, match="a list of samples, or the inputs of one"):
+    for samples in ({"sound": "a.wav"}, "a.wav", ["a.wav"], Path("a.wav")):
+        with pytest.raises(
+            TypeError, match=r"give a list of samples, \[\{modality: input\}, ...\], or the inputs of one"
+        ):
+            model.predict(samples)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="or the inputs of one sample by name"):
         model.predict([], sound="a.wav")  # type: ignore[call-overload]
     assert model.predict([]) == []
     with pytest.raises(RunError, match="no folder; give a run directory"):
@@ -252,7 +257,10 @@ def test_what_cannot_be_predicted_is_named(run_on_media: Path, media: Path, tmp_
         assert "expected a column for one or more of the modalities sound" in message
     finally:
         (media / "other.csv").unlink()
-    assert "a modality is given twice" in refused(entry.main, run_on_media, "--input", "photo=a.png", "photo=b.png")
+    for twice in (["photo=a.png", "photo=b.png"], ["photo=a.png", "--input", "photo=b.png"]):
+        assert "a modality is given twice" in refused(entry.main, run_on_media, "--input", *twice)
+    named = ["--manifest", media / "manifest.csv", "--output", media / "manifest.csv"]
+    assert "manifest.csv is the manifest; name another file" in refused(entry.main, run_on_media, *named)
     assert "there is no folder" in refused(
         entry.main, run_on_media, "--input", "photo=a.png", "--output", tmp_path / "absent" / "out.csv"
     )

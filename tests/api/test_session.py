@@ -16,7 +16,7 @@ from PIL import Image
 
 import mmpareto
 from mmpareto.arguments import parse, parse_settings
-from mmpareto.errors import UsageError
+from mmpareto.errors import UsageError, UserError
 from mmpareto.reporting import figures
 from mmpareto.reporting.rendering import plt
 from mmpareto.runs import RunError
@@ -61,7 +61,10 @@ def test_a_run_has_tables(trained: list[mmpareto.TrainedRun]) -> None:
     assert run.gradients["cosine"].between(-1, 1).all()
     assert "joint" in repr(run)
     assert "<table" in (run._repr_html_() or "")
-    assert "not finished" in repr(mmpareto.TrainedRun(run.path / "none"))
+    none = mmpareto.TrainedRun(run.path / "none")
+    assert "not finished" in repr(none)
+    with pytest.raises(RunError, match="no epoch is finished"):
+        _ = none.history
 
 
 def test_an_evaluation_has_the_scores_of_the_run(trained: list[mmpareto.TrainedRun]) -> None:
@@ -76,6 +79,10 @@ def test_an_evaluation_has_the_scores_of_the_run(trained: list[mmpareto.TrainedR
     assert "400 samples of test" in repr(evaluation)
     assert "<table" in evaluation._repr_html_()
     assert evaluation.notes == []
+    assert run.evaluate(device="cpu", missing_rates=(), batch_size=7, num_workers=0).table.equals(evaluation.table)
+    for rate in (50, -0.1, float("nan")):
+        with pytest.raises(UserError, match="missing_rates must be fractions"):
+            run.evaluate(device="cpu", missing_rates=[rate])
     assert {path.name for path in run.path.iterdir()} == before
     assert run.load("cpu").classes == evaluation.classes
 

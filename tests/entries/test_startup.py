@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import atexit
+import contextlib
 import getpass
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
@@ -66,6 +69,38 @@ def test_control_characters_do_not_reach_the_terminal() -> None:
     done = run(sys.executable, str(CODE / "report.py"), "runs", "--\x1b[2J\x9bü\tx\x7f")
     assert done.returncode == 2
     assert "unrecognized arguments: --\\x1b[2J\\x9bü\tx\\x7f\n" in done.stderr
+
+
+def on_a_terminal(*command: str | Path) -> str:
+    """What a command writes to a terminal."""
+    ours, terminal = pty.openpty()
+    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | {"TERM": "xterm"}
+    process = subprocess.Popen(
+        [sys.executable, *map(str, command)], stdin=terminal, stdout=terminal, stderr=terminal, env=environment
+    )
+    os.close(terminal)
+    written = b""
+    with contextlib.suppress(OSError), os.fdopen(ours, "rb", buffering=0) as reader:  # EIO: the other end is closed
+        while part := reader.read(4096):
+            written += part
+    assert process.wait() == 0, written
+    return written.decode()
+
+
+def test_a_terminal_has_colours_of_its_own(tmp_path: Path) -> None:
+    flags = ("--epochs", "1", "--pairs", "1", "--no-figures", "--gpu_ids", "cpu", "--ckpt_path", tmp_path / "run")
+    written = on_a_terminal(CODE / "train.py", *flags)
+    assert re.search(r"\x1b\[32m +1/1 \|[^\x1b]*\*\x1b\[0m", written)
+    assert "\\x1b" not in written
+
+
+@pytest.mark.slow
+def test_a_terminal_has_a_line_for_each_running_run(tmp_path: Path) -> None:
+    flags = ("--epochs", "6", "--pairs", "1", "--no-figures", "--gpu_ids", "cpu", "--jobs", "2", "--output", tmp_path)
+    written = on_a_terminal(CODE / "experiment.py", "--methods", "uniform", "one_joint", *flags)
+    assert "twoview/one_joint/seed0: epoch " in written
+    assert "\x1b[A" in written  # the lines below the bar are written in their places
+    assert "\\x1b" not in written
 
 
 def test_a_reader_that_leaves_ends_nothing() -> None:

@@ -632,7 +632,9 @@ def test_no_garbage_is_collected_during_a_capture(monkeypatch: pytest.MonkeyPatc
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "out of memory: try"),
         (MemoryError(), "out of memory"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "process that loads data died"),
-        (RuntimeError("[../gloo/pair.cc:1] Connection closed by peer"), "another process of the job is gone"),
+        (torch.distributed.DistNetworkError("Connection reset by peer"), "another process of the job ended"),
+        (PermissionError(13, "Permission denied", "/home/igloo/x.csv"), None),
+        (BackendCompilerFailed(print, RuntimeError("out of resource: shared memory"), None), "leave --compile out"),
         (
             RuntimeError("unable to write to file </torch_7_8>: No space left on device (28)"),
             "--num_workers (0 needs none)",
@@ -640,7 +642,7 @@ def test_no_garbage_is_collected_during_a_capture(monkeypatch: pytest.MonkeyPatc
         (OSError(28, "No space left on device"), "a disk is full"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error."), "/dev/shm"),
         (OSError(24, "Too many open files"), "ulimit -n"),
-        (BackendCompilerFailed(print, RuntimeError("C++ compile error"), None), "train without --compile"),
+        (BackendCompilerFailed(print, RuntimeError("C++ compile error"), None), "leave --compile out"),
         (OSError(28, "No space left on device", "runs/x"), None),  # of a disk: the file is named
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), None),
     ],

@@ -115,6 +115,8 @@ def evaluate(
     missing: Missing = "zero",
     missing_rates: Sequence[float] = RATES,
     data_root: str | None = None,
+    batch_size: int | None = None,
+    num_workers: int | None = None,
     device: str | int | torch.device | None = None,
     allow: Collection[str] = (),
 ) -> Evaluation:
@@ -123,10 +125,12 @@ def evaluate(
     Args:
         run: a run directory.
         split: "train", "val" or "test".
-        probe: whether linear probes are fitted to the features.
+        probe: whether linear probes are fitted to the features, as evaluate.py does by default.
         missing: what stands in the place of a missing modality, see docs/evaluation.md.
         missing_rates: fractions of the samples that lose a modality.
         data_root: folder of the data; None: the run's.
+        batch_size: samples a pass; None: the run's.
+        num_workers: processes that load data; None: the run's.
         device: "cpu", "mps", the number of a GPU or a torch.device; None: the first GPU where there is one.
         allow: import paths, `package.module:Class`, that the run's settings may name.
 
@@ -134,7 +138,7 @@ def evaluate(
         UserError: where the run, its data or the device cannot be used.
     """
     directory = RunDirectory(Path(run).expanduser())
-    config = saved_config(directory, allow, data_root=data_root)
+    config = saved_config(directory, allow, data_root=data_root, batch_size=batch_size, num_workers=num_workers)
     content, classes = evaluation_of(
         directory,
         config,
@@ -164,6 +168,8 @@ def evaluation_of(
     """
     if missing not in get_args(Missing):
         raise UsageError(f"missing must be {' or '.join(get_args(Missing))}, found {missing!r:.50}")
+    if not all(0 <= rate < 1 for rate in rates):
+        raise UsageError(f"missing_rates must be fractions from 0 to below 1, found {list(rates)}")
     data = same_data(run, config, split)
     model, epoch = trained_model(run, config, data, device)
     if missing == "mean" and not model.late:

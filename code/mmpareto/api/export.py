@@ -1,16 +1,16 @@
 """Export the model of a trained run: ONNX, or a program of torch.export, checked against the model.
 
-The exported model takes float32 inputs [B, ...] of the modalities, as the run's readers give them (bytes scaled to 0 to
-1), and applies mean and standard deviation itself. A modality of varying length takes values and a bool mask [B, L].
+The exported model takes inputs [B, ...] of the modalities as the run's readers give them, float32 (bytes scaled to 0 to
+1) or int64 token ids, and applies mean and standard deviation itself. A modality of varying length takes values and a
+bool mask [B, L]. It computes in float32, also where the run has --amp.
 It gives the logits of the joint head and of each modality's own, [B, C]; softmax makes probabilities of them.
 """
 
-import json
 import logging
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,9 @@ from torch.export import Dim
 from mmpareto.api.prediction import Predictor
 from mmpareto.datasets import Modality
 from mmpareto.datasets.base import statistics
-from mmpareto.errors import UserError
+from mmpareto.errors import UsageError, UserError
 from mmpareto.inputs import VARIABLE, Input, Padded
+from mmpareto.json_files import json_text
 from mmpareto.models import MultimodalModel
 from mmpareto.writing import atomically, write_text
 
@@ -127,6 +128,10 @@ def export(
         ExportError: where a library is missing, the model cannot be exported, or the exported one differs from it.
     """
     path, modalities = Path(path).expanduser(), predictor.modalities
+    if format not in get_args(Format):
+        raise UsageError(f"format must be {' or '.join(get_args(Format))}, found {format!r:.50}")
+    if batch_size is not None and batch_size < 1:
+        raise UsageError(f"batch_size must be 1 or more, or None for any, found {batch_size}")
     if predictor.device.type != "cpu":
         raise ExportError(f"the model is on {predictor.device}; load it with device='cpu'")
     model = _Positional(predictor.model, modalities).eval()
@@ -162,7 +167,12 @@ def export(
         ) from error
     description = {
         "inputs": {
-            name: {"kind": value.kind, "shape": list(value.shape), "range": "bytes scaled to 0 to 1, else as read"}
+            name: {
+                "kind": value.kind,
+                "shape": list(value.shape),
+                "dtype": "int64" if value.kind == "tokens" else "float32",
+                "range": "bytes scaled to 0 to 1, else as read",
+            }
             for name, value in modalities.items()
         },
         "arguments": names,
@@ -170,7 +180,7 @@ def export(
         "classes": predictor.classes,
         "batch_size": batch_size,
     }
-    write_text(path.with_name(f"{path.name}.json"), json.dumps(description, indent=2) + "\n")
+    write_text(path.with_name(f"{path.name}.json"), json_text(description))
     return Exported(path, names, outputs, difference)
 
 
@@ -212,8 +222,11 @@ def _difference(model: nn.Module, inputs: list[Tensor], names: list[str], path: 
             import onnxruntime
         except ImportError:
             return None
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         feeds = dict(zip(names, (value.numpy() for value in inputs), strict=True))
-        logits = [torch.from_numpy(value) for value in session.run(None, feeds)]
+        try:
+            session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+            logits = [torch.from_numpy(value) for value in session.run(None, feeds)]
+        except Exception as error:  # its errors have no class in common
+            raise RuntimeError(f"onnxruntime: {error}") from error
     expected = torch.cat(model(*inputs))
     return float((expected - torch.cat(logits)).abs().max() / expected.abs().max())

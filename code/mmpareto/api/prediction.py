@@ -124,8 +124,10 @@ class Predictor:
         """
         if samples is None:
             return self.predict([inputs])[0]
-        if inputs:
-            raise TypeError("give a list of samples, or the inputs of one sample by name")
+        if inputs or isinstance(samples, str | Path | Mapping) or not all(isinstance(s, Mapping) for s in samples):
+            raise TypeError(
+                "give a list of samples, [{modality: input}, ...], or the inputs of one sample by name, modality=input"
+            )
         return self.predict_named({f"sample {number}": sample for number, sample in enumerate(samples)})
 
     def predict_named(self, samples: Mapping[str, Mapping[str, Any]]) -> list[Prediction]:

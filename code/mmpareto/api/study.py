@@ -2,7 +2,6 @@
 
 import argparse
 import itertools
-import json
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +23,7 @@ from mmpareto.evaluation.landscape import hessian_product, surface
 from mmpareto.evaluation.sharpness import largest_eigenvalue
 from mmpareto.inputs import map_tensors
 from mmpareto.integration import float64_device
+from mmpareto.json_files import json_text
 from mmpareto.models import EnsembleFusion, MultimodalModel
 from mmpareto.reporting.tables import text_table
 from mmpareto.runs import RunDirectory, RunError
@@ -269,7 +269,7 @@ def write(folder: Path, study: dict[str, Any]) -> None:
     from mmpareto.reporting.rendering import png
 
     content = {
-        STUDY: (json.dumps(study, indent=2, default=str) + "\n").encode(),
+        STUDY: json_text(study).encode(),
         "study_gradients.png": png(made.noise_figure(study)),
         "study_loss.png": png(made.loss_figure(study)),
         "study_sharpness.png": png(made.sharpness_figure(study)),

@@ -57,8 +57,15 @@ class TrainedRun:
 
     @property
     def history(self) -> pd.DataFrame:
-        """Losses, accuracies and conflict rates: a row per epoch."""
-        return self._read(runs.METRICS).set_index("epoch")
+        """Losses, accuracies and conflict rates: a row per epoch.
+
+        Raises:
+            RunError: where no epoch is finished.
+        """
+        table = self._read(runs.METRICS)
+        if table.empty:
+            raise runs.RunError(f"{self.path}: no epoch is finished; train it, or give another folder")
+        return table.set_index("epoch")
 
     @property
     def gradients(self) -> pd.DataFrame:

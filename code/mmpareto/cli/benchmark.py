@@ -13,7 +13,6 @@ of 64, on a CPU they are scaled down.
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import platform
@@ -27,6 +26,7 @@ from mmpareto.cli.common import check_output, run_command
 from mmpareto.command_line import Parser
 from mmpareto.errors import UsageError
 from mmpareto.flag_values import file_path, workers
+from mmpareto.json_files import json_text
 from mmpareto.registries import METHODS
 from mmpareto.startup import program
 from mmpareto.training.signals import Interrupted, Signals
@@ -126,7 +126,7 @@ def benchmark(arguments: argparse.Namespace) -> int:
             print("\n" + steps.table(rows[-len(ways) :]), flush=True)
     if arguments.output:
         about = {"machine": machine, "threads": torch.get_num_threads(), "torch": torch.__version__}
-        write_text(arguments.output, json.dumps({**about, "rows": rows}, indent=2))
+        write_text(arguments.output, json_text({**about, "rows": rows}))
     return 2 if arguments.output is None and startup.lost_output() else 0
 
 

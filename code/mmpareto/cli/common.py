@@ -15,7 +15,7 @@ def run_command(
     work: Callable[[], int | None],
     *,
     interrupted: str = "interrupted; nothing half-written is left behind",
-    memory: Callable[[], str] = lambda: "a smaller --batch_size",
+    memory: Callable[[], str] = lambda: "a machine with more of it",
     then: Callable[[], str] = lambda: "run the same command again",
 ) -> int:
     """Run a command; user errors print one line, and all others raise.

@@ -40,7 +40,12 @@ def parser() -> argparse.ArgumentParser:
     add("run", type=file_path, metavar="RUN", help="a run directory of train.py")
     source = flags.add_mutually_exclusive_group(required=True)
     source.add_argument(
-        "--input", type=assignment_text, nargs="+", metavar="MODALITY=PATH", help="the files or folders of one sample"
+        "--input",
+        type=assignment_text,
+        nargs="+",
+        action="extend",
+        metavar="MODALITY=PATH",
+        help="the files or folders of one sample",
     )
     source.add_argument("--manifest", type=file_path, metavar="FILE", help="a CSV file that lists samples")
     add("--output", type=file_path, metavar="FILE", help="write all probabilities to this CSV file (default: none)")
@@ -58,6 +63,8 @@ def predict(arguments: argparse.Namespace) -> None:
     output: Path | None = arguments.output
     if output is not None:
         check_output(output)
+        if arguments.manifest is not None and output.resolve() == arguments.manifest.resolve():
+            raise UsageError(f"--output {output} is the manifest; name another file")
     saved_config(RunDirectory(arguments.run), arguments.allow)  # refuses a folder that holds no run
     from mmpareto.api.prediction import load, prediction_table  # PyTorch takes seconds to import
 

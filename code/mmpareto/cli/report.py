@@ -70,6 +70,8 @@ def report(arguments: argparse.Namespace) -> int:
     output = arguments.output
     if bool(arguments.leaderboard) == bool(arguments.runs):
         raise UsageError("give run directories, or --leaderboard with files")
+    if output is not None and output.exists() and not output.is_dir():
+        raise UsageError(f"{output} is a file; name a folder with --output")
     if arguments.leaderboard:
         for name in ("baseline", "tune", "tune_seeds"):
             if getattr(arguments, name):
@@ -81,8 +83,6 @@ def report(arguments: argparse.Namespace) -> int:
         raise UsageError("--baseline and --tune are for a written report; name its folder with --output")
     if arguments.tune_seeds and not arguments.tune:
         raise UsageError("--tune_seeds says which seeds choose values; name the flags with --tune")
-    if output is not None and output.exists() and not output.is_dir():
-        raise UsageError(f"{output} is a file; name a folder with --output")
     from mmpareto.reporting.comparison import printed  # PyTorch and pandas take seconds to import
     from mmpareto.reporting.finished import find
     from mmpareto.reporting.tables import comparison_text

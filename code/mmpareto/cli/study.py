@@ -22,7 +22,7 @@ from mmpareto.errors import UsageError
 from mmpareto.flag_values import count, count_or_zero, file_path, path_text, positive, workers
 from mmpareto.runs import RunDirectory
 from mmpareto.selection import SPLITS
-from mmpareto.startup import program
+from mmpareto.startup import program, root
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,7 +30,8 @@ def parser() -> argparse.ArgumentParser:
     flags = Parser(prog=program("study"), description=__doc__)
     add = flags.add_argument
     add("runs", nargs="+", type=file_path, metavar="RUN", help="finished run directories of train.py, of one dataset")
-    add("--output", type=file_path, default=Path("runs/study"), metavar="FOLDER", help="(default: runs/study)")
+    output = Path(root(), "runs", "study")
+    add("--output", type=file_path, default=output, metavar="FOLDER", help="(default: %(default)s)")
     add("--split", choices=SPLITS, default="train", help="samples to measure on (default: train, as the paper does)")
     add("--batches", type=count, default=50, metavar="N", help="batches of the noise, two or more (default: 50)")
     add("--batch_size", type=count, metavar="N", help="(default: the first run's; the noise depends on it)")

@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmpareto.datasets import Batch, Modality
+from mmpareto.datasets import Batch, Modality, batch_to_device
 from mmpareto.datasets.base import draw_absent
-from mmpareto.evaluation.passes import outputs
 from mmpareto.models import MultimodalModel
 
 Subset = frozenset[str]
@@ -109,12 +108,14 @@ def accuracies_by_passes(
 ) -> dict[Key, float]:
     """As `accuracies_from_features`, for any architecture: a pass of the whole model for every case."""
     right, start = dict.fromkeys(cases, 0), 0
+    model.eval()
     for batch in batches:
-        part = slice(start, start + len(batch["label"]))
-        variants: list[Batch] = [
-            {**batch, "present": {name: mask[part] for name, mask in case.items()}} for case in cases.values()
-        ]
-        for key, (_, moved, output) in zip(cases, outputs(model, variants, modalities, device, amp), strict=True):
+        moved = batch_to_device(batch, modalities, device)
+        part = slice(start, start + len(moved.label))
+        for key, case in cases.items():
+            present = {name: mask[part].to(device) for name, mask in case.items()}
+            with torch.autocast(device.type, amp, enabled=amp is not None):
+                output = model(moved.inputs, present)
             right[key] += int((output.joint.argmax(1) == moved.label).sum())
         start = part.stop
     return {key: 100 * (count / start) for key, count in right.items()}

@@ -12,11 +12,12 @@ from typing import Any
 from tqdm import tqdm
 
 from mmpareto import runs
-from mmpareto.escape import RED, coloured, counted
+from mmpareto.escape import RED, coloured, counted, on_one_line
 from mmpareto.experiments.grid import Run
 from mmpareto.experiments.launchers import POLL, Launched, Launcher, stop
 from mmpareto.experiments.process import Busy, Outcome, epochs_done
 from mmpareto.runs import RunDirectory, RunError
+from mmpareto.startup import unescaped_stderr
 from mmpareto.writing import signals_noted
 
 MOST_LINES = 8  # of running runs below the bar
@@ -108,6 +109,7 @@ class _Progress:
             desc=f"0/{len(todo)} runs",
             disable=None,
             dynamic_ncols=True,
+            file=unescaped_stderr(),
         )
         self._lines: list[tqdm] = []
 
@@ -128,12 +130,13 @@ class _Progress:
         for run in busy:
             self._counted[run] = epochs_done(run)
             epochs = run.config.optim.epochs
-            texts.append(f"  {run.name}: epoch {min(self._counted[run] + 1, epochs)}/{epochs}")
+            texts.append(f"  {on_one_line(run.name)}: epoch {min(self._counted[run] + 1, epochs)}/{epochs}")
         if len(texts) > MOST_LINES:
             texts = [*texts[: MOST_LINES - 1], f"  and {len(texts) - MOST_LINES + 1} others"]
         while len(self._lines) < len(texts):
+            place = len(self._lines) + 1
             self._lines.append(
-                tqdm(bar_format="{desc}", position=len(self._lines) + 1, leave=False, dynamic_ncols=True)
+                tqdm(bar_format="{desc}", position=place, leave=False, dynamic_ncols=True, file=unescaped_stderr())
             )
         for place, line in enumerate(self._lines):
             line.set_description_str(texts[place] if place < len(texts) else "")

@@ -215,6 +215,11 @@ class Run:
         self.model, self.encoders = make_model(config, self.data["train"], self.device, self.method, restored)
         use_statistics(self.model, self.data.values())
         if config.run.probe_alone is not None:
+            if not self.model.late:
+                raise UsageError(
+                    f"--probe_alone: encoders of the architecture {config.model.architecture} cannot be compared with "
+                    "encoders trained alone, as they see one another; leave it out"
+                )
             alone_run(config, self.encoders)  # refuses a wrong one before the first step
         set_up(self.method, self.model, config.run.random_seed, config.optim.epochs)
         self.optimizer, self.schedule = make_optimizer(self.model, config.optim, config.engine.cuda_graph)
