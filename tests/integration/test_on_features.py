@@ -10,6 +10,7 @@ from integration.problems import LateFusion
 from torch import Tensor
 
 from mmpareto.integration import Integrator, MMPareto, OnFeatures, Pareto
+from mmpareto.integration.reduction import start_average
 from mmpareto.methods import METHODS
 
 ROUTINES: dict[str, Any] = {
@@ -154,3 +155,32 @@ def test_a_loss_that_reaches_an_encoder_past_its_features_is_refused() -> None:
     dense = joint + model.encoders["m1"][0].weight.square().sum()
     with pytest.raises(ValueError, match="past its features, as in dense fusion: integrate at the parameters"):
         OnFeatures(MMPareto()).backward(dense, unimodal, **model.arguments(), features=features)
+
+
+def test_heads_before_the_features_are_refused() -> None:
+    """An adapter between backbone and features."""
+    torch.manual_seed(0)
+    backbone, adapter, head = torch.nn.Linear(3, 4), torch.nn.Linear(4, 4), torch.nn.Linear(4, 2)
+    feature = adapter(backbone(torch.randn(5, 3)))
+    losses = [torch.nn.functional.cross_entropy(head(feature), torch.tensor([0, 1, 0, 1, 1])) for _ in range(2)]
+    with pytest.raises(ValueError, match="listed under heads lie between an encoder's parameters and its features"):
+        OnFeatures(MMPareto()).backward(
+            losses[0],
+            {"a": losses[1]},
+            encoders={"a": backbone},
+            heads=[*adapter.named_parameters(prefix="adapter"), *head.named_parameters(prefix="head")],
+            features={"a": feature},
+        )
+
+
+def test_the_routine_has_the_processes_of_the_whole() -> None:
+    integrator = OnFeatures(METHODS.build("random"))
+    integrator.synchronise = False
+    integrator.encoder_coefficients("x", torch.eye(2, dtype=torch.float64)[None])
+    assert not integrator.routine.synchronise
+
+
+def test_sparse_gradients_are_not_averaged_over_processes() -> None:
+    sparse = torch.eye(3).to_sparse()
+    with pytest.raises(ValueError, match=r"gradient of shape \[3, 3\] is sparse; .* sparse=False"):
+        start_average([torch.ones(2), sparse], None)

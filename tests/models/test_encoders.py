@@ -355,6 +355,14 @@ def test_timm_pools_frames_the_same_in_the_architecture_transformer(model: str, 
         torch.testing.assert_close(encoder(x), torch.stack([encoder(x[:, f]) for f in range(2)]).mean(0))
 
 
+def test_a_transformer_over_features_needs_no_tokens() -> None:
+    about = {"sight": ("image", (3, 32, 32)), "sensor": ("vector", (4,))}
+    encoders = {"sight": "timm:mobilenetv3_small_050", "sensor": "mlp"}
+    small = {"token_width": 8, "layers": 1, "heads": 2, "pooled": True}
+    model = build_model(about, 3, encoders, None, "transformer", small, encoder_options={"sight": NONE}).eval()
+    assert model({"sight": torch.rand(2, 3, 32, 32), "sensor": torch.rand(2, 4)}).joint.shape == (2, 3)
+
+
 def test_layers_after_the_pooling_are_no_part_of_tokens() -> None:
     name, shape, x = "timm:mobilenetv3_small_050", (3, 32, 32), torch.randn(2, 3, 32, 32)
     encoder: Any = build_encoder(name, "image", shape, NONE | {"size": "32"})

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -229,8 +230,17 @@ def test_speech_models(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = network(input_values=((x - x.mean()) / x.std(correction=0))[None]).last_hidden_state
         torch.testing.assert_close(encoder.tokens(x[None])[0], expected, atol=1e-4, rtol=1e-4)
+        quiet = 0.001 * samples[0]  # whose variance is near the extractor's epsilon
+        extractor = transformers.AutoFeatureExtractor.from_pretrained(tmp_path)
+        given = torch.tensor(np.array(extractor(quiet.numpy(), sampling_rate=16000).input_values))
+        torch.testing.assert_close(encoder.tokens(quiet[None])[0], network(input_values=given).last_hidden_state)
     check_alone_and_together(encoder, samples)
     encoder.train()(padded(samples)).square().sum().backward()  # SpecAugment would refuse so short a sample
+    for pooling in ("mean", "max"):  # a clip below the first window has no position
+        encoder = build_encoder(f"hf:{tmp_path}", "waveform", (400,), {"pooling": pooling}).eval()
+        features = encoder(padded([samples[0], samples[1][:8]]))
+        torch.testing.assert_close(features[:1], encoder(samples[0][None]), atol=2e-6, rtol=1e-5)
+        assert not features[1].any()
 
 
 def test_weights_from_another_folder_and_random_ones(tmp_path: Path) -> None:
@@ -251,6 +261,26 @@ def test_the_longest_text_of_a_model_that_counts_positions_from_its_padding(tmp_
     assert encoder(torch.full((1, 10), 5)).isfinite().all()
     with pytest.raises(ModelError, match="takes 10 tokens at most, the dataset has texts of 11"):
         build_encoder(f"hf:{tmp_path}", "tokens", (11, 30))
+
+
+def test_models_of_other_forms_are_refused(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers, an extra, is not installed")
+    saved(transformers.ASTConfig(num_mel_bins=16, max_length=32, patch_size=8, **LAYERS), tmp_path / "ast")
+    with pytest.raises(ModelError, match=r"no model of waveforms .*its input_values are spectrograms"):
+        build_encoder(f"hf:{tmp_path / 'ast'}", "waveform", (400,))
+    small = {"width_coefficient": 0.1, "depth_coefficient": 0.1, "image_size": 32}
+    saved(transformers.EfficientNetConfig(**small), tmp_path / "efficientnet")
+    with pytest.raises(ModelError, match="no hidden_size and no hidden_sizes"):
+        build_encoder(f"hf:{tmp_path / 'efficientnet'}", "image", (3, 32, 32))
+    saved(wav2vec2(), tmp_path / "speech")
+    saved(resnet(), tmp_path / "resnet")
+    for name, kind, shape in (("speech", "waveform", (400,)), ("resnet", "image", (3, 32, 32))):
+        with pytest.raises(ModelError, match=r"pooling=cls: .* has no class token; choose mean or max"):
+            build_encoder(f"hf:{tmp_path / name}", kind, shape, {"pooling": "cls"})
+    encoder: Any = build_encoder(f"hf:{tmp_path / 'resnet'}", "image", (3, 32, 32))
+    encoder.width = 8  # as a configuration would say that names another layer
+    with pytest.raises(ModelError, match="gives states of width 16, and its configuration says 8"):
+        encoder(torch.zeros(2, 3, 32, 32))
 
 
 def test_what_transformers_cannot_do_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,6 +355,8 @@ def test_what_torchaudio_cannot_do_is_refused(tiny: dict[str, Any], monkeypatch:
 
     with pytest.raises(ModelError, match=r"no speech model 'NOPE'; known: .*WAV2VEC2_BASE"):
         build_encoder("torchaudio:NOPE", "waveform", (400,))
+    with pytest.raises(ModelError, match=r"WAVLM_BASE takes no mask, .*hf:microsoft/wavlm-base"):
+        build_encoder("torchaudio:WAVLM_BASE", "waveform", (400,), {"weights": "none"})
     with pytest.raises(ModelError, match="takes waveform, not image"):
         build_encoder("torchaudio:TINY", "image", (3, 8, 8))
 

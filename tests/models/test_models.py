@@ -45,6 +45,19 @@ def test_missing_modalities_count_as_zero_features(model: LateFusion) -> None:
     assert model.fusion(INPUTS, present=set()).tolist() == [[0.0, 1.0]]
 
 
+def test_inputs_and_masks_are_of_the_models_modalities(model: LateFusion) -> None:
+    mask = torch.ones(1, dtype=torch.bool)
+    for present in (["a", "smell"], "a", {"a": mask, "smell": mask}):
+        with pytest.raises(
+            ValueError, match=r"present: expected some of a, v, t, or a mask for each, found '(smell|a)'"
+        ):
+            model(INPUTS, present)
+    with pytest.raises(ValueError, match="present: expected a mask for each of a, v, t, found a"):
+        model(INPUTS, {"a": mask})
+    with pytest.raises(ValueError, match="inputs lack 'v'; expected each of a, v, t"):
+        model({"a": INPUTS["a"]}, present=["a"])
+
+
 def test_concatenation_follows_the_order_of_the_modalities() -> None:
     fusion = ConcatFusion({"a": 1, "b": 1}, classes=2)
     with torch.no_grad():

@@ -5,7 +5,7 @@ Shapes: B batch, D feature width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -48,11 +48,12 @@ class OnFeatures(Integrator):
         self.capturable, self.float64_products = routine.capturable, routine.float64_products  # type: ignore[misc]
 
     def coefficients(self, gramians: Tensor) -> Tensor:
-        """The routine's."""
+        """See `Integrator.coefficients`: those of the routine."""
         return self.routine.coefficients(gramians)
 
     def encoder_coefficients(self, encoder: str, gramians: Tensor) -> Tensor:
-        """The routine's."""
+        """See `Integrator.encoder_coefficients`: those of the routine."""
+        self.routine.synchronise, self.routine.process_group = self.synchronise, self.process_group
         return self.routine.encoder_coefficients(encoder, gramians)
 
     def parameter_names(self, encoder: Parameters) -> list[str]:
@@ -81,7 +82,7 @@ class OnFeatures(Integrator):
         try:
             set_gradients(part.all_parameters, None)
             if names:  # else all encoders are frozen
-                add_gradients(outputs, part.encoder_parameters, combined)
+                _through_encoders(outputs, part.encoder_parameters, combined)
             result = [*gradients(part.encoder_parameters), *of_heads]
         finally:
             set_gradients(part.all_parameters, None)
@@ -96,11 +97,11 @@ class OnFeatures(Integrator):
         raise ValueError("integration at the features needs the whole batch at once: leave micro-batches out")
 
     def state_dict(self) -> dict[str, Any]:
-        """The routine's."""
+        """See `Integrator.state_dict`: that of the routine."""
         return self.routine.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The routine's."""
+        """See `Integrator.load_state_dict`: of the routine."""
         self.routine.load_state_dict(state)
 
     def _combined(
@@ -131,6 +132,20 @@ class OnFeatures(Integrator):
                 combined.append(total.to(outputs[k]))
                 diagnostics[name] = diagnose(grams[k], weights)
         return combined, diagnostics
+
+
+def _through_encoders(features: list[Tensor], parameters: Sequence[Tensor], gradients: list[Tensor]) -> None:
+    """Fill `.grad` of the encoders' parameters from the gradients of their features."""
+    try:
+        add_gradients(features, parameters, gradients)
+    except RuntimeError as error:
+        if "second time" not in str(error):
+            raise
+        raise ValueError(
+            "parameters listed under heads lie between an encoder's parameters and its features, and the heads' "
+            "gradients have used up that part of the graph: give the features before these parameters, or list them "
+            "under the encoder"
+        ) from error
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:

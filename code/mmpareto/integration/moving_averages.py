@@ -25,6 +25,8 @@ class MovingAverages:
         averages = self._averages.get(encoder)
         if averages is None or averages.shape != now.shape:
             averages = self._averages[encoder] = torch.zeros_like(now)
+        elif averages.device != now.device:  # restored on another one
+            averages = self._averages[encoder] = averages.to(now.device)
         moved = self.share * averages + (1 - self.share) * now
         return averages.copy_(torch.where(now.isfinite().all(), moved, averages))
 

@@ -80,7 +80,8 @@ def partition(encoders: Mapping[str, Parameters], heads: Parameters) -> Partitio
             owner[id(parameter)] = place
             if not parameter.is_leaf:
                 raise PartitionError(f"{name} in {place} is no parameter: it was computed by {parameter.grad_fn}")
-            _check_whole(f"{name} in {place}", parameter)
+            if parameter.requires_grad:  # a frozen one may be quantised
+                _check_whole(f"{name} in {place}", parameter)
     for key in encoders:
         if not listed[f"encoders[{key!r}]"]:
             raise PartitionError(

@@ -19,9 +19,18 @@ def start_average(tensors: Sequence[Tensor], group: dist.ProcessGroup | None) ->
         tensors: of any shapes; the same ones, in the same order, on every process. Types may differ: they travel in the
             widest one.
         group: process group; None is the default group.
+
+    Raises:
+        ValueError: for a sparse tensor.
     """
     if not tensors:
         return list
+    for tensor in tensors:
+        if tensor.layout != torch.strided:
+            raise ValueError(
+                f"a gradient of shape {list(tensor.shape)} is sparse; processes average dense ones (for an embedding: "
+                "sparse=False)"
+            )
     dtype = tensors[0].dtype
     for tensor in tensors[1:]:
         dtype = torch.promote_types(dtype, tensor.dtype)

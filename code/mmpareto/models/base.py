@@ -83,8 +83,11 @@ class MultimodalModel(nn.Module):
         """{modality: input of B samples} -> features, unimodal logits and joint logits.
 
         Args:
-            present: modalities that samples have; what stands in for the others is said by each architecture. The
-                input of an absent modality is not looked at.
+            present: modalities that samples have, or a mask bool [B] of each modality. What stands in for the others is
+                said by each architecture; the values of an absent one have no influence, and must have its shape.
+
+        Raises:
+            ValueError: where `inputs` or the masks lack a modality, or `present` names another one.
         """
         raise NotImplementedError
 
@@ -130,11 +133,26 @@ class MultimodalModel(nn.Module):
         return Output(features, unimodal, joint, masks)
 
     def masks(self, inputs: Inputs, present: Present | None) -> dict[str, Tensor] | None:
-        """`present` as masks {modality: bool [B]}."""
-        if present is None or isinstance(present, Mapping):
-            return None if present is None else dict(present)
+        """`present` as masks {modality: bool [B]}; raises ValueError, see `forward`."""
+        known = ", ".join(self.encoders)
+        for name in self.encoders:
+            if name not in inputs:
+                raise ValueError(f"inputs lack {name!r}; expected each of {known}; `present` says what is absent")
+        if present is None:
+            return None
+        others = [present] if isinstance(present, str) else [name for name in present if name not in self.encoders]
+        if others:
+            raise ValueError(f"present: expected some of {known}, or a mask for each, found {others[0]!r:.100}")
+        if isinstance(present, Mapping):
+            if len(present) < len(self.encoders):
+                raise ValueError(f"present: expected a mask for each of {known}, found {', '.join(present)}")
+            return dict(present)
         values = values_of(next(iter(inputs.values())))
         return {name: values.new_full((values.shape[0],), name in present, dtype=torch.bool) for name in self.encoders}
+
+    def having(self, masks: dict[str, Tensor] | None) -> Mapping[str, Tensor | None]:
+        """{modality: its mask; None where all samples have it}."""
+        return dict.fromkeys(self.encoders) if masks is None else masks
 
     def rows(self, value: Input, mask: Tensor | None) -> Input:
         """The input of an encoder: what absent samples hold has no influence, not even where it is not finite.

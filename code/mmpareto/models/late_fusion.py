@@ -34,7 +34,7 @@ class LateFusion(MultimodalModel):
     def forward(self, inputs: Inputs, present: Present | None = None) -> Output:
         """See MultimodalModel."""
         masks = self.masks(inputs, present)
-        having = dict.fromkeys(self.encoders) if masks is None else masks
+        having = self.having(masks)
         features = {}
         with self.statistics_of_present(masks):
             for name, encoder in self.encoders.items():

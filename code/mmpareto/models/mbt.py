@@ -92,7 +92,7 @@ class MBT(MultimodalModel):
     def forward(self, inputs: Inputs, present: Present | None = None) -> Output:
         """See MultimodalModel."""
         masks = self.masks(inputs, present)
-        having = dict.fromkeys(self.encoders) if masks is None else masks
+        having = self.having(masks)
         towers: dict[str, Tower] = dict(self.encoders.items())  # type: ignore[arg-type]
         tokens, padding = {}, {}
         with self.statistics_of_present(masks):

@@ -89,7 +89,7 @@ class MMTM(MultimodalModel):
     def forward(self, inputs: Inputs, present: Present | None = None) -> Output:
         """See MultimodalModel."""
         masks = self.masks(inputs, present)
-        having = dict.fromkeys(self.encoders) if masks is None else masks
+        having = self.having(masks)
         filled = {name: self.rows(inputs[name], having[name]) for name in self.encoders}
         batch = values_of(next(iter(filled.values()))).shape[0]
         maps = {name: images(value) for name, value in filled.items()}

@@ -21,8 +21,11 @@ def tokens_of(encoder: nn.Module, x: Input) -> tuple[Tensor, Tensor | None]:
 
 def feature_and_tokens_of(encoder: nn.Module, x: Input) -> tuple[Tensor, Tensor, Tensor | None]:
     """The feature [B, D] of an encoder, and `tokens_of` it, in one pass."""
-    if isinstance(encoder, TokenEncoder):
-        return encoder.feature_and_tokens(x)
+    return encoder.feature_and_tokens(x) if isinstance(encoder, TokenEncoder) else feature_as_token(encoder, x)
+
+
+def feature_as_token(encoder: nn.Module, x: Input) -> tuple[Tensor, Tensor, None]:
+    """As `feature_and_tokens_of`, with the feature as the only token."""
     feature = encoder(x)
     return feature, feature[:, None], None
 

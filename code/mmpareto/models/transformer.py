@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from mmpareto.inputs import Inputs
 from mmpareto.models.base import ARCHITECTURES, MakeFusion, MultimodalModel, Output, Present, blank, width_of
 from mmpareto.models.encoders.base import ModelError
-from mmpareto.models.tokens import TransformerLayer, feature_and_tokens_of, padding_of
+from mmpareto.models.tokens import TransformerLayer, feature_and_tokens_of, feature_as_token, padding_of
 
 
 class JointTransformer(nn.Module):
@@ -85,17 +85,18 @@ class Transformer(MultimodalModel):
     def forward(self, inputs: Inputs, present: Present | None = None) -> Output:
         """See MultimodalModel."""
         masks = self.masks(inputs, present)
-        having = dict.fromkeys(self.encoders) if masks is None else masks
+        having = self.having(masks)
         with self.statistics_of_present(masks):
+            filled = {name: self.rows(inputs[name], having[name]) for name in self.encoders}
             encoded = {
-                name: feature_and_tokens_of(encoder, self.rows(inputs[name], having[name]))
+                name: feature_as_token(encoder, filled[name])
+                if self.pooled
+                else feature_and_tokens_of(encoder, filled[name])
                 for name, encoder in self.encoders.items()
             }
         tokens, padding, features = {}, {}, {}
         for name, (pooled, sequence, mask) in encoded.items():
             features[name] = blank(pooled, having[name])
-            if self.pooled:
-                sequence, mask = pooled[:, None], None
             hidden, present_here = padding_of(sequence, mask), having[name]
             tokens[name] = blank(sequence, present_here)
             padding[name] = hidden if present_here is None else hidden | ~present_here[:, None]

@@ -79,11 +79,14 @@ class TokenEncoder(nn.Module):
         raise NotImplementedError
 
     def pool(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        """Tokens [B, N, D] -> [B, D]."""
+        """Tokens [B, N, D] -> [B, D]; zeros for a sample of which no token counts."""
         if self.pooling == "cls":
             return tokens[:, 0]
         if self.pooling == "max":
-            return (tokens if mask is None else tokens.masked_fill(~mask[..., None], -math.inf)).amax(1)
+            if mask is None:
+                return tokens.amax(1)
+            greatest = tokens.masked_fill(~mask[..., None], -math.inf).amax(1)
+            return greatest.where(mask.any(1, keepdim=True), 0.0)
         if mask is None:
             return tokens.mean(1)
         counts = mask.sum(1, keepdim=True).clamp(min=1)
@@ -160,13 +163,21 @@ def resized(x: Tensor, size: tuple[int, int] | None, mode: str = "bilinear") -> 
     return nn.functional.interpolate(x, size, mode=mode, align_corners=False, antialias=True)
 
 
-def normalised(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Waveforms [B, L] of mean 0 and variance 1, each over the samples that `mask` (bool [B, L]) marks; else zero."""
+def normalised(x: Tensor, mask: Tensor | None, epsilon: float = 1e-5) -> Tensor:
+    """Waveforms [B, L] of mean 0 and variance 1, each over the samples that `mask` (bool [B, L]) marks; else zero.
+
+    epsilon  added to the variance; torchaudio has 1e-5, transformers 1e-7.
+    """
     if mask is None:
-        return nn.functional.layer_norm(x, x.shape[1:])
+        return nn.functional.layer_norm(x, x.shape[1:], eps=epsilon)
     count = mask.sum(1, keepdim=True).clamp(min=1)
     centred = (x - x.masked_fill(~mask, 0.0).sum(1, keepdim=True) / count).masked_fill(~mask, 0.0)
-    return centred / (centred.square().sum(1, keepdim=True) / count + 1e-5).sqrt()
+    return centred / (centred.square().sum(1, keepdim=True) / count + epsilon).sqrt()
+
+
+def reason_of(error: Exception) -> str:
+    """The kind and the beginning of the text of an error, on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def build_encoder(

@@ -17,6 +17,7 @@ from mmpareto.models.encoders.base import (
     channels,
     images,
     normalised,
+    reason_of,
     resized,
 )
 
@@ -61,7 +62,7 @@ class HuggingFaceEncoder(TokenEncoder):
         self._check(model, config, shape)
         if isinstance(getattr(network, "pooler", None), torch.nn.Module):
             network.pooler.requires_grad_(False)  # nothing is computed from it
-        self.width: int = config.hidden_size if hasattr(config, "hidden_size") else config.hidden_sizes[-1]
+        self.name, self.width = f"hf:{model}", _width(model, config)
         self.padding_id = getattr(config, "pad_token_id", None) or 0
         # a run of an earlier version saved "model" and "normalise" alone
         processing = configuration or _processing(_processor(source, kind))
@@ -83,6 +84,12 @@ class HuggingFaceEncoder(TokenEncoder):
         if wanted != argument or getattr(config, "is_encoder_decoder", False):
             what = "is an encoder with a decoder" if wanted == argument else f"takes {wanted}"
             raise ModelError(f"hf:{model} {what}; {self.kind} needs an encoder that takes {argument}")
+        if self.kind == "waveform" and not hasattr(self.network, "_get_feature_vector_attention_mask"):
+            raise ModelError(
+                f"hf:{model} is no model of waveforms such as wav2vec 2.0: its {argument} are spectrograms or codes"
+            )
+        if self.pooling == "cls" and (self.kind == "waveform" or hasattr(config, "hidden_sizes")):
+            raise ModelError(f"pooling=cls: hf:{model} has no class token; choose mean or max")
         if self.kind == "tokens":
             longest, vocabulary = getattr(config, "max_position_embeddings", shape[0]), config.vocab_size
             positions = getattr(getattr(self.network, "embeddings", None), "position_embeddings", None)
@@ -97,7 +104,8 @@ class HuggingFaceEncoder(TokenEncoder):
             1,
             getattr(config, "num_channels", 3),
         ):
-            raise ModelError(f"hf:{model} takes {config.num_channels} channels, found {channels(self.kind, shape)}")
+            wanted = getattr(config, "num_channels", 3)
+            raise ModelError(f"hf:{model} takes {wanted} channels, found {channels(self.kind, shape)}")
 
     def tokens(self, x: Input) -> tuple[Tensor, Tensor | None]:
         """Input of B samples -> last hidden states [B, N, D], those of frames one after the other, and their mask."""
@@ -106,11 +114,16 @@ class HuggingFaceEncoder(TokenEncoder):
             ids = values if mask is None else values.masked_fill(~mask, self.padding_id)
             return self._states(input_ids=ids, attention_mask=None if mask is None else mask.long()), mask
         if self.kind == "waveform":
-            return self._from_waveform(normalised(values, mask) if self.normalise else values, mask)
+            return self._from_waveform(normalised(values, mask, 1e-7) if self.normalise else values, mask)
         pictures = resized(images(x), self.preprocess.size)
         pictures = pictures.expand(-1, self.channels, -1, -1)
         states = self._states(pixel_values=pictures.flip(1) if self.flip else pictures)
         states = states if states.dim() == 3 else states.flatten(2).transpose(1, 2)  # maps [B, D, H, W]
+        if states.shape[2] != self.width:
+            raise ModelError(
+                f"{self.name} gives states of width {states.shape[2]}, and its configuration says {self.width}; take "
+                "another model, or one of timm"
+            )
         return states.reshape(values.shape[0], -1, self.width), None
 
     def _from_waveform(self, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -118,7 +131,10 @@ class HuggingFaceEncoder(TokenEncoder):
             return self._states(input_values=values), None
         attention = mask.long()
         states = self._states(input_values=values, attention_mask=attention)
-        return states, self.network._get_feature_vector_attention_mask(states.shape[1], attention).bool()
+        kept = self.network._get_feature_vector_attention_mask(states.shape[1], attention).bool()
+        # of a clip below one window it marks all positions
+        lengths = self.network._get_feat_extract_output_lengths(attention.sum(1))
+        return states, kept & (lengths > 0)[:, None]
 
     def _states(self, **inputs: Any) -> Tensor:
         return self.network(**inputs, return_dict=True).last_hidden_state
@@ -157,10 +173,9 @@ def _network(
             source, config=config, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
         )
     except Exception as error:  # of the network, the hub, the files or transformers, which have no class in common
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise ModelError(
-            f"hf:{model} cannot be made from {source} ({reason}). It is downloaded once and needs the network then; a "
-            "folder with its configuration and weights needs none: hf:FOLDER"
+            f"hf:{model} cannot be made from {source} ({reason_of(error)}). It is downloaded once and needs the "
+            "network then; a folder with its configuration and weights needs none: hf:FOLDER"
         ) from error
     lacking = [key for key in loaded["missing_keys"] if not key.startswith(("pooler.", "masked_spec_embed"))]
     if lacking:
@@ -168,6 +183,17 @@ def _network(
             f"the weights of {source} lack {counted(len(lacking), 'tensor')} of the model, such as {lacking[0]}"
         )
     return network, config
+
+
+def _width(model: str, config: Any) -> int:
+    """Width of the last hidden states."""
+    sizes = [getattr(config, "hidden_size", None), *(getattr(config, "hidden_sizes", None) or ())]
+    found = sizes[-1] if sizes[0] is None else sizes[0]
+    if not isinstance(found, int):
+        raise ModelError(
+            f"hf:{model}: its configuration has no hidden_size and no hidden_sizes; take another model, or one of timm"
+        )
+    return found
 
 
 def _processor(source: str, kind: str) -> Any:

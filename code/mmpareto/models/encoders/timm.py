@@ -15,6 +15,7 @@ from mmpareto.models.encoders.base import (
     by_sample,
     channels,
     images,
+    reason_of,
     resized,
 )
 
@@ -75,10 +76,9 @@ class TimmEncoder(TokenEncoder):
                 model, pretrained=weights != "none", num_classes=0, in_chans=inputs, **arguments
             )
         except Exception as error:  # of the network, the hub, the file or timm, which have no class in common
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             raise ModelError(
-                f"timm:{model} cannot be made with weights={weights} ({reason}). Pretrained weights are downloaded "
-                "once and need the network then; a file needs none: weights=FILE; weights=none begins at random"
+                f"timm:{model} cannot be made with weights={weights} ({reason_of(error)}). Pretrained weights are "
+                "downloaded once and need the network then; a file needs none: weights=FILE; or weights=none"
             ) from error
         self.network = network
         data_config = timm.data.resolve_model_data_config(network)

@@ -6,16 +6,16 @@ import torch
 from torch import Tensor
 
 from mmpareto.inputs import Input, Padded, values_of
-from mmpareto.models.encoders.base import ENCODERS, ModelError, TokenEncoder, load_weights, normalised
+from mmpareto.models.encoders.base import ENCODERS, ModelError, TokenEncoder, load_weights, normalised, reason_of
 
 
 @ENCODERS.register("torchaudio", argument="bundle")
 class TorchaudioEncoder(TokenEncoder):
     """A speech model of torchaudio without its classifier, as in torchaudio:WAV2VEC2_BASE.
 
-    wav2vec 2.0 (Baevski et al., NeurIPS 2020), HuBERT, WavLM and XLSR. Tokens are the outputs of the last layer.
-    Waveforms are normalised where the model expects it; they must have its sampling rate. LayerDrop is switched off.
-    Padding changes no feature, but where a model has group norm over time (WAV2VEC2_BASE, HUBERT_BASE).
+    wav2vec 2.0 (Baevski et al., NeurIPS 2020), HuBERT and XLSR. Tokens are the outputs of the last layer. Waveforms are
+    normalised where the model expects it; they must have its sampling rate. LayerDrop is switched off. Padding changes
+    no feature, but where a model has group norm over time (WAV2VEC2_BASE, HUBERT_BASE).
 
     Args:
         bundle: name in torchaudio.pipelines.
@@ -42,16 +42,19 @@ class TorchaudioEncoder(TokenEncoder):
         if not isinstance(about, pipelines.Wav2Vec2Bundle):
             names = [name for name, value in vars(pipelines).items() if isinstance(value, pipelines.Wav2Vec2Bundle)]
             raise ModelError(f"torchaudio has no speech model {bundle!r:.100}; known: {', '.join(names)}")
-        make = models.wavlm_model if about._model_type == "WavLM" else models.wav2vec2_model
-        self.network = make(**about._params | {"aux_num_out": None, "encoder_layer_drop": 0.0})
+        if about._model_type == "WavLM":
+            raise ModelError(
+                f"torchaudio:{bundle} takes no mask, and clips of a batch differ in length; use the model of "
+                "transformers, as in hf:microsoft/wavlm-base"
+            )
+        self.network = models.wav2vec2_model(**about._params | {"aux_num_out": None, "encoder_layer_drop": 0.0})
         if weights == "pretrained":
             try:
                 published = about.get_model()
             except Exception as error:  # whatever the network raises
-                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
                 raise ModelError(
-                    f"the weights of torchaudio:{bundle} cannot be downloaded ({reason}). They are downloaded once and "
-                    "need the network then; a file needs none: weights=FILE; weights=none begins at random"
+                    f"the weights of torchaudio:{bundle} cannot be downloaded ({reason_of(error)}). They are "
+                    "downloaded once and need the network then; a file needs none: weights=FILE; or weights=none"
                 ) from error
             state = getattr(published, "model", published).state_dict()  # some models are wrapped
             self.network.load_state_dict({key: value for key, value in state.items() if not key.startswith("aux.")})

@@ -76,13 +76,19 @@ class BoostedSum(nn.Module):
         self.boost = nn.Parameter(torch.ones(()))
 
     def forward(self, features: Mapping[str, Tensor], present: Present | None = None) -> Tensor:
-        """{modality: [B, D]} -> [B, C]; heads of absent modalities do not count."""
+        """{modality: [B, D]} -> [B, C]; heads of absent modalities do not count.
+
+        Raises:
+            ValueError: where none is present.
+        """
         logits = []
         for name, head in self._heads[0].items():
             if isinstance(present, Mapping):
                 logits.append(head(features[name]).where(present[name][:, None], 0.0))
             elif present is None or name in present:
                 logits.append(head(features[name]))
+        if not logits:
+            raise ValueError("a sum over no modality has no prediction")
         return self.boost * torch.stack(logits).sum(0)
 
 
