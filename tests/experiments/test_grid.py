@@ -109,6 +109,19 @@ def test_flags_that_need_each_other_are_varied_together() -> None:
     ]
 
 
+def test_a_varied_flag_that_is_refused_has_its_reason() -> None:
+    with pytest.raises(
+        UsageError, match=r"together with the other flags \(--lr_decay_step belongs to --lr_schedule step"
+    ):
+        grid(["uniform"], vary=["lr_decay_step=5,10", "lr_schedule=constant,cosine"])
+    expanded = grid(["uniform"], vary=["momentum=0.5"], names=["twoview", "utd-mhad"])
+    assert expanded.notes == [
+        "momentum is left out (--momentum is SGD's; Adam has none [uniform on utd-mhad]): run once without it"
+    ]
+    with pytest.raises(UsageError, match=r"alpha.*expected a .*\[ogm_ge on digits\]"):
+        grid(["uniform", "ogm_ge"], vary=["alpha=abc"])
+
+
 def test_values_of_several_words_or_with_commas() -> None:
     expanded = grid(["mmpareto"], vary=["encoder=gray=cnn colour=pmr,gray=pmr"])
     assert [run.config.model.encoder for run in expanded.runs] == [{"gray": "cnn", "colour": "pmr"}, {"gray": "pmr"}]

@@ -91,6 +91,7 @@ def test_a_terminal_shows_the_epoch_of_each_running_run(tmp_path: Path, monkeypa
     for run in runs:
         run.folder.mkdir(parents=True)
     (runs[0].folder / "metrics.csv").write_text("epoch\n1\n2\n")
+    (runs[9].folder / "metrics.csv").write_bytes(b"epoch\n1\xff\n")  # damaged: its own process will say so
     monkeypatch.setattr(sys, "stderr", Terminal())
     with schedule._Progress(runs) as progress:
         progress.show(runs[:2])
@@ -336,3 +337,14 @@ def test_slurm_needs_submitit_and_slurm(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UsageError, match="srun"):
         slurm_executor(tmp_path, CODE, None, {})
+
+
+def test_an_earlier_divergence_is_no_reason_of_another_failure(tmp_path: Path) -> None:
+    (run,) = make_runs(tmp_path, [1])  # which ends with status 3
+    run.folder.mkdir(parents=True)
+    write_settings(run.folder, run.config.flat())
+    (run.folder / "diverged.json").write_text('{"epoch": 1, "step": 12}')
+    (outcome,) = run_all([run], Local(STAND_IN, 1, 1)).values()
+    assert outcome.failure is not None
+    assert outcome.failure.startswith("exit status")
+    assert not outcome.diverged

@@ -21,6 +21,8 @@ from reporting.synthetic import make_run as finished_run
 from settings import write_settings
 
 from mmpareto.cli import experiment, train
+from mmpareto.cli.running import perform
+from mmpareto.cli.search import why_none
 from mmpareto.errors import UsageError
 from mmpareto.experiments.grid import Run, make_run
 from mmpareto.experiments.launchers import Local
@@ -211,7 +213,7 @@ def test_a_trial_in_which_the_method_never_acts_is_not_chosen(
     assert search.best(trials) is trials[0]
     assert counts(trials, "idle") == {"twoview": {"opm": 1}}
     assert search.best([trials[1]]) is None
-    assert experiment._why_none(search, [trials[1]]) == "no values are chosen; it never modulates"
+    assert why_none(search, [trials[1]]) == "no values are chosen; it never modulates"
     (tmp_path / "trials.csv").write_text(trial_table(search, trials, [trials[0]]))
     assert [line.rsplit(",", 3)[1:] for line in (tmp_path / "trials.csv").read_text().splitlines()] == [
         ["chosen", "diverged", "idle"],
@@ -221,7 +223,7 @@ def test_a_trial_in_which_the_method_never_acts_is_not_chosen(
     ]
     shutil.rmtree(trials[2].runs[0].folder)  # it failed: the budget of the method is not that of the others
     assert search.best(trials) is None
-    assert "because trials failed: 2; the same command runs them again" in experiment._why_none(search, trials)
+    assert "because trials failed: 2; the same command runs them again" in why_none(search, trials)
 
 
 def test_tpe_learns_from_scores_and_from_what_diverged_but_not_from_what_failed(
@@ -245,9 +247,16 @@ def test_tpe_learns_from_scores_and_from_what_diverged_but_not_from_what_failed(
     (diverges.folder / DIVERGED).write_text('{"epoch": 1, "step": 12}')
     for number in (0, 3, 4):
         finish(trials[number].runs[0], 50.0 + number)
+        file = trials[number].runs[0].folder / RESULTS
+        if number == 3:
+            file.write_text(json.dumps(json.loads(file.read_text()) | {"idle": "it never modulates"}))
         search.score(trials[number])
     search.values(candidate, STARTUP)
-    assert learned == [50.0, 0.0, 53.0, 54.0]
+    assert learned == [50.0, 0.0, 54.0]
+    other = plan(tmp_path, "tpe", rule="all_heads")
+    (candidate,) = other.candidates(["twoview"], ["uniform"])
+    with pytest.raises(RunError, match=r"was proposed by a search with .*'rule': 'joint'.*; name another --output"):
+        other.values(candidate, STARTUP)
 
 
 def test_what_tpe_proposed_stays(tmp_path: Path) -> None:
@@ -424,17 +433,17 @@ def test_a_trial_that_diverged_is_a_result_and_another_run_has_failed(
     diverges.folder.mkdir(parents=True)
     write_settings(diverges.folder, diverges.config.flat())
     launcher = Local(Path(__file__).with_name("stand_in.py"), 2, 2)
-    assert experiment.perform(trial.runs, launcher, "here", tmp_path, trials=True) == {}
+    assert perform(trial.runs, launcher, "here", tmp_path, trials=True) == {}
     write_settings(finishes.folder, finishes.config.flat())
     printed = capsys.readouterr().out
     assert f"{diverges.name}: diverged (step 12, epoch 1)\n" in printed
     assert "FAILED" not in printed
     assert trial.diverged == "step 12, epoch 1"
     assert search.score(trial) is None
-    assert experiment.perform(trial.runs, launcher, "here", tmp_path, trials=True) == {}
+    assert perform(trial.runs, launcher, "here", tmp_path, trials=True) == {}
     assert "1 finished, 1 diverged, 0 to resume, 0 to begin\n" in capsys.readouterr().out
     assert (diverges.folder / "train.log").read_text().count("$ ") == 1
-    failures = experiment.perform(trial.runs, launcher, "here", tmp_path)
+    failures = perform(trial.runs, launcher, "here", tmp_path)
     assert list(failures) == [diverges]
     assert (diverges.folder / "train.log").read_text().count("$ ") == 2
 

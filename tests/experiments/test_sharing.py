@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from mmpareto.cli import experiment
+from mmpareto.cli import experiment, running
 from mmpareto.errors import UsageError
 from mmpareto.experiments import sharing
 from mmpareto.experiments.grid import Run, expand
@@ -153,13 +153,13 @@ def test_the_number_of_runs_per_gpu_is_one_flag_or_a_gpu_that_is_named_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(experiment, "cores", lambda: 12)
+    monkeypatch.setattr(running, "cores", lambda: 12)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(experiment, "read_gpu", lambda _: Reading(80, 79, 0.0))
+    monkeypatch.setattr(running, "read_gpu", lambda _: Reading(80, 79, 0.0))
 
     def launcher(*flags: str) -> tuple[int, list[str | None], str]:
         arguments, _ = experiment.parser().parse_known_args(["--methods", "uniform", *flags])
-        local, text = experiment.make_launcher(arguments, 9, tmp_path)
+        local, text = running.make_launcher(arguments, 9, tmp_path)
         assert isinstance(local, Local)
         runs = make_runs(tmp_path, range(20))
         busy: dict[int, Any] = {}

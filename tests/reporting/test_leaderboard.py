@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -433,3 +434,47 @@ def test_a_result_is_what_the_run_scored(tmp_path: Path) -> None:
         "55.0",
         "25.0",
     )
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_selection_on_test_is_marked_and_names_are_harmless(tmp_path: Path) -> None:
+    content = board("a|b") | {"samples": {}, "diverged": {}, "idle": {}}
+    assert "SELECTED ON TEST" not in leaderboard.tables(content)
+    content["settings"]["a|b"]["selected_on"] = "test"
+    text = leaderboard.tables(content)
+    assert "## a\\|b\n\n**SELECTED ON TEST**: the checkpoints of all runs were selected on the test split" in text
+    both = board("x") | {"samples": {}, "diverged": {}, "idle": {}}
+    for result in both["results"] + content["results"]:
+        result["method"] = result["method"].replace("random", "r|m")
+    both["results"] += content["results"]
+    assert "| r\\|m " in leaderboard.tables(both).split("## All datasets")[1]
+
+
+def test_files_are_merged_alike_in_any_order(tmp_path: Path) -> None:
+    def file(name: str, **changes: Any) -> Path:
+        content = {"schema": 1, **board()} | changes
+        content["results"] = [row("twoview", name, seed, 80.0) for seed in (10, 11)]
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+        return tmp_path / f"{name}.json"
+
+    def samples(**about: Any) -> dict[str, Any]:
+        return {"twoview": {"test": {"number": 3, **about}}}
+
+    def ranged(low: int) -> dict[str, Any]:
+        return {"twoview": {"epochs": 5, "learning_rate": f"searched from {low} to 1"}}
+
+    a, b, c = file("a", samples=samples()), file("b", samples=samples(ids="x")), file("c", samples=samples(ids="y"))
+    for order in itertools.permutations((a, b, c)):
+        with pytest.raises(RunError, match="other samples of twoview"):
+            leaderboard.merged(order)
+    a, b, c = file("a", settings=ranged(0)), file("b"), file("c", settings=ranged(9))
+    for order in itertools.permutations((a, b)):
+        assert "learning_rate" in leaderboard.merged(order)["settings"]["twoview"]
+    for order in itertools.permutations((a, b, c)):
+        with pytest.raises(RunError, match="other settings of twoview"):
+            leaderboard.merged(order)
+    a, b = (file(name, diverged={"twoview": {"uniform": number}}) for name, number in (("a", 1), ("b", 2)))
+    with pytest.raises(RunError, match="another number of diverged trials on twoview"):
+        leaderboard.merged([a, b])
+    with pytest.raises(RunError, match="its samples are damaged"):
+        leaderboard.merged([file("a", samples=[])])

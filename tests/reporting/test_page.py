@@ -20,7 +20,7 @@ from PIL import Image
 from reporting.synthetic import make_run
 
 from mmpareto.reporting import charts, page
-from mmpareto.reporting.charts import Axes, Curves, collect, curve_figure
+from mmpareto.reporting.charts import Axes, Curves, Figure, Panel, collect, curve_figure
 from mmpareto.reporting.comparison import rows_of
 from mmpareto.reporting.comparison_figures import learning_curves, method_figures
 from mmpareto.reporting.finished import find
@@ -347,3 +347,21 @@ def test_tensors_of_a_sequential_are_layers() -> None:
     assert tensor_label("0.weight") == "layer 0 weight"
     assert tensor_label("4.1.bias") == "layer 4.1 bias"
     assert tensor_label("conv1.weight") == "conv1.weight"
+
+
+def test_a_figure_whose_rows_are_all_hidden_shows_the_first_ones(tmp_path: Path) -> None:
+    view: dict[str, Any] = {"mark": "point", "encoding": {}}
+    figure = Figure("f", "t", "a", "c", [Panel(view, 9), Panel(view, 10)], {})
+    assert len(figure.specification(["a"] * 11, range(8, 11))["concat"]) == 2
+
+
+def test_confusion_matrices_of_other_classes_are_not_summed(tmp_path: Path) -> None:
+    for seed, names in enumerate((["cat", "dog"], ["dog", "cat"])):
+        folder = make_run(tmp_path / "runs" / str(seed), "uniform", seed)
+        classes = [{"class": name} for name in names]
+        joint = {"confusion": [[3, 1], [0, 0]], "per_class": classes}
+        content = {"finished": True, "selected_epoch": 3, "joint": joint}
+        (folder / "evaluation_test.json").write_text(json.dumps(content))
+    with pytest.raises(RunError, match="made on data with other classes"):
+        page.write(tmp_path / "report", summaries(find([tmp_path / "runs"])[0]), [])
+    assert not (tmp_path / "report").exists()

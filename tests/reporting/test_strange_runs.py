@@ -18,6 +18,8 @@ from reporting.synthetic import make_run, write_rows
 
 from mmpareto.cli import report as entry
 from mmpareto.reporting import finished
+from mmpareto.reporting.balance import balance
+from mmpareto.runs import RunError
 
 EVIL = "=cmd|x!A1"
 NAMES = ('$a_{$ <script>alert("1")</script>', EVIL)
@@ -304,3 +306,15 @@ def test_a_link_to_a_whole_disk_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     assert inside(entry.main, tmp_path / "runs").returncode == 0
     (tmp_path / "runs" / "b").symlink_to(tmp_path / "disk")
     assert f"{tmp_path / 'runs'} has more than 10 folders below it" in refused(entry.main, tmp_path / "runs")
+
+
+@pytest.mark.parametrize(
+    "probe", [{}, {"unimodal": {"gray": {}}}, {"unimodal": 3}, {"unimodal": {"gray": {"accuracy": "x"}}}]
+)
+def test_damaged_probes_are_named(probe: Any, tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", "uniform", 0)
+    file = folder / "results.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"probe": probe}))
+    (run,), _ = finished.find([folder])
+    with pytest.raises(RunError, match=r"the probe of .*results\.json is damaged"):
+        balance(run)

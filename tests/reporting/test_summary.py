@@ -238,3 +238,21 @@ def test_a_table_for_every_dataset(tmp_path: Path) -> None:
         "## cgmnist",
         "## digits",
     ]
+
+
+def test_rows_that_were_all_selected_on_test_are_never_bold(tmp_path: Path) -> None:
+    for method, joint in (("uniform", 50.0), ("mmpareto", 80.0)):
+        for seed in range(4):
+            make_run(tmp_path / method / str(seed), method, seed, joint + seed * (1 + joint / 100), selected_on="test")
+    (summary,) = summaries(find([tmp_path])[0])
+    place = [row.method for row in summary.rows].index("mmpareto")
+    assert summary.tests[place].significant
+    assert summary.best[place]
+    assert summary.bold == [False, False]
+
+
+def test_settings_in_another_order_are_the_same_row(tmp_path: Path) -> None:
+    for seed, encoder in enumerate(({"gray": "cnn", "colour": "pmr"}, {"colour": "pmr", "gray": "cnn"})):
+        make_run(tmp_path / str(seed), "uniform", seed, encoder=encoder)
+    (summary,) = summaries(find([tmp_path])[0])
+    assert [row.seeds for row in summary.rows] == [[0, 1]]

@@ -1,1 +1,1 @@
-"""The commands: each module is one, and `code/*.py` start them."""
+"""The commands, a module each, which `code/*.py` start; common.py, running.py and search.py are parts of them."""

@@ -8,7 +8,6 @@ figure means.
 """
 
 import argparse
-import json
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +19,7 @@ from mmpareto.command_line import Parser, add_allow
 from mmpareto.data_folders import require_data
 from mmpareto.escape import counted
 from mmpareto.flag_values import count, file_path, fraction, path_text, workers
-from mmpareto.reporting.evaluation_tables import evaluation_text
+from mmpareto.reporting.evaluation_tables import evaluation_json, evaluation_text
 from mmpareto.runs import RunDirectory, RunError
 from mmpareto.selection import RATES, SPLITS
 from mmpareto.startup import program
@@ -89,14 +88,6 @@ def evaluate(arguments: argparse.Namespace) -> None:
     for note in evaluation["notes"]:
         print(f"\nNote: {note}")
     print(f"\nwritten: {run / runs.EVALUATION.format(split)} and figures beside it")
-
-
-def evaluation_json(evaluation: dict[str, Any]) -> bytes:
-    """The content of evaluation_<split>.json.
-
-    On one line: with a line for each cell, confusion matrices of 1,000 classes are larger than `json_files` reads.
-    """
-    return (json.dumps(evaluation, separators=(",", ":"), default=str) + "\n").encode()
 
 
 def write(run: RunDirectory, evaluation: dict[str, Any], classes: list[str]) -> None:

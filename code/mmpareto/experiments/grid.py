@@ -19,6 +19,7 @@ from mmpareto.data_folders import require_data
 from mmpareto.errors import UsageError, UserError
 from mmpareto.registries import DATASETS, METHODS
 from mmpareto.runs import RunDirectory
+from mmpareto.train_flags import SHORT
 
 # flags of train.py that the grid sets itself, and what to use instead
 OWNED = {
@@ -107,9 +108,15 @@ def expand(
         refuse_unknown_variation(flag, pairs)
         without = [(name, method) for name, method in pairs if flag not in taken[name, method]]
         if len(without) == len(pairs):
-            _check(*pairs[0], passed, {flag: values[flag][0]}, root)  # says why
-            raise UsageError(f"--vary {flag}: no run of the grid takes it together with the other flags")
-        notes += [f"{flag} means nothing to {method} on {name}: run once without it" for name, method in without]
+            knowing = next((pair for pair in pairs if _knows(*pair, flag)), pairs[0])
+            _check(*knowing, passed, {flag: values[flag][0]}, root)  # says why
+            why = _refusal(*knowing, passed, values, (*taken[knowing], flag), root)
+            raise UsageError(f"--vary {flag}: no run of the grid takes it together with the other flags ({why})")
+        for name, method in without:
+            why = f"means nothing to {method} on {name}"
+            if _knows(name, method, flag):
+                why = f"is left out ({_refusal(name, method, passed, values, (*taken[name, method], flag), root)})"
+            notes.append(f"{flag} {why}: run once without it")
 
     runs: dict[Path, Run] = {}
     same: dict[str, str] = {}
@@ -230,6 +237,27 @@ def _option(name: str, method: str, varied: str) -> str | None:
 
 def _check(name: str, method: str, passed: Sequence[str], chosen: Mapping[str, str], root: Path) -> None:
     _parse(name, method, _argv(name, method, passed, chosen), root)
+
+
+def _refusal(
+    name: str,
+    method: str,
+    passed: Sequence[str],
+    values: Mapping[str, Sequence[str]],
+    flags: Sequence[str],
+    root: Path,
+) -> str:
+    """Why train.py refuses the first values of these flags together."""
+    try:
+        _check(name, method, passed, {flag: values[flag][0] for flag in flags}, root)
+    except UsageError as error:
+        return str(error)
+    return "other values of the flags"
+
+
+def _knows(name: str, method: str, varied: str) -> bool:
+    """Whether it is an option of the method, or a flag of train.py for this dataset."""
+    return _option(name, method, varied) is not None or varied in flags_of(name) - SHORT.keys()
 
 
 def _parse(name: str, method: str, argv: Sequence[str], root: Path) -> Config:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import fcntl
 import os
 import shlex
 import signal
@@ -13,12 +12,13 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from mmpareto import runs
 from mmpareto.config import FAST, differing
 from mmpareto.experiments.grid import Run
 from mmpareto.runs import RunDirectory, RunError
+from mmpareto.writing import lock
 
 LOG = "train.log"
 TAIL = 6  # lines of the log that are shown of a failure
@@ -97,15 +97,15 @@ def epochs_done(run: Run) -> int:
     """Whole epochs that a run has trained, at most as many as it has."""
     try:
         return min(len(RunDirectory(run.folder).read_csv(runs.METRICS)), run.config.optim.epochs)
-    except OSError:
+    except (OSError, RunError):
         return 0
 
 
 class TrainingProcess:
     """train.py at work on a run, in a process group of its own.
 
-    The log is locked for as long as the process lives, whatever becomes of its parent: two of them never train in one
-    folder.
+    The log is locked for as long as the process lives, whatever becomes of its parent, as the lock is passed on to it:
+    two of them never train in one folder.
 
     run      what to train.
     script   train.py; None: `python -m mmpareto train`.
@@ -122,11 +122,15 @@ class TrainingProcess:
         self._outcome: Outcome | None = None
         run.folder.mkdir(parents=True, exist_ok=True)
         with open(run.folder / LOG, "ab", opener=_no_link) as log:
-            _lock(log, run)
+            try:
+                lock(log)
+            except BlockingIOError as error:
+                raise Busy(f"another process trains in {run.folder}") from error
             run_state = state(run)
             if run_state is State.FINISHED:
                 self._outcome = Outcome()
                 return
+            (run.folder / runs.DIVERGED).unlink(missing_ok=True)  # of an earlier process: it is no reason of this one
             device = () if gpu is None else ("--gpu_ids", gpu)
             program = ["-P", "-m", "mmpareto", "train"] if script is None else [str(script)]
             command = [sys.executable, *program, *run.argv, *device, *run_state.value]
@@ -168,7 +172,8 @@ class TrainingProcess:
             reason = f"ended by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
         else:
             reason = f"exit status {status}" if status else "it ended without results"
-            place = diverged(self.run) if status else None
+            with suppress(RunError):
+                place = diverged(self.run) if status else None
             if place is not None:
                 reason = f"diverged ({place})"
         tail = self._tail()
@@ -198,13 +203,3 @@ class TrainingProcess:
 def _no_link(path: str, flags: int) -> int:
     """Opens a file unless it is a link: a folder from somebody else could have us write anywhere."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
-
-
-def _lock(log: IO[bytes], run: Run) -> None:
-    """Locks the log; the lock is passed on to the processes that write to it and goes with the last of them."""
-    try:
-        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise Busy(f"another process trains in {run.folder}") from error
-    except OSError:  # a file system without locks
-        pass

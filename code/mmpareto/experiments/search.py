@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import math
 import statistics
 import zlib
@@ -27,7 +26,7 @@ from mmpareto.config import Config
 from mmpareto.errors import UsageError
 from mmpareto.experiments.grid import Run, check_runs, flags_in, folder_name, make_run, refuse_owned
 from mmpareto.experiments.process import State, diverged, state
-from mmpareto.json_files import read_object
+from mmpareto.json_files import json_text, read_object
 from mmpareto.registries import METHODS
 from mmpareto.registry import Range, Space
 from mmpareto.reporting.finished import TRIALS
@@ -107,6 +106,7 @@ class Search:
     output: Path
     root: Path
     scores: dict[tuple[Candidate, int], tuple[float, float | None]] = field(default_factory=dict)
+    _idle: set[tuple[Candidate, int]] = field(default_factory=set)
     _values: dict[tuple[Candidate, int], dict[str, Any]] = field(default_factory=dict)
 
     def candidates(self, datasets: Sequence[str], methods: Sequence[str]) -> list[Candidate]:
@@ -179,13 +179,18 @@ class Search:
             parts = (TRIALS, candidate.dataset, candidate.method, f"trial{number}")
             file = self.output.joinpath(*map(folder_name, parts)) / PROPOSED
             if file.exists():
-                values = _read_proposed(file, candidate.space)
+                values = _read_proposed(file, candidate.space, self._chosen_by)
             else:
                 values = self._proposed(candidate, number)
                 file.parent.mkdir(parents=True, exist_ok=True)
-                write_text(file, json.dumps(values) + "\n")
+                write_text(file, json_text({"values": values, **self._chosen_by}, indent=None))
         self._values[candidate, number] = values
         return values
+
+    @property
+    def _chosen_by(self) -> dict[str, Any]:
+        """What the proposals of a sampler that learns depend on, beside the space."""
+        return {"rule": self.rule, "trial_seeds": list(self.trial_seeds), "budget": self.budget}
 
     def _proposed(self, candidate: Candidate, number: int) -> dict[str, Any]:
         """What Optuna proposes after the trials before."""
@@ -199,8 +204,9 @@ class Search:
             direction="maximize", sampler=optuna.samplers.TPESampler(seed=number, n_startup_trials=0)
         )
         for before in range(number):
-            if (candidate, before) not in self.scores and not self.trial(candidate, before).diverged:
-                continue  # it failed, which says nothing of its values
+            place = candidate, before
+            if place in self._idle or (place not in self.scores and not self.trial(*place).diverged):
+                continue  # the method never acted, or it failed, which says nothing of its values
             accuracy, _ = self.scores.get((candidate, before), (0.0, None))
             params = self.values(candidate, before)
             study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=accuracy))
@@ -231,6 +237,8 @@ class Search:
         loss = statistics.mean(losses) if len(losses) == len(values) else None
         result = statistics.mean(accuracy for accuracy, _ in values), loss
         self.scores[trial.candidate, trial.number] = result
+        if trial.idle:
+            self._idle.add((trial.candidate, trial.number))
         return result
 
     def best(self, trials: Sequence[Trial]) -> Trial | None:
@@ -307,16 +315,22 @@ def _finished(run: Run) -> bool:
         return False
 
 
-def _read_proposed(file: Path, space: Space) -> dict[str, Any]:
-    """The values that a file of PROPOSED holds.
+def _read_proposed(file: Path, space: Space, chosen_by: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that a file of PROPOSED holds; those of earlier versions hold nothing else.
 
     Raises:
-        RunError: where it does not fit the space.
+        RunError: where it does not fit the space, or another rule chose before.
     """
     try:
-        values = read_object(file)
+        content = read_object(file)
     except (OSError, ValueError) as error:
         raise RunError(f"{file}: cannot be read ({error}); remove the folder, and the trial is made again") from error
+    values = content if content.keys() == space.keys() else content.pop("values", content)
+    if values is not content and content != chosen_by:
+        raise RunError(
+            f"{file} was proposed by a search with {content}, not {dict(chosen_by)}; name another --output, or remove "
+            "the folder"
+        )
     if values.keys() != space.keys() or not all(_within(values[key], space[key]) for key in space):
         raise RunError(
             f"{file} holds {values}, which the search for {', '.join(space)} would not propose; name another --output, "

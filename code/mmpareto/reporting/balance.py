@@ -7,9 +7,9 @@ import pandas as pd
 from mmpareto.config import ModelConfig
 from mmpareto.registries import ALONE, METHODS, architecture_of
 from mmpareto.reporting.comparison import Row
-from mmpareto.reporting.finished import FinishedRun
+from mmpareto.reporting.finished import RETRAIN, FinishedRun
 from mmpareto.reporting.histories import current_evaluation, stand_in
-from mmpareto.runs import EVALUATION, RunError
+from mmpareto.runs import EVALUATION, RESULTS, RunError
 
 # beginnings of the measures' names
 PROBE, GAP = "probe, ", "probe less alone, "
@@ -32,11 +32,16 @@ def balance(run: FinishedRun) -> dict[str, float]:
     for name in run.modalities:
         if (rate := run.conflict_rate(name)) is not None:
             values[f"conflict, {name}"] = 100 * rate
-    probe = run.results.get("probe") or {"unimodal": {}}
-    for name, probed in probe["unimodal"].items():
-        values[PROBE + name] = probed["accuracy"]
-        if probe.get("alone"):
-            values[GAP + name] = probed["accuracy"] - probe["alone"]["unimodal"][name]["accuracy"]
+    probe = {"unimodal": {}} if run.results.get("probe") is None else run.results["probe"]
+    try:
+        for name, probed in probe["unimodal"].items():
+            if probed is not None:
+                values[PROBE + name] = float(probed["accuracy"])
+                if probe.get("alone"):
+                    values[GAP + name] = probed["accuracy"] - probe["alone"]["unimodal"][name]["accuracy"]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        file = run.path / RESULTS
+        raise RunError(f"the probe of {file} is damaged ({type(error).__name__}: {error}); {RETRAIN}") from error
     evaluation = current_evaluation(run)
     if evaluation is None:
         return values

@@ -35,6 +35,7 @@ from mmpareto.reporting.histories import METHOD as METHOD_COLUMN
 from mmpareto.reporting.histories import Confusion
 from mmpareto.reporting.ranking import Ranking
 from mmpareto.reporting.sweeps import Sweep, sweeps
+from mmpareto.runs import RunError
 
 MOST_CLASSES = 60  # of a confusion matrix
 STEP = 40  # height of a row with its name above it
@@ -394,4 +395,6 @@ def _pooled(line: Curves) -> Confusion | None:
     matrices = [history.confusion for history in line.histories if history.confusion is not None]
     if not matrices:
         return None
+    if len({matrix.classes for matrix in matrices}) > 1:
+        raise RunError(f"{line.row.label}: its runs were made on data with other classes; report them one by one")
     return Confusion(np.sum([matrix.counts for matrix in matrices], axis=0), matrices[0].classes)

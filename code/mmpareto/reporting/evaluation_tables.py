@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmpareto.escape import on_one_line
+from mmpareto.json_files import json_text
 from mmpareto.reporting.tables import text_table
 from mmpareto.selection import COMBINATIONS
 
@@ -116,3 +117,11 @@ def shown_subsets(subsets: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any
 
 def _numbers(row: Mapping[str, Any], measures: Sequence[str] | Mapping[str, str]) -> list[str]:
     return ["-" if row[measure] is None else f"{row[measure]:.2f}" for measure in measures]
+
+
+def evaluation_json(evaluation: dict[str, Any]) -> bytes:
+    """The content of evaluation_<split>.json.
+
+    On one line: with a line for each cell, confusion matrices of 1,000 classes are larger than `json_files` reads.
+    """
+    return json_text(evaluation, indent=None).encode()

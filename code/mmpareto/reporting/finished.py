@@ -1,5 +1,6 @@
 """Finished runs, read from their folders and checked for what a report needs."""
 
+import json
 import math
 import os
 from collections.abc import Iterable, Iterator
@@ -49,7 +50,8 @@ class FinishedRun:
     @property
     def group(self) -> str:
         """What runs must share to be averaged: data, and all settings except VARYING."""
-        return repr([self.dataset, *sorted((key, value) for key, value in self.config.items() if key not in VARYING)])
+        shared = {key: value for key, value in self.config.items() if key not in VARYING}
+        return json.dumps([self.dataset, shared], sort_keys=True, default=str)
 
     @property
     def dataset(self) -> str:
@@ -244,6 +246,8 @@ def _plain(value: Any) -> Any:
 def _check_scores(path: Path, results: dict[str, Any]) -> None:
     """Raises RunError if test scores or conflict rates are missing or no numbers."""
     try:
+        if not results["test"]["unimodal"]:
+            raise KeyError("unimodal")
         scores = {"joint": results["test"]["joint"], **results["test"]["unimodal"]}
         scores |= {COMBINATIONS[rule]: score for rule, score in results["test"].get("all_heads", {}).items()}
         values = {f"accuracy of {name}": score["accuracy"] for name, score in scores.items()}

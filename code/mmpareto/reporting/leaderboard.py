@@ -16,7 +16,6 @@ A file `leaderboard.json` holds
 Results of another protocol, or with other settings or samples of the same dataset, are never merged.
 """
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpareto.config import ROUNDING, completed
-from mmpareto.json_files import read_object
+from mmpareto.json_files import json_text, read_object
 from mmpareto.reporting import charts
 from mmpareto.reporting.balance import balance
 from mmpareto.reporting.charts import Figure
@@ -97,7 +96,7 @@ def result(run: FinishedRun, *, tuned: bool, values: Mapping[str, str]) -> dict[
 
 def write(folder: Path, content: Mapping[str, Any]) -> str:
     """Write a leaderboard's file, tables and figures into a folder; the result are the tables."""
-    write_text(folder / FILE, json.dumps({"schema": SCHEMA, **content}, indent=1) + "\n")
+    write_text(folder / FILE, json_text({"schema": SCHEMA, **content}, indent=1))
     checked = read(folder / FILE)
     drawn = figures(checked)
     for path, files in drawn.values():
@@ -143,13 +142,7 @@ def read(path: Path) -> dict[str, Any]:
     if content.get("schema") != SCHEMA:
         raise RunError(f"{path}: its schema is {content.get('schema')!r:.100}, expected {SCHEMA}; it is no leaderboard "
                        "that this version reads")  # fmt: skip
-    for key, kind in (
-        ("protocol", dict),
-        ("spaces", dict),
-        ("settings", dict),
-        ("results", list),
-        ("made", dict | list),
-    ):
+    for key, kind in _CONTENT_TYPES.items():
         if not isinstance(content.get(key), kind):
             raise RunError(f"{path}: its {key} is missing or damaged; make the leaderboard again")
     protocol, settings = content["protocol"], content["settings"]
@@ -161,7 +154,8 @@ def read(path: Path) -> dict[str, Any]:
         counts = [number for inner in numbers.values() for number in inner.values()] if _nested(numbers) else [None]
         if not all(type(number) is int for number in counts):
             raise RunError(f"{path}: its numbers of {what} trials are damaged; make the leaderboard again")
-    if not all(map(_nested, content.setdefault("samples", {}).values())):
+    samples = content.setdefault("samples", {})
+    if not isinstance(samples, dict) or not all(map(_nested, samples.values())):
         raise RunError(f"{path}: its samples are damaged; make the leaderboard again")
     if isinstance(content["made"], dict):
         content["made"] = [content["made"]]
@@ -205,15 +199,21 @@ def merged(paths: Sequence[Path]) -> dict[str, Any]:
                 if (RATE in first) != (RATE in second):
                     first, second = _without_range(first), _without_range(second)
                 _same(first, second, f"{path}: other {part} of {name} than {paths[0]}")
-            whole[part] |= other[part]
-        for name in whole["samples"].keys() & other["samples"].keys():
-            ours, theirs = whole["samples"][name], other["samples"][name]
+            for name, values in other[part].items():  # what one file says more is kept, whatever their order
+                whole[part][name] = values | whole[part].get(name, {})
+        for name, samples in other["samples"].items():
+            ours = whole["samples"].setdefault(name, {})
             message = f"{path}: other samples of {name} than {paths[0]}"
-            _same(_known_of_both(ours, theirs), _known_of_both(theirs, ours), message)
-        whole["samples"] = other["samples"] | whole["samples"]
+            _same(_known_of_both(ours, samples), _known_of_both(samples, ours), message)
+            for split, about in samples.items():
+                ours[split] = about | ours.get(split, {})
         for kind in COUNTED:
             for dataset, numbers in other[kind].items():
-                whole[kind][dataset] = whole[kind].get(dataset, {}) | numbers
+                ours = whole[kind].setdefault(dataset, {})
+                both = ours.keys() & numbers.keys()
+                message = f"{path}: another number of {kind} trials on {dataset} than in another file"
+                _same({name: ours[name] for name in both}, {name: numbers[name] for name in both}, message)
+                ours |= numbers
         whole["made"] += [made for made in other["made"] if made not in whole["made"]]
         for row in other["results"]:
             values = values_of.setdefault(_key(row)[:3], row["values"])

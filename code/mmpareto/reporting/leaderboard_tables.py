@@ -23,6 +23,10 @@ COUNTED = {
     "diverged": "Diverged trials (a loss or gradient was not finite)",
     "idle": "Trials that ended before the method acted, of which none is chosen",
 }
+SELECTED_ON_TEST = (
+    "**SELECTED ON TEST**: the checkpoints of all runs were selected on the test split, so their accuracies are too "
+    "favourable."
+)
 NOT_TESTED = " ?"  # behind the name of a row that could not be tested against the first one
 CAPTION = (
     "Test accuracy in percent, mean ± sample standard deviation; in brackets the 95 % bootstrap interval of the "
@@ -54,7 +58,8 @@ def tables(content: Mapping[str, Any], pictures: Mapping[str, str] | None = None
     for dataset in dict.fromkeys(rows["dataset"][rows["tuned"]]):
         of_dataset = rows[rows["dataset"] == dataset]
         parts += [
-            f"## {dataset}",
+            f"## {markdown_text(dataset)}",
+            SELECTED_ON_TEST if content["settings"].get(dataset, {}).get("selected_on") == "test" else "",
             not_searched(content["settings"].get(dataset, {})),
             dataset_table(of_dataset),
             *(counted_trials(kind, content[kind].get(dataset, {}), protocol["trials"]) for kind in COUNTED),
@@ -73,9 +78,10 @@ def worded(protocol: Mapping[str, Any]) -> str:
         "as many epochs as the reported runs" if protocol["budget"] is None else counted(protocol["budget"], "epoch")
     )
     seeds = ", ".join(map(str, protocol["trial_seeds"]))
+    trials, sampler = counted(protocol["trials"], "trial"), markdown_text(protocol["sampler"])
     return (
-        f"Every method: {counted(protocol['trials'], 'trial')} ({protocol['sampler']}), each of {budget}, with seed "
-        f"{seeds}; chosen by {RULES[protocol['rule']]}. Then fresh seeds.\n\n{CAPTION}"
+        f"Every method: {trials} ({sampler}), each of {budget}, with seed {seeds}; chosen by "
+        f"{RULES[protocol['rule']]}. Then fresh seeds.\n\n{CAPTION}"
     )
 
 
@@ -192,7 +198,8 @@ def over_datasets(rows: pd.DataFrame) -> str:
     shown = ranking.scores.T.map(lambda value: f"{value:.1f}").assign(
         rank=ranking.ranks.map(lambda value: f"{value:.2f}")
     )
-    text = markdown_table(shown.loc[ranking.ranks.index].rename_axis("method").reset_index())
+    shown = shown.loc[ranking.ranks.index].rename(index=markdown_text, columns=markdown_text)
+    text = markdown_table(shown.rename_axis("method").reset_index())
     text = "\n\n".join(filter(None, [text, left_out]))
     if len(ranking.ranks) < 3:
         return text

@@ -280,7 +280,9 @@ def tiles(summary: Summary) -> list[tuple[str, str, str]]:
         listed.append((f"Difference from {test.baseline.label}", f"{test.difference:+.1f} points", remark))
     listed.append(("Joint minus best single", row.combined[LEAD], "points, mean over seeds"))
     if cost["seconds"] == cost["seconds"]:
-        remark = f"{cost['ratio']:.2f} times {test.baseline.label}" if test.baseline is not None else "mean over runs"
+        remark = "mean over runs"
+        if test.baseline is not None and cost["ratio"] == cost["ratio"]:
+            remark = f"{cost['ratio']:.2f} times {test.baseline.label}"
         listed.append(("Training time", f"{cost['seconds']:.1f} s", remark))
     return listed
 

@@ -69,7 +69,10 @@ class Summary:
 
         A baseline's mean is bold if every row that is tested against it differs significantly.
         """
-        return [best and self._significant(i) for i, best in enumerate(self.best)]
+        return [
+            best and not row.selected_on_test and self._significant(i)
+            for i, (row, best) in enumerate(zip(self.rows, self.best, strict=True))
+        ]
 
     def _significant(self, i: int) -> bool:
         """Whether row i differs significantly from the baseline or, being the baseline, from all rows tested."""
@@ -202,9 +205,7 @@ class Summary:
         if self.baseline is None:
             return f"{text}There is no baseline in these runs, so nothing is tested and nothing is bold."
         if "difference" not in self.table:
-            return (
-                f"{text}No row has two seeds in common with a baseline row, so nothing is tested and nothing is bold."
-            )
+            return f"{text}No row could be tested against a baseline row (the notes say why), so nothing is bold."
         return (
             f"{text}Bold: the highest joint mean, if p (Holm) is below {LEVEL}, runs selected on test left aside. "
             f"Difference: joint accuracy less that of {self.baseline} with the same settings"
