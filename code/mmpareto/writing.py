@@ -14,9 +14,10 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
+from mmpareto.startup import SIGNALS
+
 _STAGED = ".new-files-"
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # of file systems that have none
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # what asks a process to end
 
 
 @contextmanager
@@ -69,7 +70,7 @@ def lock(file: IO[str] | IO[bytes] | int, *, shared: bool = False, wait: bool = 
 
 @contextmanager
 def signals_noted() -> Iterator[list[int]]:
-    """The signals of ENDING that arrive meanwhile, instead of their effect; ignored ones stay ignored, as under nohup.
+    """The SIGNALS that arrive meanwhile, instead of their effect; ignored ones stay ignored, as under nohup.
 
     Blocking them would hold back those of this thread alone: a library's threads would still take them. Outside the
     main thread, where Python takes no handlers, nothing is held back.
@@ -81,7 +82,7 @@ def signals_noted() -> Iterator[list[int]]:
 
     before: dict[signal.Signals, Callable[..., Any] | int | None] = {}
     if threading.current_thread() is threading.main_thread():
-        for number in ENDING:
+        for number in SIGNALS:
             if signal.getsignal(number) not in (signal.SIG_IGN, None):  # None: not a handler of Python's
                 before[number] = signal.signal(number, note)
     try:

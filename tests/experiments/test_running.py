@@ -23,8 +23,9 @@ from mmpareto.experiments import schedule
 from mmpareto.experiments.grid import Run, expand
 from mmpareto.experiments.launchers import Local, Submitit, slurm_executor, stop
 from mmpareto.experiments.process import State, TrainingProcess, state
-from mmpareto.experiments.schedule import Interrupted, run_all
+from mmpareto.experiments.schedule import run_all
 from mmpareto.runs import RunError
+from mmpareto.training.signals import Interrupted
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
 CODE = Path(__file__).resolve().parents[2] / "code"

@@ -229,7 +229,7 @@ def test_synib_of_one_sample_is_the_joint_loss() -> None:
 
 @pytest.mark.parametrize("options", [{"beta": 0.1}, {"threshold": 0.9}, {"unimodal": True}])
 def test_inforeg_s_published_rule_takes_no_other_options(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="published=true has a rule of its own"):
+    with pytest.raises(ValueError, match="has no effect without published=false; leave it out"):
         build_method("inforeg", published=True, **options)
 
 
@@ -251,7 +251,7 @@ def test_numbers_of_epochs_are_not_negative(name: str, option: str) -> None:
 
 
 def test_g_blending_refuses_an_option_that_would_do_nothing() -> None:
-    with pytest.raises(ValueError, match="super_epoch=3 needs online=true"):
+    with pytest.raises(ValueError, match="super_epoch=3 has no effect without online=true"):
         build_method("gblending", super_epoch=3)
     build_method("gblending", super_epoch=3, online=True)
 

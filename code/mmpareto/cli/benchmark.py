@@ -16,7 +16,6 @@ import argparse
 import multiprocessing
 import os
 import platform
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
@@ -29,7 +28,7 @@ from mmpareto.flag_values import file_path, workers
 from mmpareto.json_files import json_text
 from mmpareto.registries import METHODS
 from mmpareto.startup import program
-from mmpareto.training.signals import Interrupted, Signals
+from mmpareto.training.signals import Signals
 from mmpareto.writing import write_text
 
 # flags that belong to one measurement, and what to give with them
@@ -72,12 +71,8 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str]) -> int:
     """Run a command line; the result is the exit status."""
-    try:
-        with Signals():
-            return run_command(program("benchmark"), lambda: benchmark(parser().parse_args(argv)))
-    except Interrupted as order:
-        print("\ninterrupted", file=sys.stderr)
-        return 128 + order.number
+    with Signals():
+        return run_command(program("benchmark"), lambda: benchmark(parser().parse_args(argv)))
 
 
 def check(arguments: argparse.Namespace) -> None:

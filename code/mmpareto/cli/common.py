@@ -1,5 +1,6 @@
 """What all commands share: user errors print one line."""
 
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from pathlib import Path
 from mmpareto.errors import UsageError, UserError
 from mmpareto.explanations import explained
 from mmpareto.special_files import file_kind
+from mmpareto.training.signals import Interrupted
 
 
 def run_command(
@@ -23,20 +25,20 @@ def run_command(
     Args:
         name: of the command, such as "evaluate.py".
         work: the command.
-        interrupted: what to print after Ctrl-C.
+        interrupted: what to print after Ctrl-C, or another signal where `work` watches them.
         memory: says what to try where memory is short.
         then: says what to do after an error of the system.
 
     Returns:
-        The exit status: what `work` returned, 2 after an error, 130 after Ctrl-C.
+        The exit status: what `work` returned, 2 after an error, 128 and its number after a signal: 130 after Ctrl-C.
     """
     try:
         return work() or 0
     except UserError as error:
         message = str(error)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted) as order:
         print(f"\n{interrupted}", file=sys.stderr)
-        return 130
+        return 128 + (order.number if isinstance(order, Interrupted) else signal.SIGINT)
     except (RuntimeError, MemoryError, ValueError, OSError) as error:
         explanation = explained(error, memory(), then())
         if explanation is None and not isinstance(error, OSError):

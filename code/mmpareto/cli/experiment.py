@@ -31,7 +31,6 @@ from mmpareto.command_line import Parser
 from mmpareto.config import DEFAULT_DATASET
 from mmpareto.errors import UsageError
 from mmpareto.experiments.grid import Grid, Run, check_runs, expand, variation
-from mmpareto.experiments.schedule import Interrupted
 from mmpareto.flag_values import assignment, count, file_path, seed
 from mmpareto.reporting.finished import find
 from mmpareto.reporting.tables import comparison_text
@@ -173,8 +172,4 @@ def _short(part: str | Path) -> str:
 def main(argv: Sequence[str]) -> int:
     """Run a command line; the result is the exit status."""
     ended = "interrupted; finished runs and whole epochs are kept, the same command continues"
-    try:
-        return run_command(program("experiment"), lambda: experiment(argv), interrupted=ended)
-    except Interrupted as order:
-        print(f"\n{ended}", file=sys.stderr)
-        return 128 + order.number
+    return run_command(program("experiment"), lambda: experiment(argv), interrupted=ended)

@@ -37,19 +37,23 @@ def main(argv: Sequence[str]) -> int:
                 raise Interrupted(signals.number) from error
             raise
 
-    with Signals() as signals:
+    def stoppable() -> int:
         try:
-            return run_command(
-                program("train"),
-                train,
-                interrupted="interrupted",
-                memory=lambda: memory_advice(config),
-                then=lambda: how_to_continue(config),
-            )
+            train()
         except Interrupted as order:
             again = "at once by a second " if order.again else "by "
             print(f"\nstopped {again}{order}; {how_to_continue(config)}", file=sys.stderr)
             return 128 + order.number
+        return 0
+
+    with Signals() as signals:
+        return run_command(
+            program("train"),
+            stoppable,
+            interrupted="interrupted",
+            memory=lambda: memory_advice(config),
+            then=lambda: how_to_continue(config),
+        )
 
 
 def memory_advice(config: Config | None) -> str:

@@ -27,11 +27,10 @@ from mmpareto.datasets.base import DATASETS, SPLITS, DatasetError, Modality, Spl
 from mmpareto.datasets.colouring import colours, paint
 from mmpareto.datasets.files import refuse_special_file
 from mmpareto.datasets.in_memory import DIGITS, InMemoryImages, check_digits, numbered_ids, prepared_arrays
-from mmpareto.datasets.lists import cut
+from mmpareto.datasets.lists import VAL_FRACTION, cut
 from mmpareto.datasets.pickled_arrays import read_pickled_arrays
 from mmpareto.datasets.prepared import read_description
 
-VAL_FRACTION = 0.1  # of the 60,000 training digits
 PUBLISHED = "mnist_10color_jitter_var_*.npy"
 _SEED = 0  # splits and colours are part of the dataset: they do not move with a run's seed
 _BYTES = 8  # the sign of unsigned bytes in an idx file

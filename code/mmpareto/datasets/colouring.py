@@ -9,6 +9,8 @@ import colorsys
 
 import numpy as np
 
+from mmpareto.datasets.base import DatasetError
+
 # Mean colour of each class, RGB in 0 .. 1: ten hues at equal distances round the colour wheel.
 MEAN_COLOURS = np.array([colorsys.hsv_to_rgb(digit / 10, 1, 1) for digit in range(10)]).round(1)
 
@@ -28,10 +30,10 @@ def colours(
     means     mean colour of each class, [10, 3] in 0 .. 1.
     Returns float64 [N, 3] in 0 .. 1.
 
-    Raises ValueError for a variance that is negative or not finite.
+    Raises DatasetError for a variance outside 0 .. 1.
     """
-    if not (np.isfinite(variance) and variance >= 0):
-        raise ValueError(f"the colour variance must be zero or more, found {variance}")
+    if not 0 <= variance <= 1:
+        raise DatasetError(f"the colour variance must lie between 0 and 1, found {variance}")
     classes = labels if biased else generator.integers(0, len(means), size=len(labels))
     noise = generator.normal(0.0, np.sqrt(variance), size=(len(labels), 3))
     return np.clip(means[classes] + noise, 0.0, 1.0)

@@ -25,14 +25,13 @@ from mmpareto.datasets.features import (
 )
 from mmpareto.datasets.files import is_hidden
 from mmpareto.datasets.items import Item, Items
-from mmpareto.datasets.lists import check_classes, check_unique, cut, read_rows
+from mmpareto.datasets.lists import SPLIT_SEED, VAL_FRACTION, check_classes, check_unique, cut, read_rows
 from mmpareto.datasets.prepared import read_split
 from mmpareto.datasets.readers import ArrayReader, Reader
 from mmpareto.escape import counted
 
 CLASSES = ["ANG", "DIS", "FEA", "HAP", "NEU", "SAD"]
 CLIP_NAME = re.compile(r"(\d{4})_([A-Z]{3})_(ANG|DIS|FEA|HAP|NEU|SAD)_([A-Z]{2}|X)")
-VAL_FRACTION, SPLIT_SEED = 0.1, 0
 VISUAL = ("visual", "Image-01-FPS")  # folders of frames, in layouts that circulate
 # The least value of features that are normalised already: log of float32's epsilon, normalised, is -1.11
 _NORMALISED = (-1.2, 6.0)

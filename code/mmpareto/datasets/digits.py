@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmpareto.datasets.base import DATASETS, SPLITS, DatasetError, Modality, Split
+from mmpareto.datasets.base import DATASETS, SPLITS, Modality, Split
 from mmpareto.datasets.colouring import colours, paint
 from mmpareto.datasets.in_memory import DIGITS, InMemoryImages
 
@@ -79,8 +79,6 @@ class Digits(InMemoryImages):
     embedded = True
 
     def __init__(self, root: Path | None, split: Split, *, variance: float = 0.02, seed: int = 0) -> None:
-        if not 0 <= variance <= 1:
-            raise DatasetError(f"digits: the colour variance must lie between 0 and 1, found {variance}")
         small, labels, ids = digits_split(split)
         gray = torch.nn.functional.interpolate(small, size=(28, 28), mode="bilinear", align_corners=False)
         gray = gray.round().to(torch.uint8)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 Sample = TypeVar("Sample")
 
+VAL_FRACTION, SPLIT_SEED = 0.1, 0  # of train, where validation is cut from it: the default
+
 _MOST_BYTES = 2**30  # of a list: some millions of clips
 _CONTROL_NAMES = {"\t": "a tab", "\0": "a NUL", "\u2028": "a line separator", "\u2029": "a paragraph separator"}
 # control characters, line and paragraph separators, halves of surrogate pairs

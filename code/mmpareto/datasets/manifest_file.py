@@ -19,7 +19,17 @@ from mmpareto.datasets.files import (
     without_collection,
 )
 from mmpareto.datasets.items import Items
-from mmpareto.datasets.lists import are_plain, check_ids, check_inside, check_modality, cut, cut_groups, read_table
+from mmpareto.datasets.lists import (
+    SPLIT_SEED,
+    VAL_FRACTION,
+    are_plain,
+    check_ids,
+    check_inside,
+    check_modality,
+    cut,
+    cut_groups,
+    read_table,
+)
 from mmpareto.datasets.text import is_path_of_text
 from mmpareto.escape import counted
 from mmpareto.special_files import hint
@@ -28,7 +38,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MANIFEST = "manifest.csv"
-VAL_FRACTION, SPLIT_SEED = 0.1, 0
 _COLUMNS = ("id", "split", "label")
 GROUP = "group"  # a column that a manifest may have: the speaker, subject or scene that a clip is of
 _SPLIT_NAMES: dict[str, Split] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from collections import deque
@@ -18,18 +17,11 @@ from mmpareto.experiments.launchers import POLL, Launched, Launcher, stop
 from mmpareto.experiments.process import Busy, Outcome, epochs_done
 from mmpareto.runs import RunDirectory, RunError
 from mmpareto.startup import unescaped_stderr
+from mmpareto.training.signals import Interrupted
 from mmpareto.writing import signals_noted
 
 MOST_LINES = 8  # of running runs below the bar
 BUSY_INTERVAL = 2.0  # seconds between two tries to start runs that another process trains
-
-
-class Interrupted(Exception):  # noqa: N818  # no error of the program
-    """The person, or the machine's administrator, ended the work by the signal `number`."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.number = number
 
 
 def run_all(todo: Sequence[Run], launcher: Launcher) -> dict[Run, Outcome]:

@@ -13,14 +13,14 @@ from mmpareto.evaluation.shapley import shapley
 from mmpareto.inputs import wide
 from mmpareto.integration import OneJoint
 from mmpareto.integration.gramian import without_autocast
-from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece
-from mmpareto.methods.shared import finite, modulated, whole
+from mmpareto.methods.base import METHODS, Losses, Piece
+from mmpareto.methods.shared import Windowed, finite, modulated, whole
 from mmpareto.models import MultimodalModel
 from mmpareto.registry import Range
 
 
 @METHODS.register("agm", search={"alpha": Range(0.3, 3.0)})
-class AGM(Method):
+class AGM(Windowed):
     """AGM (Li et al., ICCV 2023): gradients modulated by each modality's Shapley part of the logits.
 
     Adaptive gradient modulation (Li, Li, Hu, Lei, Li & Zhang, "Boosting Multi-modal Model Performance with Adaptive
@@ -52,21 +52,13 @@ class AGM(Method):
     def __init__(self, alpha: float = 1.0, modulation_epochs: int = 20) -> None:
         super().__init__(OneJoint())
         self.alpha = finite("alpha", alpha)
-        self.modulation_epochs = whole("modulation_epochs", modulation_epochs)
+        self.acting = range(1, whole("modulation_epochs", modulation_epochs) + 1)
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Begins the running means."""
         super().setup(model, seed, epochs)
-        self.names = list(model.encoders)
-        like = next(model.parameters())
-        self.state["mean"] = torch.zeros(len(self.names), dtype=like.dtype, device=like.device)
-        self.state["steps"] = torch.zeros((), device=like.device)
-        self.state["active"] = torch.ones((), dtype=torch.bool, device=like.device)
-
-    def boundary(self, now: Boundary) -> dict[str, float]:
-        """Ends the modulation."""
-        self.state["active"].fill_(now.epoch <= self.modulation_epochs)
-        return {}
+        self.state["mean"] = self.like.new_zeros(len(self.names))
+        self.state["steps"] = torch.zeros((), device=self.like.device)
 
     def losses(self, piece: Piece) -> Losses:
         """The joint cross-entropy with its gradient modulated, the unimodal ones as they are."""

@@ -138,6 +138,8 @@ class Method:
     architecture: ClassVar[str | None] = None
 
     model: MultimodalModel  # what `Method.setup` was given
+    names: list[str]  # of its modalities
+    like: Tensor  # on its device and of its type, for `like.new_zeros(...)`
 
     def __init__(self, integrator: Integrator) -> None:
         self.integrator = integrator
@@ -178,12 +180,15 @@ class Method:
         return None
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
-        """Prepares for a model, a seed and a number of epochs, before a run begins or a checkpoint is restored.
+        """Prepare for a model, a seed and a number of epochs, before a run begins or a checkpoint is restored.
+
+        Sets `model`, `names` and `like`.
 
         Raises:
             MethodError: where the method cannot train it.
         """
-        self.model = model
+        self.model, self.names = model, list(model.encoders)
+        self.like = next(model.parameters()).detach()
 
     def boundary(self, now: Boundary) -> dict[str, float]:
         """Acts before an epoch; {modality: factor of its encoder's learning rate}, 1 where none is given."""
@@ -276,7 +281,7 @@ class SharedDraws(Method):
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Seeds the generator."""
         super().setup(model, seed, epochs)
-        self._generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
+        self._generator = torch.Generator(self.like.device).manual_seed(seed)
         self.state["generator"] = self._generator.get_state()
 
     def state_dict(self) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class DWA(Scalarization):
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Make the function; the means of the epochs are in the checkpoint."""
         super().setup(model, seed, epochs)
-        count = len(self.names)
+        count = len(self.heads)
         self.state["weights"] = self.like.new_ones(count)
         self.state["sums"] = self.like.new_zeros(2, count)  # of this epoch: losses, steps
         self.state["means"] = self.like.new_full((2, count), math.nan)  # of the last two epochs
@@ -68,4 +68,4 @@ class DWA(Scalarization):
 
     def figures(self) -> dict[str, float]:
         """The losses' weights."""
-        return by_name("weight", self.names, self.state["weights"])
+        return by_name("weight", self.heads, self.state["weights"])

@@ -36,7 +36,7 @@ class FAMO(Scalarization):
         assert isinstance(self.function, nn.Module)
         (self.state["w"],) = (p.detach() for p in self.function.to(self.like).parameters())  # shares the memory
         self.state |= {name: torch.zeros_like(self.state["w"]) for name in ("first_moment", "second_moment")}
-        self.state["before"] = self.like.new_full((len(self.names),), math.nan)  # the losses of the step before
+        self.state["before"] = self.like.new_full((len(self.heads),), math.nan)  # the losses of the step before
         self.state["steps"] = self.like.new_zeros(())
 
     def weights(self, losses: Tensor) -> Tensor:
@@ -65,4 +65,4 @@ class FAMO(Scalarization):
 
     def figures(self) -> dict[str, float]:
         """z, the weights of the losses' logarithms."""
-        return by_name("share", self.names, torch.softmax(self.state["w"], 0))
+        return by_name("share", self.heads, torch.softmax(self.state["w"], 0))

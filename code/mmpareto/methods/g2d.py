@@ -44,7 +44,7 @@ class G2D(MeanLogits, Taught):
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Make room for the teachers; the first phase."""
         super().setup(model, seed, epochs)
-        device = next(model.parameters()).device
+        device = self.like.device
         self.state["learning"] = torch.ones((), dtype=torch.int64, device=device)  # encoders that learn
 
     def boundary(self, now: Boundary) -> dict[str, float]:

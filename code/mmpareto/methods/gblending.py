@@ -8,11 +8,10 @@ from torch import Tensor
 
 from mmpareto.integration import OneJoint, OneUnimodal, Uniform
 from mmpareto.methods.base import METHODS, Boundary, Losses, Method, MethodError, Piece
-from mmpareto.methods.shared import by_name, whole
+from mmpareto.methods.shared import by_name, whole, without_effect
 from mmpareto.models import MultimodalModel
 from mmpareto.registry import Range
 
-SUPER_EPOCH = 10  # the default
 LEAST = 0.1  # of a weight, times the equal one
 
 
@@ -53,8 +52,7 @@ class GBlending(Method):
         if not 0 < held_out < 1:
             raise ValueError(f"held_out must lie between 0 and 1, found {held_out}")
         self.online, self.super_epoch = bool(online), whole("super_epoch", super_epoch, 1)
-        if super_epoch != SUPER_EPOCH and not online:
-            raise ValueError(f"super_epoch={super_epoch} needs online=true: without it there is one estimate")
+        without_effect(self, "super_epoch", super_epoch, not online, "online=true")
         self.estimate_epochs, self.held_out = whole("estimate_epochs", estimate_epochs), held_out
 
     @property
@@ -66,8 +64,7 @@ class GBlending(Method):
         """Equal weights until the first estimate."""
         super().setup(model, seed, epochs)
         self.heads, self.seed = ["joint", *model.encoders], seed
-        like = next(model.parameters()).detach()
-        self.state["weights"] = like.new_full((len(self.heads),), 1 / len(self.heads))
+        self.state["weights"] = self.like.new_full((len(self.heads),), 1 / len(self.heads))
 
     def boundary(self, now: Boundary) -> dict[str, float]:
         """Estimates the weights, where it is time."""

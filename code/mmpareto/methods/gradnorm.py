@@ -56,16 +56,14 @@ class GradNorm(Method):
             MethodError: for a model with a frozen encoder.
         """
         super().setup(model, seed, epochs)
-        self.names = list(model.encoders)
         for name, encoder in model.encoders.items():
             if not any(parameter.requires_grad for parameter in encoder.parameters()):
                 raise MethodError(
                     f"gradnorm balances gradients at the features of encoders that learn; that of {name} is frozen: "
                     "let it learn, or choose another --method"
                 )
-        like = next(model.parameters()).detach()
-        self.state["weights"] = like.new_ones(len(self.names) + 1)
-        self.state["first"] = like.new_full((len(self.names) + 1,), torch.nan)  # L_i(0)
+        self.state["weights"] = self.like.new_ones(len(self.names) + 1)
+        self.state["first"] = self.like.new_full((len(self.names) + 1,), torch.nan)  # L_i(0)
 
     def losses(self, piece: Piece) -> Losses:
         """The weighted losses; collects the norms."""

@@ -1,5 +1,6 @@
 """Greedy: the encoder that learns most through the others learns alone for some steps (Wu et al., ICML 2022)."""
 
+import sys
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, ClassVar, cast
@@ -9,15 +10,15 @@ from torch import Tensor
 
 from mmpareto.inputs import wide
 from mmpareto.integration import OneUnimodal
-from mmpareto.methods.base import METHODS, Boundary, Losses, Piece
-from mmpareto.methods.shared import MeanLogits, by_name, finite, hold_back, late, whole
+from mmpareto.methods.base import METHODS, Losses, Piece
+from mmpareto.methods.shared import MeanLogits, Windowed, by_name, finite, hold_back, late, whole
 from mmpareto.models import MultimodalModel
 from mmpareto.models.mmtm import Excitation
 from mmpareto.registry import Range
 
 
 @METHODS.register("greedy", search={"epsilon": Range(0.001, 0.1), "window": Range(1, 20)})
-class Greedy(MeanLogits):
+class Greedy(Windowed, MeanLogits):
     """Greedy (Wu et al., ICML 2022): the encoder that learns most through the others learns alone for some steps.
 
     Wu, Jastrzebski, Cho & Geras, "Characterizing and Overcoming the Greedy Nature of Learning in Multi-modal Deep
@@ -57,16 +58,16 @@ class Greedy(MeanLogits):
         super().__init__(OneUnimodal())
         self.epsilon, self.window = finite("epsilon", epsilon), whole("window", window, 1)
         self.warm_up_epochs, self.published = whole("warm_up_epochs", warm_up_epochs), bool(published)
+        self.acting = range(self.warm_up_epochs + 1, sys.maxsize)
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Collects all gates."""
         super().setup(model, seed, epochs)
-        self.names, self.exchange = list(model.encoders), list(cast(Iterable[Excitation], model.exchange))
-        like, sizes = next(model.parameters()).detach(), [sum(module.widths) for module in self.exchange]
+        self.exchange = list(cast(Iterable[Excitation], model.exchange))
+        like, sizes = self.like, [sum(module.widths) for module in self.exchange]
         self.state["speeds"] = like.new_zeros(2, len(self.names))  # sums of mu: of gates, of encoders
         self.state |= {"means": like.new_zeros(sum(sizes)), "steps": like.new_zeros(())}  # of all gates, so far
         self.state |= {name: like.new_zeros((), dtype=torch.int64) for name in ("chosen", "left")}  # c, steps left
-        self.state["active"] = like.new_zeros((), dtype=torch.bool)
         self._gates = [like] * len(sizes)  # the means of the last pass
         for number, means in enumerate(self.state["means"].split(sizes)):
             self.exchange[number].replace = partial(self._replace, number, means)
@@ -81,11 +82,6 @@ class Greedy(MeanLogits):
     def idle(self, epochs: int) -> str:
         """Where all epochs are warm-up."""
         return late("re-balances", "warm_up_epochs", self.warm_up_epochs, epochs)
-
-    def boundary(self, now: Boundary) -> dict[str, float]:
-        """Begins to re-balance."""
-        self.state["active"].fill_(now.epoch > self.warm_up_epochs)
-        return {}
 
     def losses(self, piece: Piece) -> Losses:
         """The unimodal losses; collects the means of the gates."""

@@ -8,11 +8,16 @@ from torch import Tensor
 
 from mmpareto.integration import OneJoint, Uniform
 from mmpareto.methods.base import METHODS, Boundary, Losses, Method, MethodError, Piece
-from mmpareto.methods.shared import contributions_of, detached_heads, encoder_weights, finite, part_scores
+from mmpareto.methods.shared import (
+    contributions_of,
+    detached_heads,
+    encoder_weights,
+    finite,
+    part_scores,
+    without_effect,
+)
 from mmpareto.models import MultimodalModel, cross_entropies
 from mmpareto.registry import Range
-
-BETA, THRESHOLD = 0.9, 0.04  # the defaults, from the paper
 
 
 @METHODS.register("inforeg", search={"beta": Range(0.5, 1.0), "threshold": Range(0.01, 0.1)})
@@ -48,8 +53,8 @@ class InfoReg(Method):
     def __init__(
         self, beta: float = 0.9, threshold: float = 0.04, unimodal: bool = False, published: bool = False
     ) -> None:
-        if published and (beta, threshold, unimodal) != (BETA, THRESHOLD, False):
-            raise ValueError("published=true has a rule of its own: leave beta, threshold and unimodal out")
+        for name, value in (("beta", beta), ("threshold", threshold), ("unimodal", unimodal)):
+            without_effect(self, name, value, published, "published=false")
         super().__init__(Uniform() if unimodal or published else OneJoint())
         self.beta, self.published = finite("beta", beta), bool(published)
         self.threshold = 0.05 if published else finite("threshold", threshold)
@@ -60,11 +65,11 @@ class InfoReg(Method):
         count = len(model.encoders)
         if self.published and count != 2:
             raise MethodError(f"InfoReg: the published rule is of two modalities, found {count}")
-        like = next(model.parameters()).detach()
         self.state |= {name: torch.zeros_like(p) for name, p in encoder_weights(model, "anchor").items()}
-        self.state["trace"] = like.new_zeros(count)  # of this epoch so far
-        self.state["traces"] = like.new_zeros((10 if self.published else 1) + 1, count)  # of epochs, the oldest first
-        self.state["open"] = torch.ones(count, dtype=torch.bool, device=like.device)
+        self.state["trace"] = self.like.new_zeros(count)  # of this epoch so far
+        epochs_kept = (10 if self.published else 1) + 1
+        self.state["traces"] = self.like.new_zeros(epochs_kept, count)  # the oldest epoch first
+        self.state["open"] = torch.ones(count, dtype=torch.bool, device=self.like.device)
 
     def boundary(self, now: Boundary) -> dict[str, float]:
         """Opens and closes the windows; keeps the weights."""

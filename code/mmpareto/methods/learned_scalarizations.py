@@ -50,7 +50,7 @@ class Learned(Scalarization):
 
     def figures(self) -> dict[str, float]:
         """The losses' weights."""
-        return by_name("weight", self.names, self.weights(torch.ones_like(self.state[self.parameter])))
+        return by_name("weight", self.heads, self.weights(torch.ones_like(self.state[self.parameter])))
 
 
 @METHODS.register("uw", group=GROUP, search={"rate": Range(0.005, 0.1)})

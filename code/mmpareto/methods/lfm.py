@@ -58,12 +58,12 @@ class LFM(MeanLogits):
         super().__init__(Uniform())
         self.schedule_epochs = whole("schedule_epochs", schedule_epochs, 1)
         self.learned, self.rate = bool(learned), finite("rate", rate)
-        without_effect("rate", rate, 1e-4, not learned, "learned=true")
+        without_effect(self, "rate", rate, not learned, "learned=true")
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """The first epoch's alpha."""
         super().setup(model, seed, epochs)
-        self.state["alpha"] = next(model.parameters()).detach().new_tensor(0.05 if self.learned else POLYNOMIAL[0])
+        self.state["alpha"] = self.like.new_tensor(0.05 if self.learned else POLYNOMIAL[0])
 
     def boundary(self, now: Boundary) -> dict[str, float]:
         """The epoch's alpha."""

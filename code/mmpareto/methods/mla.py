@@ -49,7 +49,7 @@ class MLA(Method):
     def __init__(self, project: bool = True, normalise: bool = False, combine: str = "certainty") -> None:
         super().__init__(OneUnimodal())
         self.project, self.normalise = bool(project), bool(normalise)
-        without_effect("normalise", normalise, False, not project, "project=true")
+        without_effect(self, "normalise", normalise, not project, "project=true")
         self.combine = one_of("combine", combine, ("certainty", "logits"))
         self._mean: Tensor | None = None  # [D], of the features of this turn
         self._samples: Tensor | None = None  # that the batch's last turn has done with; 0 in the other turns
@@ -62,10 +62,9 @@ class MLA(Method):
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Begin with a projection that changes nothing."""
         super().setup(model, seed, epochs)
-        self.names = list(model.encoders)
         self.head = cast(nn.Linear, model.heads[self.names[0]])
         if self.project:
-            device, width = float64_device(next(model.parameters()).device), model.widths[self.names[0]]
+            device, width = float64_device(self.like.device), model.widths[self.names[0]]
             # in float64: rounding must not make P r oppose r
             self.state["projection"] = torch.eye(width, dtype=torch.float64, device=device)
             self.state["progress"] = torch.zeros((), dtype=torch.float64, device=device)  # in the epoch, 0 .. 1

@@ -39,7 +39,6 @@ class MSLR(Method):
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Raises MethodError for a factor of no modality."""
         super().setup(model, seed, epochs)
-        self.names = list(model.encoders)
         check_names("factors", self.factors, self.names)
         self.state["rates"] = torch.ones(len(self.names), dtype=torch.float64)  # factors of this epoch
         # the last accuracies, oldest first; NaN where there is none yet; on the CPU, read once an epoch

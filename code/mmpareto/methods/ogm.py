@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from mmpareto.integration import OneJoint
-from mmpareto.methods.base import METHODS, Boundary, Losses, Method, Piece, SharedDraws
-from mmpareto.methods.shared import finite, part_scores, whole
+from mmpareto.methods.base import METHODS, Losses, Piece, SharedDraws
+from mmpareto.methods.shared import Windowed, finite, part_scores, whole
 from mmpareto.models import MultimodalModel
 from mmpareto.registry import Range
 
 
 @METHODS.register("ogm", search={"alpha": Range(0.1, 1.0)})
-class OGM(Method):
+class OGM(Windowed):
     """OGM (Peng et al., CVPR 2022): the gradient of the modality ahead is made smaller.
 
     On-the-fly gradient modulation (Peng, Wei, Deng, Wang & Hu, "Balanced Multimodal Learning via On-the-fly Gradient
@@ -43,17 +43,7 @@ class OGM(Method):
     def __init__(self, alpha: float = 0.8, modulation_epochs: int = 51) -> None:
         super().__init__(OneJoint())
         self.alpha = finite("alpha", alpha)
-        self.modulation_epochs = whole("modulation_epochs", modulation_epochs)
-
-    def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
-        """Begins the modulation."""
-        super().setup(model, seed, epochs)
-        self.state["active"] = torch.ones((), dtype=torch.bool, device=next(model.parameters()).device)
-
-    def boundary(self, now: Boundary) -> dict[str, float]:
-        """Ends the modulation."""
-        self.state["active"].fill_(now.epoch <= self.modulation_epochs)
-        return {}
+        self.acting = range(1, whole("modulation_epochs", modulation_epochs) + 1)
 
     def losses(self, piece: Piece) -> Losses:
         """The plain ones; collects how sure each modality alone is of the right class."""

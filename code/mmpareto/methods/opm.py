@@ -1,5 +1,6 @@
 """OPM: the features of the modality ahead are dropped at times (Wei et al., TPAMI 2024)."""
 
+import sys
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -8,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmpareto.integration import OneJoint
-from mmpareto.methods.base import METHODS, Boundary, Losses, Piece, SharedDraws
-from mmpareto.methods.shared import finite, late, part_scores, whole
+from mmpareto.methods.base import METHODS, Losses, Piece, SharedDraws
+from mmpareto.methods.shared import Windowed, finite, late, part_scores, whole
 from mmpareto.models import MultimodalModel
 from mmpareto.registry import Range
 
@@ -17,7 +18,7 @@ from mmpareto.registry import Range
 @METHODS.register(
     "opm", search={"base": Range(0.1, 0.8), "strength": Range(0.2, 1.0), "warm_up_epochs": Range(0, 6, log=False)}
 )
-class OPM(SharedDraws):
+class OPM(Windowed, SharedDraws):
     """OPM (Wei et al., TPAMI 2024): the features of the modality ahead are dropped at times.
 
     On-the-fly prediction modulation (Wei, Hu, Du & Wen, "On-the-fly Modulation for Balanced Multimodal Learning", TPAMI
@@ -52,22 +53,16 @@ class OPM(SharedDraws):
         super().__init__(OneJoint())
         self.base, self.strength = finite("base", base, most=1), finite("strength", strength)
         self.rate, self.warm_up_epochs = finite("rate", rate, most=1), whole("warm_up_epochs", warm_up_epochs)
+        self.acting = range(self.warm_up_epochs + 1, sys.maxsize)
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Prepare the modulation."""
         super().setup(model, seed, epochs)
-        like = next(model.parameters()).detach()
-        self.widths = [float(model.widths[name]) for name in model.encoders]
-        self.state["active"] = torch.ones((), dtype=torch.bool, device=like.device)
+        self.widths = [float(model.widths[name]) for name in self.names]
 
     def idle(self, epochs: int) -> str:
         """Where all epochs are warm-up."""
         return late("modulates", "warm_up_epochs", self.warm_up_epochs, epochs)
-
-    def boundary(self, now: Boundary) -> dict[str, float]:
-        """Begins the modulation."""
-        self.state["active"].fill_(now.epoch > self.warm_up_epochs)
-        return {}
 
     def losses(self, piece: Piece) -> Losses:
         """The joint loss on the features that are left, the unimodal ones as they are."""

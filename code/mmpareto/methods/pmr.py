@@ -64,17 +64,16 @@ class PMR(Method):
             float(fraction),
         )
         self.entropy_epochs = whole("entropy_epochs", entropy_epochs)
-        without_effect("entropy_epochs", entropy_epochs, 10, not mu, "mu")
+        without_effect(self, "entropy_epochs", entropy_epochs, not mu, "mu")
         self.modulation_epochs = whole("modulation_epochs", modulation_epochs)
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Makes room for the prototypes."""
         super().setup(model, seed, epochs)
-        like, self.names = next(model.parameters()).detach(), list(model.encoders)
         for name in self.names:
-            self.state[f"prototypes_{name}"] = like.new_zeros(model.classes, model.widths[name])
-        self.state["known"] = like.new_zeros(model.classes, dtype=torch.bool)
-        self.state["weights"] = like.new_zeros(2, dtype=torch.float32)  # alpha and mu in this epoch
+            self.state[f"prototypes_{name}"] = self.like.new_zeros(model.classes, model.widths[name])
+        self.state["known"] = self.like.new_zeros(model.classes, dtype=torch.bool)
+        self.state["weights"] = self.like.new_zeros(2, dtype=torch.float32)  # alpha and mu in this epoch
 
     def boundary(self, now: Boundary) -> dict[str, float]:
         """Moves the prototypes to where the features are now."""

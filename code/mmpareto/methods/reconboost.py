@@ -80,7 +80,6 @@ class ReconBoost(Method):
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Begin the first stage."""
         super().setup(model, seed, epochs)
-        self.names = list(model.encoders)
         self._begin(1)
 
     def _begin(self, epoch: int) -> None:

@@ -48,7 +48,7 @@ class Relearning(Method):
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Makes room for the first weights."""
         super().setup(model, seed, epochs)
-        self.names, self.classes = list(model.encoders), model.classes
+        self.classes = model.classes
         self.state |= {name: torch.zeros_like(p) for name, p in encoder_weights(model, "first").items()}
         self.state["pulls"] = torch.zeros(len(self.names), dtype=torch.float64)  # on the CPU, read once an epoch
 

@@ -23,7 +23,7 @@ class RLW(SharedDraws):
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Draw the first weights."""
         super().setup(model, seed, epochs)
-        self.state["drawn"] = next(model.parameters()).detach().new_zeros(len(model.encoders) + 1)
+        self.state["drawn"] = self.like.new_zeros(len(model.encoders) + 1)
         self.gradients(model)
 
     def losses(self, piece: Piece) -> Losses:

@@ -35,12 +35,12 @@ class Scalarization(Weighted):
         self.function: Callable[[Tensor], Tensor] = torch.sum
 
     def make(self) -> Callable[[Tensor], Tensor]:
-        """f for losses of `names`, the first of which is "joint"."""
+        """f for losses of `heads`, the first of which is "joint"."""
         arguments: list[float | Tensor] = list(self.arguments)
         if self.text is not None:
-            values = named_values("weights", self.text, self.names)
-            default = 1 / len(self.names) if self.even else 1.0
-            weights = [values.get(name, default) for name in self.names]
+            values = named_values("weights", self.text, self.heads)
+            default = 1 / len(self.heads) if self.even else 1.0
+            weights = [values.get(name, default) for name in self.heads]
             if not any(weights):
                 raise MethodError(f"weights={self.text}: all weights are 0, so that nothing learns; give one above 0")
             arguments.append(torch.stack([self.like.new_full((), weight) for weight in weights]))
@@ -49,8 +49,7 @@ class Scalarization(Weighted):
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Make the function."""
         super().setup(model, seed, epochs)
-        self.names = ["joint", *model.encoders]
-        self.like = next(model.parameters()).detach()
+        self.heads = ["joint", *model.encoders]
         self.function = self.make()
 
     def point(self, losses: Tensor) -> Tensor:

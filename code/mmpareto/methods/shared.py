@@ -3,6 +3,7 @@
 Shapes: B batch, C classes, D feature width of a modality, M modalities.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, ClassVar, cast
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from mmpareto.escape import counted
 from mmpareto.inputs import wide
-from mmpareto.methods.base import Losses, Method, MethodError, Piece
+from mmpareto.methods.base import Boundary, Losses, Method, MethodError, Piece
 from mmpareto.models import EnsembleFusion, MultimodalModel, cross_entropies
 
 
@@ -23,6 +24,22 @@ class MeanLogits(Method):
     def fusion(self, widths: Mapping[str, int], classes: int, heads: nn.ModuleDict) -> nn.Module:
         """The mean of the unimodal heads' logits."""
         return EnsembleFusion(heads, "logits")
+
+
+class Windowed(Method):
+    """A method that acts in the epochs `acting`; state["active"] says whether the epoch in progress is one of them."""
+
+    acting: range
+
+    def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
+        """As before the first epoch."""
+        super().setup(model, seed, epochs)
+        self.state["active"] = torch.tensor(1 in self.acting, device=self.like.device)
+
+    def boundary(self, now: Boundary) -> dict[str, float]:
+        """Begin or end to act."""
+        self.state["active"].fill_(now.epoch in self.acting)
+        return {}
 
 
 class Weighted(Method):
@@ -148,13 +165,13 @@ def whole(name: str, value: int, least: int = 0) -> int:
     return value
 
 
-def without_effect(name: str, value: Any, default: Any, unused: bool, needs: str) -> None:
-    """Refuse the option `name` where it is set and the others leave it without effect.
+def without_effect(method: Method, name: str, value: Any, unused: bool, needs: str) -> None:
+    """Refuse the option `name` of a method where it is not the default, and the others leave it without effect.
 
     Raises:
         ValueError: that says what it needs.
     """
-    if unused and value != default:
+    if unused and value != inspect.signature(type(method)).parameters[name].default:
         raise ValueError(f"{name}={value} has no effect without {needs}; leave it out, or set {needs}")
 
 

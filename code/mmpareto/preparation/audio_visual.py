@@ -9,12 +9,12 @@ from mmpareto.datasets.base import DatasetError
 from mmpareto.datasets.features import AudioFeatures, write_features
 from mmpareto.datasets.files import is_lfs_pointer
 from mmpareto.datasets.images import PACKED, write_packed
+from mmpareto.datasets.lists import VAL_FRACTION
 from mmpareto.datasets.media import length_of, read_sound, write_frames
 from mmpareto.datasets.readers import frame_files
 from mmpareto.flag_values import count, frame_rate
 from mmpareto.preparation.common import Clip, Outcome, add_cut_arguments, prepare
 
-VAL_FRACTION = 0.1
 _LONGER = 2.0  # seconds that a file may be longer than its part and still be that part: cuts fall on key frames
 TOOLS = ("av", "numpy", "pillow", "soxr", "torchaudio")
 

@@ -24,7 +24,7 @@ from mmpareto.datasets.base import SPLITS, DatasetError, Split, UnusableError
 from mmpareto.datasets.cgmnist import mnist_split, raw_files
 from mmpareto.datasets.files import write_array
 from mmpareto.datasets.in_memory import DIGITS
-from mmpareto.datasets.lists import cut
+from mmpareto.datasets.lists import VAL_FRACTION, cut
 from mmpareto.datasets.media import is_silent, read_sound
 from mmpareto.flag_values import count, decibels, fraction
 from mmpareto.preparation.common import PREPARATIONS, Clip, Outcome, add_cut_arguments, samples_of
@@ -33,7 +33,6 @@ from mmpareto.preparation.common import prepare as prepare_clips
 SOURCES = {"sound": "a clone of the Free Spoken Digit Dataset", "image": "MNIST's idx files"}
 TEST_SPEAKERS = 2
 OFFICIAL_TEST = 5  # recordings 0 to 4
-VAL_FRACTION = 0.1
 RATE = 8000  # Hz
 WINDOW, HOP = 256, 128  # samples of a spectrogram's frame, and between two frames
 LENGTH = (FRAMES - 1) * HOP + WINDOW  # samples: 0.784 s; 97 % of the recordings are shorter

@@ -33,7 +33,7 @@ from mmpareto.data_folders import DESCRIPTION
 from mmpareto.datasets.base import SPLITS, DatasetError, Split, UnusableError
 from mmpareto.datasets.files import refuse_special_file
 from mmpareto.datasets.in_memory import numbered_ids, read_array
-from mmpareto.datasets.lists import check_ids, check_modality
+from mmpareto.datasets.lists import SPLIT_SEED, check_ids, check_modality
 from mmpareto.datasets.names import class_warnings, name_warnings
 from mmpareto.datasets.workers import Died, run_in_processes
 from mmpareto.escape import counted
@@ -105,7 +105,9 @@ class Outcome:
 def add_cut_arguments(parser: argparse.ArgumentParser, fraction_help: str, default: float | None = None) -> None:
     """Add the flags of how validation is cut from train."""
     parser.add_argument("--val_fraction", type=fraction, default=default, metavar="X", help=fraction_help)
-    parser.add_argument("--split_seed", type=count_or_zero, default=0, metavar="N", help="of the cut (default: 0)")
+    parser.add_argument(
+        "--split_seed", type=count_or_zero, default=SPLIT_SEED, metavar="N", help="of the cut (default: %(default)s)"
+    )
 
 
 PREPARATIONS: Registry[Outcome] = registries.PREPARATIONS

@@ -17,9 +17,9 @@ import numpy as np
 from mmpareto.datasets.base import SPLITS, DatasetError, Split
 from mmpareto.datasets.cremad import CLASSES, CLIP_NAME, read_list
 from mmpareto.datasets.files import VIDEO_SUFFIXES, is_hidden, is_lfs_pointer
-from mmpareto.datasets.lists import check_unique, cut
+from mmpareto.datasets.lists import VAL_FRACTION, check_unique, cut
 from mmpareto.flag_values import file_path
-from mmpareto.preparation.audio_visual import VAL_FRACTION, add_media_arguments, prepare_clips
+from mmpareto.preparation.audio_visual import add_media_arguments, prepare_clips
 from mmpareto.preparation.common import PREPARATIONS, Clip, Outcome
 
 PARTS = (0.8, 0.1, 0.1)  # of random and speaker

@@ -18,10 +18,10 @@ from pathlib import Path
 from mmpareto.datasets.base import SPLITS, DatasetError, Split, say
 from mmpareto.datasets.files import VIDEO_SUFFIXES, is_hidden
 from mmpareto.datasets.kinetics_sounds import CLASSES
-from mmpareto.datasets.lists import check_unique, cut, read_rows, read_table
+from mmpareto.datasets.lists import VAL_FRACTION, check_unique, cut, read_rows, read_table
 from mmpareto.escape import counted
 from mmpareto.flag_values import file_path
-from mmpareto.preparation.audio_visual import VAL_FRACTION, add_media_arguments, prepare_clips
+from mmpareto.preparation.audio_visual import add_media_arguments, prepare_clips
 from mmpareto.preparation.common import PREPARATIONS, Clip, Outcome
 
 _ID = 11  # characters of a YouTube id

@@ -23,7 +23,8 @@ from mmpareto.datasets.features import write_features
 from mmpareto.datasets.files import refuse_pointer, write_array
 from mmpareto.datasets.images import PACKED, format_of, store_image, write_packed
 from mmpareto.datasets.items import Item
-from mmpareto.datasets.manifest_file import VAL_FRACTION, Source, declarations, read_manifest
+from mmpareto.datasets.lists import VAL_FRACTION
+from mmpareto.datasets.manifest_file import Source, declarations, read_manifest
 from mmpareto.datasets.media import read_sound, write_frames
 from mmpareto.datasets.readers import frame_files
 from mmpareto.datasets.text import text_of

@@ -65,7 +65,7 @@ class Processes:
         """Waits for the others and watches them from then on, see `Heartbeat`; alone it does nothing."""
         if self.size > 1:
             backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
-            store, rank, size = next(dist.rendezvous("env://", timeout=timedelta(minutes=10)))
+            store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
             # torchrun's store outlives a restart, and with it the addresses of the dead
             store = dist.PrefixStore(f"restart_{self.restarts}", store)
             dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)

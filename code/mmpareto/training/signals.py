@@ -7,6 +7,8 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
+from mmpareto.startup import SIGNALS
+
 
 class Interrupted(BaseException):
     """A signal asked the run to end; no error, so `except Exception` lets it pass.
@@ -29,7 +31,6 @@ class Signals:
     nohup) stays ignored.
     """
 
-    WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     REPEAT = 2.0
 
     def __init__(self) -> None:
@@ -39,7 +40,7 @@ class Signals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
-        for number in self.WATCHED:
+        for number in SIGNALS:
             if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
                 continue
             self._before[number] = signal.signal(number, self._take)

@@ -208,7 +208,7 @@ class TrainingState:
     def _restore_record(self, state: Mapping[str, Any]) -> None:
         scores = state["scores"]
         if not self.processes.main:  # the sums are over all processes in the end: count those kept once
-            scores = {"sums": torch.zeros_like(scores["sums"]), "samples": 0}
+            scores = {"sums": torch.zeros_like(scores["sums"])}
         self.record.load_state_dict({**state, "scores": scores}, self.device)
 
     def _renewed_best(self, run: RunDirectory) -> dict[str, Any]:
