@@ -112,6 +112,7 @@ def test_csv(tmp_path: Path) -> None:
     assert float(rows["uniform"]["joint_std"]) == pytest.approx(2.0)
     assert float(rows["mmpareto"]["p"]) == pytest.approx(1 - (48 / 50) ** 0.5)
     assert float(rows["mmpareto"]["gray_mean"]) == pytest.approx(60.0)
+    assert float(rows["mmpareto"]["joint - best single_mean"]) == pytest.approx(-14.0)
     assert rows["mmpareto"]["seeds"] == "0 1 2"
     assert [float(rows[name]["rank"]) for name in ("uniform", "mmpareto", "one_joint")] == [2, 1, 3]
     assert [rows[name]["best"] for name in ("uniform", "mmpareto", "one_joint")] == ["0", "1", "0"]

@@ -69,13 +69,17 @@ class Row:
         return [run.peak_memory for run in self.runs if run.peak_memory is not None]
 
     @property
-    def combined(self) -> dict[str, str]:
-        """Cells of a table: the joint head against the best unimodal one, all heads together by each rule."""
-        values = {
+    def combined_values(self) -> dict[str, list[float]]:
+        """The joint head less the best unimodal one, and all heads together by each rule, for each seed."""
+        return {LEAD: [run.lead for run in self.runs]} | {
             label: [value for run in self.runs if (value := run.all_heads(rule)) is not None]
             for rule, label in COMBINATIONS.items()
         }
-        return {LEAD: spread([run.lead for run in self.runs])} | {label: spread(part) for label, part in values.items()}
+
+    @property
+    def combined(self) -> dict[str, str]:
+        """`combined_values` as cells of a table."""
+        return {label: spread(values) for label, values in self.combined_values.items()}
 
     @property
     def seeds(self) -> list[int]:

@@ -329,7 +329,8 @@ def as_csv(parts: Sequence[Summary]) -> str:
                 "best": int(best),
                 **{f"chosen_{flag}": worded(flags[flag]) if flag in flags else "" for flag in summary.tuned},
             }
-            for name, values in {"joint": row.joint, **{name: row.accuracies(name) for name in modalities}}.items():
+            columns = {"joint": row.joint, **{name: row.accuracies(name) for name in modalities}}
+            for name, values in (columns | row.combined_values).items():
                 scores = pd.Series(values, dtype=float)
                 line |= {f"{name}_mean": scores.mean(), f"{name}_std": scores.std()}
             lines.append(
