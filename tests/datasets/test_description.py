@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -80,15 +81,17 @@ def test_ids_of_a_split_stay_inside(tmp_path: Path) -> None:
         read_split(tmp_path, "manifest", "train", {}, ["a"])
 
 
-def test_writing_follows_no_link_and_waits_for_no_pipe(tmp_path: Path) -> None:
+def test_writing_follows_no_link_and_waits_for_no_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where somebody could tell the name of the file in progress."""
+    monkeypatch.setattr(secrets, "token_hex", lambda _: "00")
     (tmp_path / "mine").write_text("mine")
-    beside = tmp_path / f".stamp.{os.getpid()}.part"
-    beside.symlink_to("mine")
-    write_text(tmp_path / "stamp", "one")
-    assert (tmp_path / "mine").read_text() == "mine"
-    os.mkfifo(beside)
-    write_text(tmp_path / "stamp", "two")
-    assert (tmp_path / "stamp").read_text() == "two"
+    beside = tmp_path / f".stamp.00.{os.getpid()}.part"
+    for place in (lambda: beside.symlink_to("mine"), lambda: os.mkfifo(beside)):
+        place()
+        with pytest.raises(FileExistsError):
+            write_text(tmp_path / "stamp", "one")
+        assert (tmp_path / "mine").read_text() == "mine"
+        assert not (tmp_path / "stamp").exists()
 
 
 def test_the_file_of_a_split_is_read_once_and_again_when_it_changes(

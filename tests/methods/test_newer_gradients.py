@@ -514,7 +514,7 @@ def test_mcr_s_bottleneck_reaches_encoders_and_its_own_network_alone() -> None:
         ("mimo", {}, {"weight": 0.0}),
         ("inforeg", {}, {"unimodal": True}),
         ("inforeg", {}, {"published": True}),
-        ("opm", {"rate": 1.0}, {"rate": 0.0}),
+        ("opm", {"rate": 1.0, "warm_up_epochs": 0}, {"rate": 0.0}),
         ("synib", {}, {"weight": 0.0}),
         ("synib", {}, {"target": "withheld"}),
         ("synib", {"target": "gaussian"}, {"target": "uniform"}),

@@ -171,7 +171,9 @@ def without_effect(method: Method, name: str, value: Any, unused: bool, needs: s
     Raises:
         ValueError: that says what it needs.
     """
-    if unused and value != inspect.signature(type(method)).parameters[name].default:
+    made = (inspect.signature(kind).parameters for kind in type(method).__mro__ if "__init__" in vars(kind))
+    default = next(parameters[name].default for parameters in made if name in parameters)
+    if unused and value != default:
         raise ValueError(f"{name}={value} has no effect without {needs}; leave it out, or set {needs}")
 
 
