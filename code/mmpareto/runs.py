@@ -111,14 +111,14 @@ class RunDirectory:
         self.write_text(name, json_text(content))
 
     def write_csv(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Writes `name` with the rows' keys as header, whole or not at all."""
+        """Write `name` with the rows' keys as header, whole or not at all."""
         buffer = io.StringIO(newline="")
         if rows:
             _write_rows(buffer, rows, header=True)
         write_text(self / name, buffer.getvalue())
 
     def append_csv(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Adds rows to `name`; `read_csv` passes over a last line that a crash cut off."""
+        """Add rows to `name`; `read_csv` passes over a last line that a crash cut off."""
         with naming(self / name), open(self / name, "a", encoding="utf-8", newline="") as file:
             _write_rows(file, rows, header=file.tell() == 0)
 
@@ -140,7 +140,7 @@ class RunDirectory:
         return [{csv_text(key): csv_text(value) for key, value in row.items()} for row in rows]
 
     def cut_csv(self, name: str, epoch: int) -> int:
-        """Writes `name` again without its rows of epochs from `epoch` on; the result is the number of those it keeps.
+        """Write `name` again without its rows of epochs from `epoch` on; the result is the number of those it keeps.
 
         Raises RunError where it is no table of numbers by epoch.
         """

@@ -132,7 +132,7 @@ def train_parser(entries: Entries, suppress: bool = False) -> Parser:
 
 
 class _List(argparse.Action):
-    """Prints a table of a registry and ends."""
+    """Print a table of a registry and end."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         print(listing(LISTED[self.dest.removeprefix("list_")]))

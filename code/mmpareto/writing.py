@@ -137,7 +137,7 @@ def _staging(folder: Path) -> Iterator[Path]:
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Removes what processes left behind that were killed."""
+    """Remove what processes left behind that were killed."""
     for staged in folder.glob(f"{_STAGED}*"):
         try:
             descriptor = os.open(staged, os.O_RDONLY | os.O_DIRECTORY)

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Calls(TorchDispatchMode):
-    """Counts the operators that run inside, and those among them that bring a value or a tensor to the host."""
+    """Count the operators that run inside, and those among them that bring a value or a tensor to the host."""
 
     WAITS = ("_local_scalar_dense", "nonzero", "equal", "masked_select", "_assert_async")
 
@@ -19,7 +19,7 @@ class Calls(TorchDispatchMode):
         self.waits = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs the operator and counts it."""
+        """Run the operator and count it."""
         kwargs = kwargs or {}
         name = func.overloadpacket.__name__
         self.operators[name] += 1

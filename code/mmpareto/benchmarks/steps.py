@@ -45,7 +45,7 @@ class Setting:
 def published_backward(
     model: MultimodalModel, joint_loss: Tensor, unimodal_losses: Mapping[str, Tensor], gamma: float = 1.5
 ) -> None:
-    """Fills `.grad` as the published code goes about it: one backward pass per loss, then one of their sum.
+    """Fill `.grad` as the published code goes about it: one backward pass per loss, then one of their sum.
 
     Written from its description, with its copies of all encoder gradients and its waits: one per parameter tensor and
     one per encoder without conflict, three more per tensor with conflict.

@@ -1,4 +1,4 @@
-"""Scores a trained run on any split: metrics of each head, linear probes, missing modalities, contributions.
+"""Score a trained run on any split: metrics of each head, linear probes, missing modalities, contributions.
 
     python code/evaluate.py runs/twoview/mmpareto/seed0
     python code/evaluate.py runs/twoview/mmpareto/seed0 --split val --missing mean --no-probe
@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
-    """Scores a run from its flags to its figures."""
+    """Score a run from its flags to its figures."""
     # the run
     run, split = RunDirectory(arguments.run), arguments.split
     changed = {key: getattr(arguments, key) for key in ("data_root", "batch_size", "num_workers")}

@@ -1,4 +1,4 @@
-"""Runs a grid of training runs: methods x datasets x seeds x varied flags, several at a time, and compares them.
+"""Run a grid of training runs: methods x datasets x seeds x varied flags, several at a time, and compare them.
 
     python code/experiment.py --methods mmpareto uniform one_joint --seeds 0 1 2
     python code/experiment.py --methods mmpareto uniform --vary gamma=1,1.5,2 --epochs 10
@@ -138,7 +138,7 @@ def run_grid(arguments: argparse.Namespace, passed: Sequence[str]) -> int:
 
 
 def compare(grid: Grid, failures: dict[Run, str]) -> None:
-    """Prints the table of the grid's finished runs, and the command that makes such tables."""
+    """Print the table of the grid's finished runs, and the command that makes such tables."""
     finished, _ = find(run.folder for run in grid.runs if run not in failures)
     if not finished:
         return

@@ -1,4 +1,4 @@
-"""Compares finished runs: a table per dataset, mean and standard deviation over seeds.
+"""Compare finished runs: a table per dataset, mean and standard deviation over seeds.
 
     python code/report.py runs
     python code/report.py runs/twoview --output report

@@ -47,7 +47,7 @@ def collect(
     device: torch.device,
     amp: torch.dtype | None = None,
 ) -> Collected:
-    """Runs the model, in evaluation mode, over the batches of a split.
+    """Run the model, in evaluation mode, over the batches of a split.
 
     amp  type of automatic mixed precision, as in training.
 

@@ -1,7 +1,7 @@
-"""What the stochastic gradients of a fixed model look like, encoder by encoder: how long they are, how much they vary.
+"""Stochastic gradients of a fixed model, encoder by encoder: how long they are, how much they vary.
 
-Of a gradient that follows the joint or the unimodal loss of a batch: its mean and its covariance over the batches, the
-noise that Wei & Hu (ICML 2024) argue from.
+Mean and covariance, over batches, of the gradients of the joint and of the unimodal losses; Wei & Hu (ICML 2024) argue
+from this noise.
 
 Shapes: P parameters of an encoder.
 """
@@ -53,7 +53,7 @@ class Moments:
         self._norms: list[Tensor] = []
 
     def add(self, vector: Tensor) -> None:
-        """Takes in a vector [P]; waits for nothing."""
+        """Add a vector [P], without waiting for the device."""
         vector = vector.double()
         if not self._norms:
             self.mean, self._scatter = torch.zeros_like(vector), vector.new_zeros(())
@@ -119,7 +119,7 @@ def _split(gradients: Sequence[Tensor], encoders: Mapping[str, Sequence[Tensor]]
 
 
 def _check(losses: Mapping[str, Tensor], gradients: Sequence[Mapping[str, Tensor]], batch: int) -> None:
-    """Raises EvaluationError where a loss or a gradient is not finite."""
+    """Raise EvaluationError where a loss or a gradient is not finite."""
     named = {f"the {name} loss": value for name, value in losses.items()}
     for which, by_encoder in zip(("joint", "unimodal"), gradients, strict=True):
         # in float64: the square of a finite float32 may be infinite

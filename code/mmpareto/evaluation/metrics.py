@@ -17,7 +17,7 @@ BINS = 15  # of confidence, of equal width, as in Guo et al., "On Calibration of
 
 
 def head_metrics(logits: Tensor, label: Tensor, classes: Sequence[str]) -> dict[str, Any]:
-    """Scores a head.
+    """Score a head.
 
     logits   [N, C]; label [N].
     classes  the C names.

@@ -40,7 +40,7 @@ class Scores:
         label: Tensor,
         present: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Takes in a batch: scalar losses, logits [B, C], labels [B]. Waits for nothing.
+        """Add a batch: scalar losses, logits [B, C], labels [B]. Does not wait for the device.
 
         Losses are means over the samples that have the modality; `present` ({modality: bool [B]}) says which.
         """

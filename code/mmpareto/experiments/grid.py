@@ -41,7 +41,7 @@ class Run:
 
     name     its folder below the output folder, such as digits/mmpareto/seed0.
     folder   the run directory.
-    argv     flags of train.py that make the run what it is; device and --resume are added when it starts.
+    argv     flags of train.py, without the device and --resume, which are added when it starts.
     config   the settings that train.py makes of them.
     """
 

@@ -43,23 +43,23 @@ class Launched(Protocol):
         """How it ended; None while it is under way."""
 
     def terminate(self) -> None:
-        """Asks it to end."""
+        """Ask it to end."""
 
     def kill(self) -> None:
-        """Ends it."""
+        """End it."""
 
 
 Running = Mapping[int, tuple[Run, Launched]]  # by slot
 
 
 class Launcher(Protocol):
-    """Starts runs, at most `slots` at a time, each to be looked at every `interval` seconds."""
+    """Start runs, at most `slots` at a time, each to be looked at every `interval` seconds."""
 
     slots: int
     interval: float
 
     def start(self, run: Run, slot: int) -> Launched:
-        """Starts `run` in the free `slot` (0, 1, ...)."""
+        """Start `run` in the free `slot` (0, 1, ...)."""
 
     def free_slot(self, busy: Running) -> int | None:
         """A slot in which a run may start beside those under way."""
@@ -101,7 +101,7 @@ class Local(Launcher):
         }
 
     def start(self, run: Run, slot: int) -> Launched:
-        """Starts `run` on the GPU of the slot."""
+        """Start `run` on the GPU of the slot."""
         device = self._devices[slot]
         at_a_time = sum(gpu.allowed for gpu in self._shared.values()) if self._measures else self.slots
         if device in self._shared:
@@ -172,7 +172,7 @@ class TrainingJob:
         sys.exit(128 + number)
 
     def _process(self, warning: int, received: Sequence[int]) -> TrainingProcess | Outcome:
-        """Starts train.py, or gives the reason why it cannot be started; waits for a job that still holds the run."""
+        """Start train.py, or give the reason why it cannot be started; wait for a job that still holds the run."""
         until = time.monotonic() + LOCK_PATIENCE
         while True:
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {warning})  # train.py inherits it: the warning is for us
@@ -222,7 +222,7 @@ class Submitit(Launcher):
         self._executor, self._script, self._gpu = executor, script, gpu
 
     def start(self, run: Run, slot: int) -> Launched:
-        """Submits `run` as a job."""
+        """Submit `run` as a job."""
         grace = 2 * self._executor.parameters.get("signal_delay_s", WARNING) / 3
         try:
             return _SubmittedJob(run, self._executor.submit(TrainingJob(run, self._script, self._gpu, grace)))
@@ -277,7 +277,7 @@ class _SubmittedJob:
         self.terminate()
 
     def _say_why_it_waits(self) -> None:
-        """Says once which reason Slurm gives for a job that cannot start as it is."""
+        """Say once which reason Slurm gives for a job that cannot start as it is."""
         reason = self._job.get_info("cache").get("Reason", "None")
         if reason not in ORDINARY_REASONS | {self._reason}:
             self._reason = reason
@@ -338,7 +338,7 @@ def slurm_executor(
 
 
 def stop(launched: Sequence[Launched], grace: float = GRACE, hurry: Sequence[Any] = ()) -> None:
-    """Ends what is under way: asks, waits at most `grace` seconds, or until `hurry` has two entries, then kills."""
+    """End what is under way: ask, wait at most `grace` seconds, or until `hurry` has two entries, then kill."""
     left = [one for one in launched if one.poll() is None]
     for one in left:
         one.terminate()

@@ -26,7 +26,7 @@ STOPPED = 128 + signal.SIGTERM  # exit status of train.py after SIGTERM: it has 
 
 
 class State(enum.Enum):
-    """What is there of a run; the value is what train.py is told."""
+    """The state of a run's folder; the value holds the flags for train.py."""
 
     NEW = ()
     BROKEN_OFF = ("--overwrite",)  # ended before its first checkpoint: what is there is of no use
@@ -55,7 +55,7 @@ class Outcome:
 
 
 def state(run: Run) -> State:
-    """What is there of `run`.
+    """The state of the folder of `run`.
 
     Raises RunError where it is finished, but was made with other settings.
     """
@@ -156,11 +156,11 @@ class TrainingProcess:
         return self._outcome
 
     def terminate(self) -> None:
-        """Asks the process and its children to end."""
+        """Ask the process and its children to end."""
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Ends the process and its children."""
+        """End the process and its children."""
         self._signal(signal.SIGKILL)
 
     def _outcome_of(self, status: int) -> Outcome:
@@ -201,5 +201,5 @@ class TrainingProcess:
 
 
 def _no_link(path: str, flags: int) -> int:
-    """Opens a file unless it is a link: a folder from somebody else could have us write anywhere."""
+    """Open a file unless it is a link: a folder from somebody else could have us write anywhere."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)

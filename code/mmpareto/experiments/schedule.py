@@ -1,4 +1,4 @@
-"""Runs a grid's runs, a few at a time, and says how far they are; one that fails does not stop the rest."""
+"""Run a grid's runs, a few at a time, and say how far they are; one that fails does not stop the rest."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BUSY_INTERVAL = 2.0  # seconds between two tries to start runs that another proc
 
 
 def run_all(todo: Sequence[Run], launcher: Launcher) -> dict[Run, Outcome]:
-    """Runs `todo` in order, `launcher.slots` at a time, and gives how each of them ended.
+    """Run `todo` in order, `launcher.slots` at a time, and return how each of them ended.
 
     A run that another process trains is tried again until it is free; then it is finished, or it is resumed. One that
     ends for want of memory beside others is started again when there are fewer.
@@ -136,7 +136,7 @@ class _Progress:
         self._bar.refresh()
 
     def ended(self, run: Run, outcome: Outcome) -> None:
-        """Says how a run ended."""
+        """Say how a run ended."""
         self._ended += 1
         self._counted[run] = epochs_done(run)
         self._total -= run.config.optim.epochs - self._counted[run]  # of a failed one no more is to come

@@ -49,7 +49,7 @@ def losses_of(
 
 
 def check_losses(joint: Tensor, unimodal: Mapping[str, Tensor]) -> None:
-    """Raises ValueError where a loss is no scalar or needs no gradient, TypeError where it is no tensor."""
+    """Raise ValueError where a loss is no scalar or needs no gradient, TypeError where it is no tensor."""
     if not unimodal:
         raise ValueError(
             "unimodal_losses is empty: give {modality: scalar loss}; with none there is nothing to integrate"

@@ -95,7 +95,7 @@ class Integrator(ABC):
 
     _partition: Partition | None = None
     _key: tuple[int, ...] = ()
-    _between: frozenset[int] = frozenset()  # ids of these parameters; where both losses reach them nobody asks
+    _between: frozenset[int] = frozenset()  # ids of these parameters; unused where both losses reach them
     _sets: _GradientSets | None = None  # None between two steps
 
     @abstractmethod
@@ -128,7 +128,7 @@ class Integrator(ABC):
         diagnose: bool = False,
         loss_scale: Tensor | float = 1.0,
     ) -> dict[str, EncoderDiagnostics]:
-        """Fills `.grad` of every parameter with the integrated gradient, this step's micro-batches included.
+        """Fill `.grad` of every parameter with the integrated gradient, this step's micro-batches included.
 
         Returns {encoder: EncoderDiagnostics} of encoders that learn, on the device; empty from one pass.
 
@@ -179,7 +179,7 @@ class Integrator(ABC):
         features: Mapping[str, Tensor] | None = None,
         diagnose: bool = False,
     ) -> None:
-        """Takes in a micro-batch that is not the step's last one; arguments and errors as for `backward`.
+        """Take in a micro-batch that is not the step's last one; arguments and errors as for `backward`.
 
         The two gradient sets are summed over the micro-batches, and `backward` integrates the sums: with losses divided
         by the number of micro-batches this is the whole batch's step. The sums stay in the integrator until then:

@@ -54,7 +54,7 @@ class Partition:
 
 
 def partition(encoders: Mapping[str, Parameters], heads: Parameters) -> Partition:
-    """Sorts the parameters and checks that each is listed once.
+    """Sort the parameters and check that each is listed once.
 
     Args:
         encoders: {encoder name: module, parameters or named parameters}; usually one per modality. An encoder that

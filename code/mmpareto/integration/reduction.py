@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def start_average(tensors: Sequence[Tensor], group: dist.ProcessGroup | None) -> Callable[[], list[Tensor]]:
-    """Begins one all-reduce of all the tensors together; the result waits for it and gives the averages.
+    """Begin one all-reduce of all the tensors together; the result waits for it and gives the averages.
 
     Returns a function that blocks the stream (not the host, on a GPU) until the averages are there.
 
@@ -104,7 +104,7 @@ def gradients(parameters: Sequence[Tensor]) -> list[Tensor | None]:
 
 
 def set_gradients(parameters: Sequence[Tensor], gradients: Sequence[Tensor | None] | None) -> None:
-    """Sets `.grad` of each parameter; None for all of them clears them."""
+    """Set `.grad` of each parameter; None for all of them clears them."""
     for t, parameter in enumerate(parameters):
         parameter.grad = None if gradients is None else gradients[t]
 

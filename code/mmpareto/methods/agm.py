@@ -55,7 +55,7 @@ class AGM(Windowed):
         self.acting = range(1, whole("modulation_epochs", modulation_epochs) + 1)
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
-        """Begins the running means."""
+        """Begin the running means."""
         super().setup(model, seed, epochs)
         self.state["mean"] = self.like.new_zeros(len(self.names))
         self.state["steps"] = torch.zeros((), device=self.like.device)

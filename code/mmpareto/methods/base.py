@@ -62,7 +62,7 @@ class Engine(Protocol):
         """
 
     def fit(self, method: Method, epochs: int, samples: Tensor) -> MultimodalModel:
-        """Trains a copy of the model as it is now, by another method, on these training samples alone."""
+        """Train a copy of the model as it is now, by another method, on these training samples alone."""
 
     def losses(self, model: MultimodalModel, samples: Tensor) -> dict[str, float]:
         """{"joint" or a modality: mean cross-entropy} over training samples, in evaluation mode, not augmented."""
@@ -71,7 +71,7 @@ class Engine(Protocol):
         """The sum over the processes."""
 
     def alike(self) -> None:
-        """Gives all processes the main one's weights."""
+        """Give all processes the main one's weights."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ class Method:
         return piece.losses
 
     def gradients(self, model: MultimodalModel) -> None:
-        """Changes `.grad`."""
+        """Change `.grad`."""
 
     def figures(self) -> dict[str, float]:
         """What a row of metrics.csv says of the method's own state after an epoch. May wait for the device."""
@@ -279,7 +279,7 @@ class SharedDraws(Method):
     refuses: ClassVar[Mapping[str, str]] = {"cuda_graph": "its noise comes from a generator that a graph would replay"}
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
-        """Seeds the generator."""
+        """Seed the generator."""
         super().setup(model, seed, epochs)
         self._generator = torch.Generator(self.like.device).manual_seed(seed)
         self.state["generator"] = self._generator.get_state()

@@ -62,7 +62,7 @@ class DWA(Scalarization):
         return piece.losses.weighted(self.state["weights"])
 
     def gradients(self, model: MultimodalModel) -> None:
-        """Adds the step's losses to the epoch's."""
+        """Add the step's losses to the epoch's."""
         losses = self.collected().to(self.state["sums"])
         self.state["sums"] += torch.where(losses.isfinite().all(), torch.stack((losses, (losses != 0).to(losses))), 0.0)
 

@@ -68,7 +68,7 @@ class G2D(MeanLogits, Taught):
 
     @torch.no_grad()
     def gradients(self, model: MultimodalModel) -> None:
-        """Keeps the encoders back whose turn has not come."""
+        """Keep the encoders back whose turn has not come."""
         ranks = self.collected().argsort().argsort()
         learns = ranks < self.state["learning"]
         for encoder, learning in zip(model.encoders.values(), learns, strict=True):

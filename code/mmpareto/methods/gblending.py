@@ -67,7 +67,7 @@ class GBlending(Method):
         self.state["weights"] = self.like.new_full((len(self.heads),), 1 / len(self.heads))
 
     def boundary(self, now: Boundary) -> dict[str, float]:
-        """Estimates the weights, where it is time."""
+        """Estimate the weights, where it is time."""
         first = (now.epoch - 1) % self.super_epoch == 0 if self.online else now.epoch == 1
         if not first:
             return {}

@@ -80,7 +80,7 @@ class GradNorm(Method):
 
     @torch.no_grad()
     def gradients(self, model: MultimodalModel) -> None:
-        """Moves the weights for the next step."""
+        """Move the weights for the next step."""
         squares, values = self.collected().unbind()
         first, weights = self.state["first"], self.state["weights"]
         known = values.isfinite().all()

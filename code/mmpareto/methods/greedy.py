@@ -61,7 +61,7 @@ class Greedy(Windowed, MeanLogits):
         self.acting = range(self.warm_up_epochs + 1, sys.maxsize)
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
-        """Collects all gates."""
+        """Collect all gates."""
         super().setup(model, seed, epochs)
         self.exchange = list(cast(Iterable[Excitation], model.exchange))
         like, sizes = self.like, [sum(module.widths) for module in self.exchange]
@@ -90,7 +90,7 @@ class Greedy(Windowed, MeanLogits):
 
     @torch.no_grad()
     def gradients(self, model: MultimodalModel) -> None:
-        """Adds up the speeds, or holds back what does not learn; chooses what the next step is."""
+        """Add up the speeds, or hold back what does not learn; choose what the next step is."""
         state, balancing = self.state, self.state["left"] > 0
         means = self.collected().to(state["means"].dtype)
         known = means.isfinite().all()

@@ -60,7 +60,7 @@ class InfoReg(Method):
         self.threshold = 0.05 if published else finite("threshold", threshold)
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
-        """Makes room for the weights at the beginning of an epoch."""
+        """Make room for the weights at the beginning of an epoch."""
         super().setup(model, seed, epochs)
         count = len(model.encoders)
         if self.published and count != 2:
@@ -72,7 +72,7 @@ class InfoReg(Method):
         self.state["open"] = torch.ones(count, dtype=torch.bool, device=self.like.device)
 
     def boundary(self, now: Boundary) -> dict[str, float]:
-        """Opens and closes the windows; keeps the weights."""
+        """Open and close the windows; keep the weights."""
         state = self.state
         if now.epoch > 1:
             state["traces"].copy_(torch.cat((state["traces"][1:], state["trace"][None])))
@@ -98,7 +98,7 @@ class InfoReg(Method):
 
     @torch.no_grad()
     def gradients(self, model: MultimodalModel) -> None:
-        """Pulls the encoder of a leading modality back; adds up the squared gradients."""
+        """Pull the encoder of a leading modality back; add up the squared gradients."""
         totals = self.collected()
         scores, samples = totals[:-1], totals[-1] * self.processes
         strengths = pull(scores * samples if self.published else scores, self.beta, self.published)

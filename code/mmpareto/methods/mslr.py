@@ -37,7 +37,7 @@ class MSLR(Method):
         self.factors = named_values("factors", factors)
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
-        """Raises MethodError for a factor of no modality."""
+        """Raise MethodError for a factor of no modality."""
         super().setup(model, seed, epochs)
         check_names("factors", self.factors, self.names)
         self.state["rates"] = torch.ones(len(self.names), dtype=torch.float64)  # factors of this epoch

@@ -52,7 +52,7 @@ class OGM(Windowed):
 
     @torch.no_grad()
     def gradients(self, model: MultimodalModel) -> None:
-        """Modulates the encoders' weights."""
+        """Modulate the encoders' weights."""
         factors = torch.where(self.state["active"], coefficients(self.collected(), self.alpha), 1.0)
         for encoder, factor in zip(model.encoders.values(), factors, strict=True):
             weights = [p.grad for p in encoder.parameters() if p.grad is not None and p.dim() > 1]
@@ -60,7 +60,7 @@ class OGM(Windowed):
                 self._modulate(weights, factor.to(weights[0].dtype))
 
     def _modulate(self, weights: list[Tensor], factor: Tensor) -> None:
-        """Changes the gradients of one encoder's weights."""
+        """Change the gradients of one encoder's weights."""
         torch._foreach_mul_(weights, factor)
 
 

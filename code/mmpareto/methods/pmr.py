@@ -68,7 +68,7 @@ class PMR(Method):
         self.modulation_epochs = whole("modulation_epochs", modulation_epochs)
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
-        """Makes room for the prototypes."""
+        """Make room for the prototypes."""
         super().setup(model, seed, epochs)
         for name in self.names:
             self.state[f"prototypes_{name}"] = self.like.new_zeros(model.classes, model.widths[name])
@@ -76,7 +76,7 @@ class PMR(Method):
         self.state["weights"] = self.like.new_zeros(2, dtype=torch.float32)  # alpha and mu in this epoch
 
     def boundary(self, now: Boundary) -> dict[str, float]:
-        """Moves the prototypes to where the features are now."""
+        """Move the prototypes to where the features are now."""
         alpha = self.alpha if now.epoch <= self.modulation_epochs else 0.0
         mu = self.mu if now.epoch <= min(self.entropy_epochs, self.modulation_epochs) else 0.0
         self.state["weights"].copy_(torch.tensor((alpha, mu)))

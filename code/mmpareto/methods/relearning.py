@@ -46,7 +46,7 @@ class Relearning(Method):
         self.interval, self.times = whole("interval", interval, 1), whole("times", times)
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
-        """Makes room for the first weights."""
+        """Make room for the first weights."""
         super().setup(model, seed, epochs)
         self.classes = model.classes
         self.state |= {name: torch.zeros_like(p) for name, p in encoder_weights(model, "first").items()}
@@ -58,7 +58,7 @@ class Relearning(Method):
 
     @torch.no_grad()
     def boundary(self, now: Boundary) -> dict[str, float]:
-        """Keeps the first weights; moves encoders back when it is time."""
+        """Keep the first weights; move encoders back when it is time."""
         weights = encoder_weights(now.model, "first")
         if now.epoch == 1:
             for name, parameter in weights.items():

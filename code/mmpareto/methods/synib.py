@@ -57,7 +57,7 @@ class SynIB(Method):
         self.weight, self.rate = finite("weight", weight), finite("rate", rate, most=1)
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
-        """Makes the linear map v, where the target has one."""
+        """Make the linear map v, where the target has one."""
         super().setup(model, seed, epochs)
         if self.target in ("gaussian", "dirichlet"):
             self._head = beside(model, seed, lambda: nn.Linear(sum(model.widths.values()), model.classes))

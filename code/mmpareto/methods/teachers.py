@@ -54,7 +54,7 @@ class Taught(Method):
                 self.state[f"teacher.{name}"] = value  # shares the teachers' memory
 
     def boundary(self, now: Boundary) -> dict[str, float]:
-        """Trains the teachers, before the first epoch."""
+        """Train the teachers, before the first epoch."""
         if now.epoch == 1:
             samples = torch.arange(len(now.labels))
             taught = now.engine.fit(Alone(), self.teacher_epochs or now.epochs, samples)

@@ -23,7 +23,7 @@ class TransformerControl(Method):
         super().__init__(OneJoint())
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
-        """Raises MethodError for another architecture."""
+        """Raise MethodError for another architecture."""
         super().setup(model, seed, epochs)
         if not isinstance(model, Transformer):
             raise MethodError(

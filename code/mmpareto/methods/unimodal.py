@@ -71,7 +71,7 @@ class FineTune(Method):
         return not self.pretrain_epochs
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
-        """Keeps the model, whose encoders may be frozen when a checkpoint is restored.
+        """Keep the model, whose encoders may be frozen when a checkpoint is restored.
 
         Raises:
             MethodError: where the turn leaves no epoch before or after it.
@@ -86,7 +86,7 @@ class FineTune(Method):
         self.state["before"].fill_(before)
 
     def boundary(self, now: Boundary) -> dict[str, float]:
-        """Makes the turn when its epoch has come."""
+        """Make the turn when its epoch has come."""
         if now.epoch > self.state["before"] and not self.state["turned"]:
             now.model.fusion.apply(_draw_anew)
             now.engine.alike()

@@ -1,4 +1,4 @@
-"""Measures of balance of finished runs: what each encoder is worth, and what the joint head makes of the modalities."""
+"""Measures of balance of finished runs: quality of each encoder, and use of the modalities by the joint head."""
 
 from collections.abc import Sequence
 

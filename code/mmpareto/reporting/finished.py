@@ -244,7 +244,7 @@ def _plain(value: Any) -> Any:
 
 
 def _check_scores(path: Path, results: dict[str, Any]) -> None:
-    """Raises RunError if test scores or conflict rates are missing or no numbers."""
+    """Raise RunError if test scores or conflict rates are missing or no numbers."""
     try:
         if not results["test"]["unimodal"]:
             raise KeyError("unimodal")

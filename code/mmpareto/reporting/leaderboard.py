@@ -133,7 +133,7 @@ def read(path: Path) -> dict[str, Any]:
     """A leaderboard's file, checked.
 
     Raises:
-        RunError: where it cannot be read, or is none.
+        RunError: where it cannot be read, or is no leaderboard.
     """
     try:
         content = read_object(path)

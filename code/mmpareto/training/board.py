@@ -19,7 +19,7 @@ TENSORBOARD, WANDB = "TensorBoard", "Weights & Biases"
 
 
 class Board:
-    """Writes scalars and figures of a run; enter it to open, leave it to flush and close.
+    """Write scalars and figures of a run; enter it to open, leave it to flush and close.
 
     A writer that fails (a full disk, a lost connection) is named once and left out afterwards: curves never end a run.
 
@@ -63,7 +63,7 @@ class Board:
         self._writer = SummaryWriter(str(folder), purge_step=begun)
 
     def scalars(self, values: Mapping[str, float | None], step: int) -> None:
-        """Adds a point to each curve; None is left out."""
+        """Add a point to each curve; None is left out."""
         known = {name: value for name, value in values.items() if value is not None}
 
         def add() -> None:
@@ -75,7 +75,7 @@ class Board:
             self._try(WANDB, lambda: self._wandb.log({**known, "trainer/step": step}))
 
     def picture(self, name: str, file: Path, step: int) -> None:
-        """Adds a figure that was saved as a PNG."""
+        """Add a figure that was saved as a PNG."""
         with Image.open(file) as image:
             pixels = np.asarray(image.convert("RGB"))
         self._try(TENSORBOARD, lambda: self._writer.add_image(name, pixels, step, dataformats="HWC"))

@@ -144,7 +144,7 @@ class BoundaryEngine:
         return self.processes.total(values)
 
     def alike(self) -> None:
-        """Gives all processes the main one's weights."""
+        """Give all processes the main one's weights."""
         self.processes.start_alike(self.model)
 
     def release(self) -> None:

@@ -94,7 +94,7 @@ def arithmetic(device: torch.device) -> dict[str, Any]:
 
 
 def save_last(run: RunDirectory, content: Mapping[str, Any]) -> None:
-    """Writes last.pt; what it was before stays as previous.pt.
+    """Write last.pt; what it was before stays as previous.pt.
 
     Raises RunError where it cannot be written; what was there stays.
     """
@@ -127,7 +127,7 @@ def copy_to_last(run: RunDirectory) -> None:
 
 
 def save_best(run: RunDirectory, model: nn.Module, best: Mapping[str, Any]) -> None:
-    """Writes best.pt, the model of the selected epoch, and its accuracy, loss and number.
+    """Write best.pt, the model of the selected epoch, and its accuracy, loss and number.
 
     Raises RunError where it cannot be written.
     """
@@ -156,7 +156,7 @@ def _write(path: Path, parts: Sequence[bytes | memoryview]) -> None:
 
 
 def verify(file: IO[bytes]) -> None:
-    """Checks the bytes of a checkpoint before they are loaded.
+    """Check the bytes of a checkpoint before they are loaded.
 
     Its digest must be right. Without a digest (earlier versions wrote none) every record must have its CRC. A record
     must lie inside the file, and the pickled part must ask for nothing but dense tensors and plain containers.
@@ -194,7 +194,7 @@ def verify(file: IO[bytes]) -> None:
 
 
 def load_checkpoint(path: Path, device: torch.device, keys: Sequence[str]) -> dict[str, Any]:
-    """Reads a checkpoint that `verify` accepts; nothing in it can run code.
+    """Read a checkpoint that `verify` accepts; nothing in it can run code.
 
     keys  that it must have.
 

@@ -57,7 +57,7 @@ class SharedBatches(Sampler[list[int]]):
         return len(self.chosen)
 
     def choose(self, samples: torch.Tensor) -> None:
-        """Makes these indices of the dataset, int64, all that there are from the next epoch on."""
+        """Make these indices of the dataset, int64, all that there are from the next epoch on."""
         self.chosen = samples
 
     def __len__(self) -> int:

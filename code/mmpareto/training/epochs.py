@@ -38,7 +38,7 @@ class EpochRecord:
         self.begin()
 
     def begin(self) -> None:
-        """Starts the clock of this process's part."""
+        """Start the clock of this process's part."""
         self._began = time.perf_counter(), self.batches
 
     @property
@@ -139,7 +139,7 @@ def train_epoch(
     epochs: int | None = None,
     loss_interval: int = 0,
 ) -> bool:
-    """Trains for one epoch (1, 2, ...), from the batch where the step's record stands.
+    """Train for one epoch (1, 2, ...), from the batch where the step's record stands.
 
     step         its record is carried on: running scores, gradient log (its steps counted from the beginning of the
                  run); the caller checks its watch.

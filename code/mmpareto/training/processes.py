@@ -62,7 +62,7 @@ class Processes:
         return self.rank == 0
 
     def connect(self, device: torch.device) -> Processes:
-        """Waits for the others and watches them from then on, see `Heartbeat`; alone it does nothing."""
+        """Wait for the others and watch them from then on, see `Heartbeat`; alone it does nothing."""
         if self.size > 1:
             backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
             store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
@@ -78,12 +78,12 @@ class Processes:
         return self
 
     def begin_step(self, epoch: int, step: int) -> None:
-        """Notes for the others that this process has the data of a step."""
+        """Note for the others that this process has the data of a step."""
         if self._heartbeat is not None:
             self._heartbeat.begin(epoch, step)
 
     def refuse_differences(self, values: Mapping[str, Any]) -> None:
-        """Raises UsageError on every process where one has another value than the main one."""
+        """Raise UsageError on every process where one has another value than the main one."""
         if self.size == 1:
             return
         all_values: list[Any] = [None] * self.size
@@ -131,7 +131,7 @@ class Processes:
         return values
 
     def start_alike(self, model: nn.Module) -> None:
-        """Gives all processes the main one's parameters and buffers."""
+        """Give all processes the main one's parameters and buffers."""
         if self.size > 1:
             for tensor in (*model.parameters(), *model.buffers()):
                 dist.broadcast(tensor.data, src=0)

@@ -101,7 +101,7 @@ def _gpu_numbers(gpu_ids: str, count: int, processes: int) -> list[int]:
 
 
 def seed_everything(seed: int) -> None:
-    """Seeds Python's, NumPy's and PyTorch's generators."""
+    """Seed Python's, NumPy's and PyTorch's generators."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)

@@ -93,7 +93,7 @@ class TrainingState:
         return better
 
     def next_epoch(self) -> None:
-        """Ends the epoch in progress."""
+        """End the epoch in progress."""
         self.schedule.step()
         self.epoch += 1
         self.record.reset()
@@ -130,7 +130,7 @@ class TrainingState:
             save_last(run, content)
 
     def save_best(self, run: RunDirectory) -> None:
-        """Writes best.pt, the model as it is now."""
+        """Write best.pt, the model as it is now."""
         if self.processes.main:
             save_best(run, self.model, self.best)
 
@@ -180,7 +180,7 @@ class TrainingState:
         ]
 
     def _check_progress(self, saved: Mapping[str, Any]) -> None:
-        """Raises ValueError where the figures on progress are not those that `save` writes."""
+        """Raise ValueError where the figures on progress are not those that `save` writes."""
         kinds = {"epoch": int, "bounds": int, "seconds": float, "history": list, "best": dict, "fits": list}
         for key, kind in kinds.items():
             if type(saved[key]) is not kind:
@@ -192,7 +192,7 @@ class TrainingState:
             raise ValueError(f"its selected epoch is {saved['best']!r:.100}")
 
     def _check_optimizer(self, saved: Mapping[str, Any]) -> None:
-        """Raises ValueError where settings differ in type from the optimiser's, or a state in shape from its tensor."""
+        """Raise ValueError where settings differ in type from the optimiser's, or a state in shape from its tensor."""
         parameters = []
         for group, ours in zip(saved["param_groups"], self.optimizer.param_groups, strict=True):
             for key, value in ours.items():

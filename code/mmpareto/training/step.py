@@ -59,7 +59,7 @@ class TrainingStep:
     def __call__(
         self, inputs: Inputs, label: Tensor, *, present: Present = None, weight: float = 1.0, diagnose: bool = False
     ) -> Step:
-        """Takes the step.
+        """Take the step.
 
         inputs    {modality: input of B samples}, label int64 [B], both on the model's device.
         present   {modality: bool [B]} of the samples; None: all have all modalities.
@@ -165,7 +165,7 @@ class TrainingStep:
         return self.scaler.scale(torch.ones((), device=self.device))
 
     def _update(self, learning: Turn) -> Tensor:
-        """Lets the method act, clips, steps; gives the gradient's norm."""
+        """Let the method act, clip, step; give the gradient's norm."""
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         self.method.gradients(self.model)

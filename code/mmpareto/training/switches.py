@@ -39,7 +39,7 @@ def check_shapes(engine: EngineConfig, modalities: Mapping[str, Modality]) -> No
 
 
 def check_switches(data: DataConfig, engine: EngineConfig, device: torch.device, processes: int) -> None:
-    """Raises UsageError for switches that cannot work here or together, with the reason."""
+    """Raise UsageError for switches that cannot work here or together, with the reason."""
     cuda = device.type == "cuda"
     open_files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     needed_files = 40 + 12 * (data.num_workers or 0)  # three loaders, whose workers have pipes and semaphores each

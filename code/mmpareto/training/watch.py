@@ -54,7 +54,7 @@ class FiniteWatch:
         self._ids[step] = ids
 
     def check(self, epoch: int) -> None:
-        """Raises TrainingError where a step since the last check was not finite. Waits for the device."""
+        """Raise TrainingError where a step since the last check was not finite. Waits for the device."""
         *first, overflows = torch.cat((self._first, self._overflows.unsqueeze(0))).tolist()
         broken = [step for step in first if step >= 0]
         if broken:
