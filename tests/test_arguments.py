@@ -17,7 +17,7 @@ from mmpareto import config_files
 from mmpareto.arguments import flags_of, parse, parse_settings
 from mmpareto.config import SECTIONS, Config, differing
 from mmpareto.errors import UsageError
-from mmpareto.flag_values import literal, shown, truth
+from mmpareto.flag_values import assignment, shown, truth
 from mmpareto.registries import DATASETS
 from mmpareto.train_flags import MEANT, SHORT, Entries, train_parser
 
@@ -112,9 +112,9 @@ def test_flags_without_effect_are_refused(flags: list[str], message: str) -> Non
 
 def test_text_of_digits_is_no_number() -> None:
     for text, value in (("12", 12), ("-0.5", -0.5), ("1e-3", 0.001), ("0", 0), ("true", True), ("none", None)):
-        assert literal(text) == value
+        assert assignment(f"account={text}") == ("account", value)
     for text in ("007", "1_000", "-01", "nightly"):
-        assert literal(text) == text
+        assert assignment(f"account={text}") == ("account", text)
 
 
 def test_what_a_file_switches_on_can_be_switched_off(tmp_path: Path) -> None:

@@ -136,15 +136,13 @@ def option_text(text: str) -> tuple[str, str]:
 
 
 def assignment(text: str) -> tuple[str, Any]:
-    """NAME=VALUE with a value that may be a number, true, false or none."""
+    """NAME=VALUE with a value that may be a number, true, false or none; account=007 is text."""
     key, value = assignment_text(text)
-    return key, literal(value)
+    return key, value if re.match(r"[+-]?0\d|.*_", value) else literal(value)
 
 
 def literal(text: str) -> Any:
-    """A number, true, false or none where the text is one; else the text, as of account=007."""
-    if re.match(r"[+-]?0\d|.*_", text):
-        return text
+    """A number, true, false or none where the text is one; else the text."""
     for kind in (int, float):
         try:
             return kind(text)

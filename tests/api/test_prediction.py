@@ -246,6 +246,7 @@ def test_what_cannot_be_predicted_is_named(run_on_media: Path, media: Path, tmp_
     with pytest.raises(TypeError, match="or the inputs of one sample by name"):
         model.predict([], sound="a.wav")  # type: ignore[call-overload]
     assert model.predict([]) == []
+    assert len(model.predict(iter([{"sensor": np.zeros(5)}]))) == 1  # type: ignore[call-overload]
     with pytest.raises(RunError, match="no folder; give a run directory"):
         load(tmp_path / "none")
     for size in (0, -3, 2.5):

@@ -100,6 +100,8 @@ def test_a_terminal_has_a_line_for_each_running_run(tmp_path: Path) -> None:
     written = on_a_terminal(CODE / "experiment.py", "--methods", "uniform", "one_joint", *flags)
     assert "twoview/one_joint/seed0: epoch " in written
     assert "\x1b[A" in written  # the lines below the bar are written in their places
+    for line in (r"\[1/2\] twoview/", r"\[2/2\] twoview/"):
+        assert re.search(rf"[\r\n]{line}[^\r\n]*\r?\n", written)  # the bar is cleared before
     assert "\\x1b" not in written
 
 

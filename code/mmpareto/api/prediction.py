@@ -124,11 +124,13 @@ class Predictor:
         """
         if samples is None:
             return self.predict([inputs])[0]
-        if inputs or isinstance(samples, str | Path | Mapping) or not all(isinstance(s, Mapping) for s in samples):
+        alone = isinstance(samples, str | Path | Mapping)
+        listed = [] if alone else list(samples)
+        if inputs or alone or not all(isinstance(sample, Mapping) for sample in listed):
             raise TypeError(
                 "give a list of samples, [{modality: input}, ...], or the inputs of one sample by name, modality=input"
             )
-        return self.predict_named({f"sample {number}": sample for number, sample in enumerate(samples)})
+        return self.predict_named({f"sample {number}": sample for number, sample in enumerate(listed)})
 
     def predict_named(self, samples: Mapping[str, Mapping[str, Any]]) -> list[Prediction]:
         """Classify samples {id: {modality: input}}; see `predict`."""

@@ -1,6 +1,5 @@
 """What all commands share: user errors print one line."""
 
-import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -19,26 +18,38 @@ def run_command(
     interrupted: str = "interrupted; nothing half-written is left behind",
     memory: Callable[[], str] = lambda: "a machine with more of it",
     then: Callable[[], str] = lambda: "run the same command again",
+    stopped: Callable[[Interrupted], str] | None = None,
 ) -> int:
     """Run a command; user errors print one line, and all others raise.
 
     Args:
         name: of the command, such as "evaluate.py".
         work: the command.
-        interrupted: what to print after Ctrl-C, or another signal where `work` watches them.
+        interrupted: what to print after Ctrl-C.
         memory: says what to try where memory is short.
         then: says what to do after an error of the system.
+        stopped: what to print after a signal; None: `interrupted`.
 
     Returns:
         The exit status: what `work` returned, 2 after an error, 128 and its number after a signal: 130 after Ctrl-C.
     """
     try:
+        return _status(name, work, interrupted, memory, then)
+    except Interrupted as order:  # also while an error is told
+        print(f"\n{interrupted if stopped is None else stopped(order)}", file=sys.stderr)
+        return 128 + order.number
+
+
+def _status(
+    name: str, work: Callable[[], int | None], interrupted: str, memory: Callable[[], str], then: Callable[[], str]
+) -> int:
+    try:
         return work() or 0
     except UserError as error:
         message = str(error)
-    except (KeyboardInterrupt, Interrupted) as order:
+    except KeyboardInterrupt:
         print(f"\n{interrupted}", file=sys.stderr)
-        return 128 + (order.number if isinstance(order, Interrupted) else signal.SIGINT)
+        return 130
     except (RuntimeError, MemoryError, ValueError, OSError) as error:
         explanation = explained(error, memory(), then())
         if explanation is None and not isinstance(error, OSError):

@@ -104,4 +104,5 @@ def samples_text(predictions: Sequence[Prediction]) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Run a command line; the result is the exit status."""
-    return run_command(program("predict"), lambda: predict(parser().parse_args(argv)))
+    memory = "a smaller --batch_size"
+    return run_command(program("predict"), lambda: predict(parser().parse_args(argv)), memory=lambda: memory)

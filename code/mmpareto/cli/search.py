@@ -11,7 +11,7 @@ from mmpareto.config import FAST
 from mmpareto.errors import UsageError, UserError
 from mmpareto.escape import counted
 from mmpareto.experiments.grid import Run
-from mmpareto.experiments.search import TUNED, Candidate, Search, Trial
+from mmpareto.experiments.search import TUNED, Candidate, Search, Trial, is_finished
 from mmpareto.experiments.search_results import write_leaderboard
 from mmpareto.flag_values import count, seed
 from mmpareto.reporting.evaluation_tables import evaluation_json
@@ -86,7 +86,7 @@ def search(arguments: argparse.Namespace, passed: Sequence[str]) -> int:
         try:
             measure_balance(run, arguments.gpu_ids)
         except (UserError, RuntimeError, MemoryError, OSError) as error:  # the scores are worth keeping
-            print(f"warning: {run.name}: no measures of balance: {error}", file=sys.stderr)
+            print(f"warning: {run.name}: no measures of balance: {str(error) or type(error).__name__}", file=sys.stderr)
     status = tell(failures, len(finals) + sum(len(trial.runs) for trial in trials))
     if not write_leaderboard(plan, trials, chosen, finished):
         print("no leaderboard: no run with chosen values is finished", file=sys.stderr)
@@ -124,7 +124,8 @@ def why_none(plan: Search, trials: Sequence[Trial]) -> str:
     """Why the rule chooses none of a method's trials."""
     failed = [trial for trial in trials if plan.score(trial) is None and not trial.diverged]
     if failed:
-        others = any(RunDirectory(run.folder).finished for trial in failed for run in trial.runs)
+        runs = [run for trial in failed for run in trial.runs]
+        others = any(RunDirectory(run.folder).finished and not is_finished(run) for run in runs)
         again = "the same command runs them again"
         remedy = "some have other settings: name another --output" if others else again
         listed = ", ".join(str(trial.number) for trial in failed)

@@ -7,7 +7,6 @@ python code/train.py --config run.yaml                          # settings from 
 torchrun --nproc_per_node 4 code/train.py --dataset cremad      # a process per GPU; see script/distributed.sh
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,22 +36,17 @@ def main(argv: Sequence[str]) -> int:
                 raise Interrupted(signals.number) from error
             raise
 
-    def stoppable() -> int:
-        try:
-            train()
-        except Interrupted as order:
-            again = "at once by a second " if order.again else "by "
-            print(f"\nstopped {again}{order}; {how_to_continue(config)}", file=sys.stderr)
-            return 128 + order.number
-        return 0
+    def stopped(order: Interrupted) -> str:
+        return f"stopped {'at once by a second ' if order.again else 'by '}{order}; {how_to_continue(config)}"
 
     with Signals() as signals:
         return run_command(
             program("train"),
-            stoppable,
+            train,
             interrupted="interrupted",
             memory=lambda: memory_advice(config),
             then=lambda: how_to_continue(config),
+            stopped=stopped,
         )
 
 

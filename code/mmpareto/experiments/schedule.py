@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -150,8 +149,8 @@ class _Progress:
 
     def say(self, text: str) -> None:
         """A line above the bar."""
-        self._bar.write(text, file=sys.stdout)
-        sys.stdout.flush()
+        with tqdm.external_write_mode(file=unescaped_stderr()):  # where the bars are
+            print(text, flush=True)
 
 
 def accuracy(run: Run) -> str:

@@ -76,7 +76,7 @@ class Trial:
     @property
     def idle(self) -> str:
         """What the method never did in its finished runs, see `Method.idle`; "" where it did all."""
-        finished = (RunDirectory(run.folder) for run in self.runs if _finished(run))
+        finished = (RunDirectory(run.folder) for run in self.runs if is_finished(run))
         return next(filter(None, (run.read_results().get("idle", "") for run in finished)), "")
 
 
@@ -222,7 +222,7 @@ class Search:
         Raises:
             RunError: where the results of a run are damaged, or lack what the rule looks at.
         """
-        if not all(_finished(run) for run in trial.runs):
+        if not all(is_finished(run) for run in trial.runs):
             return None
         values = []
         for run in trial.runs:
@@ -307,7 +307,7 @@ def _candidate(config: Config, flags: Collection[str], options: Collection[str])
     return Candidate(dataset, method, space, fixed)
 
 
-def _finished(run: Run) -> bool:
+def is_finished(run: Run) -> bool:
     """Whether a run has its results, with the settings that are asked for."""
     try:
         return state(run) is State.FINISHED
@@ -331,7 +331,11 @@ def _read_proposed(file: Path, space: Space, chosen_by: Mapping[str, Any]) -> di
             f"{file} was proposed by a search with {content}, not {dict(chosen_by)}; name another --output, or remove "
             "the folder"
         )
-    if values.keys() != space.keys() or not all(_within(values[key], space[key]) for key in space):
+    if (
+        not isinstance(values, dict)
+        or values.keys() != space.keys()
+        or not all(_within(values[key], space[key]) for key in space)
+    ):
         raise RunError(
             f"{file} holds {values}, which the search for {', '.join(space)} would not propose; name another --output, "
             "or remove the folder"

@@ -134,21 +134,24 @@ class MultimodalModel(nn.Module):
 
     def masks(self, inputs: Inputs, present: Present | None) -> dict[str, Tensor] | None:
         """`present` as masks {modality: bool [B]}; raises ValueError, see `forward`."""
-        known = ", ".join(self.encoders)
         for name in self.encoders:
             if name not in inputs:
-                raise ValueError(f"inputs lack {name!r}; expected each of {known}; `present` says what is absent")
+                raise ValueError(f"inputs lack {name!r}; expected each of {self._known}; `present` says what is absent")
         if present is None:
             return None
         others = [present] if isinstance(present, str) else [name for name in present if name not in self.encoders]
         if others:
-            raise ValueError(f"present: expected some of {known}, or a mask for each, found {others[0]!r:.100}")
+            raise ValueError(f"present: expected some of {self._known}, or a mask for each, found {others[0]!r:.100}")
         if isinstance(present, Mapping):
             if len(present) < len(self.encoders):
-                raise ValueError(f"present: expected a mask for each of {known}, found {', '.join(present)}")
+                raise ValueError(f"present: expected a mask for each of {self._known}, found {', '.join(present)}")
             return dict(present)
         values = values_of(next(iter(inputs.values())))
         return {name: values.new_full((values.shape[0],), name in present, dtype=torch.bool) for name in self.encoders}
+
+    @property
+    def _known(self) -> str:
+        return ", ".join(self.encoders)
 
     def having(self, masks: dict[str, Tensor] | None) -> Mapping[str, Tensor | None]:
         """{modality: its mask; None where all samples have it}."""

@@ -52,9 +52,10 @@ def result_table(results: Mapping[str, Any]) -> str:
         rate = results["integration"][name]["conflict_rate"]
         accuracies = cells(scores["unimodal"][name]["accuracy"] for scores in splits)
         rows.append([f"{shortened(name, 40)} alone", *accuracies, *cells([rate and 100 * rate], ".1f")])
-    leads = [
-        scores["joint"]["accuracy"] - max(head["accuracy"] for head in scores["unimodal"].values()) for scores in splits
-    ]
+    leads = []
+    for scores in splits:
+        alone = [head["accuracy"] for head in scores["unimodal"].values() if head["accuracy"] is not None]
+        leads.append(scores["joint"]["accuracy"] - max(alone) if alone else None)
     rows.append([LEAD, *cells(leads, "+.2f"), ""])
     for rule, label in COMBINATIONS.items():
         combined = [scores.get("all_heads", {}).get(rule, {}).get("accuracy") for scores in splits]

@@ -88,7 +88,7 @@ class HuggingFaceEncoder(TokenEncoder):
             raise ModelError(
                 f"hf:{model} is no model of waveforms such as wav2vec 2.0: its {argument} are spectrograms or codes"
             )
-        if self.pooling == "cls" and (self.kind == "waveform" or hasattr(config, "hidden_sizes")):
+        if self.pooling == "cls" and self.kind == "waveform":
             raise ModelError(f"pooling=cls: hf:{model} has no class token; choose mean or max")
         if self.kind == "tokens":
             longest, vocabulary = getattr(config, "max_position_embeddings", shape[0]), config.vocab_size
@@ -118,7 +118,10 @@ class HuggingFaceEncoder(TokenEncoder):
         pictures = resized(images(x), self.preprocess.size)
         pictures = pictures.expand(-1, self.channels, -1, -1)
         states = self._states(pixel_values=pictures.flip(1) if self.flip else pictures)
-        states = states if states.dim() == 3 else states.flatten(2).transpose(1, 2)  # maps [B, D, H, W]
+        if states.dim() == 4:  # maps [B, D, H, W]
+            if self.pooling == "cls":
+                raise ModelError(f"pooling=cls: {self.name} has no class token; choose mean or max")
+            states = states.flatten(2).transpose(1, 2)
         if states.shape[2] != self.width:
             raise ModelError(
                 f"{self.name} gives states of width {states.shape[2]}, and its configuration says {self.width}; take "
