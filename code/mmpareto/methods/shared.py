@@ -34,7 +34,7 @@ class Windowed(Method):
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """As before the first epoch."""
         super().setup(model, seed, epochs)
-        self.state["active"] = torch.tensor(1 in self.acting, device=self.like.device)
+        self.state["active"] = self.like.new_full((), 1 in self.acting, dtype=torch.bool)
 
     def boundary(self, now: Boundary) -> dict[str, float]:
         """Begin or end to act."""
