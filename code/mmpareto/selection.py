@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+SELECTED_ON_TEST = "SELECTED ON TEST"  # the mark of runs whose checkpoint the test split chose
 RATES = (0.25, 0.5, 0.75)  # fractions of the samples that lose a modality, unless others are asked for
 TIE = 9  # decimals of an accuracy in percent: means over seeds that differ by rounding alone are ties
 

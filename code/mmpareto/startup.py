@@ -46,7 +46,7 @@ PACKAGES = (
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CODE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-# all control characters but tab, line feed and carriage return, and but those of our own colours
+# all control characters but tab, line feed, carriage return, and the sequences of our own colours
 _CONTROL = re.compile("(?!\x1b\\[(?:0|31|32)m)[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _streams: List[Any] = []  # noqa: UP006  # of standard output and error
 

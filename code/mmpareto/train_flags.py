@@ -132,7 +132,7 @@ def train_parser(entries: Entries, suppress: bool = False) -> Parser:
 
 
 class _List(argparse.Action):
-    """Print a table of a registry and end."""
+    """A flag that prints a table of a registry and ends."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         print(listing(LISTED[self.dest.removeprefix("list_")]))

@@ -274,10 +274,19 @@ def test_what_tpe_proposed_stays(tmp_path: Path) -> None:
     assert proposed(range(STARTUP + 2)) == first
     file = tmp_path / "trials" / "twoview" / "mmpareto" / f"trial{STARTUP}" / "proposed.json"
     content = json.loads(file.read_text())
-    for damaged in ("nothing", json.dumps(content | {"gamma": 99.0}), json.dumps({"gamma": 2.0})):
+    outside = content["values"] | {"gamma": 99.0}
+    for damaged, message in (
+        ("nothing", "cannot be read"),
+        (json.dumps(content | {"values": outside}), "would not propose"),
+        (json.dumps(outside), "would not propose"),  # as earlier versions wrote them
+        (json.dumps(content | {"values": 3}), "would not propose"),
+        (json.dumps({"gamma": 2.0}), "would not propose"),
+    ):
         file.write_text(damaged)
-        with pytest.raises(RunError, match="remove the folder"):
+        with pytest.raises(RunError, match=rf"{message}.*remove the folder"):
             proposed(range(STARTUP))
+    file.write_text(json.dumps(content["values"]))
+    assert proposed(range(STARTUP)) == first
 
 
 def test_a_run_that_cannot_be_evaluated_keeps_its_place_in_the_leaderboard(

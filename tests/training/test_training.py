@@ -658,6 +658,13 @@ def test_errors_that_are_no_fault_of_the_program_are_explained(error: Exception,
         assert "\n" not in explanation
 
 
+def test_a_lost_connection_is_another_process_s_end_where_there_are_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = RuntimeError("[../gloo/pair.cc:1] Connection closed by peer")
+    for size, message in (("1", "None"), ("2", "another process of the job ended")):
+        monkeypatch.setenv("WORLD_SIZE", size)
+        assert message in str(explained(error, "fewer samples", "then this"))
+
+
 def test_the_way_to_continue_depends_on_the_checkpoint(tmp_path: Path) -> None:
     config = parse(["--ckpt_path", str(tmp_path)], tmp_path)
     assert "no checkpoint was written yet" in entry.how_to_continue(config)

@@ -26,7 +26,7 @@ from mmpareto.evaluation.synergy import synergy
 from mmpareto.models import MultimodalModel
 from mmpareto.reporting.tables import present_note
 from mmpareto.runs import RunDirectory
-from mmpareto.selection import RATES
+from mmpareto.selection import RATES, SELECTED_ON_TEST
 from mmpareto.training.probing import collect_split, split_batches
 from mmpareto.training.restore import other_samples, same_data, trained_model
 from mmpareto.training.setup import choose_device
@@ -290,7 +290,7 @@ def notes(split: str, selected_on: str, finished: bool, epoch: int, absent: list
     """What a reader of the figures must know."""
     said = []
     if selected_on == "test":
-        said.append("SELECTED ON TEST, the published protocol: this run's test accuracies flatter the method")
+        said.append(f"{SELECTED_ON_TEST}, the published protocol: this run's test accuracies flatter the method")
     elif split == selected_on:
         said.append(f"the checkpoint was selected on this split, {split}: the figures flatter the method")
     if split == "train":

@@ -2,8 +2,8 @@
 
 The exported model takes inputs [B, ...] of the modalities as the run's readers give them, float32 (bytes scaled to 0 to
 1) or int64 token ids, and applies mean and standard deviation itself. A modality of varying length takes values and a
-bool mask [B, L]. It computes in float32, also where the run has --amp.
-It gives the logits of the joint head and of each modality's own, [B, C]; softmax makes probabilities of them.
+bool mask [B, L]. It computes in float32, also where the run has --amp, and gives the logits of the joint head and of
+each modality's own, [B, C]; softmax makes probabilities of them.
 """
 
 import logging
@@ -125,6 +125,7 @@ def export(
         batch_size: fixed number of samples a batch; None: any number.
 
     Raises:
+        UsageError: for another format, or a batch size below 1.
         ExportError: where a library is missing, the model cannot be exported, or the exported one differs from it.
     """
     path, modalities = Path(path).expanduser(), predictor.modalities

@@ -27,6 +27,7 @@ from mmpareto.json_files import json_text
 from mmpareto.models import EnsembleFusion, MultimodalModel
 from mmpareto.reporting.tables import text_table
 from mmpareto.runs import RunDirectory, RunError
+from mmpareto.selection import SELECTED_ON_TEST
 from mmpareto.training.data import Loader
 from mmpareto.training.restore import check_same_data, same_data, saved_modalities, trained_model
 from mmpareto.training.setup import choose_device
@@ -110,7 +111,7 @@ def study_runs(arguments: argparse.Namespace) -> None:
     print("\n" + text(study))
     for row in rows:
         if row["selected_on"] == "test":
-            print(f"\nNote: {row['label']} was SELECTED ON TEST, the published protocol")
+            print(f"\nNote: {row['label']} was {SELECTED_ON_TEST}, the published protocol")
     write(arguments.output, study)
     print(f"\nwritten: {arguments.output / STUDY} and figures beside it")
 

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Calls(TorchDispatchMode):
-    """Count the operators that run inside, and those among them that bring a value or a tensor to the host."""
+    """Counts of the operators that run inside, and of those among them that bring a value or a tensor to the host."""
 
     WAITS = ("_local_scalar_dense", "nonzero", "equal", "masked_select", "_assert_async")
 

@@ -21,7 +21,7 @@ from mmpareto.escape import counted
 from mmpareto.flag_values import count, file_path, fraction, path_text, workers
 from mmpareto.reporting.evaluation_tables import evaluation_json, evaluation_text
 from mmpareto.runs import RunDirectory, RunError
-from mmpareto.selection import RATES, SPLITS
+from mmpareto.selection import RATES, SELECTED_ON_TEST, SPLITS
 from mmpareto.startup import program
 from mmpareto.writing import write_together
 
@@ -96,7 +96,7 @@ def write(run: RunDirectory, evaluation: dict[str, Any], classes: list[str]) -> 
     from mmpareto.reporting.rendering import png
 
     split, joint = evaluation["split"], evaluation["joint"]
-    mark = ", SELECTED ON TEST" if evaluation["selected_on"] == "test" else ""
+    mark = f", {SELECTED_ON_TEST}" if evaluation["selected_on"] == "test" else ""
     title = f"joint head, {split}: {joint['accuracy']:.1f} %{mark}"
     heads = {"joint": joint} | {f"{name} alone": value for name, value in evaluation["unimodal"].items()}
     figures = {

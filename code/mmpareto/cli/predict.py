@@ -104,5 +104,6 @@ def samples_text(predictions: Sequence[Prediction]) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Run a command line; the result is the exit status."""
-    memory = "a smaller --batch_size"
-    return run_command(program("predict"), lambda: predict(parser().parse_args(argv)), memory=lambda: memory)
+    return run_command(
+        program("predict"), lambda: predict(parser().parse_args(argv)), memory=lambda: "a smaller --batch_size"
+    )

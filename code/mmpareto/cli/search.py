@@ -75,8 +75,9 @@ def search(arguments: argparse.Namespace, passed: Sequence[str]) -> int:
             plan.score(trial)
         trials += of_round
 
-    chosen = _choose(plan, candidates, trials)
-    finals = plan.finals(chosen, recipe=False) + (plan.finals(chosen, recipe=True) if arguments.recipe else [])
+    best_trials = best_of(plan, candidates, trials)
+    finals = plan.finals(best_trials, recipe=False)
+    finals += plan.finals(best_trials, recipe=True) if arguments.recipe else []
     failures |= perform(finals, launcher, where, arguments.output)
     finished = [run for run in finals if run not in failures]
     reported = [run for run in finished if run.name.startswith(TUNED)]
@@ -88,20 +89,20 @@ def search(arguments: argparse.Namespace, passed: Sequence[str]) -> int:
         except (UserError, RuntimeError, MemoryError, OSError) as error:  # the scores are worth keeping
             print(f"warning: {run.name}: no measures of balance: {str(error) or type(error).__name__}", file=sys.stderr)
     status = tell(failures, len(finals) + sum(len(trial.runs) for trial in trials))
-    if not write_leaderboard(plan, trials, chosen, finished):
+    if not write_leaderboard(plan, trials, best_trials, finished):
         print("no leaderboard: no run with chosen values is finished", file=sys.stderr)
         return 1
     from mmpareto.api import comparison  # pandas takes a second to import
 
-    folders = [run.folder for run in reported]
-    shown = [trial for trial in chosen if any(run.folder in folders for run in plan.finals([trial], recipe=False))]
+    known = {(run.config.data.dataset, run.config.method.method) for run in reported}
+    shown = [trial for trial in best_trials if (trial.candidate.dataset, trial.candidate.method) in known]
     flags = dict.fromkeys(name for trial in shown for name in trial.values)
-    page = comparison.compare(folders, tune=list(flags)).report(output / "report")
+    page = comparison.compare([run.folder for run in reported], tune=list(flags)).report(output / "report")
     print(f"\nreport: {page}")
     return status
 
 
-def _choose(plan: Search, candidates: Sequence[Candidate], trials: Sequence[Trial]) -> list[Trial]:
+def best_of(plan: Search, candidates: Sequence[Candidate], trials: Sequence[Trial]) -> list[Trial]:
     """The best trial of each candidate that has one; prints which trials none is chosen of, and why."""
     for what, ended in (("diverged", "diverged"), ("idle", "ended before the method acted")):
         names = (f"{trial.candidate.method} on {trial.candidate.dataset}" for trial in trials if getattr(trial, what))
@@ -109,15 +110,15 @@ def _choose(plan: Search, candidates: Sequence[Candidate], trials: Sequence[Tria
         if by_name:
             listed = ", ".join(f"{name} {number}" for name, number in by_name.items())
             print(f"{by_name.total()} of {counted(len(trials), 'trial')} {ended}, of which none is chosen: {listed}")
-    chosen = []
+    best_trials = []
     for candidate in candidates:
         its_trials = [trial for trial in trials if trial.candidate == candidate]
         best = plan.best(its_trials)
         if best is not None:
-            chosen.append(best)
+            best_trials.append(best)
         else:
             print(f"{candidate.method} on {candidate.dataset}: {why_none(plan, its_trials)}", file=sys.stderr)
-    return chosen
+    return best_trials
 
 
 def why_none(plan: Search, trials: Sequence[Trial]) -> str:

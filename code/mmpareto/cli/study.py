@@ -81,5 +81,6 @@ def can_hold(folder: Path) -> bool:
 
 def main(argv: Sequence[str]) -> int:
     """Run a command line; the result is the exit status."""
-    memory = "a smaller --batch_size"
-    return run_command(program("study"), lambda: study(parser().parse_args(argv)), memory=lambda: memory)
+    return run_command(
+        program("study"), lambda: study(parser().parse_args(argv)), memory=lambda: "a smaller --batch_size"
+    )

@@ -252,7 +252,7 @@ def _refusal(
         _check(name, method, passed, {flag: values[flag][0] for flag in flags}, root)
     except UsageError as error:
         return str(error)
-    return "other values of the flags"
+    raise AssertionError("`_taken` would have taken these flags")
 
 
 def _knows(name: str, method: str, varied: str) -> bool:

@@ -53,7 +53,7 @@ Running = Mapping[int, tuple[Run, Launched]]  # by slot
 
 
 class Launcher(Protocol):
-    """Start runs, at most `slots` at a time, each to be looked at every `interval` seconds."""
+    """A way to start runs, at most `slots` at a time, each to be looked at every `interval` seconds."""
 
     slots: int
     interval: float

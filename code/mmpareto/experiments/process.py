@@ -130,7 +130,7 @@ class TrainingProcess:
             if run_state is State.FINISHED:
                 self._outcome = Outcome()
                 return
-            (run.folder / runs.DIVERGED).unlink(missing_ok=True)  # of an earlier process: it is no reason of this one
+            (run.folder / runs.DIVERGED).unlink(missing_ok=True)  # an earlier process left it
             device = () if gpu is None else ("--gpu_ids", gpu)
             program = ["-P", "-m", "mmpareto", "train"] if script is None else [str(script)]
             command = [sys.executable, *program, *run.argv, *device, *run_state.value]

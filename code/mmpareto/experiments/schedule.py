@@ -15,6 +15,7 @@ from mmpareto.experiments.grid import Run
 from mmpareto.experiments.launchers import POLL, Launched, Launcher, stop
 from mmpareto.experiments.process import Busy, Outcome, epochs_done
 from mmpareto.runs import RunDirectory, RunError
+from mmpareto.selection import SELECTED_ON_TEST
 from mmpareto.startup import unescaped_stderr
 from mmpareto.training.signals import Interrupted
 from mmpareto.writing import signals_noted
@@ -156,6 +157,6 @@ class _Progress:
 def accuracy(run: Run) -> str:
     """The joint accuracy of a finished run."""
     results: Mapping[str, Any] = RunDirectory(run.folder).read_json(runs.RESULTS)
-    mark = ", SELECTED ON TEST" if results["selected_on"] == "test" else ""
+    mark = f", {SELECTED_ON_TEST}" if results["selected_on"] == "test" else ""
     joint = {split: results[split]["joint"]["accuracy"] for split in ("val", "test")}
     return f"joint accuracy val {joint['val']:.2f}, test {joint['test']:.2f}; {results['seconds']:.0f} s{mark}"

@@ -106,7 +106,6 @@ class Search:
     output: Path
     root: Path
     scores: dict[tuple[Candidate, int], tuple[float, float | None]] = field(default_factory=dict)
-    _idle: set[tuple[Candidate, int]] = field(default_factory=set)
     _values: dict[tuple[Candidate, int], dict[str, Any]] = field(default_factory=dict)
 
     def candidates(self, datasets: Sequence[str], methods: Sequence[str]) -> list[Candidate]:
@@ -205,7 +204,7 @@ class Search:
         )
         for before in range(number):
             place = candidate, before
-            if place in self._idle or (place not in self.scores and not self.trial(*place).diverged):
+            if place not in self.scores and not self.trial(*place).diverged:
                 continue  # the method never acted, or it failed, which says nothing of its values
             accuracy, _ = self.scores.get((candidate, before), (0.0, None))
             params = self.values(candidate, before)
@@ -236,9 +235,8 @@ class Search:
         losses = [loss for _, loss in values if loss is not None]
         loss = statistics.mean(losses) if len(losses) == len(values) else None
         result = statistics.mean(accuracy for accuracy, _ in values), loss
-        self.scores[trial.candidate, trial.number] = result
-        if trial.idle:
-            self._idle.add((trial.candidate, trial.number))
+        if not trial.idle:  # such a score says nothing of the method: tpe does not learn from it
+            self.scores[trial.candidate, trial.number] = result
         return result
 
     def best(self, trials: Sequence[Trial]) -> Trial | None:

@@ -18,7 +18,7 @@ ENDED = frozenset(
 
 
 class QueueWatcher(SlurmInfoWatcher):
-    """Ask for the states of all jobs of the user by one call of squeue."""
+    """A watcher that asks for the states of all jobs of the user by one call of squeue."""
 
     def _make_command(self) -> list[str] | None:
         if not self._registered - self._finished:
@@ -46,6 +46,6 @@ class Job(SlurmJob):
 
 
 class Executor(SlurmExecutor):
-    """Submit such jobs."""
+    """An executor that submits such jobs."""
 
     job_class = Job

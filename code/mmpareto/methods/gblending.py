@@ -52,7 +52,7 @@ class GBlending(Method):
         if not 0 < held_out < 1:
             raise ValueError(f"held_out must lie between 0 and 1, found {held_out}")
         self.online, self.super_epoch = bool(online), whole("super_epoch", super_epoch, 1)
-        without_effect(self, "super_epoch", super_epoch, not online, "online=true")
+        without_effect(GBlending, "super_epoch", super_epoch, not online, "online=true")
         self.estimate_epochs, self.held_out = whole("estimate_epochs", estimate_epochs), held_out
 
     @property

@@ -54,7 +54,7 @@ class InfoReg(Method):
         self, beta: float = 0.9, threshold: float = 0.04, unimodal: bool = False, published: bool = False
     ) -> None:
         for name, value in (("beta", beta), ("threshold", threshold), ("unimodal", unimodal)):
-            without_effect(self, name, value, published, "published=false")
+            without_effect(InfoReg, name, value, published, "published=false")
         super().__init__(Uniform() if unimodal or published else OneJoint())
         self.beta, self.published = finite("beta", beta), bool(published)
         self.threshold = 0.05 if published else finite("threshold", threshold)

@@ -58,7 +58,7 @@ class LFM(MeanLogits):
         super().__init__(Uniform())
         self.schedule_epochs = whole("schedule_epochs", schedule_epochs, 1)
         self.learned, self.rate = bool(learned), finite("rate", rate)
-        without_effect(self, "rate", rate, not learned, "learned=true")
+        without_effect(LFM, "rate", rate, not learned, "learned=true")
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """The first epoch's alpha."""

@@ -77,7 +77,7 @@ class MCR(Method):
         self.contrastive, self.bottleneck = finite("contrastive", contrastive), finite("bottleneck", bottleneck)
         self.shared, self.shifts = SHARED[one_of("game", game, get_args(Game))], whole("shifts", shifts, 1)
         self.temperature = finite("temperature", temperature, 1e-6)
-        without_effect(self, "temperature", temperature, not contrastive, "contrastive")
+        without_effect(MCR, "temperature", temperature, not contrastive, "contrastive")
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
         """Make h; raise MethodError where features differ in width under NTX."""

@@ -49,7 +49,7 @@ class MLA(Method):
     def __init__(self, project: bool = True, normalise: bool = False, combine: str = "certainty") -> None:
         super().__init__(OneUnimodal())
         self.project, self.normalise = bool(project), bool(normalise)
-        without_effect(self, "normalise", normalise, not project, "project=true")
+        without_effect(MLA, "normalise", normalise, not project, "project=true")
         self.combine = one_of("combine", combine, ("certainty", "logits"))
         self._mean: Tensor | None = None  # [D], of the features of this turn
         self._samples: Tensor | None = None  # that the batch's last turn has done with; 0 in the other turns

@@ -64,7 +64,7 @@ class PMR(Method):
             float(fraction),
         )
         self.entropy_epochs = whole("entropy_epochs", entropy_epochs)
-        without_effect(self, "entropy_epochs", entropy_epochs, not mu, "mu")
+        without_effect(PMR, "entropy_epochs", entropy_epochs, not mu, "mu")
         self.modulation_epochs = whole("modulation_epochs", modulation_epochs)
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:

@@ -32,7 +32,7 @@ class Windowed(Method):
     acting: range
 
     def setup(self, model: MultimodalModel, seed: int, epochs: int) -> None:
-        """As before the first epoch."""
+        """Make `state["active"]`, for the first epoch."""
         super().setup(model, seed, epochs)
         self.state["active"] = self.like.new_full((), 1 in self.acting, dtype=torch.bool)
 
@@ -165,15 +165,13 @@ def whole(name: str, value: int, least: int = 0) -> int:
     return value
 
 
-def without_effect(method: Method, name: str, value: Any, unused: bool, needs: str) -> None:
+def without_effect(method: type[Method], name: str, value: Any, unused: bool, needs: str) -> None:
     """Refuse the option `name` of a method where it is not the default, and the others leave it without effect.
 
     Raises:
         ValueError: that says what it needs.
     """
-    made = (inspect.signature(kind).parameters for kind in type(method).__mro__ if "__init__" in vars(kind))
-    default = next(parameters[name].default for parameters in made if name in parameters)
-    if unused and value != default:
+    if unused and value != inspect.signature(method).parameters[name].default:
         raise ValueError(f"{name}={value} has no effect without {needs}; leave it out, or set {needs}")
 
 

@@ -92,7 +92,7 @@ class Figure:
     def specification(self, names: Sequence[str], hidden: Sequence[int]) -> View:
         """The whole figure for a file. names: of the rows; hidden: rows that are not drawn."""
         names, hidden = (self.names, []) if self.names else (names, hidden)
-        # of panels that are all hidden, the rows themselves being many, the first ones are drawn
+        # where every panel is that of a hidden row, the first ones are drawn
         views = [panel.view for panel in self.panels if panel.row not in hidden] or [
             panel.view for panel in self.panels[: self.columns]
         ]

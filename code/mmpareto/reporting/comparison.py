@@ -10,9 +10,8 @@ import pandas as pd
 
 from mmpareto.escape import counted, markdown_text
 from mmpareto.reporting.finished import VARYING, FinishedRun
-from mmpareto.selection import COMBINATIONS, LEAD
+from mmpareto.selection import COMBINATIONS, LEAD, SELECTED_ON_TEST
 
-SELECTED_ON_TEST = "SELECTED ON TEST"
 _NO_VALUES = ("n/a", "not measured", "-", "baseline")
 _NOT_SET = "not set"
 

@@ -13,7 +13,7 @@ from mmpareto.reporting.comparison import markdown_table, spread
 from mmpareto.reporting.ranking import Ranking
 from mmpareto.reporting.significance import DEFAULTS, LEVEL, SAME, holm, paired_p
 from mmpareto.reporting.summary import p_text
-from mmpareto.selection import COMBINATIONS, LEAD, RULES, TIE
+from mmpareto.selection import COMBINATIONS, LEAD, RULES, SELECTED_ON_TEST, TIE
 
 ALL = "All datasets"
 JOINT, SINGLE = "joint", "best single"
@@ -23,8 +23,8 @@ COUNTED = {
     "diverged": "Diverged trials (a loss or gradient was not finite)",
     "idle": "Trials that ended before the method acted, of which none is chosen",
 }
-SELECTED_ON_TEST = (
-    "**SELECTED ON TEST**: the checkpoints of all runs were selected on the test split, so their accuracies are too "
+ALL_SELECTED_ON_TEST = (
+    f"**{SELECTED_ON_TEST}**: the checkpoints of all runs were selected on the test split, so their accuracies are too "
     "favourable."
 )
 NOT_TESTED = " ?"  # behind the name of a row that could not be tested against the first one
@@ -59,7 +59,7 @@ def tables(content: Mapping[str, Any], pictures: Mapping[str, str] | None = None
         of_dataset = rows[rows["dataset"] == dataset]
         parts += [
             f"## {markdown_text(dataset)}",
-            SELECTED_ON_TEST if content["settings"].get(dataset, {}).get("selected_on") == "test" else "",
+            ALL_SELECTED_ON_TEST if content["settings"].get(dataset, {}).get("selected_on") == "test" else "",
             not_searched(content["settings"].get(dataset, {})),
             dataset_table(of_dataset),
             *(counted_trials(kind, content[kind].get(dataset, {}), protocol["trials"]) for kind in COUNTED),

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from mmpareto.reporting.comparison import SELECTED_ON_TEST, Row, differences, settings, settings_table, worded
+from mmpareto.reporting.comparison import Row, differences, settings, settings_table, worded
 from mmpareto.reporting.finished import RETRAIN, FinishedRun
 from mmpareto.reporting.histories import GREATEST
 from mmpareto.runs import RESULTS, RunError
-from mmpareto.selection import rank
+from mmpareto.selection import SELECTED_ON_TEST, rank
 
 FEWEST = 3  # values that make a curve
 

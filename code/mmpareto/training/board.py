@@ -19,7 +19,7 @@ TENSORBOARD, WANDB = "TensorBoard", "Weights & Biases"
 
 
 class Board:
-    """Write scalars and figures of a run; enter it to open, leave it to flush and close.
+    """A writer of scalars and figures of a run; enter it to open, leave it to flush and close.
 
     A writer that fails (a full disk, a lost connection) is named once and left out afterwards: curves never end a run.
 

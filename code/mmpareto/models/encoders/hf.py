@@ -100,12 +100,10 @@ class HuggingFaceEncoder(TokenEncoder):
                 raise ModelError(f"hf:{model} knows {vocabulary} tokens, the dataset has {shape[1]}: use its tokenizer")
             if 0 < longest < shape[0]:
                 raise ModelError(f"hf:{model} takes {longest} tokens at most, the dataset has texts of {shape[0]}")
-        elif self.kind in ("image", "frames") and channels(self.kind, shape) not in (
-            1,
-            getattr(config, "num_channels", 3),
-        ):
-            wanted = getattr(config, "num_channels", 3)
-            raise ModelError(f"hf:{model} takes {wanted} channels, found {channels(self.kind, shape)}")
+        elif self.kind in ("image", "frames"):
+            inputs = getattr(config, "num_channels", 3)
+            if channels(self.kind, shape) not in (1, inputs):
+                raise ModelError(f"hf:{model} takes {inputs} channels, found {channels(self.kind, shape)}")
 
     def tokens(self, x: Input) -> tuple[Tensor, Tensor | None]:
         """Input of B samples -> last hidden states [B, N, D], those of frames one after the other, and their mask."""
@@ -191,12 +189,12 @@ def _network(
 def _width(model: str, config: Any) -> int:
     """Width of the last hidden states."""
     sizes = [getattr(config, "hidden_size", None), *(getattr(config, "hidden_sizes", None) or ())]
-    found = sizes[-1] if sizes[0] is None else sizes[0]
-    if not isinstance(found, int):
+    width = sizes[-1] if sizes[0] is None else sizes[0]
+    if not isinstance(width, int):
         raise ModelError(
             f"hf:{model}: its configuration has no hidden_size and no hidden_sizes; take another model, or one of timm"
         )
-    return found
+    return width
 
 
 def _processor(source: str, kind: str) -> Any:
