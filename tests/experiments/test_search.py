@@ -26,7 +26,7 @@ from mmpareto.cli.search import why_none
 from mmpareto.errors import UsageError
 from mmpareto.experiments.grid import Run, make_run
 from mmpareto.experiments.launchers import Local
-from mmpareto.experiments.process import diverged
+from mmpareto.experiments.process import Outcome, diverged
 from mmpareto.experiments.search import (
     STARTUP,
     Candidate,
@@ -289,9 +289,16 @@ def test_what_tpe_proposed_stays(tmp_path: Path) -> None:
     assert proposed(range(STARTUP)) == first
 
 
+@pytest.mark.parametrize("error", [None, RuntimeError("CUDA out of memory"), MemoryError()])
 def test_a_run_that_cannot_be_evaluated_keeps_its_place_in_the_leaderboard(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: Exception | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        assert error is not None
+        raise error
+
+    if error is not None:
+        monkeypatch.setattr("mmpareto.api.evaluation.evaluation_of", fail)
     monkeypatch.setattr(charts, "files", lambda specification: dict.fromkeys(("svg", "pdf", "png"), b""))
     search = plan(tmp_path, trials=1)
     trial = search.trial(*search.candidates(["twoview"], ["uniform"]), 0)
@@ -299,10 +306,24 @@ def test_a_run_that_cannot_be_evaluated_keeps_its_place_in_the_leaderboard(
         finish(run, 50.0)  # no best.pt is there
     flags = ["--methods", "uniform", "--datasets", "twoview", "--search", "random", "--trials", "1", "--seeds", "10"]
     assert experiment.main([*flags, "--budget", "2", "--gpu_ids", "cpu", "--output", str(tmp_path)]) == 0
-    assert "no measures of balance" in capsys.readouterr().err
+    assert f"no measures of balance: {error or ''}" in capsys.readouterr().err
     assert (tmp_path / "trials.csv").exists()
     rows = leaderboard.read(tmp_path / "leaderboard.json")["results"]
     assert [(row["method"], row["seed"], row["scores"]["joint"]) for row in rows] == [("uniform", 10, 50.0)]
+
+
+def test_a_report_leaves_out_flags_of_a_method_of_which_no_run_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(charts, "files", lambda specification: dict.fromkeys(("svg", "pdf", "png"), b""))
+    monkeypatch.setattr("mmpareto.cli.running.run_all", lambda todo, launcher: dict.fromkeys(todo, Outcome("killed")))
+    search = plan(tmp_path, trials=1)
+    uniform, ogm = (search.trial(c, 0) for c in search.candidates(["twoview"], ["uniform", "ogm"]))
+    for run in (*uniform.runs, *ogm.runs, *search.finals([uniform], recipe=False)):
+        finish(run, 50.0)  # and no final run of ogm, which alone has an option alpha
+    flags = ["--methods", "uniform", "ogm", "--search", "random", "--trials", "1", "--seeds", "10", "--budget", "2"]
+    assert experiment.main([*flags, "--gpu_ids", "cpu", "--output", str(tmp_path)]) == 1
+    assert (tmp_path / "report" / "index.html").exists()
 
 
 def test_probes_are_of_the_reported_runs_alone(tmp_path: Path) -> None:
