@@ -10,6 +10,7 @@ from integration.problems import LateFusion
 from without_float64 import device_without_float64
 
 from mmpareto.integration import Integrator, MetaBalance, MMPareto, OnFeatures, Pareto, TorchJDWeighting, Uniform
+from mmpareto.integration.moving_averages import MovingAverages
 
 
 @pytest.mark.parametrize(
@@ -64,3 +65,12 @@ def test_the_made_up_device_refuses_float64_and_mixed_devices() -> None:
         with pytest.raises(RuntimeError, match="and on the CPU"):
             values * torch.ones(3)
         assert (2 * values).cpu().tolist() == [2, 2, 2]
+
+
+def test_averages_that_were_restored_elsewhere_come_to_the_device() -> None:
+    averages = MovingAverages(0.5)
+    averages.load_state_dict({"x": torch.ones(2, 3)}, (3,), "norms")
+    with device_without_float64() as device:
+        moved = averages.update("x", torch.full((2, 3), 3.0).to(device))
+    assert moved.device.type == device.type
+    assert moved.tolist() == [[2.0] * 3] * 2
